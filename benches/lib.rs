@@ -1,0 +1,1 @@
+//! Micro-benchmarks; see the `[[bench]]` files beside this one.

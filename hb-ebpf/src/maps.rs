@@ -1,0 +1,447 @@
+//! Layout of the maps that kernel and controller share.
+//!
+//! Who writes what: the daemon writes [`Node`], [`Path`], [`PeerKeys`] and the `daemon` part of a
+//! [`Peer`]; the kernel writes everything else, under the lock of the peer's [`PeerLock`], between
+//! two increments of [`Peer::sequence`]. Integers are in host order except in [`GroupWord`]s,
+//! which are kept as they travel. All times are `CLOCK_BOOTTIME` nanoseconds, 0 for never.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    histogram::Histogram,
+    siphash::Key,
+    window::Window,
+    wire::{GROUPS, GroupWord},
+};
+
+/// Nodes of a cluster; node ids run from 1 to this.
+pub const MAX_NODES: usize = 64;
+/// Links between two nodes.
+pub const MAX_LINKS: usize = 4;
+/// Slots of the maps that hold one entry per peer and link.
+pub const SLOTS: usize = MAX_NODES * MAX_LINKS;
+/// Number of this layout. Pinned maps with another one are refused, never reinterpreted.
+pub const LAYOUT: u64 = 0x6862_0001_0000_0001;
+/// Bytes of the ring buffer.
+pub const EVENTS_BYTES: usize = 1 << 16;
+
+/// Returns the index of peer `node` (1 to [`MAX_NODES`]) in the per-peer maps.
+#[inline(always)]
+#[must_use]
+pub const fn peer_index(node: u8) -> Option<u32> {
+    if node >= 1 && node as usize <= MAX_NODES { Some(node as u32 - 1) } else { None }
+}
+
+/// Returns the index of `link` to peer `node` in the per-link maps.
+#[inline(always)]
+#[must_use]
+pub const fn slot(node: u8, link: u8) -> Option<u32> {
+    match peer_index(node) {
+        Some(index) if (link as usize) < MAX_LINKS => Some(index * MAX_LINKS as u32 + link as u32),
+        _ => None,
+    }
+}
+
+/// The group words a node sends, in two copies: `copies[generation % 2]` is whole, the other one
+/// is being written. A reader frozen or interrupted anywhere never sees a torn one unless the
+/// writer goes round twice meanwhile, which shows in `generation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Words {
+    /// Counts writes; travels as [`crate::wire::Frame::revision`].
+    pub generation: u32,
+    /// `FLAG_*` bits of the frames to send, for each copy.
+    pub flags: [u32; 2],
+    /// Zero.
+    pub reserved: u32,
+    /// The two copies.
+    pub copies: [[GroupWord; GROUPS]; 2],
+}
+
+/// This node, as its daemon describes it. Map `NODE`, one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Node {
+    /// [`LAYOUT`]; written last when the maps are new.
+    pub layout: u64,
+    /// Boot nonce of this kernel half.
+    pub nonce: u64,
+    /// Fingerprint of the configuration.
+    pub config_hash: u64,
+    /// When the daemon's main loop last went round.
+    pub controller_stamp_ns: u64,
+    /// A controller older than this is dead.
+    pub controller_deadtime_ns: u64,
+    /// Cluster id.
+    pub cluster: u32,
+    /// Number of the daemon's starts.
+    pub incarnation: u32,
+    /// This node's id.
+    pub id: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+    /// What to say of the groups.
+    pub words: Words,
+}
+
+/// How frames travel on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Transport {
+    /// Raw Ethernet.
+    Ethernet = 1,
+    /// UDP over IPv4.
+    Udp4 = 2,
+    /// UDP over IPv6.
+    Udp6 = 3,
+}
+
+/// Where frames of one link to one peer may come from. Map `PATHS`, by [`slot`]; all zero refuses.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Path {
+    /// Interface it has to arrive on; 0 for a link that does not exist.
+    pub interface: u32,
+    /// A [`Transport`].
+    pub transport: u8,
+    /// Least TTL or hop limit taken.
+    pub min_hops: u8,
+    /// The peer's MAC address, for [`Transport::Ethernet`].
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 4],
+    /// The peer's IP address in network byte order, IPv4 in the first four bytes.
+    pub address: [u8; 16],
+}
+
+/// Keys shared with one peer. Map `KEYS`, by [`peer_index`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct PeerKeys {
+    /// Key ids of the two live keys; 0 for none.
+    pub ids: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 6],
+    /// Keys of frames from the peer.
+    pub receive: [Key; 2],
+    /// Keys of frames to the peer.
+    pub transmit: [Key; 2],
+}
+
+impl PeerKeys {
+    /// Returns the keys (receive, transmit) of `id`.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(&self, id: u8) -> Option<(&Key, &Key)> {
+        if id == 0 {
+            None
+        } else if self.ids[0] == id {
+            Some((&self.receive[0], &self.transmit[0]))
+        } else if self.ids[1] == id {
+            Some((&self.receive[1], &self.transmit[1]))
+        } else {
+            None
+        }
+    }
+}
+
+/// Timers for one peer, in nanoseconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Timing {
+    /// Time between two probes on a link.
+    pub interval_ns: u64,
+    /// Silence that is logged.
+    pub warn_ns: u64,
+    /// Silence that means dead.
+    pub dead_ns: u64,
+    /// The first `dead_ns` after the watch began, for a peer that never spoke.
+    pub init_dead_ns: u64,
+    /// How long doubt may put off a verdict.
+    pub doubt_max_ns: u64,
+    /// A timer this late casts doubt on ourselves.
+    pub late_ns: u64,
+}
+
+/// What the kernel holds of a peer's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Life {
+    /// Watched, and never heard since.
+    Unheard = 0,
+    /// Heard within deadtime.
+    Alive = 1,
+    /// Silent for warntime.
+    Late = 2,
+    /// Silent for deadtime.
+    Dead = 3,
+}
+
+impl Life {
+    /// Returns the life of a code from the map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Alive,
+            2 => Self::Late,
+            3 => Self::Dead,
+            _ => Self::Unheard,
+        }
+    }
+}
+
+/// What makes a silent peer dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    /// No verdict yet.
+    None = 0,
+    /// Every link silent for deadtime.
+    Silence = 1,
+    /// Never heard within initdead.
+    NeverHeard = 2,
+    /// Silent, and doubt in ourselves lasted for `doubt_max`.
+    DoubtExhausted = 3,
+}
+
+impl Cause {
+    /// Returns the cause of a code from the map.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Silence,
+            2 => Self::NeverHeard,
+            3 => Self::DoubtExhausted,
+            _ => Self::None,
+        }
+    }
+
+    /// Returns the cause in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Silence => "silence",
+            Self::NeverHeard => "never-heard",
+            Self::DoubtExhausted => "doubt-exhausted",
+        }
+    }
+}
+
+/// One peer. Map `PEERS`, by [`peer_index`], mapped into the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Peer {
+    /// Written by the daemon before the watch begins.
+    pub timing: Timing,
+    /// Written by the daemon: when its prober last sent a probe to this peer.
+    pub probe_ns: u64,
+
+    /// Odd while the kernel writes what follows.
+    pub sequence: u32,
+    /// A [`Life`].
+    pub life: u8,
+    /// The [`Cause`] of the last verdict.
+    pub cause: u8,
+    /// 1 while a timer (or the daemon's own engine) counts the misses.
+    pub watched: u8,
+    /// 1 while the newest frame says that the peer's controller is dead.
+    pub controller_dead: u8,
+    /// Code of the refusal the peer last told us of, 0 for none.
+    pub refused: u8,
+    /// Bit per link that was heard within deadtime.
+    pub links_up: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// `FLAG_*` bits of the newest frame.
+    pub flags: u32,
+    /// Daemon starts of the peer.
+    pub incarnation: u32,
+    /// Revision of `words`.
+    pub revision: u32,
+    /// Intervals of silence since the last arrival.
+    pub misses: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// Boot nonce of the peer's kernel half.
+    pub nonce: u64,
+    /// When the watch began.
+    pub started_ns: u64,
+    /// Last fresh arrival on any link.
+    pub last_arrival_ns: u64,
+    /// When the timer was to fire next.
+    pub due_ns: u64,
+    /// When the last verdict was written.
+    pub verdict_ns: u64,
+    /// Since when doubt puts off a verdict, 0 for no doubt.
+    pub doubt_since_ns: u64,
+    /// Misses ever.
+    pub misses_total: u64,
+    /// Intervals ever in which no probe of ours left, and verdicts put off.
+    pub doubts_total: u64,
+    /// Verdicts of death ever.
+    pub deaths_total: u64,
+    /// Controller age in the newest frame.
+    pub controller_age_ns: u64,
+    /// Configuration fingerprint in the newest frame.
+    pub config_hash: u64,
+    /// Group words of `revision`.
+    pub words: [GroupWord; GROUPS],
+}
+
+/// One link to one peer. Map `LINKS`, by [`slot`], mapped into the daemon; covered by the
+/// [`Peer::sequence`] of its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Link {
+    /// Last fresh arrival.
+    pub last_arrival_ns: u64,
+    /// Last answer to a probe of ours.
+    pub last_answer_ns: u64,
+    /// Newest transmit time of the peer, to be echoed.
+    pub transmit_ns: u64,
+    /// When that one arrived.
+    pub transmit_arrival_ns: u64,
+    /// Fresh frames.
+    pub received: u64,
+    /// Probes of the peer answered.
+    pub answered: u64,
+    /// Round trip of the newest answer.
+    pub rtt_ns: u64,
+    /// Peer's clock minus ours, smoothed by 1/8.
+    pub offset_ns: i64,
+    /// `FLAG_*` bits of the newest frame on this link.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Round trips of answers.
+    pub rtts: Histogram,
+    /// Times between arrivals.
+    pub gaps: Histogram,
+}
+
+/// A lock the kernel can take (`linux/bpf.h`); the name is what the verifier looks for.
+#[expect(non_camel_case_types, reason = "the verifier finds it by this name")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct bpf_spin_lock {
+    val: u32,
+}
+
+/// What only the kernel sees of a peer: the lock of its records and what is decided under it. Map
+/// `LOCKS`, by [`peer_index`]; a map with a lock in it cannot be mapped into the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PeerLock {
+    /// Guards this entry, [`Peer`] and its [`Link`]s.
+    pub lock: bpf_spin_lock,
+    /// Zero.
+    pub reserved: u32,
+    /// Per link, the replay windows of probes and of answers.
+    pub windows: [[Window; 2]; MAX_LINKS],
+    /// Per link, the sequence number of the last answer.
+    pub answers: [u64; MAX_LINKS],
+}
+
+/// What an [`Event`] tells. The maps hold the facts; an event says that it is time to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EventKind {
+    /// The peer was heard, for the first time or again.
+    Up = 1,
+    /// Silent for warntime.
+    Late = 2,
+    /// Silent for deadtime.
+    Dead = 3,
+    /// It changed its group words, flags, incarnation or what it refuses of us.
+    Said = 4,
+    /// Its controller died or came back.
+    Controller = 5,
+    /// A link fell silent or was heard again.
+    Link = 6,
+    /// Our own controller is too old: the kernel stopped watching.
+    Unwatched = 7,
+}
+
+impl EventKind {
+    /// Returns the kind of a code from the ring buffer.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Up,
+            2 => Self::Late,
+            3 => Self::Dead,
+            4 => Self::Said,
+            5 => Self::Controller,
+            6 => Self::Link,
+            7 => Self::Unwatched,
+            _ => return None,
+        })
+    }
+}
+
+/// An entry of the ring buffer `EVENTS`, 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Event {
+    /// An [`EventKind`].
+    pub kind: u8,
+    /// Node id of the peer.
+    pub peer: u8,
+    /// Link, for [`EventKind::Link`].
+    pub link: u8,
+    /// The [`Cause`], for [`EventKind::Dead`].
+    pub cause: u8,
+    /// Zero.
+    pub reserved: u32,
+    /// When the kernel decided.
+    pub at_ns: u64,
+    /// When that was due: the end of deadtime for [`EventKind::Dead`], else the same as `at_ns`.
+    pub due_ns: u64,
+    /// Silence at `at_ns`.
+    pub silence_ns: u64,
+}
+
+/// The peer an operation is about, at the start of the packet given to an unattached program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Request {
+    /// Node id of the peer.
+    pub peer: u8,
+    /// Zero; the kernel takes no packet shorter than an Ethernet header.
+    pub reserved: [u8; 15],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_distinct_and_bounded() {
+        let mut seen = [false; SLOTS];
+        for node in 1..=MAX_NODES as u8 {
+            for link in 0..MAX_LINKS as u8 {
+                let slot = slot(node, link).unwrap() as usize;
+                assert!(!std::mem::replace(&mut seen[slot], true));
+            }
+        }
+        assert_eq!(slot(0, 0), None);
+        assert_eq!(slot(65, 0), None);
+        assert_eq!(slot(1, MAX_LINKS as u8), None);
+    }
+
+    #[test]
+    fn no_key_has_id_zero() {
+        assert!(PeerKeys::default().of(0).is_none());
+        let keys = PeerKeys { ids: [3, 0], ..PeerKeys::default() };
+        assert!(keys.of(3).is_some());
+        assert!(keys.of(4).is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! The controller of `hb`.
+
+pub mod id;

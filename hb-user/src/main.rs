@@ -1,0 +1,3 @@
+//! `hb`: keeps service addresses on exactly one healthy node.
+
+fn main() {}

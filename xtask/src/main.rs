@@ -1,0 +1,2 @@
+//! Builds, demonstrates, tests and measures hb.
+fn main() {}
