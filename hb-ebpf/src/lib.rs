@@ -9,9 +9,13 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod answer;
+pub mod arrival;
+pub mod deadline;
 pub mod epoch;
 pub mod histogram;
 pub mod maps;
+pub mod packet;
 pub mod refusal;
 pub mod siphash;
 pub mod time;

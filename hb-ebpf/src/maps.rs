@@ -5,7 +5,7 @@
 //! two increments of [`Peer::sequence`]. Integers are in host order except in [`GroupWord`]s,
 //! which are kept as they travel. All times are `CLOCK_BOOTTIME` nanoseconds, 0 for never.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
     histogram::Histogram,
@@ -18,6 +18,7 @@ use crate::{
 pub const MAX_NODES: usize = 64;
 /// Links between two nodes.
 pub const MAX_LINKS: usize = 4;
+const _: () = assert!(MAX_LINKS.is_power_of_two());
 /// Slots of the maps that hold one entry per peer and link.
 pub const SLOTS: usize = MAX_NODES * MAX_LINKS;
 /// Number of this layout. Pinned maps with another one are refused, never reinterpreted.
@@ -258,8 +259,10 @@ pub struct Peer {
     pub refused: u8,
     /// Bit per link that was heard within deadtime.
     pub links_up: u8,
+    /// Written by the daemon: another live node, whose silence would be ours; 0 for none.
+    pub buddy: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// `FLAG_*` bits of the newest frame.
     pub flags: u32,
     /// Daemon starts of the peer.
@@ -328,11 +331,33 @@ pub struct Link {
 }
 
 /// A lock the kernel can take (`linux/bpf.h`); the name is what the verifier looks for.
-#[expect(non_camel_case_types, reason = "the verifier finds it by this name")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct bpf_spin_lock {
     val: u32,
+}
+
+/// One stream of frames: those of one kind on one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Stream {
+    /// Nonce of the peer's life that `window` is of.
+    pub nonce: u64,
+    /// Incarnation of that life.
+    pub incarnation: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// What was taken.
+    pub window: Window,
+}
+
+impl PeerLock {
+    /// Returns the stream of the kind and link that a checked frame names. The masks change
+    /// nothing; they show the verifier what the checks have shown us.
+    #[inline(always)]
+    pub fn stream(&mut self, link: u8, kind: u8) -> &mut Stream {
+        &mut self.streams[link as usize & (MAX_LINKS - 1)][kind as usize & 1]
+    }
 }
 
 /// What only the kernel sees of a peer: the lock of its records and what is decided under it. Map
@@ -344,8 +369,8 @@ pub struct PeerLock {
     pub lock: bpf_spin_lock,
     /// Zero.
     pub reserved: u32,
-    /// Per link, the replay windows of probes and of answers.
-    pub windows: [[Window; 2]; MAX_LINKS],
+    /// Per link, the streams of answers (0) and of probes (1).
+    pub streams: [[Stream; 2]; MAX_LINKS],
     /// Per link, the sequence number of the last answer.
     pub answers: [u64; MAX_LINKS],
 }
@@ -409,14 +434,35 @@ pub struct Event {
     pub silence_ns: u64,
 }
 
-/// The peer an operation is about, at the start of the packet given to an unattached program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// What an unattached program is asked to do, as the packet it is run on.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Request {
-    /// Node id of the peer.
+    /// Node id of the peer it is about.
     pub peer: u8,
+    /// 1 to forget that the peer was ever heard, so that initdead applies; 0 to give it one
+    /// deadtime from now.
+    pub forget: u8,
     /// Zero; the kernel takes no packet shorter than an Ethernet header.
-    pub reserved: [u8; 15],
+    pub reserved: [u8; 14],
+}
+
+/// A timer of the kernel (`linux/bpf.h`); the name is what the verifier looks for.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct bpf_timer {
+    opaque: [u64; 2],
+}
+
+/// The timer of one peer. Map `TIMERS`, by [`peer_index`]; on its own, because a map with a timer
+/// in it cannot be mapped into the daemon and updating an element stops its timer.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PeerTimer {
+    /// The timer.
+    pub timer: bpf_timer,
 }
 
 #[cfg(test)]

@@ -1,0 +1,112 @@
+//! What this node says: the part of a frame that probes and answers share, and the answer itself.
+
+use crate::{
+    maps::{Node, Words},
+    time::L_MAX_NS,
+    wire::{Be16, Be32, Be64, FLAG_ANSWERS_HEARD, Frame, KNOWN_FEATURES, Kind, MAGIC, VERSION},
+};
+
+/// What differs from frame to frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// Position in the stream.
+    pub sequence: u64,
+    /// The other side's nonce, 0 if not known.
+    pub receiver_nonce: u64,
+    /// Newest transmit time of the other side on this link, 0 if none.
+    pub echo_ns: u64,
+    /// How long ago that arrived.
+    pub echo_age_ns: u64,
+    /// When an answer of the other side last arrived on this link.
+    pub last_answer_ns: u64,
+    /// Transmit time.
+    pub now: u64,
+    /// Why we refuse what the other side sends, 0 if we do not.
+    pub refused: u8,
+}
+
+/// Fills everything but addressing (cluster, nodes, link, key id, page) and the tag.
+///
+/// The controller's age is computed here, by whoever transmits, so it keeps growing while the
+/// daemon is frozen.
+#[inline(always)]
+pub fn fill(frame: &mut Frame, kind: Kind, node: &Node, stamp: &Stamp) {
+    frame.magic = MAGIC;
+    frame.version = VERSION;
+    frame.must_understand = Be16::new(0);
+    frame.features = Be16::new(KNOWN_FEATURES);
+    frame.kind = kind as u8;
+    frame.refused = stamp.refused;
+    frame.incarnation = Be32::new(node.incarnation);
+    frame.sender_nonce = Be64::new(node.nonce);
+    frame.receiver_nonce = Be64::new(stamp.receiver_nonce);
+    frame.sequence = Be64::new(stamp.sequence);
+    frame.transmit_ns = Be64::new(stamp.now);
+    frame.echo_ns = Be64::new(stamp.echo_ns);
+    frame.echo_age_ns = Be64::new(stamp.echo_age_ns);
+    frame.controller_age_ns = Be64::new(stamp.now.saturating_sub(node.controller_stamp_ns));
+    frame.config_hash = Be64::new(node.config_hash);
+    let heard =
+        stamp.last_answer_ns != 0 && stamp.now.saturating_sub(stamp.last_answer_ns) < L_MAX_NS;
+    let heard = if heard { FLAG_ANSWERS_HEARD } else { 0 };
+    speak(frame, &node.words, heard);
+}
+
+/// Copies the current words. A second look at the generation catches a writer that went all the
+/// way round meanwhile; the second copy then is whole.
+#[inline(always)]
+fn speak(frame: &mut Frame, words: &Words, flags: u32) {
+    for _ in 0..2 {
+        let generation = generation(words);
+        let half = (generation & 1) as usize;
+        if let (Some(copy), Some(own)) = (words.copies.get(half), words.flags.get(half)) {
+            frame.groups = *copy;
+            frame.flags = Be32::new(flags | own);
+        }
+        frame.revision = Be32::new(generation);
+        if self::generation(words).wrapping_sub(generation) < 2 {
+            break;
+        }
+    }
+}
+
+#[inline(always)]
+fn generation(words: &Words) -> u32 {
+    // SAFETY: a reference is valid to read; volatile, because the daemon writes it meanwhile.
+    unsafe { core::ptr::read_volatile(&raw const words.generation) }
+}
+
+/// Rewrites an authentic probe into its answer; the tag is left to [`Frame::sign`]. `refused` is
+/// the code of a [`Refusal`](crate::refusal::Refusal) to tell of, or 0.
+#[inline(always)]
+pub fn answer(
+    frame: &mut Frame,
+    node: &Node,
+    last_answer_ns: u64,
+    sequence: u64,
+    now: u64,
+    refused: u8,
+) {
+    let stamp = Stamp {
+        sequence,
+        receiver_nonce: frame.sender_nonce.get(),
+        echo_ns: frame.transmit_ns.get(),
+        echo_age_ns: 0,
+        last_answer_ns,
+        now,
+        refused,
+    };
+    (frame.source, frame.destination) = (frame.destination, frame.source);
+    frame.page = 0;
+    fill(frame, Kind::Answer, node, &stamp);
+}
+
+/// Begins a probe for `destination` on `link`, before [`fill`].
+pub fn address(frame: &mut Frame, node: &Node, destination: u8, link: u8, key_id: u8) {
+    frame.cluster = Be32::new(node.cluster);
+    frame.source = node.id;
+    frame.destination = destination;
+    frame.link = link;
+    frame.key_id = key_id;
+    frame.page = 0;
+}

@@ -1,0 +1,514 @@
+//! Headers around a heartbeat: finding it in a packet, and turning a probe round.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::{
+    maps::{Node, Path, Transport},
+    refusal::Refusal,
+    wire::{ETHERTYPE, FRAME_LEN, Frame, Kind, MAGIC, UDP_PORT, VERSION},
+};
+
+/// Bytes of a packet, borrowed with bounds checked.
+pub trait Bytes {
+    /// Returns how many bytes there are.
+    fn len(&self) -> usize;
+
+    /// Tells whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Borrows a `T` at `offset`, or `None` where the packet ends first.
+    fn at<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self, offset: usize) -> Option<&T>;
+
+    /// Borrows a `T` at `offset` for writing, or `None` where the packet ends first.
+    fn at_mut<T>(&mut self, offset: usize) -> Option<&mut T>
+    where
+        T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned;
+}
+
+impl Bytes for [u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn at<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self, offset: usize) -> Option<&T> {
+        T::ref_from_prefix(self.get(offset..)?).ok().map(|(found, _)| found)
+    }
+
+    fn at_mut<T>(&mut self, offset: usize) -> Option<&mut T>
+    where
+        T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned,
+    {
+        T::mut_from_prefix(self.get_mut(offset..)?).ok().map(|(found, _)| found)
+    }
+}
+
+/// Ethernet header, 14 bytes (IEEE 802.3).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Ethernet {
+    /// Where to.
+    pub destination: [u8; 6],
+    /// Where from.
+    pub source: [u8; 6],
+    /// What follows, big-endian.
+    pub ethertype: [u8; 2],
+}
+
+/// VLAN tag after the Ethernet addresses, 4 bytes (IEEE 802.1Q).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Vlan {
+    control: [u8; 2],
+    ethertype: [u8; 2],
+}
+
+/// IPv4 header without options, 20 bytes (RFC 791).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Ipv4 {
+    /// Version 4 and length 5.
+    pub version_length: u8,
+    /// Differentiated services and ECN.
+    pub service: u8,
+    /// Header and payload, big-endian.
+    pub total_length: [u8; 2],
+    /// Identification.
+    pub id: [u8; 2],
+    /// Flags and fragment offset, big-endian.
+    pub fragment: [u8; 2],
+    /// Time to live.
+    pub ttl: u8,
+    /// Next protocol.
+    pub protocol: u8,
+    /// Header checksum.
+    pub checksum: [u8; 2],
+    /// Sender.
+    pub source: [u8; 4],
+    /// Receiver.
+    pub destination: [u8; 4],
+}
+
+/// IPv6 header, 40 bytes (RFC 8200).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version, traffic class, flow label.
+    pub version_flow: [u8; 4],
+    /// Bytes after this header, big-endian.
+    pub payload_length: [u8; 2],
+    /// Next protocol.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Sender.
+    pub source: [u8; 16],
+    /// Receiver.
+    pub destination: [u8; 16],
+}
+
+/// UDP header, 8 bytes (RFC 768).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Udp {
+    /// Sender's port, big-endian.
+    pub source: [u8; 2],
+    /// Receiver's port, big-endian.
+    pub destination: [u8; 2],
+    /// Header and payload, big-endian.
+    pub length: [u8; 2],
+    /// Checksum.
+    pub checksum: [u8; 2],
+}
+
+/// The first 20 bytes of a frame: what is looked at before authentication.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Claim {
+    magic: [u8; 4],
+    version: u8,
+    /// Which key it says it is signed with.
+    pub key_id: u8,
+    must_understand: [u8; 2],
+    features: [u8; 2],
+    kind: u8,
+    page: u8,
+    cluster: [u8; 4],
+    /// Node it says it is from.
+    pub source: u8,
+    destination: u8,
+    /// Link it says it was sent on.
+    pub link: u8,
+    refused: u8,
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+const PROTOCOL_UDP: u8 = 17;
+const UDP_LEN: u16 = (size_of::<Udp>() + FRAME_LEN) as u16;
+/// More fragments, or a fragment offset.
+const FRAGMENT_MASK: u16 = 0x3fff;
+/// TTL and hop limit of what we send (RFC 5082).
+const HOPS: u8 = 255;
+
+/// Where in a packet a heartbeat lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// How it travelled.
+    pub transport: Transport,
+    /// Offset of the IP header; of the frame on raw Ethernet.
+    pub network: usize,
+    /// Offset of the frame.
+    pub frame: usize,
+}
+
+/// Finds what could be a heartbeat: our EtherType, or UDP to our port over IP without options,
+/// extension headers or fragmentation, behind zero to two VLAN tags.
+#[inline(always)]
+pub fn find<B: Bytes + ?Sized>(packet: &B) -> Option<Envelope> {
+    let mut ethertype = u16::from_be_bytes(packet.at::<Ethernet>(0)?.ethertype);
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..2 {
+        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+            ethertype = u16::from_be_bytes(packet.at::<Vlan>(offset)?.ethertype);
+            offset += size_of::<Vlan>();
+        }
+    }
+    match ethertype {
+        ETHERTYPE => {
+            Some(Envelope { transport: Transport::Ethernet, network: offset, frame: offset })
+        }
+        ETHERTYPE_IPV4 => {
+            let ip: &Ipv4 = packet.at(offset)?;
+            let whole = u16::from_be_bytes(ip.fragment) & FRAGMENT_MASK == 0;
+            if ip.version_length != 0x45 || ip.protocol != PROTOCOL_UDP || !whole {
+                return None;
+            }
+            find_udp(packet, Transport::Udp4, offset, offset + size_of::<Ipv4>())
+        }
+        ETHERTYPE_IPV6 => {
+            let ip: &Ipv6 = packet.at(offset)?;
+            if ip.version_flow[0] >> 4 != 6 || ip.next_header != PROTOCOL_UDP {
+                return None;
+            }
+            find_udp(packet, Transport::Udp6, offset, offset + size_of::<Ipv6>())
+        }
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn find_udp<B: Bytes + ?Sized>(
+    packet: &B,
+    transport: Transport,
+    network: usize,
+    udp: usize,
+) -> Option<Envelope> {
+    let header: &Udp = packet.at(udp)?;
+    (u16::from_be_bytes(header.destination) == UDP_PORT).then_some(Envelope {
+        transport,
+        network,
+        frame: udp + size_of::<Udp>(),
+    })
+}
+
+/// Reads the claim of a heartbeat for this node: right magic, cluster and destination. Anything
+/// else is not ours and passes.
+#[inline(always)]
+pub fn claim<B: Bytes + ?Sized>(packet: &B, envelope: Envelope, node: &Node) -> Option<Claim> {
+    let claim: Claim = *packet.at(envelope.frame)?;
+    let ours = claim.magic == MAGIC
+        && u32::from_be_bytes(claim.cluster) == node.cluster
+        && claim.destination == node.id;
+    ours.then_some(claim)
+}
+
+/// Checks what costs nothing to check, in the order that tells most: length, version, kind, then
+/// path, address and hop limit.
+///
+/// # Errors
+///
+/// The first [`Refusal`] that applies.
+#[inline(always)]
+pub fn check<B: Bytes + ?Sized>(
+    packet: &B,
+    envelope: Envelope,
+    claim: &Claim,
+    path: &Path,
+    interface: u32,
+) -> Result<Kind, Refusal> {
+    if packet.len() != envelope.frame + FRAME_LEN {
+        return Err(Refusal::Length);
+    }
+    if claim.version != VERSION {
+        return Err(Refusal::Version);
+    }
+    let kind = Kind::from_code(claim.kind).ok_or(Refusal::Kind)?;
+    if path.interface == 0
+        || path.interface != interface
+        || path.transport != envelope.transport as u8
+    {
+        return Err(Refusal::Link);
+    }
+    match envelope.transport {
+        Transport::Ethernet => {
+            let ethernet: &Ethernet = packet.at(0).ok_or(Refusal::Length)?;
+            if ethernet.source != path.mac {
+                return Err(Refusal::Address);
+            }
+        }
+        Transport::Udp4 => {
+            let ip: &Ipv4 = packet.at(envelope.network).ok_or(Refusal::Length)?;
+            if u16::from_be_bytes(ip.total_length) != size_of::<Ipv4>() as u16 + UDP_LEN {
+                return Err(Refusal::Length);
+            }
+            let [a, b, c, d, ..] = path.address;
+            if ip.source != [a, b, c, d] {
+                return Err(Refusal::Address);
+            }
+            if ip.ttl < path.min_hops {
+                return Err(Refusal::Hops);
+            }
+        }
+        Transport::Udp6 => {
+            let ip: &Ipv6 = packet.at(envelope.network).ok_or(Refusal::Length)?;
+            if u16::from_be_bytes(ip.payload_length) != UDP_LEN {
+                return Err(Refusal::Length);
+            }
+            if ip.source != path.address {
+                return Err(Refusal::Address);
+            }
+            if ip.hop_limit < path.min_hops {
+                return Err(Refusal::Hops);
+            }
+        }
+    }
+    Ok(kind)
+}
+
+/// Turns the headers of a probe round, for `answer` to go back where the probe came from. The
+/// packet keeps its length and VLAN tags. `None`, with the packet half turned, only where
+/// [`find`] and [`check`] have not been passed.
+#[inline(always)]
+pub fn turn<B: Bytes + ?Sized>(packet: &mut B, envelope: Envelope, answer: &Frame) -> Option<()> {
+    let ethernet: &mut Ethernet = packet.at_mut(0)?;
+    (ethernet.source, ethernet.destination) = (ethernet.destination, ethernet.source);
+    let pseudo = match envelope.transport {
+        Transport::Ethernet => return Some(()),
+        Transport::Udp4 => {
+            let ip: &mut Ipv4 = packet.at_mut(envelope.network)?;
+            (ip.source, ip.destination) = (ip.destination, ip.source);
+            ip.ttl = HOPS;
+            ip.checksum = [0; 2];
+            let sum = sum_of(ip.as_bytes());
+            ip.checksum = fold(sum);
+            sum_of(&ip.source) + sum_of(&ip.destination)
+        }
+        Transport::Udp6 => {
+            let ip: &mut Ipv6 = packet.at_mut(envelope.network)?;
+            (ip.source, ip.destination) = (ip.destination, ip.source);
+            ip.hop_limit = HOPS;
+            sum_of(&ip.source) + sum_of(&ip.destination)
+        }
+    };
+    let udp: &mut Udp = packet.at_mut(envelope.frame - size_of::<Udp>())?;
+    (udp.source, udp.destination) = (udp.destination, udp.source);
+    udp.length = UDP_LEN.to_be_bytes();
+    udp.checksum = [0; 2];
+    let header = sum_of(udp.as_bytes());
+    let rest = sum_of(&[0, PROTOCOL_UDP]) + sum_of(&UDP_LEN.to_be_bytes());
+    udp.checksum = match fold(pseudo + rest + header + sum_of_frame(answer)) {
+        // Zero means "none" in UDP (RFC 768); IPv6 forbids it.
+        [0, 0] => [0xff; 2],
+        sum => sum,
+    };
+    Some(())
+}
+
+/// Sums 16-bit words in memory order (RFC 1071: the byte order of the sum is that of its words).
+#[inline(always)]
+fn sum_of(bytes: &[u8]) -> u64 {
+    let mut sum = 0;
+    for pair in bytes.chunks_exact(2) {
+        if let [first, second] = pair {
+            sum += u64::from(u16::from_ne_bytes([*first, *second]));
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn sum_of_frame(frame: &Frame) -> u64 {
+    let words: &[u64; FRAME_LEN / 8] = zerocopy::transmute_ref!(frame);
+    let mut sum = 0;
+    for word in words {
+        sum += (word & 0xffff_ffff) + (word >> 32);
+    }
+    sum
+}
+
+#[inline(always)]
+fn fold(sum: u64) -> [u8; 2] {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Be32, Be64};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    const NODE_A: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const NODE_B: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn frame() -> Frame {
+        Frame {
+            magic: MAGIC,
+            version: VERSION,
+            kind: Kind::Probe as u8,
+            cluster: Be32::new(7),
+            source: 1,
+            destination: 2,
+            ..Frame::default()
+        }
+    }
+
+    fn packet(transport: Transport, tags: usize, frame: &Frame) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(NODE_B);
+        bytes.extend(NODE_A);
+        for _ in 0..tags {
+            bytes.extend([0x81, 0x00, 0x00, 0x05]);
+        }
+        match transport {
+            Transport::Ethernet => bytes.extend(ETHERTYPE.to_be_bytes()),
+            Transport::Udp4 => {
+                bytes.extend([0x08, 0x00, 0x45, 0, 0x01, 0xc4, 0, 0, 0, 0, 255, 17, 0, 0]);
+                bytes.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+            }
+            Transport::Udp6 => {
+                bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0x01, 0xb0, 17, 255]);
+                bytes.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+                bytes.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+            }
+        }
+        if transport != Transport::Ethernet {
+            bytes.extend([0x02, 0xb6, 0x02, 0xb6, 0x01, 0xb0, 0, 0]);
+        }
+        bytes.extend(frame.as_bytes());
+        bytes
+    }
+
+    const TRANSPORTS: [Transport; 3] = [Transport::Ethernet, Transport::Udp4, Transport::Udp6];
+
+    /// RFC 1071 over bytes, the slow way.
+    fn checksum(parts: &[&[u8]]) -> u16 {
+        let bytes = parts.concat();
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn finds_every_transport_behind_zero_to_two_tags() {
+        for transport in TRANSPORTS {
+            for tags in 0..=2 {
+                let bytes = packet(transport, tags, &frame());
+                let found = find(&bytes[..]).unwrap();
+                assert_eq!(found.transport, transport);
+                assert_eq!(found.frame + FRAME_LEN, bytes.len());
+            }
+            assert_eq!(find(&packet(transport, 3, &frame())[..]), None);
+        }
+    }
+
+    #[test]
+    fn passes_options_fragments_extension_headers_and_other_ports() {
+        let change = |transport, offset: usize, value: u8| {
+            let mut bytes = packet(transport, 0, &frame());
+            bytes[offset] = value;
+            find(&bytes[..])
+        };
+        assert_eq!(change(Transport::Udp4, 14, 0x46), None, "options");
+        assert_eq!(change(Transport::Udp4, 20, 0x20), None, "more fragments");
+        assert_eq!(change(Transport::Udp4, 21, 0x01), None, "fragment offset");
+        assert_eq!(change(Transport::Udp4, 23, 6), None, "another protocol");
+        assert_eq!(change(Transport::Udp4, 36, 0), None, "another port");
+        assert_eq!(change(Transport::Udp6, 20, 0), None, "hop-by-hop header");
+        assert_eq!(change(Transport::Ethernet, 13, 0), None, "another EtherType");
+        assert!(change(Transport::Udp4, 20, 0x40).is_some(), "don't fragment");
+    }
+
+    #[test]
+    fn answers_go_back_with_correct_checksums() {
+        for transport in TRANSPORTS {
+            for tags in 0..=2 {
+                let probe = packet(transport, tags, &frame());
+                let envelope = find(&probe[..]).unwrap();
+                let answer = Frame { sequence: Be64::new(0xdead_beef_0bad_cafe), ..frame() };
+                let mut bytes = probe.clone();
+                bytes[envelope.frame..].copy_from_slice(answer.as_bytes());
+                if transport == Transport::Udp4 {
+                    bytes[envelope.network + 8] = 7;
+                }
+                turn(&mut bytes[..], envelope, &answer).unwrap();
+                assert_eq!(bytes.len(), probe.len());
+                assert_eq!(bytes[..6], NODE_A);
+                assert_eq!(bytes[6..12], NODE_B);
+                assert_eq!(find(&bytes[..]), Some(envelope));
+                if transport == Transport::Ethernet {
+                    continue;
+                }
+                let ip = &bytes[envelope.network..envelope.frame - 8];
+                let udp = &bytes[envelope.frame - 8..];
+                let (source, destination) = if transport == Transport::Udp4 {
+                    assert_eq!(checksum(&[ip]), 0);
+                    assert_eq!(ip[8], 255);
+                    (&ip[12..16], &ip[16..20])
+                } else {
+                    assert_eq!(ip[7], 255);
+                    (&ip[8..24], &ip[24..40])
+                };
+                assert_eq!(source.last(), Some(&2));
+                assert_eq!(destination.last(), Some(&1));
+                let rest = [0, 17, udp[4], udp[5]];
+                assert_eq!(checksum(&[source, destination, &rest, udp]), 0);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_is_read_past_its_end(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = find(&bytes[..]);
+        }
+
+        #[test]
+        fn every_truncation_is_refused_or_passed(len in 0usize..600, tags in 0usize..3) {
+            for transport in TRANSPORTS {
+                let bytes = packet(transport, tags, &frame());
+                let len = len.min(bytes.len() - 1);
+                let short = &bytes[..len];
+                let Some(envelope) = find(short) else { continue };
+                let path = Path { interface: 3, transport: transport as u8, ..Path::default() };
+                let Some(claim) = short.at::<Claim>(envelope.frame).copied() else { continue };
+                prop_assert_eq!(
+                    check(short, envelope, &claim, &path, 3), Err(Refusal::Length)
+                );
+            }
+        }
+    }
+}

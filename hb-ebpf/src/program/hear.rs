@@ -1,0 +1,136 @@
+//! A packet has arrived.
+
+use aya_ebpf::{
+    helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    programs::XdpContext,
+};
+use hb_ebpf::{
+    maps as layout,
+    packet::{self, Bytes, Envelope},
+    refusal::Refusal,
+    wire::{FRAME_LEN, Kind},
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::{maps, report, steps};
+
+/// What became of a packet.
+pub(crate) enum Heard {
+    /// No heartbeat for this node.
+    NotOurs,
+    /// A heartbeat that counts for nothing.
+    Refused,
+    /// An answer.
+    Taken,
+    /// A probe, now an answer.
+    Answered,
+}
+
+/// The linear part of a packet.
+struct Packet<'a>(&'a XdpContext);
+
+impl Bytes for Packet<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn at<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self, offset: usize) -> Option<&T> {
+        let start = self.0.data() + offset;
+        if start + size_of::<T>() > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: the check above keeps the whole `T` inside the packet; `Unaligned` allows any
+        // address and `FromBytes` any content.
+        Some(unsafe { &*(start as *const T) })
+    }
+
+    #[inline(always)]
+    fn at_mut<T>(&mut self, offset: usize) -> Option<&mut T>
+    where
+        T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned,
+    {
+        let start = self.0.data() + offset;
+        if start + size_of::<T>() > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: as in `at`; `&mut self` and the absence of other writers in this program make
+        // the reference unique.
+        Some(unsafe { &mut *(start as *mut T) })
+    }
+}
+
+/// Looks for a heartbeat and deals with it.
+#[inline(always)]
+pub(crate) fn hear(ctx: &XdpContext) -> Heard {
+    let packet = Packet(ctx);
+    let Some(envelope) = packet::find(&packet) else { return Heard::NotOurs };
+    let Some(node) = maps::NODE.get(0) else { return Heard::NotOurs };
+    let Some(claim) = packet::claim(&packet, envelope, node) else { return Heard::NotOurs };
+    let slot = match layout::slot(claim.source, claim.link) {
+        Some(slot) if claim.source != node.id => slot,
+        _ => {
+            let unknown = layout::peer_index(claim.source).is_none() || claim.source == node.id;
+            let refusal = if unknown { Refusal::Source } else { Refusal::Link };
+            report::refused(layout::SLOTS as u32, refusal as usize);
+            return Heard::Refused;
+        }
+    };
+    match take(ctx, envelope, &claim, slot) {
+        Ok(heard) => heard,
+        Err(code) => {
+            report::refused(slot, code as usize);
+            Heard::Refused
+        }
+    }
+}
+
+/// Takes a frame for us through its steps; an error is the code of a [`Refusal`].
+#[inline(always)]
+fn take(
+    ctx: &XdpContext,
+    envelope: Envelope,
+    claim: &packet::Claim,
+    slot: u32,
+) -> Result<Heard, u64> {
+    let mut packet = Packet(ctx);
+    let path = maps::PATHS.get(slot).ok_or(Refusal::Link as u64)?;
+    let interface = ctx.ingress_ifindex() as u32;
+    let kind = packet::check(&packet, envelope, claim, path, interface)
+        .map_err(|refusal| refusal as u64)?;
+    let frame = maps::SCRATCH.get_ptr_mut(0).ok_or(Refusal::Length as u64)?;
+    let offset = envelope.frame as u32;
+    // SAFETY: the helper writes `FRAME_LEN` bytes, the size of the entry, which belongs to this
+    // CPU while the program runs; it fails where the packet is shorter.
+    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, frame.cast(), FRAME_LEN as u32) };
+    if loaded != 0 {
+        return Err(Refusal::Length as u64);
+    }
+
+    let refused = match steps::authenticate(slot) {
+        0 => steps::note(slot),
+        code if code == Refusal::MustUnderstand as u64 => {
+            report::refused(slot, code as usize);
+            code
+        }
+        code => return Err(code),
+    };
+    if refused != 0 && refused != Refusal::MustUnderstand as u64 {
+        return Err(refused);
+    }
+    if let Kind::Answer = kind {
+        return Ok(Heard::Taken);
+    }
+    if steps::answer(slot, refused) == 0 {
+        return Err(Refusal::KeyId as u64);
+    }
+    // SAFETY: the entry belongs to this CPU while the program runs, and nothing writes it here.
+    packet::turn(&mut packet, envelope, unsafe { &*frame }).ok_or(Refusal::Length as u64)?;
+    // SAFETY: the helper reads `FRAME_LEN` bytes, the size of the frame.
+    let stored = unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, frame.cast(), FRAME_LEN as u32) };
+    if stored != 0 {
+        return Err(Refusal::Length as u64);
+    }
+    Ok(Heard::Answered)
+}

@@ -1,0 +1,65 @@
+//! The program that answers heartbeats and counts their absence in the kernel.
+//!
+//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`] is attached
+//! to the interfaces; [`arm`], [`disarm`] and [`judge`] are never attached, the daemon runs them
+//! when it wants something done under the kernel's own locks.
+#![no_std]
+#![no_main]
+
+mod hear;
+mod maps;
+mod report;
+mod silence;
+mod steps;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
+    macros::xdp,
+    programs::XdpContext,
+};
+
+/// Answers probes, takes answers, passes everything else untouched.
+#[xdp(frags)]
+pub(crate) fn heartbeat(ctx: XdpContext) -> u32 {
+    match hear::hear(&ctx) {
+        hear::Heard::NotOurs => XDP_PASS,
+        hear::Heard::Answered => XDP_TX,
+        hear::Heard::Taken | hear::Heard::Refused => XDP_DROP,
+    }
+}
+
+/// Begins to watch the peer of a [`hb_ebpf::maps::Request`] with a timer of the kernel.
+#[xdp]
+pub(crate) fn arm(ctx: XdpContext) -> u32 {
+    verdict(silence::arm(&ctx))
+}
+
+/// Begins to watch the peer of a [`hb_ebpf::maps::Request`]; the daemon's own engine calls
+/// [`judge`] when it is due.
+#[xdp]
+pub(crate) fn watch(ctx: XdpContext) -> u32 {
+    verdict(silence::watch(&ctx))
+}
+
+/// Does what the timer of the peer of a [`hb_ebpf::maps::Request`] would do.
+#[xdp]
+pub(crate) fn judge(ctx: XdpContext) -> u32 {
+    verdict(silence::judge(&ctx))
+}
+
+/// Tells the caller of `BPF_PROG_TEST_RUN` whether the request was carried out.
+fn verdict(done: Option<()>) -> u32 {
+    match done {
+        Some(()) => XDP_PASS,
+        None => XDP_ABORTED,
+    }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,153 @@
+//! The steps of a frame once it is in the scratch entry of this CPU.
+//!
+//! Each is a function with global linkage that takes only numbers: so the verifier walks through
+//! it once, and not once for every way that leads to it.
+
+use core::ptr::addr_of_mut;
+
+use aya_ebpf::{
+    bindings::bpf_spin_lock,
+    helpers::{bpf_ktime_get_boot_ns, bpf_spin_lock as lock, bpf_spin_unlock as unlock},
+};
+use hb_ebpf::{
+    answer,
+    arrival::{self, News},
+    maps::{EventKind, MAX_LINKS},
+    refusal::Refusal,
+    siphash::Key,
+    wire::Kind,
+};
+
+use crate::{maps, report};
+
+/// Returns the tag of the frame under the key (low, high), as its eight bytes in memory order.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tag(low: u64, high: u64) -> u64 {
+    let Some(frame) = maps::SCRATCH.get(0) else { return 0 };
+    u64::from_ne_bytes(frame.expected_tag(&Key { words: [low, high] }))
+}
+
+/// Checks window and tag, and then whether we understand the frame. Returns 0 or the code of a
+/// [`Refusal`]; [`Refusal::MustUnderstand`] means that the frame is authentic.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn authenticate(slot: u32) -> u64 {
+    match try_authenticate(slot) {
+        Ok(()) => 0,
+        Err(refusal) => refusal as u64,
+    }
+}
+
+#[inline(always)]
+fn try_authenticate(slot: u32) -> Result<(), Refusal> {
+    let index = slot / MAX_LINKS as u32;
+    let frame = maps::SCRATCH.get(0).ok_or(Refusal::Length)?;
+    let keys = maps::KEYS.get(index).ok_or(Refusal::Source)?;
+    let (receive, _) = keys.of(frame.key_id).ok_or(Refusal::KeyId)?;
+    let guard = maps::LOCKS.get_ptr_mut(index).ok_or(Refusal::Source)?;
+    // SAFETY: array elements outlive the program. Read without the lock: a stale window lets a
+    // frame through to the second look under the lock, or refuses a copy of one that is being
+    // taken this instant.
+    unsafe { arrival::screen(frame, (*guard).stream(frame.link, frame.kind))? };
+    let [low, high] = receive.words;
+    if tag(low, high) ^ u64::from_ne_bytes(frame.tag) != 0 {
+        return Err(Refusal::Tag);
+    }
+    arrival::understand(frame)
+}
+
+/// Takes note of the authentic frame under the lock of its peer, and wakes the daemon for what is
+/// new. Returns 0 or the code of a [`Refusal`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note(slot: u32) -> u64 {
+    match try_note(slot) {
+        Ok(()) => 0,
+        Err(refusal) => refusal as u64,
+    }
+}
+
+#[inline(always)]
+fn try_note(slot: u32) -> Result<(), Refusal> {
+    let index = slot / MAX_LINKS as u32;
+    let frame = maps::SCRATCH.get(0).ok_or(Refusal::Length)?;
+    let node = maps::NODE.get(0).ok_or(Refusal::Source)?;
+    let guard = maps::LOCKS.get_ptr_mut(index).ok_or(Refusal::Source)?;
+    let peer = maps::PEERS.get_ptr_mut(index).ok_or(Refusal::Source)?;
+    let link = maps::LINKS.get_ptr_mut(slot).ok_or(Refusal::Link)?;
+    let kind = Kind::from_code(frame.kind).ok_or(Refusal::Kind)?;
+    // SAFETY: plain helper.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    // SAFETY: the lock is the first field of the element and guards it, the peer and its links
+    // against other CPUs; within, there are only loads and stores. Userspace reads the peer and
+    // its links under the sequence count.
+    let noted = unsafe {
+        let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
+        lock(held);
+        let noted = arrival::note(frame, kind, node, &mut *guard, &mut *peer, &mut *link, now);
+        unlock(held);
+        noted
+    };
+    let news = noted?;
+    if news.has(News::UNFRESH) {
+        report::refused(slot, 0);
+    }
+    tell(news, index as u8 + 1, frame.link, now);
+    Ok(())
+}
+
+/// Wakes the daemon for what changed.
+#[inline(always)]
+fn tell(news: News, peer: u8, link: u8, now: u64) {
+    let kind = if news.has(News::UP) {
+        EventKind::Up
+    } else if news.has(News::CONTROLLER) {
+        EventKind::Controller
+    } else if news.has(News::SAID) {
+        EventKind::Said
+    } else if news.has(News::LINK) {
+        EventKind::Link
+    } else {
+        return;
+    };
+    report::push(report::event(kind, peer, link, now));
+}
+
+/// Rewrites the probe into its signed answer; `refused` is the code of the refusal to tell of, or
+/// 0. Returns 1, or 0 if there was no key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn answer(slot: u32, refused: u64) -> u64 {
+    try_answer(slot, refused as u8).is_some().into()
+}
+
+#[inline(always)]
+fn try_answer(slot: u32, refused: u8) -> Option<()> {
+    let index = slot / MAX_LINKS as u32;
+    let frame = maps::SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the entry belongs to this CPU while the program runs.
+    let frame = unsafe { &mut *frame };
+    let node = maps::NODE.get(0)?;
+    let (_, transmit) = maps::KEYS.get(index)?.of(frame.key_id)?;
+    let [low, high] = transmit.words;
+    let guard = maps::LOCKS.get_ptr_mut(index)?;
+    let link = maps::LINKS.get_ptr_mut(slot)?;
+    // SAFETY: the elements outlive the program; the lock guards the counters against other CPUs.
+    let (sequence, last_answer_ns) = unsafe {
+        let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
+        lock(held);
+        let answers = &mut (*guard).answers[frame.link as usize & (MAX_LINKS - 1)];
+        *answers += 1;
+        let sequence = *answers;
+        (*link).answered += 1;
+        let last_answer_ns = (*link).last_answer_ns;
+        unlock(held);
+        (sequence, last_answer_ns)
+    };
+    // SAFETY: plain helper.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    answer::answer(frame, node, last_answer_ns, sequence, now, refused);
+    frame.tag = tag(low, high).to_ne_bytes();
+    Some(())
+}
