@@ -75,7 +75,7 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
     if let Life::Alive | Life::Late = life {
         let missed = (silence.saturating_add(interval / 2) / interval).saturating_sub(1);
         let missed = if silence >= patience { silence / interval } else { missed };
-        let missed = if missed > u32::MAX as u64 { u32::MAX } else { missed as u32 };
+        let missed = if missed > u64::from(u32::MAX) { u32::MAX } else { missed as u32 };
         let new = missed.saturating_sub(peer.misses);
         if new > 0 {
             decision.misses = missed;

@@ -1,3 +1,4 @@
 //! The controller of `hb`.
 
 pub mod id;
+pub mod kernel;

@@ -1,0 +1,667 @@
+//! Loading, pinning, attaching and running the programs of the kernel half.
+//!
+//! Everything the kernel half consists of is pinned below `/sys/fs/bpf/hb/<cluster>/<node>`: it
+//! goes on answering while the daemon is gone, and a new daemon finds it there.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    path::{Path as FilePath, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf},
+    programs::{
+        ProgramError, TestRun, TestRunOptions, Xdp, XdpMode,
+        links::{FdLink, LinkError, PinnedLink},
+        xdp::XdpLink,
+    },
+};
+use aya_log::EbpfLogger;
+use aya_obj::programs::XdpAttachType;
+use hb_ebpf::{
+    maps::{
+        self, Event, LAYOUT, Link, MAX_NODES, Node, Path, Peer, PeerKeys, PeerLock, PeerTimer,
+        Request, SLOTS,
+    },
+    refusal::COUNTERS,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::shared::Shared;
+use crate::id::{LinkId, NodeId};
+
+/// The compiled kernel half; `cargo xtask build-ebpf` makes it.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../kernel/hb-node.bpf.o");
+
+/// Maps that outlive the daemon, with the size of their values and how many there are.
+const PINNED: [(&str, usize, usize); 10] = [
+    ("NODE", size_of::<Node>(), 1),
+    ("PEERS", size_of::<Peer>(), MAX_NODES),
+    ("LINKS", size_of::<Link>(), SLOTS),
+    ("PATHS", size_of::<Path>(), SLOTS),
+    ("KEYS", size_of::<PeerKeys>(), MAX_NODES),
+    ("LOCKS", size_of::<PeerLock>(), MAX_NODES),
+    ("TIMERS", size_of::<PeerTimer>(), MAX_NODES),
+    ("EVENTS", 0, maps::EVENTS_BYTES),
+    ("REFUSED", size_of::<[u64; COUNTERS]>(), SLOTS + 1),
+    ("LOST", size_of::<u64>(), 1),
+];
+
+/// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
+const XDP_PASS: u32 = 2;
+
+/// Why the kernel half is not at work.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No BPF file system, or no right to write there.
+    #[error(
+        "cannot use {path} for pins: mount a BPF file system there (`mount -t bpf bpf /sys/fs/bpf`) and run as root"
+    )]
+    Pins {
+        /// Where the pins go.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Pinned maps of another version.
+    #[error(
+        "the maps pinned at {path} were left by another version of hb ({what}): stop its daemon, then run `hb detach` for this node and start again"
+    )]
+    Foreign {
+        /// Where the pins are.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// The object does not load.
+    #[error(
+        "the kernel refused the maps of the kernel half: kernel 6.1 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+    )]
+    Load(#[source] Box<EbpfError>),
+    /// A program does not load.
+    #[error(
+        "the kernel refused the program `{program}`: kernel 6.1 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+    )]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A map misbehaves.
+    #[error("cannot {step} map {map} of the kernel half")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+    /// A map of the object is missing or of another kind.
+    #[error(
+        "the object of the kernel half has no usable {0}: rebuild it with `cargo xtask build-ebpf`"
+    )]
+    Missing(&'static str),
+    /// Mapping into memory failed.
+    #[error("cannot map the shared maps of the kernel half into memory")]
+    Mmap(#[source] io::Error),
+    /// No attach mode works.
+    #[error(
+        "cannot attach to {interface}: native mode was refused ({native}), and so was generic mode; is another XDP program there (`ip link show {interface}`)?"
+    )]
+    Attach {
+        /// Which interface.
+        interface: String,
+        /// Why not natively.
+        native: String,
+        /// Why not generically.
+        source: Box<ProgramError>,
+    },
+    /// A pin of a link cannot be made.
+    #[error("cannot pin the attachment to {interface}")]
+    PinLink {
+        /// Which interface.
+        interface: String,
+        /// What the kernel said.
+        source: Box<aya::pin::PinError>,
+    },
+    /// A link cannot be handled.
+    #[error("cannot handle the attachment to {interface}")]
+    Link {
+        /// Which interface.
+        interface: String,
+        /// What the kernel said.
+        source: Box<LinkError>,
+    },
+    /// An unattached program said no.
+    #[error("the kernel half refused to {step} {peer}")]
+    Request {
+        /// What was asked.
+        step: &'static str,
+        /// For whom.
+        peer: NodeId,
+    },
+    /// The log of the kernel half cannot be read.
+    #[error("cannot read the log of the kernel half")]
+    Log(#[source] Box<aya_log::Error>),
+}
+
+/// How a program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the network stack, after the driver has made a socket buffer.
+    Generic,
+}
+
+impl Mode {
+    /// Returns the mode in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// One interface the program is attached to.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub index: u32,
+    /// How.
+    pub mode: Mode,
+    /// Why not natively.
+    pub reason: Option<String>,
+    /// Where the link is pinned.
+    pin: PathBuf,
+    /// Keeps the link open; the pin keeps it alive.
+    _link: FdLink,
+}
+
+/// Counters of refused frames, by [`hb_ebpf::refusal::Refusal`] code.
+pub type Counters = [u64; COUNTERS];
+
+/// The kernel half.
+pub struct Kernel {
+    ebpf: Ebpf,
+    pins: PathBuf,
+    found: bool,
+    timers: Result<(), String>,
+    attachments: Vec<Attachment>,
+}
+
+impl Kernel {
+    /// Loads the programs over the maps pinned at `pins`, or over new ones that are then pinned
+    /// there. Nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Foreign`] if the maps there are of another layout; they are left alone.
+    pub fn open(object: &[u8], pins: &FilePath) -> Result<Self, KernelError> {
+        let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
+        fs::create_dir_all(pins).map_err(unusable)?;
+        let found = pins.join("NODE").exists();
+        if found {
+            check_pins(pins)?;
+        }
+        let paths: Vec<_> = PINNED.iter().map(|(name, ..)| (*name, pins.join(name))).collect();
+        let mut loader = EbpfLoader::new();
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path.as_path());
+        }
+        let ebpf = loader.load(object).map_err(|source| KernelError::Load(Box::new(source)))?;
+        let mut kernel =
+            Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new() };
+        for program in ["heartbeat", "watch", "judge"] {
+            let refused = |source| KernelError::Program { program, source: Box::new(source) };
+            kernel.program(program)?.load().map_err(refused)?;
+        }
+        kernel.timers = kernel.program("arm")?.load().map_err(|error| describe(&error));
+        Ok(kernel)
+    }
+
+    /// Tells whether the maps were there before.
+    #[must_use]
+    pub fn found(&self) -> bool {
+        self.found
+    }
+
+    /// Tells whether the kernel lets us use its timers, else why not.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's words.
+    pub fn timers(&self) -> Result<(), &str> {
+        self.timers.as_ref().copied().map_err(String::as_str)
+    }
+
+    /// Maps the shared maps.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Mmap`]; [`KernelError::Foreign`] if found maps have another layout number.
+    pub fn share(&self) -> Result<Shared, KernelError> {
+        let shared = Shared::new(self.fd("NODE")?, self.fd("PEERS")?, self.fd("LINKS")?)
+            .map_err(KernelError::Mmap)?;
+        let layout = shared.node().layout;
+        if layout != LAYOUT && layout != 0 {
+            return Err(KernelError::Foreign {
+                path: self.pins.clone(),
+                what: format!("layout {layout:#x} instead of {LAYOUT:#x}"),
+            });
+        }
+        Ok(shared)
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Xdp, KernelError> {
+        self.ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Missing(name))
+    }
+
+    fn data(&self, name: &'static str) -> Result<&MapData, KernelError> {
+        match self.ebpf.map(name) {
+            Some(Map::Array(data) | Map::RingBuf(data)) => Ok(data),
+            _ => Err(KernelError::Missing(name)),
+        }
+    }
+
+    fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        Ok(self.data(name)?.fd().as_fd())
+    }
+
+    /// Sets where frames of `link` to `peer` may come from.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn set_path(&mut self, peer: NodeId, link: LinkId, path: &Path) -> Result<(), KernelError> {
+        let slot = maps::slot(peer.0, link.0).ok_or(KernelError::Missing("slot"))?;
+        self.set::<{ size_of::<Path>() }>("PATHS", slot, path.as_bytes())
+    }
+
+    /// Sets the keys shared with `peer`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys) -> Result<(), KernelError> {
+        let index = maps::peer_index(peer.0).ok_or(KernelError::Missing("peer"))?;
+        self.set::<{ size_of::<PeerKeys>() }>("KEYS", index, keys.as_bytes())
+    }
+
+    fn set<const N: usize>(
+        &mut self,
+        map: &'static str,
+        index: u32,
+        value: &[u8],
+    ) -> Result<(), KernelError> {
+        let value: [u8; N] = value.try_into().map_err(|_| KernelError::Missing(map))?;
+        let failed = |source| KernelError::Map { map, step: "write", source: Box::new(source) };
+        let found = self.ebpf.map_mut(map).ok_or(KernelError::Missing(map))?;
+        let mut array: Array<_, [u8; N]> = found.try_into().map_err(failed)?;
+        array.set(index, value, 0).map_err(failed)
+    }
+
+    /// Attaches to an interface: adopts the attachment of an earlier daemon, else natively, else
+    /// in generic mode. Returns how.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] if neither works.
+    pub fn attach(&mut self, interface: &str, index: u32) -> Result<&Attachment, KernelError> {
+        for mode in [Mode::Native, Mode::Generic] {
+            let pin = self.link_pin(index, mode);
+            if pin.exists() {
+                match self.adopt(interface, &pin) {
+                    Ok(link) => {
+                        let reason = (mode == Mode::Generic)
+                            .then(|| "so attached by an earlier daemon".to_owned());
+                        return self.hold(interface, index, mode, reason, pin, link);
+                    }
+                    // The interface is gone, or was made anew: the pin leads nowhere.
+                    Err(_) => drop(fs::remove_file(&pin)),
+                }
+            }
+        }
+        let native = match self.link(interface, index, Mode::Native) {
+            Ok(link) => return self.pin(interface, index, Mode::Native, None, link),
+            Err(error) => describe(&error),
+        };
+        self.attach_generic(interface, index, native)
+    }
+
+    /// Replaces a native attachment by a generic one, because of `reason`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`]; then the interface has no program at all.
+    pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
+        let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
+            return Err(KernelError::Missing("attachment"));
+        };
+        let Attachment { interface, pin, .. } = self.attachments.swap_remove(at);
+        let _ = fs::remove_file(pin);
+        self.attach_generic(&interface, index, reason.to_owned())
+    }
+
+    fn attach_generic(
+        &mut self,
+        interface: &str,
+        index: u32,
+        native: String,
+    ) -> Result<&Attachment, KernelError> {
+        match self.link(interface, index, Mode::Generic) {
+            Ok(link) => self.pin(interface, index, Mode::Generic, Some(native), link),
+            Err(source) => Err(KernelError::Attach {
+                interface: interface.to_owned(),
+                native,
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    fn link(&mut self, interface: &str, index: u32, mode: Mode) -> Result<FdLink, ProgramError> {
+        let xdp_mode = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
+        let program = self
+            .program("heartbeat")
+            .map_err(|_| ProgramError::UnknownInterface { name: interface.to_owned() })?;
+        let id = program.attach_to_if_index(index, xdp_mode)?;
+        let link = program.take_link(id)?;
+        FdLink::try_from(link).map_err(|_| ProgramError::UnknownInterface {
+            name: format!("{interface} (this kernel has no BPF links for XDP)"),
+        })
+    }
+
+    /// Puts this daemon's program in the place of the one at the other end of a pinned link.
+    fn adopt(&mut self, interface: &str, pin: &FilePath) -> Result<FdLink, KernelError> {
+        let failed = |source| KernelError::Link {
+            interface: interface.to_owned(),
+            source: Box::new(source),
+        };
+        let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
+        let link = XdpLink::try_from(link).map_err(failed)?;
+        let refused =
+            |source| KernelError::Program { program: "heartbeat", source: Box::new(source) };
+        let program = self.program("heartbeat")?;
+        let id = program.attach_to_link(link).map_err(refused)?;
+        let link = program.take_link(id).map_err(refused)?;
+        FdLink::try_from(link).map_err(failed)
+    }
+
+    fn pin(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: Mode,
+        reason: Option<String>,
+        link: FdLink,
+    ) -> Result<&Attachment, KernelError> {
+        let pin = self.link_pin(index, mode);
+        let link = link.pin(&pin).map_err(|source| KernelError::PinLink {
+            interface: interface.to_owned(),
+            source: Box::new(source),
+        })?;
+        self.hold(interface, index, mode, reason, pin, link.into())
+    }
+
+    fn hold(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: Mode,
+        reason: Option<String>,
+        pin: PathBuf,
+        link: FdLink,
+    ) -> Result<&Attachment, KernelError> {
+        let interface = interface.to_owned();
+        self.attachments.push(Attachment { interface, index, mode, reason, pin, _link: link });
+        self.attachments.last().ok_or(KernelError::Missing("attachment"))
+    }
+
+    fn link_pin(&self, index: u32, mode: Mode) -> PathBuf {
+        self.pins.join(format!("xdp-{index}-{}", mode.as_str()))
+    }
+
+    /// Returns the interfaces the program is attached to.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
+    /// Begins to watch `peer`, with a timer of the kernel. `forget` that it was ever heard, and
+    /// initdead applies; else it has one deadtime from now.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Request`].
+    pub fn arm(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+        self.request("arm", peer, forget)
+    }
+
+    /// Begins to watch `peer` without a timer: call [`Judge::judge`] when it is due.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Request`].
+    pub fn watch(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+        self.request("watch", peer, forget)
+    }
+
+    fn request(
+        &mut self,
+        step: &'static str,
+        peer: NodeId,
+        forget: bool,
+    ) -> Result<(), KernelError> {
+        ask(self.program(step)?, step, peer, forget)
+    }
+
+    /// Takes the reader of events; once.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] the second time.
+    pub fn events(&mut self) -> Result<Events, KernelError> {
+        let map = self.ebpf.take_map("EVENTS").ok_or(KernelError::Missing("EVENTS"))?;
+        let failed =
+            |source| KernelError::Map { map: "EVENTS", step: "open", source: Box::new(source) };
+        RingBuf::try_from(map).map(Events).map_err(failed)
+    }
+
+    /// Returns what the daemon's own engine judges with, for a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Program`] if the program cannot be pinned and opened again.
+    pub fn judge(&mut self) -> Result<Judge, KernelError> {
+        let failed = |source| KernelError::Program { program: "judge", source: Box::new(source) };
+        let pin = self.pins.join("judge");
+        // A pin of an earlier daemon holds an earlier program.
+        let _ = fs::remove_file(&pin);
+        let program = self.program("judge")?;
+        program.pin(&pin).map_err(|source| KernelError::PinLink {
+            interface: pin.display().to_string(),
+            source: Box::new(source),
+        })?;
+        Xdp::from_pin(&pin, XdpAttachType::Interface).map(Judge).map_err(failed)
+    }
+
+    /// Returns the counters of refused frames of one link, or of those that named none.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn refused(&self, slot: Option<(NodeId, LinkId)>) -> Result<Counters, KernelError> {
+        let slot = match slot {
+            Some((peer, link)) => maps::slot(peer.0, link.0).ok_or(KernelError::Missing("slot"))?,
+            None => SLOTS as u32,
+        };
+        let mut sum = [0u64; COUNTERS];
+        for counters in self.per_cpu::<Counters>("REFUSED", slot)? {
+            for (sum, count) in sum.iter_mut().zip(counters) {
+                *sum += count;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Returns how many events did not fit into the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn lost_events(&self) -> Result<u64, KernelError> {
+        Ok(self.per_cpu::<u64>("LOST", 0)?.into_iter().sum())
+    }
+
+    fn per_cpu<V: aya::Pod>(&self, map: &'static str, index: u32) -> Result<Vec<V>, KernelError> {
+        let failed = |source| KernelError::Map { map, step: "read", source: Box::new(source) };
+        let found = self.ebpf.map(map).ok_or(KernelError::Missing(map))?;
+        let array: PerCpuArray<_, V> = found.try_into().map_err(failed)?;
+        Ok(array.get(&index, 0).map_err(failed)?.to_vec())
+    }
+
+    /// Opens the kernel half's own log, for the `log` facade.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Log`].
+    pub fn log(&mut self) -> Result<KernelLog, KernelError> {
+        EbpfLogger::init(&mut self.ebpf)
+            .map(KernelLog)
+            .map_err(|source| KernelError::Log(Box::new(source)))
+    }
+
+    /// Takes the programs off the interfaces and removes every pin: nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Pins`] if a pin cannot be removed; the rest is removed all the same.
+    pub fn remove(self) -> Result<(), KernelError> {
+        let pins = self.pins.clone();
+        drop(self);
+        remove_pins(&pins)
+    }
+}
+
+/// Removes what a daemon left pinned at `pins`, and with it the programs on its interfaces.
+///
+/// # Errors
+///
+/// [`KernelError::Pins`].
+pub fn remove_pins(pins: &FilePath) -> Result<(), KernelError> {
+    let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
+    match fs::remove_dir_all(pins) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Compares the kinds and sizes of pinned maps with those of this version.
+fn check_pins(pins: &FilePath) -> Result<(), KernelError> {
+    for (name, value, entries) in PINNED {
+        let foreign = |what| KernelError::Foreign { path: pins.to_owned(), what };
+        let info = MapInfo::from_pin(pins.join(name))
+            .map_err(|error| foreign(format!("map {name}: {error}")))?;
+        let found = (info.value_size() as usize, info.max_entries() as usize);
+        if found != (value, entries) {
+            let (size, count) = found;
+            return Err(foreign(format!(
+                "map {name} has {count} values of {size} bytes instead of {entries} of {value}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the whole chain of causes in one line, without the verifier's log.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = String::new();
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let line = error.to_string();
+        let line = line.lines().next().unwrap_or_default();
+        if !text.contains(line) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(line);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Runs an unattached program on a request.
+fn ask(program: &Xdp, step: &'static str, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+    let request = Request { peer: peer.0, forget: u8::from(forget), reserved: [0; 14] };
+    let options = TestRunOptions { data_in: Some(request.as_bytes()), ..TestRunOptions::new() };
+    let done = program
+        .test_run(options)
+        .map_err(|source| KernelError::Program { program: step, source: Box::new(source) })?;
+    if done.return_value == XDP_PASS { Ok(()) } else { Err(KernelError::Request { step, peer }) }
+}
+
+/// Does by itself what a timer of the kernel would do.
+pub struct Judge(Xdp);
+
+impl Judge {
+    /// Judges `peer`: one system call, no allocation unless it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Request`] if `peer` is none.
+    pub fn judge(&self, peer: NodeId) -> Result<(), KernelError> {
+        ask(&self.0, "judge", peer, false)
+    }
+}
+
+/// The reader of events.
+pub struct Events(RingBuf<MapData>);
+
+impl Events {
+    /// Returns the next event, if there is one. Allocates nothing and makes no system call.
+    pub fn take(&mut self) -> Option<Event> {
+        loop {
+            let item = self.0.next()?;
+            if let Ok(event) = Event::read_from_bytes(&item) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The kernel half's log.
+pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    /// Hands on what has been logged since.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsRawFd for KernelLog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
