@@ -1,0 +1,251 @@
+//! The fast path: one real-time thread that probes, hears the verdict and takes over.
+//!
+//! It allocates nothing, logs nothing and awaits nothing once it runs. What it shall do at a
+//! peer's death was prepared before (`Command::Arm`); what it did goes to the daemon as a
+//! [`Report`] through a bounded queue, with an eventfd as its bell.
+
+mod group;
+mod probe;
+mod queue;
+mod thread;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use hb_ebpf::{
+    epoch::Epoch,
+    maps::{Cause, Event},
+    time::BootTime,
+    wire::{GROUPS, GroupWord},
+};
+
+pub use group::{Effect, EffectError};
+pub use probe::{Target, TargetCounters};
+pub use queue::{Bell, Queue};
+
+use crate::{
+    address::AddressError,
+    id::{GroupId, NodeId},
+    kernel::{Events, Judge, Shared},
+    realtime::{Demand, LockError, Scheduling},
+};
+
+/// Takeovers a peer's death may cause.
+pub type Takeovers = [Option<(GroupId, Epoch)>; GROUPS];
+
+/// What the daemon asks of the fast path.
+#[derive(Clone, Copy, Debug)]
+pub enum Command {
+    /// Say this in frames from now on, and send a probe at once.
+    Publish {
+        /// Words of the groups.
+        words: [GroupWord; GROUPS],
+        /// The daemon is leaving in order.
+        leaving: bool,
+    },
+    /// Do this at the instant the kernel declares `peer` dead.
+    Arm {
+        /// The peer.
+        peer: NodeId,
+        /// What to take, and in which epoch.
+        takeovers: Takeovers,
+    },
+    /// Put up the addresses of a group and announce them.
+    Take {
+        /// The group.
+        group: GroupId,
+        /// The epoch to hold it in.
+        epoch: Epoch,
+    },
+    /// Take down the addresses of a group.
+    Drop {
+        /// The group.
+        group: GroupId,
+    },
+    /// Announce the addresses of a group again, from the start of the schedule.
+    Announce {
+        /// The group.
+        group: GroupId,
+    },
+    /// End the thread.
+    Exit,
+}
+
+/// When the steps of a takeover were done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// When the verdict was due; never for a takeover that the daemon asked for.
+    pub due: BootTime,
+    /// When the kernel gave it.
+    pub verdict: BootTime,
+    /// When this thread saw it, or the command.
+    pub seen: BootTime,
+    /// When frames began to say that this node holds the group.
+    pub published: BootTime,
+    /// When the last address was up.
+    pub address: BootTime,
+    /// When the last announcement had left.
+    pub announced: BootTime,
+}
+
+/// What the fast path did, or what the kernel told it.
+#[derive(Debug)]
+pub enum Report {
+    /// The kernel has something to tell; the facts are in the maps.
+    Event(Event),
+    /// The addresses of a group are up, or not.
+    Took {
+        /// The group.
+        group: GroupId,
+        /// In which epoch.
+        epoch: Epoch,
+        /// The peer whose death caused it, and how that was seen; `None` if the daemon asked.
+        death: Option<(NodeId, Cause)>,
+        /// When.
+        steps: Steps,
+        /// Announcements that could not be sent.
+        unsent: u32,
+        /// The first thing that failed.
+        result: Result<(), EffectError>,
+    },
+    /// The addresses of a group are gone, or not.
+    Dropped {
+        /// The group.
+        group: GroupId,
+        /// When.
+        at: BootTime,
+        /// The first thing that failed.
+        result: Result<(), EffectError>,
+    },
+}
+
+/// What the thread is made of.
+pub struct Setup {
+    /// This node.
+    pub me: NodeId,
+    /// Where probes go.
+    pub targets: Vec<Target>,
+    /// Time between two probes.
+    pub interval: Duration,
+    /// What taking and dropping each group means.
+    pub effects: Vec<Effect>,
+    /// The shared maps.
+    pub shared: Arc<Shared>,
+    /// The kernel's events.
+    pub events: Events,
+    /// With it the thread counts the misses itself; without, the kernel's timers do.
+    pub judge: Option<Judge>,
+    /// Words at the start.
+    pub words: [GroupWord; GROUPS],
+    /// The priority to ask for.
+    pub demand: Demand,
+}
+
+/// Why the thread does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum FastError {
+    /// A kernel object is missing.
+    #[error("cannot {action} for the fast path")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No way to change addresses.
+    #[error("the fast path cannot change addresses")]
+    Address(#[from] AddressError),
+}
+
+/// How the thread runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Its priority.
+    pub scheduling: Scheduling,
+    /// Whether its memory is locked.
+    pub locked: Result<(), LockError>,
+    /// Whether its stack was touched before.
+    pub stack: Result<(), String>,
+}
+
+/// Tokens that show the daemon that the thread goes round.
+#[derive(Debug, Default)]
+struct Token {
+    asked: AtomicU64,
+    answered: AtomicU64,
+}
+
+/// The daemon's end of the fast path.
+pub struct Fast {
+    commands: Arc<Queue<Command>>,
+    reports: Arc<Queue<Report>>,
+    token: Arc<Token>,
+    counters: Arc<[TargetCounters]>,
+    running: Running,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fast {
+    /// Starts the thread, and returns once it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`FastError`]; then there is no thread.
+    pub fn start(setup: Setup) -> Result<Self, FastError> {
+        thread::start(setup)
+    }
+
+    /// Gives a command. Returns whether there was room; there always is unless the thread is
+    /// stuck.
+    #[must_use]
+    pub fn command(&self, command: Command) -> bool {
+        self.commands.push(command).is_ok()
+    }
+
+    /// Returns the queue of reports, whose bell rings for each.
+    #[must_use]
+    pub fn reports(&self) -> &Arc<Queue<Report>> {
+        &self.reports
+    }
+
+    /// Returns how the thread runs.
+    #[must_use]
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Returns what was sent to each target.
+    #[must_use]
+    pub fn counters(&self) -> &[TargetCounters] {
+        &self.counters
+    }
+
+    /// Tells whether the thread has gone round since the last call, and asks it to do so again.
+    #[must_use]
+    pub fn went_round(&self) -> bool {
+        let asked = self.token.asked.load(Ordering::Relaxed);
+        let done = self.token.answered.load(Ordering::Acquire) == asked;
+        if done {
+            self.token.asked.store(asked + 1, Ordering::Release);
+        }
+        done
+    }
+}
+
+impl Drop for Fast {
+    fn drop(&mut self) {
+        // A full queue means a stuck thread, which cannot be waited for.
+        if self.command(Command::Exit)
+            && let Some(thread) = self.thread.take()
+        {
+            drop(thread.join());
+        }
+    }
+}

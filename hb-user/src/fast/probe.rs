@@ -1,0 +1,106 @@
+//! Probes: one per peer and link and interval, one system call each.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hb_ebpf::{
+    answer::{self, Stamp},
+    maps::PeerKeys,
+    time::BootTime,
+    wire::{FRAME_LEN, Frame, Kind},
+};
+use zerocopy::IntoBytes;
+
+use crate::{
+    id::{LinkId, NodeId},
+    kernel::Shared,
+    link::LinkSocket,
+};
+
+/// Where probes go.
+#[derive(Debug)]
+pub struct Target {
+    /// The peer.
+    pub peer: NodeId,
+    /// The link.
+    pub link: LinkId,
+    /// The socket.
+    pub socket: LinkSocket,
+    /// The keys shared with the peer.
+    pub keys: PeerKeys,
+}
+
+/// What became of the probes to one target.
+#[derive(Debug)]
+pub struct TargetCounters {
+    /// The peer.
+    pub peer: NodeId,
+    /// The link.
+    pub link: LinkId,
+    /// Probes that left.
+    pub sent: AtomicU64,
+    /// Probes the kernel refused to send.
+    pub errors: AtomicU64,
+    /// The error number of the last refusal.
+    pub last_errno: AtomicU64,
+}
+
+impl TargetCounters {
+    /// Counters of a target, all zero.
+    #[must_use]
+    pub fn new(target: &Target) -> Self {
+        Self {
+            peer: target.peer,
+            link: target.link,
+            sent: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            last_errno: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The stream of probes to one target.
+pub(super) struct Stream {
+    target: Target,
+    sequence: u64,
+    frame: Frame,
+}
+
+impl Stream {
+    pub(super) fn new(target: Target) -> Self {
+        Self { target, sequence: 0, frame: Frame::default() }
+    }
+
+    /// Sends a probe that leaves at `now`.
+    pub(super) fn send(&mut self, shared: &Shared, counters: &TargetCounters, now: BootTime) {
+        let Target { peer, link, socket, keys } = &self.target;
+        let Some((known, heard)) = shared.link(*peer, *link) else { return };
+        let node = shared.node();
+        self.sequence += 1;
+        let arrived = BootTime(heard.transmit_arrival_ns);
+        let stamp = Stamp {
+            sequence: self.sequence,
+            receiver_nonce: known.nonce,
+            echo_ns: heard.transmit_ns,
+            echo_age_ns: now.ns().saturating_sub(arrived.ns()),
+            last_answer_ns: heard.last_answer_ns,
+            now: now.ns(),
+            refused: 0,
+        };
+        answer::address(&mut self.frame, &node, peer.0, link.0, keys.ids[0]);
+        answer::fill(&mut self.frame, Kind::Probe, &node, &stamp);
+        self.frame.sign(&keys.transmit[0]);
+        let bytes: &[u8; FRAME_LEN] = zerocopy::transmute_ref!(&self.frame);
+        debug_assert_eq!(bytes, self.frame.as_bytes());
+        match socket.send(bytes) {
+            Ok(()) => {
+                counters.sent.fetch_add(1, Ordering::Relaxed);
+                shared.stamp_probe(*peer, now);
+            }
+            Err(error) => {
+                counters.errors.fetch_add(1, Ordering::Relaxed);
+                let errno = error.raw_os_error().unwrap_or(0);
+                counters.last_errno.store(errno.unsigned_abs().into(), Ordering::Relaxed);
+            }
+        }
+    }
+}
