@@ -1,3 +1,5 @@
 //! The controller of `hb`.
 
+pub mod clock;
 pub mod id;
+pub mod logging;
