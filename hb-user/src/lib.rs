@@ -4,3 +4,4 @@ pub mod clock;
 pub mod id;
 pub mod logging;
 pub mod resource;
+pub mod status;
