@@ -1,6 +1,7 @@
 //! The controller of `hb`.
 
 pub mod clock;
+pub mod control;
 pub mod id;
 pub mod logging;
 pub mod resource;
