@@ -1,0 +1,73 @@
+//! What is asked and answered, one line of JSON each.
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::StatusReport;
+
+/// Longest request, line feed included, in bytes.
+pub const LINE_BYTES: usize = 64 * 1024;
+
+/// What one may ask of a daemon: `{"request":"clear","group":"web"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Whether it answers at all.
+    Ping,
+    /// All it knows.
+    Status,
+    /// Forget that a group failed on this node, so that it may serve here again.
+    Clear {
+        /// Name of the group.
+        group: String,
+    },
+    /// Leave in order: give the groups to others, then end.
+    Stop,
+}
+
+impl Request {
+    /// Returns whether the request changes something, and so needs the right to.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        match self {
+            Self::Ping | Self::Status => false,
+            Self::Clear { .. } | Self::Stop => true,
+        }
+    }
+
+    /// Returns the request as it is spelled.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::Status => "status",
+            Self::Clear { .. } => "clear",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// What a daemon answers: `{"reply":"error","message":"..."}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// To a ping.
+    Pong {
+        /// Version of the daemon.
+        version: String,
+    },
+    /// To a request for the status.
+    Status {
+        /// The report.
+        report: Box<StatusReport>,
+    },
+    /// Done as asked.
+    Done {
+        /// What was done, in words.
+        message: String,
+    },
+    /// Not done.
+    Error {
+        /// What is wrong, and what to do.
+        message: String,
+    },
+}

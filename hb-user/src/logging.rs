@@ -1,0 +1,264 @@
+//! Where events go: one line each, to standard error or to journald.
+//!
+//! Levels: per-packet matters are TRACE; a state change is INFO, one line with its cause, and the
+//! line's time has microseconds; WARN is worth waking somebody. Values are fields and not part of
+//! the message, so that they can be searched for.
+
+use std::{fmt, io, str::FromStr};
+
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry,
+    fmt::{MakeWriter, time::SystemTime},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// For people, on standard error: time (UTC, microseconds), level, message, fields.
+    #[default]
+    Text,
+    /// One JSON object per line on standard error.
+    Json,
+    /// To journald with fields as journal fields; text if there is no journald.
+    Journald,
+}
+
+impl FromStr for Format {
+    type Err = LoggingError;
+
+    fn from_str(name: &str) -> Result<Self, LoggingError> {
+        match name {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            "journald" => Ok(Self::Journald),
+            _ => Err(LoggingError::Format(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Journald => "journald",
+        })
+    }
+}
+
+/// Why events cannot be written as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// No such format.
+    #[error("log format {0:?} is unknown: use text, json or journald")]
+    Format(String),
+    /// A part of the levels that would silence everything instead of doing what was meant.
+    #[error(
+        "log levels {levels:?}: {part:?} is no level: use off, error, warn, info, debug or trace, \
+         or a target with one, as in hb_user::core=debug"
+    )]
+    Level {
+        /// The levels as configured.
+        levels: String,
+        /// What is wrong with them.
+        part: String,
+    },
+    /// Not the syntax of levels at all.
+    #[error("log levels {levels:?} are malformed: write for example \"info,hb_user::core=debug\"")]
+    Levels {
+        /// The levels as configured.
+        levels: String,
+        /// Where the syntax ends.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Somebody else was first.
+    #[error("logging was set up already: set it up once per process")]
+    Twice(#[source] tracing_subscriber::util::TryInitError),
+}
+
+/// Parses levels as [`EnvFilter`] writes them: `info`, or `info,hb_user::core=debug`.
+///
+/// # Errors
+/// If the syntax is wrong or a bare word is no level; the filter alone would take a misspelt level
+/// for the name of a target and log nothing else.
+pub fn parse_levels(levels: &str) -> Result<EnvFilter, LoggingError> {
+    let bare = levels.split(',').filter(|part| !part.contains(['=', '[', ']']));
+    for part in bare {
+        if tracing::level_filters::LevelFilter::from_str(part).is_err() || part.is_empty() {
+            let (levels, part) = (levels.to_owned(), part.to_owned());
+            return Err(LoggingError::Level { levels, part });
+        }
+    }
+    EnvFilter::builder()
+        .parse(levels)
+        .map_err(|source| LoggingError::Levels { levels: levels.to_owned(), source })
+}
+
+/// Sends the events of this process to where they belong, for good.
+///
+/// # Errors
+/// If `levels` is malformed or this was called before.
+pub fn init(format: Format, levels: &str) -> Result<(), LoggingError> {
+    let filter = parse_levels(levels)?;
+    let (subscriber, warning) = match format {
+        Format::Journald => journald_or_text(tracing_journald::layer(), filter, io::stderr),
+        Format::Text | Format::Json => (lines(format, filter, io::stderr), None),
+    };
+    subscriber.try_init().map_err(LoggingError::Twice)?;
+    if let Some(error) = warning {
+        tracing::warn!(%error, "journald does not answer: logging text to standard error");
+    }
+    Ok(())
+}
+
+type Events = Box<dyn Subscriber + Send + Sync>;
+
+fn journald_or_text<W>(
+    journald: io::Result<tracing_journald::Layer>,
+    filter: EnvFilter,
+    writer: W,
+) -> (Events, Option<io::Error>)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    match journald {
+        Ok(layer) => {
+            let layer = layer.with_syslog_identifier("hb".to_owned()).with_filter(filter);
+            (Box::new(Registry::default().with(layer)), None)
+        }
+        Err(error) => (lines(Format::Text, filter, writer), Some(error)),
+    }
+}
+
+fn lines<W>(format: Format, filter: EnvFilter, writer: W) -> Events
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_timer(SystemTime)
+        .with_ansi(false)
+        .with_target(false);
+    match format {
+        Format::Json => {
+            Box::new(Registry::default().with(layer.json().flatten_event(true).with_filter(filter)))
+        }
+        Format::Text | Format::Journald => {
+            Box::new(Registry::default().with(layer.with_filter(filter)))
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::{Arc, Mutex, OnceLock};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Buffer {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    fn run<T>(make: impl FnOnce(Buffer) -> Events, work: impl FnOnce() -> T) -> (T, String) {
+        // While only one subscriber exists, an event that another test meets first is judged by
+        // that test's thread, which has none, and is then off for all: so there is always a second.
+        static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| lines(Format::Text, parse_levels("info").unwrap(), io::sink).into());
+        let buffer = Buffer::default();
+        let result = tracing::subscriber::with_default(make(buffer.clone()), work);
+        (result, buffer.text())
+    }
+
+    fn writer(buffer: Buffer) -> impl for<'a> MakeWriter<'a> + Send + Sync + 'static {
+        move || buffer.clone()
+    }
+
+    /// Returns what `work`, on this thread, wrote into the log as text.
+    pub(crate) fn captured<T>(work: impl FnOnce() -> T) -> (T, String) {
+        run(|buffer| lines(Format::Text, parse_levels("info").unwrap(), writer(buffer)), work)
+    }
+
+    #[test]
+    fn a_state_change_is_one_line_with_time_level_message_and_fields() {
+        let ((), log) = captured(|| {
+            tracing::info!(peer = "b", cause = "silence", silence_us = 300, "peer dead");
+            tracing::debug!("not asked for");
+        });
+        let (time, rest) = log.split_once(' ').unwrap();
+        assert_eq!(time.len(), "2026-01-01T00:00:00.000000Z".len(), "{log}");
+        let rest = rest.trim_start();
+        assert_eq!(rest, "INFO peer dead peer=\"b\" cause=\"silence\" silence_us=300\n");
+    }
+
+    #[test]
+    fn json_is_one_object_per_line() {
+        let filter = parse_levels("warn,hb_user=info").unwrap();
+        let ((), log) = run(
+            |buffer| lines(Format::Json, filter, writer(buffer)),
+            || tracing::info!(cause = "silence", "peer\ndead"),
+        );
+        assert_eq!(log.lines().count(), 1);
+        let event: serde_json::Value = serde_json::from_str(&log).unwrap();
+        assert_eq!(event["level"], "INFO");
+        assert_eq!(event["message"], "peer\ndead");
+        assert_eq!(event["cause"], "silence");
+    }
+
+    #[test]
+    fn without_journald_it_is_text_and_the_reason_is_kept() {
+        let missing = Err(io::Error::from(io::ErrorKind::NotFound));
+        let mut reason = None;
+        let ((), log) = run(
+            |buffer| {
+                let filter = parse_levels("info").unwrap();
+                let (events, warning) = journald_or_text(missing, filter, writer(buffer));
+                reason = warning;
+                events
+            },
+            || tracing::info!("still here"),
+        );
+        assert!(log.ends_with("INFO still here\n"), "{log}");
+        assert_eq!(reason.unwrap().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn levels_are_checked() {
+        for good in ["info", "off", "WARN,hb_user::core=trace"] {
+            parse_levels(good).unwrap_or_else(|error| panic!("{good}: {error}"));
+        }
+        for bad in
+            ["debg", "", "info,", " info", "info,hb_user=loud", "info,[x", "verbose,hb_user=info"]
+        {
+            let error = parse_levels(bad).unwrap_err();
+            assert!(error.to_string().contains(&format!("{bad:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn formats_have_names() {
+        for format in [Format::Text, Format::Json, Format::Journald] {
+            assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
+        }
+        let error = "xml".parse::<Format>().unwrap_err().to_string();
+        assert_eq!(error, "log format \"xml\" is unknown: use text, json or journald");
+    }
+}

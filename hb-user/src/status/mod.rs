@@ -1,0 +1,340 @@
+//! What a node says of itself and the cluster when asked.
+//!
+//! The report is the contract with scripts and monitors: fields are added, never renamed or given
+//! another meaning. Times are ages in microseconds at the moment of the report, never instants, so
+//! that nobody needs this machine's clock; what never happened is absent (`null`).
+
+mod render;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use render::{WIDTH, render};
+
+/// Everything one node knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the daemon.
+    pub version: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Number of the cluster in the frames.
+    pub cluster_id: u32,
+    /// Name of the node that reports.
+    pub node: String,
+    /// Its id, 1 to 64.
+    pub node_id: u8,
+    /// How often its daemon started.
+    pub incarnation: u32,
+    /// Fingerprint of its configuration: 16 hexadecimal digits.
+    pub config_hash: String,
+    /// What counts the misses.
+    pub engine: Engine,
+    /// How the fast path is scheduled.
+    pub scheduling: Scheduling,
+    /// The daemon's main loop.
+    pub controller: Controller,
+    /// `witness`, `safe` or `available`.
+    pub policy: String,
+    /// How long the daemon has run, in seconds.
+    pub uptime_s: u64,
+    /// The other nodes, by id.
+    pub peers: Vec<PeerStatus>,
+    /// The groups, in the order of the configuration.
+    pub groups: Vec<GroupStatus>,
+    /// What an operator should mend, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// What counts the misses, and why that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Engine {
+    /// Which engine.
+    pub kind: EngineKind,
+    /// Why it was chosen.
+    pub reason: String,
+}
+
+/// The engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// One kernel timer per peer.
+    KernelTimer,
+    /// A real-time thread of the daemon, where the kernel has no timers for BPF.
+    User,
+}
+
+/// How the fast path is scheduled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduling {
+    /// The policy in force: `SCHED_DEADLINE`, `SCHED_FIFO` or `SCHED_OTHER`.
+    pub policy: String,
+    /// The better ones that were refused, each with the reason.
+    pub refused: Vec<String>,
+}
+
+/// This node's controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Age of its stamp.
+    pub age_us: u64,
+    /// Time between two rounds of its main loop, in milliseconds.
+    pub tick_ms: u64,
+}
+
+/// One other node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node: String,
+    /// Its id.
+    pub id: u8,
+    /// Its life by the rules of the detector.
+    pub life: PeerLife,
+    /// Why it is late, dead or left.
+    pub cause: Option<String>,
+    /// How long it has been so.
+    pub since_us_ago: u64,
+    /// When it was last heard on any link.
+    pub last_arrival_us_ago: Option<u64>,
+    /// How often its daemon started; absent before it was heard.
+    pub incarnation: Option<u32>,
+    /// Its controller, by its own frames; absent before it was heard.
+    pub controller: Option<PeerController>,
+    /// Whether its configuration is ours; absent before it was heard.
+    pub config_matches: Option<bool>,
+    /// Why it refuses our frames, if it says that it does.
+    pub refuses_us: Option<String>,
+    /// Intervals of silence.
+    pub misses: Misses,
+    /// Intervals in which no probe of ours left, and verdicts put off, ever.
+    pub doubts_total: u64,
+    /// Verdicts of death ever.
+    pub deaths_total: u64,
+    /// Its clock minus ours; absent before an answer told.
+    pub offset_us: Option<f64>,
+    /// The links to it, in the order of the configuration.
+    pub links: Vec<LinkStatus>,
+}
+
+/// A peer's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerLife {
+    /// Not heard since we watch.
+    Unheard,
+    /// Heard within deadtime.
+    Alive,
+    /// Silent for warntime.
+    Late,
+    /// Silent for deadtime.
+    Dead,
+    /// Said that it leaves, and is silent since.
+    Left,
+}
+
+impl PeerLife {
+    /// Returns the life as the report spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unheard => "unheard",
+            Self::Alive => "alive",
+            Self::Late => "late",
+            Self::Dead => "dead",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// A peer's controller as its newest frame tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerController {
+    /// Whether its age is within `controller_deadtime`.
+    pub alive: bool,
+    /// Age of its stamp.
+    pub age_us: u64,
+}
+
+/// Intervals in which a probe left and nothing arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Misses {
+    /// Since the last arrival.
+    pub consecutive: u64,
+    /// Ever.
+    pub total: u64,
+}
+
+/// One link to one peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Its name.
+    pub link: String,
+    /// `ethernet`, `udp4` or `udp6`.
+    pub transport: String,
+    /// The interface here.
+    pub interface: String,
+    /// How the program is attached to it.
+    pub attach_mode: AttachMode,
+    /// Why it is not attached in native mode.
+    pub attach_reason: Option<String>,
+    /// Whether it was heard within deadtime.
+    pub up: bool,
+    /// When it was last heard.
+    pub last_arrival_us_ago: Option<u64>,
+    /// Fresh frames that arrived.
+    pub received: u64,
+    /// Probes of the peer answered.
+    pub answered: u64,
+    /// Probes of ours that could not be sent.
+    pub send_errors: u64,
+    /// Probes of ours that were.
+    pub sent: u64,
+    /// Frames refused, by reason; only reasons that occurred.
+    pub refused: BTreeMap<String, u64>,
+    /// Authentic frames that were not fresh, and so changed nothing.
+    pub unfresh: u64,
+    /// Round trips of our probes; absent before the first answer.
+    pub rtt_us: Option<Quantiles>,
+    /// Times between arrivals; absent before the second.
+    pub gap_us: Option<Quantiles>,
+    /// Whether the peer says that it hears our answers on this link.
+    pub answers_heard_by_peer: bool,
+}
+
+/// How a program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the network stack, after it made a packet of the frame: slower.
+    Generic,
+}
+
+impl AttachMode {
+    /// Returns the mode as the report spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// A distribution, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// Half of the values are at most this.
+    pub p50: f64,
+    /// 99 of 100 are.
+    pub p99: f64,
+    /// All are; absent where it is not kept.
+    pub max: Option<f64>,
+}
+
+/// One group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub group: String,
+    /// What this node is to it.
+    pub state: GroupState,
+    /// How it fares here.
+    pub health: GroupHealth,
+    /// Name of the node that holds it, as far as this one knows.
+    pub holder: Option<String>,
+    /// Epoch of that holder, else the highest heard of; 0 for never held.
+    pub epoch: u64,
+    /// Upper half of the epoch: how often a voter lost its record.
+    pub generation: u32,
+    /// Its addresses, in the order of the configuration.
+    pub addresses: Vec<AddressStatus>,
+    /// Its resources, in the order in which they start.
+    pub resources: Vec<ResourceStatus>,
+    /// Why it does not run here, or anywhere.
+    pub reason: Option<String>,
+    /// How long holder and state have been so.
+    pub since_us_ago: u64,
+}
+
+/// What a node is to a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupState {
+    /// Does not hold it.
+    Idle,
+    /// Seeks to hold it.
+    Seeking,
+    /// Holds it.
+    Holding,
+    /// Held it and gave it to a successor.
+    Released,
+}
+
+impl GroupState {
+    /// Returns the state as the report spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Seeking => "seeking",
+            Self::Holding => "holding",
+            Self::Released => "released",
+        }
+    }
+}
+
+/// How a group fares on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupHealth {
+    /// Not ready to take it.
+    Starting,
+    /// Serving.
+    Healthy,
+    /// A resource failed; an operator has to clear it.
+    Failed,
+    /// Stopping, or the node is leaving.
+    Stopping,
+    /// Ready to take it.
+    Standby,
+}
+
+impl GroupHealth {
+    /// Returns the health as the report spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Failed => "failed",
+            Self::Stopping => "stopping",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+/// One service address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// The address, with its prefix length if it has one.
+    pub address: String,
+    /// The interface it belongs on.
+    pub interface: String,
+    /// Whether it is there now.
+    pub present: bool,
+}
+
+/// One resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    /// Its name.
+    pub name: String,
+    /// `running`, `stopped`, `starting`, `stopping`, `failed` or `unknown`, and the reason after a
+    /// colon if there is one.
+    pub state: String,
+}

@@ -1,0 +1,339 @@
+//! Whole pages, as an operator sees them.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::status::{
+    AddressStatus, AttachMode, Controller, Engine, GroupHealth, GroupState, LinkStatus, Misses,
+    PeerController, ResourceStatus, Scheduling,
+};
+
+fn link(name: &str, interface: &str) -> LinkStatus {
+    LinkStatus {
+        link: name.into(),
+        transport: "ethernet".into(),
+        interface: interface.into(),
+        attach_mode: AttachMode::Native,
+        attach_reason: None,
+        up: true,
+        last_arrival_us_ago: Some(120),
+        received: 1_234_567,
+        answered: 1_234_560,
+        send_errors: 0,
+        sent: 1_234_570,
+        refused: [].into(),
+        unfresh: 2,
+        rtt_us: Some(Quantiles { p50: 12.34, p99: 45.0, max: Some(1310.7) }),
+        gap_us: Some(Quantiles { p50: 199.96, p99: 310.2, max: None }),
+        answers_heard_by_peer: true,
+    }
+}
+
+fn peer(node: &str, id: u8, links: Vec<LinkStatus>) -> PeerStatus {
+    PeerStatus {
+        node: node.into(),
+        id,
+        life: PeerLife::Alive,
+        cause: None,
+        since_us_ago: 273_600_000_000,
+        last_arrival_us_ago: Some(120),
+        incarnation: Some(7),
+        controller: Some(PeerController { alive: true, age_us: 340 }),
+        config_matches: Some(true),
+        refuses_us: None,
+        misses: Misses { consecutive: 0, total: 12 },
+        doubts_total: 3,
+        deaths_total: 1,
+        offset_us: Some(-12.04),
+        links,
+    }
+}
+
+fn healthy() -> StatusReport {
+    StatusReport {
+        version: "0.1.0".into(),
+        cluster: "edge".into(),
+        cluster_id: 77,
+        node: "a".into(),
+        node_id: 1,
+        incarnation: 9,
+        config_hash: "0123456789abcdef".into(),
+        engine: Engine {
+            kind: EngineKind::KernelTimer,
+            reason: "the kernel has BPF timers".into(),
+        },
+        scheduling: Scheduling { policy: "SCHED_DEADLINE".into(), refused: vec![] },
+        controller: Controller { age_us: 410, tick_ms: 1 },
+        policy: "witness".into(),
+        uptime_s: 273_661,
+        peers: vec![
+            peer("b", 2, vec![link("direct", "eth1"), link("lan", "eth0")]),
+            peer("witness", 3, vec![link("lan", "eth0")]),
+        ],
+        groups: vec![GroupStatus {
+            group: "web".into(),
+            state: GroupState::Holding,
+            health: GroupHealth::Healthy,
+            holder: Some("a".into()),
+            epoch: 513,
+            generation: 0,
+            addresses: vec![
+                AddressStatus {
+                    address: "192.0.2.10/24".into(),
+                    interface: "eth0".into(),
+                    present: true,
+                },
+                AddressStatus {
+                    address: "2001:db8::10/64".into(),
+                    interface: "eth0".into(),
+                    present: false,
+                },
+            ],
+            resources: vec![ResourceStatus { name: "nginx".into(), state: "running".into() }],
+            reason: None,
+            since_us_ago: 4_980_000_000,
+        }],
+        warnings: vec![],
+    }
+}
+
+fn broken() -> StatusReport {
+    let mut report = healthy();
+    report.policy = "safe".into();
+    report.engine.kind = EngineKind::User;
+    report.engine.reason = "the kernel refuses BPF timers (PREEMPT_RT)".into();
+    report.scheduling = Scheduling {
+        policy: "SCHED_OTHER".into(),
+        refused: vec![
+            "SCHED_DEADLINE: operation not permitted".into(),
+            "SCHED_FIFO: operation not permitted: the cpu cgroup has no real-time budget".into(),
+        ],
+    };
+    let group = &mut report.groups[0];
+    group.state = GroupState::Seeking;
+    group.health = GroupHealth::Standby;
+    group.holder = None;
+    group.since_us_ago = 2_140_000;
+    group.reason = Some("b fell silent and its fence has not been confirmed".into());
+    group.addresses.truncate(1);
+    group.addresses[0].present = false;
+    group.resources[0].state = "stopped".into();
+    let mut standby = group.clone();
+    standby.group = "db".into();
+    standby.holder = Some("b".into());
+    standby.state = GroupState::Idle;
+    standby.health = GroupHealth::Failed;
+    standby.reason = Some(
+        "resource postgres: start failed with exit code 1 (it said: could not create lock file: \
+         no space left on device \u{e9}): run `hb clear db` when it is mended"
+            .into(),
+    );
+    standby.addresses[0].present = true;
+    standby.resources[0].state = "failed: exit code 1".into();
+    report.groups.push(standby);
+    report.peers.truncate(1);
+    let b = &mut report.peers[0];
+    b.life = PeerLife::Dead;
+    b.cause = Some("silence".into());
+    b.since_us_ago = 2_139_000;
+    b.last_arrival_us_ago = Some(2_140_500);
+    b.controller = Some(PeerController { alive: false, age_us: 52_000 });
+    b.config_matches = Some(false);
+    b.refuses_us = Some("key id".into());
+    b.misses = Misses { consecutive: 10_697, total: 10_709 };
+    b.links[0].up = false;
+    b.links[0].attach_mode = AttachMode::Generic;
+    b.links[0].attach_reason = Some("the driver has no native mode".into());
+    b.links[0].refused = [("tag".into(), 3), ("replay".into(), 41)].into();
+    b.links[1].answers_heard_by_peer = false;
+    b.links[1].rtt_us = None;
+    b.links[1].gap_us = None;
+    report.warnings = vec!["only one link to b is up: look at eth1".into()];
+    report
+}
+
+#[track_caller]
+fn assert_page(report: &StatusReport, golden: &str) {
+    let page = render(report);
+    assert_eq!(page.trim_end(), golden.trim(), "\n{page}");
+    assert_fits(&page);
+}
+
+#[track_caller]
+fn assert_fits(page: &str) {
+    assert!(page.is_ascii());
+    for line in page.lines() {
+        assert!(line.len() <= WIDTH && !line.ends_with(' '), "{line:?}");
+    }
+}
+
+#[test]
+fn a_healthy_cluster() {
+    assert_page(
+        &healthy(),
+        r"
+web: served here by a for 1 h 23 min, epoch 513, healthy
+
+web here:
+  address   192.0.2.10/24    on eth0  present
+  address   2001:db8::10/64  on eth0  MISSING
+  resource  nginx                     running
+
+peer     life   for      heard       controller  config  misses  ever  doubts  deaths  clock us
+b        alive  3 d 4 h  120 us ago  340 us      same         0    12       3       1     -12.0
+witness  alive  3 d 4 h  120 us ago  340 us      same         0    12       3       1     -12.0
+
+link         via       on    attached  state  heard
+b/direct     ethernet  eth1  native    up     120 us ago
+b/lan        ethernet  eth0  native    up     120 us ago
+witness/lan  ethernet  eth0  native    up     120 us ago
+
+link            sent  errors  received  answered  unfresh  refused
+b/direct     1234570       0   1234567   1234560        2        0
+b/lan        1234570       0   1234567   1234560        2        0
+witness/lan  1234570       0   1234567   1234560        2        0
+
+link         rtt us p50   p99   max  gap us p50    p99  max
+b/direct           12.3  45.0  1311       200.0  310.2    -
+b/lan              12.3  45.0  1311       200.0  310.2    -
+witness/lan        12.3  45.0  1311       200.0  310.2    -
+
+node a (id 1) of edge (id 77), policy witness
+daemon: version 0.1.0, start 9, up 3 d 4 h, config 0123456789abcdef
+engine: kernel timers (the kernel has BPF timers)
+scheduling: SCHED_DEADLINE
+controller: 410 us old, one round per 1 ms
+",
+    );
+}
+
+#[test]
+fn a_broken_one() {
+    assert_page(
+        &broken(),
+        r"
+web: SERVED BY NOBODY for 2.1 s: b fell silent and its fence has not been confirmed; here seeking,
+    standby, epoch 513
+db: served by b for 2.1 s, epoch 513; here idle, failed
+    not here: resource postgres: start failed with exit code 1 (it said: could not create lock file:
+        no space left on device ?): run `hb clear db` when it is mended
+
+web here:
+  address   192.0.2.10/24  on eth0  absent
+  resource  nginx                   stopped
+
+db here:
+  address   192.0.2.10/24  on eth0  STILL PRESENT
+  resource  nginx                   FAILED: exit code 1
+
+peer  life  for    heard      controller    config   misses   ever  doubts  deaths  clock us
+b     DEAD  2.1 s  2.1 s ago  DEAD 52.0 ms  DIFFERS   10697  10709       3       1     -12.0
+  b is dead: silence
+  b REFUSES our frames: key id
+
+link      via       on    attached  state  heard
+b/direct  ethernet  eth1  generic   DOWN   120 us ago
+b/lan     ethernet  eth0  native    up     120 us ago
+
+link         sent  errors  received  answered  unfresh  refused
+b/direct  1234570       0   1234567   1234560        2       44
+b/lan     1234570       0   1234567   1234560        2        0
+
+link      rtt us p50   p99   max  gap us p50    p99  max
+b/direct        12.3  45.0  1311       200.0  310.2    -
+b/lan              -     -     -           -      -    -
+  b/direct is attached in generic mode: the driver has no native mode
+  b/direct refused: replay 41, tag 3
+  b/lan: we hear b, b does NOT hear our answers
+
+node a (id 1) of edge (id 77), policy safe
+daemon: version 0.1.0, start 9, up 3 d 4 h, config 0123456789abcdef
+engine: userspace thread (the kernel refuses BPF timers (PREEMPT_RT))
+scheduling: SCHED_OTHER
+  refused: SCHED_DEADLINE: operation not permitted
+  refused: SCHED_FIFO: operation not permitted: the cpu cgroup has no real-time budget
+controller: 410 us old, one round per 1 ms
+WARNING: only one link to b is up: look at eth1
+",
+    );
+}
+
+#[test]
+fn a_node_that_has_just_started() {
+    let mut report = healthy();
+    report.groups.clear();
+    report.peers.truncate(1);
+    let b = &mut report.peers[0];
+    b.life = PeerLife::Unheard;
+    b.since_us_ago = 900;
+    (b.last_arrival_us_ago, b.incarnation, b.controller) = (None, None, None);
+    (b.config_matches, b.offset_us) = (None, None);
+    b.links.clear();
+    let page = render(&report);
+    assert_fits(&page);
+    let lines: Vec<_> = page.lines().collect();
+    assert_eq!(
+        lines[..4],
+        [
+            "no group is configured",
+            "",
+            "peer  life     for     heard  controller  config  misses  ever  doubts  deaths  clock us",
+            "b     unheard  900 us  never  -           -            0    12       3       1         -",
+        ]
+    );
+
+    report.peers.clear();
+    assert!(render(&report).contains("no peer is configured"));
+}
+
+#[test]
+fn the_report_survives_json_and_keeps_its_spelling() {
+    for report in [healthy(), broken()] {
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<StatusReport>(&text).unwrap(), report);
+        assert!(!text.contains('\n'));
+    }
+    let json = serde_json::to_value(broken()).unwrap();
+    assert_eq!(json["engine"]["kind"], "user");
+    assert_eq!(json["peers"][0]["life"], "dead");
+    assert_eq!(json["peers"][0]["misses"]["consecutive"], 10_697);
+    assert_eq!(json["peers"][0]["links"][0]["attach_mode"], "generic");
+    assert_eq!(json["peers"][0]["links"][0]["refused"]["replay"], 41);
+    assert_eq!(json["groups"][0]["state"], "seeking");
+    assert_eq!(json["groups"][0]["holder"], serde_json::Value::Null);
+    let kernel = serde_json::to_value(healthy()).unwrap();
+    assert_eq!(kernel["engine"]["kind"], "kernel-timer");
+}
+
+#[test]
+fn spans_have_two_or_three_digits() {
+    for (us, text) in [
+        (0, "0 us"),
+        (999, "999 us"),
+        (1_000, "1.0 ms"),
+        (12_345, "12.3 ms"),
+        (999_999, "999.9 ms"),
+        (59_999_999, "59.9 s"),
+        (60_000_000, "1 min 0 s"),
+        (3_599_999_999, "59 min 59 s"),
+        (86_399_999_999, "23 h 59 min"),
+        (u64::MAX, "213503982 d 8 h"),
+    ] {
+        assert_eq!(span(us), text);
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_reason_says_the_page_fits(
+        reason in "\\PC{0,300}", name in "[a-z]{1,120}", control in "[\x00-\x7f]{0,200}",
+    ) {
+        let mut report = broken();
+        report.groups[0].reason = Some(reason);
+        report.groups[1].group = name;
+        report.peers[0].cause = Some(control);
+        let page = render(&report);
+        assert_fits(&page);
+        prop_assert!(page.contains("WARNING: only one link to b is up"));
+    }
+}
