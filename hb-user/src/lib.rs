@@ -1,3 +1,7 @@
 //! The controller of `hb`.
 
+pub mod address;
+pub mod announce;
 pub mod id;
+pub mod link;
+mod socket;
