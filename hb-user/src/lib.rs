@@ -4,4 +4,5 @@ pub mod address;
 pub mod announce;
 pub mod id;
 pub mod link;
+pub mod realtime;
 mod socket;

@@ -217,8 +217,7 @@ impl LinkSocket {
 }
 
 fn open_udp(family: libc::c_int, interface: u32) -> Result<OwnedFd, (&'static str, io::Error)> {
-    let socket =
-        socket::open(family, libc::SOCK_DGRAM, 0).map_err(|e| ("open a UDP socket", e))?;
+    let socket = socket::open(family, libc::SOCK_DGRAM, 0).map_err(|e| ("open a UDP socket", e))?;
     let fd = socket.as_raw_fd();
     // First, so that nothing is ever queued.
     drop_all_received(fd).map_err(|e| ("refuse to receive", e))?;
@@ -237,14 +236,9 @@ fn open_udp(family: libc::c_int, interface: u32) -> Result<OwnedFd, (&'static st
 
 /// Attaches the classic BPF program `ret #0`: keep no byte of any datagram.
 fn drop_all_received(fd: libc::c_int) -> io::Result<()> {
-    let mut program = [libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: 0,
-    }];
-    let filter =
-        libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let mut program =
+        [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     socket::set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 

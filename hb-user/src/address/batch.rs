@@ -1,7 +1,5 @@
 //! Changes of VIPs as ready-made bytes.
 
-use std::net::IpAddr;
-
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
@@ -117,18 +115,20 @@ fn request(change: Change, vip: Vip, sequence: u32) -> NetlinkMessage<RouteNetli
 }
 
 fn address(change: Change, vip: Vip) -> AddressMessage {
-    let mut header = AddressHeader::default();
-    header.index = vip.interface;
-    header.prefix_len = vip.prefix;
-    header.family = if vip.ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     // The kernel takes no secondary whose scope differs from that of the address it follows.
     let host_scope = vip.ip.is_ipv4() && vip.prefix == 32;
-    header.scope = if host_scope { AddressScope::Host } else { AddressScope::Universe };
+    let mut header = AddressHeader {
+        family: if vip.ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },
+        prefix_len: vip.prefix,
+        flags: AddressHeaderFlags::empty(),
+        scope: if host_scope { AddressScope::Host } else { AddressScope::Universe },
+        index: vip.interface,
+    };
 
     let mut attributes = vec![AddressAttribute::Local(vip.ip), AddressAttribute::Address(vip.ip)];
     if change != Change::Remove {
         let mut flags = AddressFlags::Noprefixroute;
-        if let IpAddr::V6(_) = vip.ip {
+        if vip.ip.is_ipv6() {
             flags |= AddressFlags::Nodad;
             header.flags = AddressHeaderFlags::Nodad;
             let mut lifetimes = CacheInfo::default();

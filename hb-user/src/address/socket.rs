@@ -61,8 +61,12 @@ pub enum ChangeError {
 fn hint(errno: i32) -> &'static str {
     match errno {
         libc::EPERM => "run it with CAP_NET_ADMIN in the namespace of the interface",
-        libc::ENODEV => "the interface is gone, or its index now belongs to nobody: look it up again",
-        libc::EACCES => "IPv6 is disabled on the interface: set net.ipv6.conf.<name>.disable_ipv6 to 0",
+        libc::ENODEV => {
+            "the interface is gone, or its index now belongs to nobody: look it up again"
+        }
+        libc::EACCES => {
+            "IPv6 is disabled on the interface: set net.ipv6.conf.<name>.disable_ipv6 to 0"
+        }
         libc::EINVAL => {
             "the kernel takes no such address there: is the interface's MTU below 1280 (IPv6), or \
              an address of its subnet there with another scope (IPv4)?"
@@ -94,7 +98,9 @@ pub enum AddressError {
         source: io::Error,
     },
     /// The kernel said something that is no message.
-    #[error("cannot read the kernel's list of {what}: {reason}; report this with the kernel version")]
+    #[error(
+        "cannot read the kernel's list of {what}: {reason}; report this with the kernel version"
+    )]
     Malformed {
         /// What was to be listed.
         what: &'static str,
@@ -131,12 +137,15 @@ impl AddressSocket {
         socket.bind_auto().map_err(failed("bind"))?;
         // Answers without a copy of the question: all of a batch's fit the receive buffer.
         socket.set_cap_ack(true).map_err(failed("ask for short answers"))?;
-        let timeout = libc::timeval {
-            tv_sec: 0,
-            tv_usec: ANSWER_TIMEOUT.as_micros() as libc::suseconds_t,
-        };
-        crate::socket::set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)
-            .map_err(failed("set the receive timeout"))?;
+        let timeout =
+            libc::timeval { tv_sec: 0, tv_usec: ANSWER_TIMEOUT.as_micros() as libc::suseconds_t };
+        crate::socket::set_option(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            &timeout,
+        )
+        .map_err(failed("set the receive timeout"))?;
         // Connected to the kernel: no other process can answer in its place.
         socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect"))?;
         Ok(Self { socket, buffer: vec![0; BUFFER_BYTES].into(), stale: false })

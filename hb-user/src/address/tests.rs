@@ -91,7 +91,7 @@ fn walk(mut bytes: &[u8]) -> Vec<(u16, u32, u32)> {
 proptest! {
     #[test]
     fn messages_of_a_batch_follow_one_another(
-        changes in prop::collection::vec((0..3, any::<bool>(), 1..100_u32, 1..255_u8), 1..20),
+        changes in prop::collection::vec((0..3_usize, any::<bool>(), 1..100_u32, 1..255_u8), 1..20),
     ) {
         let mut batch = Batch::new();
         let mut expected = Vec::new();

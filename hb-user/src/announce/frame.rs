@@ -104,12 +104,7 @@ pub(super) fn arp_reply(ip: Ipv4Addr, mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
     arp(ARP_REPLY, ip, mac, mac)
 }
 
-fn arp(
-    operation: u16,
-    ip: Ipv4Addr,
-    mac: [u8; 6],
-    target_mac: [u8; 6],
-) -> [u8; ARP_FRAME_LEN] {
+fn arp(operation: u16, ip: Ipv4Addr, mac: [u8; 6], target_mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
     let frame = ArpFrame {
         ethernet: Ethernet {
             destination: BROADCAST,

@@ -47,8 +47,10 @@ proptest! {
     }
 
     #[test]
-    fn the_end_of_time_does_not_panic(started: u64, now: u64) {
-        Schedule::next(BootTime(started), BootTime(now));
+    fn time_does_not_run_out(started: u64, now: u64) {
+        let next = Schedule::next(BootTime(started), BootTime(now));
+        prop_assert!(next >= BootTime(started));
+        prop_assert!(next > BootTime(now) || next == BootTime(u64::MAX));
     }
 
     #[test]
