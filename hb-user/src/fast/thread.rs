@@ -16,9 +16,7 @@ use hb_ebpf::{
 
 use super::{
     Command, EffectError, Fast, FastError, Queue, Report, Running, Setup, Steps, Takeovers,
-    TargetCounters, Token,
-    group::Group,
-    probe::Stream,
+    TargetCounters, Token, group::Group, probe::Stream,
 };
 use crate::{
     address::AddressSocket,
@@ -237,7 +235,11 @@ impl Worker {
         if epoch >= word.epoch() {
             *word = GroupWord {
                 state: State::Holding as u8,
-                health: if word.state() == State::Holding { word.health } else { Health::Starting as u8 },
+                health: if word.state() == State::Holding {
+                    word.health
+                } else {
+                    Health::Starting as u8
+                },
                 holder: self.me.0,
                 epoch: hb_ebpf::wire::Be64::new(epoch.0),
                 ..GroupWord::default()

@@ -1,0 +1,221 @@
+//! What addresses and interfaces there are.
+
+use std::{io, net::IpAddr};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+};
+
+use super::socket::{AddressError, AddressSocket};
+
+/// Attempts to read a list that does not change meanwhile.
+const ATTEMPTS: u32 = 10;
+
+/// An address that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// Index of the interface.
+    pub interface: u32,
+    /// The address.
+    pub ip: IpAddr,
+    /// Prefix length in bits.
+    pub prefix: u8,
+    /// `IFA_F_*` bits of `linux/if_addr.h`.
+    pub flags: u32,
+    /// Who put it up (`IFA_PROTO`); none if unmarked or before Linux 5.18.
+    pub protocol: Option<u8>,
+    /// Label of an IPv4 address, by default the name of the interface.
+    pub label: Option<String>,
+}
+
+impl Present {
+    /// Tells whether an IPv4 address follows another one of its subnet.
+    #[must_use]
+    pub fn is_secondary(&self) -> bool {
+        self.has(AddressFlags::Secondary)
+    }
+
+    /// Tells whether an IPv6 address cannot be used yet: its uniqueness is still in doubt.
+    #[must_use]
+    pub fn is_tentative(&self) -> bool {
+        self.has(AddressFlags::Tentative)
+    }
+
+    /// Tells whether an IPv6 address is no source for new connections.
+    #[must_use]
+    pub fn is_deprecated(&self) -> bool {
+        self.has(AddressFlags::Deprecated)
+    }
+
+    fn has(&self, flags: AddressFlags) -> bool {
+        self.flags & flags.bits() != 0
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index, from 1.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, if it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Set up by the administrator.
+    pub up: bool,
+    /// Something answers at the other end of the cable.
+    pub carrier: bool,
+    /// Is the loopback interface.
+    pub loopback: bool,
+    /// Largest packet in bytes, without the Ethernet header; 0 if the kernel does not say.
+    pub mtu: u32,
+}
+
+impl AddressSocket {
+    /// Lists the addresses of interface `index`, or of all with `None`.
+    ///
+    /// # Errors
+    /// [`AddressError`].
+    pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Present>, AddressError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let mut addresses = self.list("addresses", request, |message| match message {
+            RouteNetlinkMessage::NewAddress(message) => present(&message),
+            _ => None,
+        })?;
+        addresses.retain(|address| index.is_none_or(|index| address.interface == index));
+        Ok(addresses)
+    }
+
+    /// Lists the interfaces of the namespace.
+    ///
+    /// # Errors
+    /// [`AddressError`].
+    pub fn interfaces(&mut self) -> Result<Vec<Interface>, AddressError> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.list("interfaces", request, |message| match message {
+            RouteNetlinkMessage::NewLink(message) => interface(&message),
+            _ => None,
+        })
+    }
+
+    fn list<T>(
+        &mut self,
+        what: &'static str,
+        request: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, AddressError> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        for attempt in 1..=ATTEMPTS {
+            request.header.sequence_number = attempt;
+            request.finalize();
+            let mut bytes = vec![0; request.buffer_len()];
+            request.serialize(&mut bytes);
+            self.discard_stale();
+            self.send(&bytes)?;
+            match self.read_list(what, attempt, &take) {
+                Ok(Some(items)) => return Ok(items),
+                Ok(None) => {}
+                Err(error) => {
+                    self.abandon();
+                    return Err(error);
+                }
+            }
+        }
+        Err(AddressError::Unsteady { what, attempts: ATTEMPTS })
+    }
+
+    /// Reads the answer to request `sequence`; `None` if the list changed meanwhile.
+    fn read_list<T>(
+        &mut self,
+        what: &'static str,
+        sequence: u32,
+        take: &impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, AddressError> {
+        let malformed = |reason: String| AddressError::Malformed { what, reason };
+        let mut items = Vec::new();
+        let mut steady = true;
+        loop {
+            let length = match self.receive() {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(AddressError::Socket { action: "receive", source }),
+            };
+            let mut rest = self.buffer(length);
+            while !rest.is_empty() {
+                let message = NetlinkBuffer::new_checked(rest)
+                    .map_err(|error| malformed(error.to_string()))?;
+                let end = (message.length() as usize).next_multiple_of(4).min(rest.len());
+                let (bytes, others) = rest.split_at(end);
+                rest = others;
+                if message.sequence_number() != sequence {
+                    continue;
+                }
+                steady &= message.flags() & NLM_F_DUMP_INTR == 0;
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+                    .map_err(|error| malformed(error.to_string()))?;
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(steady.then_some(items)),
+                    NetlinkPayload::Error(error) => {
+                        return Err(AddressError::Refused { what, source: error.to_io() });
+                    }
+                    NetlinkPayload::InnerMessage(message) => items.extend(take(message)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn present(message: &AddressMessage) -> Option<Present> {
+    let (mut address, mut local, mut label, mut protocol) = (None, None, None, None);
+    let mut flags = u32::from(message.header.flags.bits());
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point interface the own address is the local one.
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Label(text) => label = Some(text.clone()),
+            AddressAttribute::Flags(all) => flags = all.bits(),
+            AddressAttribute::Protocol(mark) => protocol = Some(u8::from(*mark)),
+            _ => {}
+        }
+    }
+    Some(Present {
+        interface: message.header.index,
+        ip: local.or(address)?,
+        prefix: message.header.prefix_len,
+        flags,
+        protocol: protocol.filter(|&mark| mark != 0),
+        label,
+    })
+}
+
+fn interface(message: &LinkMessage) -> Option<Interface> {
+    let flags = message.header.flags;
+    let (mut name, mut mac, mut mtu) = (None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text.clone()),
+            LinkAttribute::Address(bytes) => mac = <[u8; 6]>::try_from(&bytes[..]).ok(),
+            LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            _ => {}
+        }
+    }
+    Some(Interface {
+        index: message.header.index,
+        name: name?,
+        mac,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        loopback: flags.contains(LinkFlags::Loopback),
+        mtu,
+    })
+}

@@ -1,0 +1,204 @@
+//! VIPs on interfaces, by rtnetlink. No other module names netlink.
+//!
+//! The fast path puts VIPs up with a [`Batch`], whose messages were laid out in advance: one
+//! [`AddressSocket::execute`] sends it and reads one answer per change, without allocating.
+//! Everything that asks first ([`AddressSocket::addresses`], [`AddressSocket::interfaces`],
+//! [`Vip::standing`]) belongs to start-up and to the side that has time.
+//!
+//! A VIP is put up such that the kernel does not pick it as the source of ordinary traffic and
+//! makes no route but the ones that lead to the address itself:
+//! - IPv4 `/32`: scope `host`, which source selection passes over (`inet_select_addr` in
+//!   `net/ipv4/devinet.c`) even where the VIP comes before the interface's own address. Only
+//!   `arp_ignore` 3 and up tells scopes apart; such an interface would not answer for the VIP.
+//! - IPv4 with a shorter prefix: only beside an address of the same subnet, as a secondary.
+//! - IPv6: preferred lifetime 0 (deprecated, RFC 6724 rule 3), never tentative.
+
+mod batch;
+mod list;
+mod socket;
+
+use std::net::IpAddr;
+
+pub use batch::{Batch, BatchFull, Change, MAX_CHANGES};
+pub use list::{Interface, Present};
+pub use socket::{AddressError, AddressSocket, ChangeError, Done};
+
+/// Who put an address up, as the kernel keeps it beside the address (`IFA_PROTO`, Linux 5.18).
+/// Numbers below 4 are the kernel's own (`linux/if_addr.h`).
+pub const PROTOCOL: u8 = 0x68;
+
+/// A VIP with its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vip {
+    interface: u32,
+    ip: IpAddr,
+    prefix: u8,
+}
+
+/// Why something is no [`Vip`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidVip {
+    /// The prefix is zero or longer than the address.
+    #[error("prefix {prefix} does not fit {ip}: use 1 to {longest}, best {longest}")]
+    Prefix {
+        /// The address.
+        ip: IpAddr,
+        /// The prefix asked for, in bits.
+        prefix: u8,
+        /// Bits of the address.
+        longest: u8,
+    },
+    /// Not an address that one host can own on a network.
+    #[error("{ip} cannot be a VIP: use a unicast address that is neither unspecified nor loopback")]
+    NotUnicast {
+        /// The address.
+        ip: IpAddr,
+    },
+    /// Interfaces are numbered from 1.
+    #[error("interface index {interface} of VIP {ip} does not exist: look it up by its name")]
+    Interface {
+        /// The address.
+        ip: IpAddr,
+        /// The index asked for.
+        interface: u32,
+    },
+}
+
+impl Vip {
+    /// Takes the VIP `ip` with a prefix of `prefix` bits on the interface of index `interface`.
+    ///
+    /// # Errors
+    /// [`InvalidVip`] where the kernel would refuse it or it could not serve.
+    pub fn new(interface: u32, ip: IpAddr, prefix: u8) -> Result<Self, InvalidVip> {
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        if prefix == 0 || prefix > longest {
+            return Err(InvalidVip::Prefix { ip, prefix, longest });
+        }
+        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        let mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast || mapped {
+            return Err(InvalidVip::NotUnicast { ip });
+        }
+        if interface == 0 || i32::try_from(interface).is_err() {
+            return Err(InvalidVip::Interface { ip, interface });
+        }
+        Ok(Self { interface, ip, prefix })
+    }
+
+    /// Index of the interface.
+    #[must_use]
+    pub fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Prefix length in bits.
+    #[must_use]
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// Tells how this VIP stands among all addresses of the namespace, `present`.
+    ///
+    /// The kernel takes an address twice (on two interfaces, or for IPv4 with two prefixes), so
+    /// this is asked before a node may serve; a takeover does not ask again.
+    ///
+    /// # Errors
+    /// [`Conflict`] if putting it up would make it a second one, or a source of ordinary traffic.
+    pub fn standing(&self, present: &[Present]) -> Result<Standing, Conflict> {
+        let mut standing = Standing::Absent;
+        for other in present.iter().filter(|other| other.ip == self.ip) {
+            if other.interface != self.interface {
+                let Present { interface, prefix, .. } = *other;
+                return Err(Conflict::OtherInterface { vip: *self, interface, prefix });
+            }
+            if other.prefix != self.prefix {
+                return Err(Conflict::OtherPrefix { vip: *self, prefix: other.prefix });
+            }
+            standing = match other.protocol {
+                Some(PROTOCOL) => Standing::Ours,
+                protocol => Standing::Foreign { protocol },
+            };
+        }
+        if self.ip.is_ipv4() && self.prefix < 32 && !present.iter().any(|p| self.follows(p)) {
+            return Err(Conflict::FirstOfSubnet { vip: *self });
+        }
+        Ok(standing)
+    }
+
+    /// Tells whether `other` is an address beside which this one is a secondary.
+    fn follows(&self, other: &Present) -> bool {
+        let (IpAddr::V4(ours), IpAddr::V4(theirs)) = (self.ip, other.ip) else { return false };
+        let host_bits = 32 - u32::from(self.prefix);
+        other.interface == self.interface
+            && other.prefix == self.prefix
+            && !other.is_secondary()
+            && ours != theirs
+            && (ours.to_bits() ^ theirs.to_bits()).checked_shr(host_bits).unwrap_or(0) == 0
+    }
+}
+
+impl std::fmt::Display for Vip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} on interface {}", self.ip, self.prefix, self.interface)
+    }
+}
+
+/// How a VIP stands on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nowhere.
+    Absent,
+    /// In its place, put up by `hb`.
+    Ours,
+    /// In its place, put up by something else or by a kernel too old to tell; [`Change::Adopt`]
+    /// makes it ours, and it has to leave the operating system's network configuration.
+    Foreign {
+        /// The mark of who did, if the kernel has one.
+        protocol: Option<u8>,
+    },
+}
+
+/// Why a VIP cannot go where it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Conflict {
+    /// It is on another interface.
+    #[error(
+        "VIP {vip} is already on interface {interface} as /{prefix}: remove it there, or configure \
+         that interface"
+    )]
+    OtherInterface {
+        /// The VIP wanted.
+        vip: Vip,
+        /// Index of the interface it is on.
+        interface: u32,
+        /// Its prefix there, in bits.
+        prefix: u8,
+    },
+    /// It is on the interface with another prefix.
+    #[error("VIP {vip} is already there as /{prefix}: remove that one, or configure this prefix")]
+    OtherPrefix {
+        /// The VIP wanted.
+        vip: Vip,
+        /// The prefix it has, in bits.
+        prefix: u8,
+    },
+    /// An IPv4 VIP shorter than /32 with no other address of its subnet before it: the kernel
+    /// would pick it as a source, and removing it would remove those that come after it.
+    #[error(
+        "VIP {vip} would be the first address of its subnet there, and so a source of ordinary \
+         traffic: use /32, or give the interface an address of its own in that subnet"
+    )]
+    FirstOfSubnet {
+        /// The VIP wanted.
+        vip: Vip,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,156 @@
+//! Announcements: telling the neighbours that a VIP is now here.
+//!
+//! The frames are built once, when a takeover is prepared; sending one is one system call and no
+//! allocation. Whether a node may announce is not decided here: frames leave through the egress
+//! gate like any other packet.
+
+mod frame;
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
+};
+
+pub use frame::{ARP_FRAME_LEN, NEIGHBOR_FRAME_LEN};
+use hb_ebpf::time::BootTime;
+
+use crate::socket;
+
+/// When announcements leave, counted from the takeover.
+pub const BURST: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+];
+/// Time between announcements after the [`BURST`].
+pub const REFRESH: Duration = Duration::from_secs(60);
+
+/// The times at which a VIP is announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedule;
+
+impl Schedule {
+    /// Returns the first instant after `now` at which to announce what was taken over at
+    /// `started`, or `started` itself if that is yet to come. What was missed is not made up for:
+    /// a caller that comes late announces once and asks for the next instant.
+    #[must_use]
+    pub fn next(started: BootTime, now: BootTime) -> BootTime {
+        if now < started {
+            return started;
+        }
+        let elapsed = now.since(started);
+        if let Some(step) = BURST.into_iter().find(|&step| step > elapsed) {
+            return started.after(step);
+        }
+        let [.., last] = BURST;
+        let refresh_ns = REFRESH.as_nanos() as u64;
+        let since_last_ns = elapsed.saturating_sub(last).as_nanos() as u64;
+        let rounds = (since_last_ns / refresh_ns).saturating_add(1);
+        started.after(last + Duration::from_nanos(rounds.saturating_mul(refresh_ns)))
+    }
+}
+
+/// The ready-made frames that announce one VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement(Frames);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Frames {
+    Arp { request: [u8; ARP_FRAME_LEN], reply: [u8; ARP_FRAME_LEN] },
+    Neighbor { advertisement: [u8; NEIGHBOR_FRAME_LEN] },
+}
+
+impl Announcement {
+    /// Builds the frames that say "`ip` is at `mac`".
+    ///
+    /// IPv4: an ARP request and an ARP reply, as there are neighbours that heed only one of them
+    /// (RFC 5227 section 3, RFC 5944 section 4.6). IPv6: one unsolicited neighbour advertisement
+    /// (RFC 4861 section 7.2.6).
+    #[must_use]
+    pub fn new(ip: IpAddr, mac: [u8; 6]) -> Self {
+        Self(match ip {
+            IpAddr::V4(ip) => Frames::Arp {
+                request: frame::arp_request(ip, mac),
+                reply: frame::arp_reply(ip, mac),
+            },
+            IpAddr::V6(ip) => {
+                Frames::Neighbor { advertisement: frame::neighbor_advertisement(ip, mac) }
+            }
+        })
+    }
+
+    /// The frames, one or two, each to be sent as it is.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let (first, second): (&[u8], Option<&[u8]>) = match &self.0 {
+            Frames::Arp { request, reply } => (request, Some(reply)),
+            Frames::Neighbor { advertisement } => (advertisement, None),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+/// A socket could not be opened to announce on an interface.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} to announce VIPs on interface {interface}: {}", hint(source))]
+pub struct AnnounceError {
+    /// Index of the interface.
+    pub interface: u32,
+    /// What was tried.
+    pub action: &'static str,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "run it with CAP_NET_RAW and CAP_NET_ADMIN",
+        Some(libc::ENODEV | libc::ENXIO) => "the interface is gone, look it up again",
+        Some(libc::EAFNOSUPPORT) => "the kernel has no packet sockets (CONFIG_PACKET)",
+        _ => "see the kernel's log",
+    }
+}
+
+/// A packet socket that sends on one interface and receives nothing.
+///
+/// It keeps to the ordinary transmit path, through queueing discipline and egress gate: with
+/// `PACKET_QDISC_BYPASS` frames would leave past the gate.
+#[derive(Debug)]
+pub struct AnnounceSocket {
+    socket: OwnedFd,
+}
+
+impl AnnounceSocket {
+    /// Opens the socket for the interface of index `interface` in the namespace of the calling
+    /// thread.
+    ///
+    /// # Errors
+    /// [`AnnounceError`].
+    pub fn open(interface: u32) -> Result<Self, AnnounceError> {
+        let failed = |action| move |source| AnnounceError { interface, action, source };
+        let socket = socket::open_packet(interface).map_err(failed("open a packet socket"))?;
+        socket::set_priority(&socket).map_err(failed("set the priority of packets"))?;
+        Ok(Self { socket })
+    }
+
+    /// Sends a whole Ethernet frame: one system call, no allocation, no waiting.
+    ///
+    /// # Errors
+    /// The kernel's own: `ENETDOWN`, `ENXIO` (the interface is gone, open anew), `ENOBUFS`,
+    /// `EAGAIN` (queue full).
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        let fd = self.socket.as_raw_fd();
+        // SAFETY: `frame` is readable for its length.
+        let sent = unsafe { libc::send(fd, frame.as_ptr().cast(), frame.len(), 0) };
+        socket::check_sent(sent, frame.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;
