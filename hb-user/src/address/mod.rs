@@ -8,10 +8,11 @@
 //! A VIP is put up such that the kernel does not pick it as the source of ordinary traffic and
 //! makes no route but the ones that lead to the address itself:
 //! - IPv4 `/32`: scope `host`, which source selection passes over (`inet_select_addr` in
-//!   `net/ipv4/devinet.c`) even where the VIP comes before the interface's own address. Only
-//!   `arp_ignore` 3 and up tells scopes apart; such an interface would not answer for the VIP.
+//!   `net/ipv4/devinet.c`) even where the VIP comes before the interface's own address. With
+//!   `arp_ignore` 3 or 8 an interface does not answer for it, and with 2 for no `/32` at all.
 //! - IPv4 with a shorter prefix: only beside an address of the same subnet, as a secondary.
-//! - IPv6: preferred lifetime 0 (deprecated, RFC 6724 rule 3), never tentative.
+//! - IPv6: preferred lifetime 0 (deprecated, RFC 6724 rule 3), never tentative. Scope comes before
+//!   that (rule 2): a machine with no other global address picks it for global destinations.
 
 mod batch;
 mod list;

@@ -79,9 +79,12 @@ pub(super) fn cpu_cgroup(text: &str) -> Option<String> {
 /// Returns the likely reason for `errno` and what to do.
 pub(super) fn explain(policy: Policy, errno: i32, facts: &Facts) -> String {
     match (errno, policy) {
+        (libc::EPERM, Policy::Fifo { priority }) if facts.may_nice == Some(false) => format!(
+            "CAP_SYS_NICE is missing: give it to the service (AmbientCapabilities=CAP_SYS_NICE), \
+             or raise its LimitRTPRIO to {priority}"
+        ),
         (libc::EPERM, _) if facts.may_nice == Some(false) => {
-            "CAP_SYS_NICE is missing: give it to the service (AmbientCapabilities=CAP_SYS_NICE) or \
-             raise its LimitRTPRIO"
+            "CAP_SYS_NICE is missing: give it to the service (AmbientCapabilities=CAP_SYS_NICE)"
                 .into()
         }
         (libc::EPERM, _) if facts.runtime_us == Some(0) => {
@@ -96,13 +99,14 @@ pub(super) fn explain(policy: Policy, errno: i32, facts: &Facts) -> String {
             ),
             _ => filter_hint(facts),
         },
-        (libc::EPERM, Policy::Fifo { .. }) => match facts.cgroup.as_deref() {
-            Some(path) if path != "/" => format!(
+        (libc::EPERM, Policy::Fifo { .. }) => match facts.cgroup.as_deref().unwrap_or("/") {
+            "/" if facts.filtered == Some(true) => filter_hint(facts),
+            // Also "/" inside a cgroup namespace may be a child of the real root.
+            path => format!(
                 "the cpu cgroup {path} has no real-time runtime (CONFIG_RT_GROUP_SCHED: its \
                  cpu.rt_runtime_us is 0): run hb in the root cgroup, give this one a runtime \
                  (cgroup v1), or boot with rt_group_sched=0"
             ),
-            _ => filter_hint(facts),
         },
         (libc::EBUSY, _) => "the CPUs have not that much time left for deadlines, counting all \
                              threads that have one: lower the runtime, or stop another such thread"
