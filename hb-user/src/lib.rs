@@ -3,14 +3,18 @@
 pub mod address;
 pub mod announce;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod fast;
 pub mod id;
 pub mod kernel;
+pub mod key;
 pub mod link;
 pub mod logging;
 pub mod realtime;
 pub mod resource;
+pub mod state_dir;
 pub mod status;
 
+mod durable;
 mod socket;

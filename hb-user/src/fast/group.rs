@@ -48,7 +48,7 @@ impl Effect {
         announcement: Announcement,
         socket: AnnounceSocket,
     ) -> Result<(), crate::address::BatchFull> {
-        self.add.push(Change::Adopt, vip)?;
+        self.add.push(Change::Add, vip)?;
         self.remove.push(Change::Remove, vip)?;
         self.announcements.push((announcement, socket));
         Ok(())

@@ -1,0 +1,328 @@
+//! Groups: service addresses and resources.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use hb_ebpf::wire::GROUPS;
+
+use super::{
+    super::{
+        Group, InterfaceName, Link, LinkAddress, Name, Readable, Resource, ResourceKind,
+        ServiceAddress,
+        error::At,
+        file::{Section, TextOrMap},
+    },
+    absolute_path,
+    network::{Nodes, not_unicast},
+};
+use crate::id::{GroupId, NodeId};
+
+/// Least and most of a resource's timeouts.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+
+/// Reads the groups. `auto_failback` is for those that do not say.
+pub(super) fn groups(
+    root: &Section<'_>,
+    nodes: &Nodes,
+    links: &[Link],
+    auto_failback: Option<bool>,
+) -> Vec<Group> {
+    let sections = root.sections("group", "[[group]]");
+    if sections.is_empty() && root.has("group").is_none() {
+        root.missing("[[group]]", "describe at least one group of addresses and resources");
+    }
+    let mut groups = Vec::new();
+    let mut names: Vec<Name> = Vec::new();
+    let mut vips = BTreeMap::new();
+    for (index, section) in sections.into_iter().enumerate() {
+        if index >= GROUPS {
+            let message = format!("this is group {}, and {GROUPS} are the most; remove it", index + 1);
+            section.problems.add(section.position, message);
+        }
+        let text = section.required_text("name", "give every group a name of its own");
+        let name = section.checked(text, Name::new);
+        if let Some(name) = &name {
+            if names.contains(&name.value) {
+                let message = format!("group {:?} is there twice; rename one", name.value.as_str());
+                root.problems.add(name.position, message);
+            }
+            names.push(name.value.clone());
+        }
+        let name = name.map(|name| name.value);
+        let group = group(section, GroupId(index as u8), name, nodes, auto_failback);
+        for (address, owner) in &group.found {
+            check_vip(root, *address, owner, links, &mut vips);
+        }
+        groups.extend(group.complete);
+    }
+    groups
+}
+
+/// What could be read of a group.
+struct ReadGroup {
+    complete: Option<Group>,
+    /// Its addresses, each with the group's name.
+    found: Vec<(At<IpAddr>, String)>,
+}
+
+fn group(
+    section: Section<'_>,
+    id: GroupId,
+    name: Option<Name>,
+    nodes: &Nodes,
+    auto_failback: Option<bool>,
+) -> ReadGroup {
+    let preferred = match section.text("preferred") {
+        Some(text) => nodes.find(&section, text),
+        None => nodes.complete.iter().map(|node| node.id).min(),
+    };
+    let auto_failback = match section.has("auto_failback") {
+        Some(_) => section.boolean("auto_failback"),
+        None => auto_failback,
+    };
+    let label = name.as_ref().map_or_else(|| id.to_string(), |name| format!("group {name:?}", name = name.as_str()));
+    let mut found = Vec::new();
+    let mut addresses = Vec::new();
+    let address_sections = section.sections("address", "[[group.address]]");
+    let resource_sections = section.sections("resource", "[[group.resource]]");
+    if address_sections.is_empty() && resource_sections.is_empty() {
+        let message = format!(
+            "{label} has neither addresses nor resources; add [[group.address]] or \
+             [[group.resource]], or remove the group"
+        );
+        section.problems.add(section.position, message);
+    }
+    for address_section in address_sections {
+        let (ip, address) = service_address(address_section, nodes);
+        found.extend(ip.map(|ip| (ip, label.clone())));
+        addresses.extend(address);
+    }
+    let mut resources: Vec<Resource> = Vec::new();
+    for resource_section in resource_sections {
+        let position = resource_section.position;
+        let Some(resource) = resource(resource_section) else { continue };
+        if resources.iter().any(|known| known.name == resource.name) {
+            let message =
+                format!("resource {:?} is in {label} twice; rename one", resource.name.as_str());
+            section.problems.add(position, message);
+        }
+        resources.push(resource);
+    }
+    section.finish();
+    let complete = || {
+        let (name, preferred, auto_failback) = (name?, preferred?, auto_failback?);
+        Some(Group { id, name, preferred, auto_failback, addresses, resources })
+    };
+    ReadGroup { complete: complete(), found }
+}
+
+/// Checks one service address against all others and the links.
+fn check_vip(
+    root: &Section<'_>,
+    vip: At<IpAddr>,
+    owner: &str,
+    links: &[Link],
+    vips: &mut BTreeMap<IpAddr, String>,
+) {
+    if let Some(first) = vips.insert(vip.value, owner.to_owned()) {
+        let message = format!("address {} is already in {first}; remove one of them", vip.value);
+        root.problems.add(vip.position, message);
+    }
+    for link in links {
+        for (node, end) in link.ends() {
+            if end.address == LinkAddress::Ip(vip.value) {
+                let message = format!(
+                    "address {} is the address of {node} on link {:?}, which never moves; choose \
+                     another for the group",
+                    vip.value,
+                    link.name.as_str()
+                );
+                root.problems.add(vip.position, message);
+            }
+        }
+    }
+}
+
+/// Returns the address as far as it could be read, and the whole if all of it could.
+fn service_address(
+    section: Section<'_>,
+    nodes: &Nodes,
+) -> (Option<At<IpAddr>>, Option<ServiceAddress>) {
+    let hint = "write it with its prefix length, such as \"192.0.2.100/24\"";
+    let address = section.required_text("address", hint).and_then(|text| prefixed(&section, text));
+    let interface_position = section.has("interface");
+    if interface_position.is_none() {
+        section.missing("interface", "name the interface it goes to, such as \"eth0\"");
+    }
+    let interfaces = section.text_or_map("interface").and_then(|text| interfaces(&section, text, nodes));
+    section.finish();
+    let ip = address.as_ref().map(|at| At { value: at.value.0, position: at.position });
+    let complete = || {
+        let address = address?;
+        Some(ServiceAddress {
+            address: address.value.0,
+            prefix: address.value.1,
+            interfaces: interfaces?,
+            address_position: address.position,
+            interface_position: interface_position?,
+        })
+    };
+    (ip, complete())
+}
+
+fn interfaces(
+    section: &Section<'_>,
+    text: TextOrMap<'_>,
+    nodes: &Nodes,
+) -> Option<BTreeMap<NodeId, InterfaceName>> {
+    match text {
+        TextOrMap::Text(text) => {
+            let name = section.checked(Some(text), InterfaceName::new)?.value;
+            Some(nodes.complete.iter().map(|node| (node.id, name.clone())).collect())
+        }
+        TextOrMap::Map(position, map) => {
+            let have = |node: &str| map.iter().any(|(name, _)| name.value == node);
+            nodes.check_all(section, position, have, |node| {
+                format!("interface names none for node {node}; add {node} = \"..\"")
+            });
+            let mut interfaces = BTreeMap::new();
+            for (node, interface) in map {
+                let node = nodes.find(section, node);
+                let interface = section.checked(Some(interface), InterfaceName::new);
+                if let (Some(node), Some(interface)) = (node, interface) {
+                    interfaces.insert(node, interface.value);
+                }
+            }
+            Some(interfaces)
+        }
+    }
+}
+
+/// Reads `address/prefix` and checks that the address is one that can move.
+fn prefixed(section: &Section<'_>, text: At<&str>) -> Option<At<(IpAddr, u8)>> {
+    let At { value, position } = text;
+    let refuse = |why: String| {
+        section.problems.add(position, why);
+        None
+    };
+    let Some((address, prefix)) = value.split_once('/') else {
+        let hint = "add the prefix length, such as \"192.0.2.100/24\"";
+        return refuse(format!("address {value:?} has no prefix length; {hint}"));
+    };
+    let address = section.ip(Some(At { value: address, position }))?.value;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let digits = !prefix.is_empty() && prefix.bytes().all(|digit| digit.is_ascii_digit());
+    let prefix = prefix.parse().ok().filter(|prefix| digits && (1..=most).contains(prefix));
+    let Some(prefix) = prefix else {
+        return refuse(format!(
+            "address {value:?} has no prefix length from 1 to {most}; use that of the subnet"
+        ));
+    };
+    if let Some(why) = not_unicast(address) {
+        return refuse(format!("address {address} {why}"));
+    }
+    match address {
+        IpAddr::V4(address) => {
+            let (network, broadcast) = subnet_ends(address, prefix);
+            // RFC 3021: a /31 has neither.
+            if prefix < 31 && (address == network || address == broadcast) {
+                let what = if address == network { "network" } else { "broadcast" };
+                return refuse(format!(
+                    "address {value:?} is the {what} address of its subnet; choose one between \
+                     {network} and {broadcast}"
+                ));
+            }
+        }
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            return refuse(format!(
+                "address {address} is link-local, and clients would have to name an interface \
+                 with it; use a global or unique local address"
+            ));
+        }
+        // RFC 4291, section 2.6.1: the subnet-router anycast address; RFC 6164 for /127.
+        IpAddr::V6(address) if prefix < 127 && host_part(address, prefix) == 0 => {
+            return refuse(format!(
+                "address {value:?} is the routers' address of its subnet; choose another"
+            ));
+        }
+        IpAddr::V6(_) => {}
+    }
+    Some(At { value: (address, prefix), position })
+}
+
+/// Returns the first and last address of the subnet; `prefix` is 1 to 32.
+fn subnet_ends(address: Ipv4Addr, prefix: u8) -> (Ipv4Addr, Ipv4Addr) {
+    let hosts = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+    (Ipv4Addr::from(u32::from(address) & !hosts), Ipv4Addr::from(u32::from(address) | hosts))
+}
+
+fn host_part(address: Ipv6Addr, prefix: u8) -> u128 {
+    u128::from(address) & u128::MAX.checked_shr(u32::from(prefix)).unwrap_or(0)
+}
+
+fn resource(section: Section<'_>) -> Option<Resource> {
+    let text = section.required_text("name", "give every resource a name of its own");
+    let name = section.checked(text, Name::new);
+    let kind = match section.required_text("type", "write type = \"script\"") {
+        Some(text) if text.value == "script" => script(&section),
+        Some(text) => {
+            // Keys of another type are not worth a word each.
+            let _ = (section.has("program"), section.has("args"));
+            section.unknown_choice("type", text, ["script"]);
+            None
+        }
+        None => {
+            let _ = (section.has("program"), section.has("args"));
+            None
+        }
+    };
+    let start_timeout = timeout(&section, "start_timeout", Duration::from_secs(20));
+    let stop_timeout = timeout(&section, "stop_timeout", Duration::from_secs(20));
+    let status_timeout = timeout(&section, "status_timeout", Duration::from_secs(5));
+    section.finish();
+    Some(Resource {
+        name: name?.value,
+        kind: kind?,
+        start_timeout: start_timeout?,
+        stop_timeout: stop_timeout?,
+        status_timeout: status_timeout?,
+    })
+}
+
+fn script(section: &Section<'_>) -> Option<ResourceKind> {
+    let hint = "name the program to call, such as \"/usr/local/bin/svc\"";
+    let program = section.required_text("program", hint);
+    let program = absolute_path(section, "program", program);
+    let args = section.texts("args")?;
+    for arg in &args {
+        if arg.value.contains('\0') {
+            let message = format!("argument {:?} has a zero byte in it; remove that", arg.value);
+            section.problems.add(arg.position, message);
+        }
+    }
+    let args = args.iter().map(|arg| arg.value.to_owned()).collect();
+    Some(ResourceKind::Script { program: program?, args })
+}
+
+fn timeout(section: &Section<'_>, key: &'static str, default: Duration) -> Option<Duration> {
+    if section.has(key).is_none() {
+        return Some(default);
+    }
+    let At { value, position } = section.duration(key)?;
+    if !TIMEOUT.contains(&value) {
+        let (least, most) = TIMEOUT.into_inner();
+        let message = format!(
+            "{key} {} is outside {} to {}; choose a time within",
+            Readable(value),
+            Readable(least),
+            Readable(most)
+        );
+        section.problems.add(position, message);
+        return None;
+    }
+    Some(value)
+}

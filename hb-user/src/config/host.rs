@@ -1,0 +1,302 @@
+//! Checks that need this host: its name and its interfaces.
+
+use std::{
+    ffi::CStr,
+    fmt::Write,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use hb_ebpf::maps::Transport;
+
+use super::{
+    Config, ConfigError, ConfigErrors, InterfaceName, LinkAddress, Local, LocalLink, Position,
+    nearest::suggestion,
+};
+
+/// Returns what `uname -n` prints.
+///
+/// # Errors
+///
+/// Whatever reading `/proc/sys/kernel/hostname` fails with.
+pub fn hostname() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/hostname")?.trim_end_matches('\n').to_owned())
+}
+
+/// What a host has, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostView {
+    /// Its interfaces, by name.
+    pub interfaces: Vec<Interface>,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number, `ifindex`.
+    pub index: u32,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is set up (`IFF_UP`).
+    pub up: bool,
+    /// Its addresses, each with its prefix length.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl HostView {
+    /// Asks the kernel for the interfaces of the thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `getifaddrs(3)` fails with.
+    pub fn read() -> io::Result<Self> {
+        let mut list = std::ptr::null_mut();
+        // SAFETY: `list` is a valid place for the pointer; it is freed below, once.
+        if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut interfaces = Vec::new();
+        let mut next = list;
+        while !next.is_null() {
+            // SAFETY: `next` is an entry of the list, which lives until it is freed below.
+            let entry = unsafe { &*next };
+            // SAFETY: every entry has a name that ends in a zero and lives as long as the list.
+            let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy();
+            let interface = interface_called(&mut interfaces, &name);
+            interface.up |= entry.ifa_flags & libc::IFF_UP as u32 != 0;
+            // SAFETY: both are null or addresses of the list, each as long as its family says.
+            unsafe { note_address(interface, entry.ifa_addr, entry.ifa_netmask) };
+            next = entry.ifa_next;
+        }
+        // SAFETY: `list` came from `getifaddrs`, and nothing borrows from it any more.
+        unsafe { libc::freeifaddrs(list) };
+        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { interfaces })
+    }
+
+    /// Returns the interface called `name`.
+    #[must_use]
+    pub fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+}
+
+fn interface_called<'i>(interfaces: &'i mut Vec<Interface>, name: &str) -> &'i mut Interface {
+    let found = interfaces.iter().position(|interface| interface.name == name);
+    let index = found.unwrap_or_else(|| {
+        interfaces.push(Interface { name: name.to_owned(), ..Interface::default() });
+        interfaces.len() - 1
+    });
+    &mut interfaces[index]
+}
+
+/// Stores what one entry of `getifaddrs(3)` says.
+///
+/// # Safety
+///
+/// Both pointers are null or point to a socket address as long as its family says.
+unsafe fn note_address(
+    interface: &mut Interface,
+    address: *const libc::sockaddr,
+    netmask: *const libc::sockaddr,
+) {
+    // SAFETY: the caller's promise covers both.
+    let (ip, mask) = unsafe { (ip_of(address), ip_of(netmask)) };
+    if let Some(ip) = ip {
+        let prefix = match mask {
+            Some(IpAddr::V4(mask)) => u32::from(mask).count_ones(),
+            Some(IpAddr::V6(mask)) => u128::from(mask).count_ones(),
+            // A point-to-point address without a mask is alone in its subnet.
+            None => if ip.is_ipv4() { 32 } else { 128 },
+        };
+        interface.addresses.push((ip, prefix as u8));
+        return;
+    }
+    if address.is_null() {
+        return;
+    }
+    // SAFETY: not null, so it has at least a family.
+    if i32::from(unsafe { (*address).sa_family }) == libc::AF_PACKET {
+        // SAFETY: an AF_PACKET address is a `sockaddr_ll`; a read needs no alignment this way.
+        let packet = unsafe { address.cast::<libc::sockaddr_ll>().read_unaligned() };
+        interface.index = u32::try_from(packet.sll_ifindex).unwrap_or(0);
+        if packet.sll_hatype == libc::ARPHRD_ETHER && packet.sll_halen == 6 {
+            interface.mac = packet.sll_addr.first_chunk().copied();
+        }
+    }
+}
+
+/// Returns the IP address in a socket address.
+///
+/// # Safety
+///
+/// `address` is null or points to a socket address as long as its family says.
+unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so it has at least a family.
+    match i32::from(unsafe { (*address).sa_family }) {
+        libc::AF_INET => {
+            // SAFETY: an AF_INET address is a `sockaddr_in`; a read needs no alignment this way.
+            let v4 = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+            Some(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: an AF_INET6 address is a `sockaddr_in6`; likewise.
+            let v6 = unsafe { address.cast::<libc::sockaddr_in6>().read_unaligned() };
+            Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
+        }
+        _ => None,
+    }
+}
+
+impl Config {
+    /// Checks that the interfaces of this host are what the file says of node `local`: they exist,
+    /// own link addresses are on them, and peers and service addresses lie in their subnets.
+    ///
+    /// An interface that is down and a service address that is already there are no errors: the
+    /// one may come up, the other is adopted.
+    ///
+    /// # Errors
+    ///
+    /// All that does not fit, in the order of the file.
+    pub fn check_host(&self, local: &Local, host: &HostView) -> Result<(), ConfigErrors> {
+        let mut check = HostCheck { config: self, host, errors: Vec::new() };
+        for link in &local.links {
+            check.link(link);
+        }
+        for address in self.groups.iter().flat_map(|group| &group.addresses) {
+            let Some(name) = address.interface(local.me.id) else { continue };
+            let Some(interface) = check.interface(name, address.interface_position) else {
+                continue;
+            };
+            let subnets = check.subnets(interface);
+            if !subnets.iter().any(|subnet| contains(*subnet, address.address)) {
+                let message = format!(
+                    "address {} is outside every subnet of its interface {name} ({}); correct the \
+                     address or the interface, or give {name} an address in its subnet",
+                    address.address,
+                    listed(&subnets)
+                );
+                check.add(address.address_position, message);
+            }
+        }
+        ConfigErrors::unless_empty(self.path(), check.errors)
+    }
+}
+
+struct HostCheck<'c> {
+    config: &'c Config,
+    host: &'c HostView,
+    errors: Vec<ConfigError>,
+}
+
+impl<'c> HostCheck<'c> {
+    fn add(&mut self, position: Position, message: String) {
+        self.errors.push(ConfigError { position: Some(position), message });
+    }
+
+    fn interface(&mut self, name: &InterfaceName, position: Position) -> Option<&'c Interface> {
+        let found = self.host.interface(name.as_str());
+        if found.is_none() {
+            let names = self.host.interfaces.iter().map(|interface| interface.name.as_str());
+            let hint = suggestion(name.as_str(), "interfaces", names);
+            self.add(position, format!("this host has no interface {name}; {hint}"));
+        }
+        found
+    }
+
+    fn link(&mut self, link: &LocalLink) {
+        let own = &link.own;
+        let Some(interface) = self.interface(&own.interface, own.interface_position) else { return };
+        match own.address {
+            LinkAddress::Mac(mac) if interface.mac != Some(mac) => {
+                let real = match interface.mac {
+                    Some(real) => format!("is {}; write that", LinkAddress::Mac(real)),
+                    None => "does not exist; use an Ethernet interface".into(),
+                };
+                let message = format!(
+                    "mac {} is not that of {} on this host, which {real}",
+                    own.address, interface.name
+                );
+                self.add(own.address_position, message);
+            }
+            LinkAddress::Mac(_) => {}
+            LinkAddress::Ip(ip) => self.own_ip(interface, ip, own.address_position),
+        }
+        let one_hop = link.min_hops == u8::MAX && link.transport != Transport::Ethernet;
+        for (peer, end) in &link.peers {
+            let LinkAddress::Ip(ip) = end.address else { continue };
+            let subnets = self.subnets(interface);
+            if one_hop && !subnets.iter().any(|subnet| contains(*subnet, ip)) {
+                let message = format!(
+                    "address {ip} of {peer} is outside every subnet of {} on this host ({}); \
+                     correct it, or allow routers between with multihop",
+                    interface.name,
+                    listed(&subnets)
+                );
+                self.add(end.address_position, message);
+            }
+        }
+    }
+
+    fn own_ip(&mut self, interface: &Interface, ip: IpAddr, position: Position) {
+        let has = |interface: &Interface| interface.addresses.iter().any(|(own, _)| *own == ip);
+        if has(interface) {
+            return;
+        }
+        let hint = match self.host.interfaces.iter().find(|other| has(other)) {
+            Some(other) => format!("it is on {}; correct one of them", other.name),
+            None if interface.addresses.is_empty() => {
+                format!("{} has no address; add it there first", interface.name)
+            }
+            None => {
+                let addresses: Vec<_> =
+                    interface.addresses.iter().map(|(address, _)| address.to_string()).collect();
+                format!("{} has {}", interface.name, addresses.join(", "))
+            }
+        };
+        let message =
+            format!("address {ip} of this node is not on {} of this host; {hint}", interface.name);
+        self.add(position, message);
+    }
+
+    /// Returns the subnets of the addresses that stay, so that a service address never vouches for
+    /// itself.
+    fn subnets(&self, interface: &Interface) -> Vec<(IpAddr, u8)> {
+        let moves = |ip: IpAddr| {
+            let mut addresses = self.config.groups.iter().flat_map(|group| &group.addresses);
+            addresses.any(|address| address.address == ip)
+        };
+        interface.addresses.iter().copied().filter(|(ip, _)| !moves(*ip)).collect()
+    }
+}
+
+fn network(ip: IpAddr, prefix: u8) -> IpAddr {
+    let prefix = u32::from(prefix);
+    match ip {
+        IpAddr::V4(ip) => {
+            Ipv4Addr::from(u32::from(ip) & !u32::MAX.checked_shr(prefix).unwrap_or(0)).into()
+        }
+        IpAddr::V6(ip) => {
+            Ipv6Addr::from(u128::from(ip) & !u128::MAX.checked_shr(prefix).unwrap_or(0)).into()
+        }
+    }
+}
+
+fn contains((subnet, prefix): (IpAddr, u8), ip: IpAddr) -> bool {
+    subnet.is_ipv4() == ip.is_ipv4() && network(subnet, prefix) == network(ip, prefix)
+}
+
+fn listed(subnets: &[(IpAddr, u8)]) -> String {
+    let mut text = String::new();
+    for (ip, prefix) in subnets {
+        let comma = if text.is_empty() { "" } else { ", " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{comma}{}/{prefix}", network(*ip, *prefix));
+    }
+    if text.is_empty() { "it has none".into() } else { text }
+}

@@ -1,0 +1,127 @@
+//! The configuration as one node sees it.
+
+use std::path::PathBuf;
+
+use hb_ebpf::maps::Transport;
+
+use super::{Config, Link, LinkEnd, Name, Node, nearest::suggestion};
+use crate::id::{LinkId, NodeId};
+
+/// The configuration as one node sees it: who it is, who the others are, and which end of each
+/// link is whose.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// This node.
+    pub me: Node,
+    /// The others, by rank.
+    pub peers: Vec<Node>,
+    /// The links, at the index of their [`LinkId`].
+    pub links: Vec<LocalLink>,
+    /// This node's own state directory: `<state_dir>/<cluster>-<node>`, so that nodes of a lab can
+    /// share the parent.
+    pub state_dir: PathBuf,
+    /// Path of the control socket: the configured one, else `/run/hb/<cluster>-<node>.sock`.
+    pub control_socket: PathBuf,
+}
+
+/// A link as one node sees it.
+#[derive(Clone, Debug)]
+pub struct LocalLink {
+    /// Its number on the wire.
+    pub id: LinkId,
+    /// Its name.
+    pub name: Name,
+    /// How frames travel on it.
+    pub transport: Transport,
+    /// Least TTL or hop limit taken.
+    pub min_hops: u8,
+    /// This node's end.
+    pub own: LinkEnd,
+    /// The peers' ends, by rank.
+    pub peers: Vec<(NodeId, LinkEnd)>,
+}
+
+/// Why a host is no node of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentifyError {
+    /// The name given is no node's.
+    #[error("--node {name:?} is no node of cluster {cluster}; {hint}")]
+    Given {
+        /// The name.
+        name: String,
+        /// Name of the cluster.
+        cluster: String,
+        /// The node that may be meant, or all of them.
+        hint: String,
+    },
+    /// The host's name is no node's.
+    #[error(
+        "this host is called {hostname:?} (uname -n), which is no node of cluster {cluster} \
+         ({hint}); put that name into [[node]], or tell which node it is with --node NAME"
+    )]
+    Host {
+        /// The host's name.
+        hostname: String,
+        /// Name of the cluster.
+        cluster: String,
+        /// The node that may be meant, or all of them.
+        hint: String,
+    },
+}
+
+impl Config {
+    /// Finds out which node this host is: the one called `given` if there is such a wish, else the
+    /// one called like the host, exactly.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentifyError`] names the host and the nodes there are.
+    pub fn identify(&self, given: Option<&str>, hostname: &str) -> Result<Local, IdentifyError> {
+        let name = given.unwrap_or(hostname);
+        self.for_node(name).ok_or_else(|| {
+            let cluster = self.cluster.name.to_string();
+            let nodes = self.nodes.iter().map(|node| node.name.as_str());
+            if given.is_some() {
+                let hint = suggestion(name, "nodes", nodes);
+                return IdentifyError::Given { name: name.into(), cluster, hint };
+            }
+            let first_label = |name: &str| name.split('.').next().map(str::to_lowercase);
+            let near = nodes.clone().find(|node| first_label(node) == first_label(hostname));
+            let hint = match near {
+                Some(node) => format!("did you mean {node:?}?"),
+                None => format!("nodes: {}", nodes.collect::<Vec<_>>().join(", ")),
+            };
+            IdentifyError::Host { hostname: hostname.into(), cluster, hint }
+        })
+    }
+
+    /// Returns the configuration as the node called `name` sees it, or `None` if there is none.
+    #[must_use]
+    pub fn for_node(&self, name: &str) -> Option<Local> {
+        let me = self.node(name)?.clone();
+        let peers = self.nodes.iter().filter(|node| node.id != me.id).cloned().collect();
+        let links = self.links.iter().map(|link| local_link(link, me.id)).collect::<Option<_>>()?;
+        let own_name = format!("{}-{}", self.cluster.name, me.name);
+        let control_socket = match &self.cluster.control_socket {
+            Some(path) => path.clone(),
+            None => PathBuf::from(format!("/run/hb/{own_name}.sock")),
+        };
+        let state_dir = self.cluster.state_dir.join(own_name);
+        Some(Local { me, peers, links, state_dir, control_socket })
+    }
+}
+
+fn local_link(link: &Link, me: NodeId) -> Option<LocalLink> {
+    Some(LocalLink {
+        id: link.id,
+        name: link.name.clone(),
+        transport: link.transport,
+        min_hops: link.min_hops(),
+        own: link.end(me)?.clone(),
+        peers: link
+            .ends()
+            .filter(|(node, _)| *node != me)
+            .map(|(node, end)| (node, end.clone()))
+            .collect(),
+    })
+}

@@ -1,0 +1,361 @@
+//! The configuration: one strict TOML file, the same on every node.
+//!
+//! [`Config::load`] reads it into types that cannot hold nonsense, or reports *all* that is wrong
+//! with it, each with line, column and what to do. [`Config::identify`] finds out which node this
+//! host is; [`Config::check_host`] then compares the file with the host's interfaces. Nothing is
+//! started from half a configuration: an unknown key is an error.
+//!
+//! The format is described in `docs/configuration.md`; [`DEFAULT_FILE`] is a commented example.
+
+mod check;
+mod duration;
+mod error;
+mod file;
+mod fingerprint;
+mod host;
+mod local;
+mod names;
+mod nearest;
+mod timers;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hb_ebpf::maps::Transport;
+
+use crate::id::{GroupId, LinkId, NodeId};
+
+pub use duration::{DurationError, Readable, parse as parse_duration};
+pub use error::{ConfigError, ConfigErrors, Position};
+pub use host::{HostView, Interface, hostname};
+pub use local::{IdentifyError, Local, LocalLink};
+pub use names::{ClusterName, InterfaceName, Name, NameError};
+pub use timers::{
+    CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,
+    TimersError,
+};
+
+/// A complete, commented configuration of two machines, as `hb config --default` prints it. Each
+/// comment says what raising the value costs.
+pub const DEFAULT_FILE: &str = include_str!("../../../packaging/hb.toml");
+
+/// Files above this many bytes are refused unread.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A configuration that passed every check that needs no host.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the whole cluster is about.
+    pub cluster: Cluster,
+    /// When silence means what.
+    pub timers: Timers,
+    /// The nodes, by rank: lowest id first. Exactly two.
+    pub nodes: Vec<Node>,
+    /// The links, at the index of their [`LinkId`]; 1 to 4.
+    pub links: Vec<Link>,
+    /// The groups, at the index of their [`GroupId`]; 1 to 8.
+    pub groups: Vec<Group>,
+    /// How to log.
+    pub log: Log,
+    path: PathBuf,
+}
+
+/// What the whole cluster is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// File of its keys, absolute.
+    pub key_file: PathBuf,
+    /// Who may serve when nodes cannot hear each other.
+    pub policy: Policy,
+    /// Directory that holds one state directory per node, absolute.
+    pub state_dir: PathBuf,
+    /// Path of the control socket if the file names one, absolute; see [`Local::control_socket`].
+    pub control_socket: Option<PathBuf>,
+    /// Who counts misses.
+    pub engine: Engine,
+}
+
+/// Who may serve when nodes cannot hear each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Each on its own: across a partition two nodes may serve.
+    Available,
+}
+
+impl Policy {
+    /// Returns the word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+        }
+    }
+}
+
+/// Who counts misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// The kernel where it can, else the daemon.
+    Auto,
+    /// The kernel, or the daemon does not start.
+    Kernel,
+    /// A real-time thread of the daemon.
+    User,
+}
+
+impl Engine {
+    /// Returns the word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kernel => "kernel",
+            Self::User => "user",
+        }
+    }
+}
+
+/// A machine of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What `uname -n` prints there.
+    pub name: Name,
+    /// Its id and rank.
+    pub id: NodeId,
+}
+
+/// One network path between the nodes.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its number on the wire: its place in the file.
+    pub id: LinkId,
+    /// Its name.
+    pub name: Name,
+    /// How frames travel on it.
+    pub transport: Transport,
+    /// Extra hops its frames may make; 0 for raw Ethernet.
+    pub multihop: u8,
+    ends: BTreeMap<NodeId, LinkEnd>,
+}
+
+impl Link {
+    /// Returns the least TTL or hop limit of a frame that came no longer way than allowed. Senders
+    /// use 255 (RFC 5082).
+    #[must_use]
+    pub const fn min_hops(&self) -> u8 {
+        255 - self.multihop
+    }
+
+    /// Returns the end of the link at `node`; every node of the configuration has one.
+    #[must_use]
+    pub fn end(&self, node: NodeId) -> Option<&LinkEnd> {
+        self.ends.get(&node)
+    }
+
+    /// Returns the ends of the link, by rank of their nodes.
+    pub fn ends(&self) -> impl Iterator<Item = (NodeId, &LinkEnd)> {
+        self.ends.iter().map(|(id, end)| (*id, end))
+    }
+}
+
+/// One end of a link.
+#[derive(Clone, Debug)]
+pub struct LinkEnd {
+    /// Interface of that node.
+    pub interface: InterfaceName,
+    /// Address of that node on the link.
+    pub address: LinkAddress,
+    interface_position: Position,
+    address_position: Position,
+}
+
+/// Address of one end of a link; its kind fits the link's transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LinkAddress {
+    /// For UDP: a unicast address of the transport's family.
+    Ip(IpAddr),
+    /// For raw Ethernet: a unicast MAC address.
+    Mac([u8; 6]),
+}
+
+impl std::fmt::Display for LinkAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Mac([a, b, c, d, e, g]) => {
+                write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+            }
+        }
+    }
+}
+
+/// An ordered list of resources that lives on one node at a time: the addresses, then the rest.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Index of its word in a frame: its place in the file.
+    pub id: GroupId,
+    /// Its name.
+    pub name: Name,
+    /// Node that takes it when both start.
+    pub preferred: NodeId,
+    /// Whether it moves back to the preferred node when that returns.
+    pub auto_failback: bool,
+    /// Service addresses, in order.
+    pub addresses: Vec<ServiceAddress>,
+    /// Resources to start after the addresses, in order, and to stop before them, in reverse.
+    pub resources: Vec<Resource>,
+}
+
+/// A service address (VIP).
+#[derive(Clone, Debug)]
+pub struct ServiceAddress {
+    /// The address: unicast, neither loopback nor link-local IPv6.
+    pub address: IpAddr,
+    /// Its prefix length, 1 to 32 or 128.
+    pub prefix: u8,
+    interfaces: BTreeMap<NodeId, InterfaceName>,
+    address_position: Position,
+    interface_position: Position,
+}
+
+impl ServiceAddress {
+    /// Returns the interface it goes to on `node`; every node of the configuration has one.
+    #[must_use]
+    pub fn interface(&self, node: NodeId) -> Option<&InterfaceName> {
+        self.interfaces.get(&node)
+    }
+}
+
+/// Something to start and stop with a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name, unique in its group.
+    pub name: Name,
+    /// What it is.
+    pub kind: ResourceKind,
+    /// How long a start may take.
+    pub start_timeout: Duration,
+    /// How long a stop may take.
+    pub stop_timeout: Duration,
+    /// How long a status check may take.
+    pub status_timeout: Duration,
+}
+
+/// What a resource is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResourceKind {
+    /// A program, called as `program VERB args..`.
+    Script {
+        /// Its path, absolute.
+        program: PathBuf,
+        /// Arguments after the verb.
+        args: Vec<String>,
+    },
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// In which form, if the file says so; see [`Log::format_for`].
+    pub format: Option<LogFormat>,
+    /// Least important level that is logged.
+    pub level: tracing::Level,
+}
+
+impl Log {
+    /// Returns the format to log in. `journal_stream` tells whether the environment has
+    /// `JOURNAL_STREAM`, with which systemd marks a standard error that goes to the journal.
+    #[must_use]
+    pub fn format_for(&self, journal_stream: bool) -> LogFormat {
+        let default = if journal_stream { LogFormat::Journald } else { LogFormat::Text };
+        self.format.unwrap_or(default)
+    }
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people, on standard error.
+    Text,
+    /// One JSON object a line, on standard error.
+    Json,
+    /// Fields for the journal.
+    Journald,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with it, in the order of the file; or that it cannot be read, is larger
+    /// than 1 MiB or not UTF-8.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let fail = |message| ConfigErrors::of_file(path, message);
+        let metadata = fs::metadata(path).map_err(|error| {
+            fail(format!("cannot read: {error}; `hb config --default` prints a file to start from"))
+        })?;
+        if !metadata.is_file() {
+            return Err(fail("is no regular file; give the path of the configuration".into()));
+        }
+        if metadata.len() > MAX_FILE_BYTES {
+            let len = metadata.len();
+            return Err(fail(format!("is {len} bytes long, more than 1 MiB; is it the right file?")));
+        }
+        let bytes = fs::read(path).map_err(|error| {
+            fail(format!("cannot read: {error}; give the daemon's user leave to read it"))
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let offset = error.utf8_error().valid_up_to();
+            fail(format!("is not UTF-8 from byte {offset} on; save it as UTF-8"))
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text`; `path` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with it, in the order of the text.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigErrors> {
+        check::config(text, path)
+    }
+
+    /// Returns the file it came from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the cluster's number on the wire: the first four bytes of the SHA-256 of its name,
+    /// or 1 should they be 0.
+    #[must_use]
+    pub fn cluster_id(&self) -> u32 {
+        fingerprint::cluster_id(&self.cluster.name)
+    }
+
+    /// Returns the fingerprint of everything that must be equal on all nodes, never 0.
+    ///
+    /// Comments, order of keys and ways to write the same value do not matter; neither do key
+    /// file, state directory, control socket, engine and log, which are each node's own affair.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        fingerprint::fingerprint(self)
+    }
+
+    /// Returns the node called `name`.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name.as_str() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

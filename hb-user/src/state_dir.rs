@@ -1,0 +1,348 @@
+//! Numbers of one node that must survive its restarts.
+//!
+//! The directory holds `incarnation` and `generation`, each a decimal number, and `lock`, which
+//! the daemon locks for as long as it runs and into which it writes its process id.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::durable;
+
+/// Bytes of a file that are looked at; the longest number has 10 digits.
+const MAX_FILE_BYTES: u64 = 64;
+
+/// A node's state directory, locked against a second daemon until this is dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateDirError {
+    /// The directory cannot be made or looked at.
+    #[error("cannot use state directory {path}; check state_dir and who may write there")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others than its owner may write there.
+    #[error(
+        "state directory {path} has mode {mode:04o}, so others can change it; run \
+         `chmod 700 {path}`"
+    )]
+    Mode {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another daemon works there.
+    #[error("state directory {path} is in use by {holder}; stop that daemon first")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Who holds it.
+        holder: Holder,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}; check the disk and who may read it")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}; check the disk's space and who may write there")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds something else than a number.
+    #[error(
+        "{path} holds {content:?}, not a number up to {}; write a number there that is higher than \
+         any {what} this node ever had (its peers show the last one)",
+        u32::MAX
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What the number counts.
+        what: Counter,
+        /// Its first bytes.
+        content: String,
+    },
+    /// The numbers are used up.
+    #[error(
+        "{what} {} in {path} is the last there is; give the node a new id and remove the file",
+        u32::MAX
+    )]
+    UsedUp {
+        /// The file.
+        path: PathBuf,
+        /// What the number counts.
+        what: Counter,
+    },
+}
+
+/// Who holds the lock of a state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The process of this id.
+    Process(u32),
+    /// A process that has not written its id.
+    Unknown,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "process {pid}"),
+            Self::Unknown => f.write_str("another process"),
+        }
+    }
+}
+
+/// What a stored number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Starts of the daemon.
+    Incarnation,
+    /// Starts without a record of promises.
+    Generation,
+}
+
+impl fmt::Display for Counter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Incarnation => "incarnation",
+            Self::Generation => "generation",
+        })
+    }
+}
+
+impl StateDir {
+    /// Opens a node's own directory, `<state_dir>/<cluster>-<node>`, and locks it; makes it first,
+    /// open to its owner alone, if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDirError::Locked`] names the process that has it; others if the directory cannot be
+    /// made, can be written by others, or cannot be locked.
+    pub fn open(path: &Path) -> Result<Self, StateDirError> {
+        let directory = |source| StateDirError::Directory { path: path.into(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
+        let mode = fs::metadata(path).map_err(directory)?.mode();
+        if mode & 0o022 != 0 {
+            return Err(StateDirError::Mode { path: path.into(), mode: mode & 0o7777 });
+        }
+        let lock = lock(path)?;
+        Ok(Self { path: path.into(), _lock: lock })
+    }
+
+    /// Returns the directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the next incarnation: one more than the stored number, from 1. It is on the disk when
+    /// this returns, so no other start ever gets it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or written, holds no number, or holds the last one.
+    pub fn reserve_incarnation(&mut self) -> Result<u32, StateDirError> {
+        self.reserve(Counter::Incarnation)
+    }
+
+    /// Returns the stored generation, 0 if none was ever reserved.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or holds no number.
+    pub fn generation(&self) -> Result<u32, StateDirError> {
+        self.read(Counter::Generation)
+    }
+
+    /// Takes the next generation: one more than the stored number, from 1. It is on the disk when
+    /// this returns.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or written, holds no number, or holds the last one.
+    pub fn reserve_generation(&mut self) -> Result<u32, StateDirError> {
+        self.reserve(Counter::Generation)
+    }
+
+    fn file(&self, what: Counter) -> PathBuf {
+        self.path.join(what.to_string())
+    }
+
+    fn read(&self, what: Counter) -> Result<u32, StateDirError> {
+        let path = self.file(what);
+        let mut bytes = Vec::new();
+        match File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(source) => return Err(StateDirError::Read { path, source }),
+        }
+        number(&bytes).ok_or_else(|| StateDirError::Corrupt {
+            path,
+            what,
+            content: String::from_utf8_lossy(&bytes).into_owned(),
+        })
+    }
+
+    fn reserve(&mut self, what: Counter) -> Result<u32, StateDirError> {
+        let path = self.file(what);
+        let Some(next) = self.read(what)?.checked_add(1) else {
+            return Err(StateDirError::UsedUp { path, what });
+        };
+        durable::replace(&path, format!("{next}\n").as_bytes())
+            .map_err(|source| StateDirError::Write { path, source })?;
+        Ok(next)
+    }
+}
+
+/// Reads a decimal number and at most one line end.
+fn number(bytes: &[u8]) -> Option<u32> {
+    let text = str::from_utf8(bytes).ok()?;
+    let digits = text.strip_suffix('\n').unwrap_or(text);
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+}
+
+fn lock(directory: &Path) -> Result<File, StateDirError> {
+    let path = directory.join("lock");
+    let write_error = |source| StateDirError::Write { path: path.clone(), source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(write_error)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut bytes = Vec::new();
+            let read = (&mut file).take(MAX_FILE_BYTES).read_to_end(&mut bytes);
+            let pid = read.ok().and_then(|_| number(&bytes)).filter(|pid| *pid != 0);
+            let holder = pid.map_or(Holder::Unknown, Holder::Process);
+            return Err(StateDirError::Locked { path: directory.into(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(write_error(source)),
+    }
+    file.set_len(0).map_err(write_error)?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(write_error)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn parent() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[test]
+    fn numbers_survive_a_restart() {
+        let parent = parent();
+        let path = parent.path().join("lib").join("pair-a");
+        for start in 1..=3 {
+            let mut dir = StateDir::open(&path).unwrap();
+            assert_eq!(dir.reserve_incarnation().unwrap(), start);
+            let stored = fs::read_to_string(path.join("incarnation")).unwrap();
+            assert_eq!(stored, format!("{start}\n"), "stored before it is used");
+            assert_eq!(dir.generation().unwrap(), start - 1);
+            assert_eq!(dir.reserve_generation().unwrap(), start);
+            assert_eq!(dir.generation().unwrap(), start);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn one_daemon_at_a_time() {
+        let parent = parent();
+        let path = parent.path().join("pair-a");
+        let first = StateDir::open(&path).unwrap();
+        let error = StateDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
+        fs::write(path.join("lock"), "").unwrap();
+        let error = StateDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains("in use by another process"), "{error}");
+        StateDir::open(&parent.path().join("pair-b")).expect("another node shares the parent");
+        drop(first);
+        StateDir::open(&path).expect("free again");
+    }
+
+    #[test]
+    fn corrupt_files_are_refused_and_kept() {
+        let parent = parent();
+        for content in ["", "\n", "x", "-1", "+1", " 1", "1\n\n", "4294967296", "1 2"] {
+            let mut dir = StateDir::open(parent.path()).unwrap();
+            fs::write(parent.path().join("incarnation"), content).unwrap();
+            let error = dir.reserve_incarnation().unwrap_err();
+            assert!(matches!(error, StateDirError::Corrupt { .. }), "{content:?}: {error}");
+            let error = error.to_string();
+            assert!(error.contains("incarnation holds"), "{error}");
+            assert!(error.contains(&format!("{content:?}")), "{error}");
+            assert_eq!(fs::read_to_string(parent.path().join("incarnation")).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn the_last_number_is_the_last() {
+        let parent = parent();
+        let mut dir = StateDir::open(parent.path()).unwrap();
+        fs::write(parent.path().join("generation"), "4294967294\n").unwrap();
+        assert_eq!(dir.reserve_generation().unwrap(), u32::MAX);
+        let error = dir.reserve_generation().unwrap_err();
+        assert!(matches!(error, StateDirError::UsedUp { .. }), "{error}");
+        assert_eq!(dir.generation().unwrap(), u32::MAX);
+    }
+
+    #[test]
+    fn a_directory_others_can_write_is_refused() {
+        let parent = parent();
+        fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        let error = StateDir::open(parent.path()).unwrap_err().to_string();
+        assert!(error.contains("mode 0770") && error.contains("chmod 700"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let parent = parent();
+        let path = parent.path().join("pair-a");
+        fs::write(&path, "").unwrap();
+        let error = StateDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains("pair-a"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_round_trip(stored: u32) {
+            prop_assert_eq!(number(stored.to_string().as_bytes()), Some(stored));
+        }
+
+        #[test]
+        fn any_bytes_are_judged(bytes: Vec<u8>) {
+            let _ = number(&bytes);
+        }
+    }
+}
