@@ -1,0 +1,276 @@
+//! The daemon of one node: one loop that owns the core, with everything else at arm's length.
+//!
+//! ```text
+//!             frames           XDP and timers (kernel)
+//!                                  |  ring buffer
+//!                                  v
+//!   commands  +----------------> fast path (real-time thread)
+//!             |                    |  reports: events, takeovers done
+//!             |                    v
+//!          +--+---------------- main loop ------------------+
+//!          |  facts and results -> Core -> actions          |
+//!          +--+-----------+--------------+-----------+------+
+//!             |           |              |           |
+//!          signals    resources      control      tick: stamp, look at the maps,
+//!                     (workers)      (socket)     self-test, addresses
+//! ```
+//!
+//! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
+
+mod act;
+mod observe;
+mod prepare;
+mod report;
+mod resources;
+mod selftest;
+mod start;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use hb_ebpf::{time::BootTime, wire::GROUPS};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::MissedTickBehavior,
+};
+
+pub use prepare::{LocalVip, PrepareError, Prepared, pins, prepare};
+pub use start::StartError;
+
+use self::{
+    resources::{Done, Worker},
+    selftest::Trial,
+};
+use crate::{
+    address::{AddressSocket, Present},
+    clock,
+    config::{Config, Local},
+    control::{Command, ControlError, Server},
+    core::{Core, Input},
+    fast::{Fast, Queue, Report},
+    id::{GroupId, LinkId, NodeId},
+    kernel::{Attachment, Kernel, KernelError, KernelLog, Mode, Shared},
+    state_dir::{StateDir, StateDirError},
+};
+
+/// Who counts the misses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EngineKind {
+    /// Timers of the kernel.
+    KernelTimer,
+    /// The fast path.
+    User,
+}
+
+/// Why a daemon ended other than asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The runtime.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The way out.
+    #[error("left, but something stays behind")]
+    Leave(#[source] KernelError),
+}
+
+/// A running node.
+struct Daemon {
+    config: Config,
+    local: Local,
+    vips: Vec<Vec<LocalVip>>,
+    stray: Vec<Present>,
+    core: Core,
+    kernel: Kernel,
+    shared: Arc<Shared>,
+    fast: Fast,
+    workers: Vec<Option<Worker>>,
+    results: mpsc::UnboundedReceiver<Done>,
+    /// The first start of a group's resources after a resume asks for their state first.
+    resuming: [bool; GROUPS],
+    /// What the last job said of a group's resources.
+    resource_states: BTreeMap<GroupId, &'static str>,
+    engine: (EngineKind, String),
+    trials: BTreeMap<(NodeId, LinkId), Trial>,
+    addresses: AddressSocket,
+    incarnation: u32,
+    started: BootTime,
+    tick: Duration,
+    lost_events: u64,
+    stopping: bool,
+    _state: StateDir,
+}
+
+/// Runs a prepared node until it has left.
+///
+/// # Errors
+///
+/// [`RunError`].
+pub async fn run(prepared: Prepared) -> Result<(), RunError> {
+    let state = StateDir::open(&prepared.local.state_dir)?;
+    let server = Server::bind(&prepared.local.control_socket)?;
+    let (requests, commands) = mpsc::channel(16);
+    let control = tokio::spawn(server.serve(requests));
+    let mut daemon = start::start(prepared, state)?;
+    tracing::info!(
+        cluster = %daemon.config.cluster.name,
+        node = %daemon.local.me.name,
+        incarnation = daemon.incarnation,
+        engine = daemon.engine.1,
+        scheduling = %daemon.fast.running().scheduling.policy,
+        "started"
+    );
+    daemon.warn_of_the_start();
+    let ended = daemon.serve(commands).await;
+    let left = daemon.leave();
+    // The receiver of requests is gone: the server says so to whoever still waits, and ends.
+    drop(control.await);
+    ended?;
+    left.map_err(RunError::Leave)
+}
+
+impl Daemon {
+    /// The loop. Returns when the core says so, or at the second signal.
+    async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), RunError> {
+        let system = |action| move |source| RunError::System { action, source };
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?;
+        let ears = AsyncFd::with_interest(Ears(Arc::clone(self.fast.reports())), Interest::READABLE)
+            .map_err(system("listen to the fast path"))?;
+        let mut log = match self.kernel.log() {
+            Ok(log) => Some(
+                AsyncFd::with_interest(log, Interest::READABLE)
+                    .map_err(system("listen to the kernel half's log"))?,
+            ),
+            Err(error) => {
+                tracing::warn!(error = resources::describe(&error), "the kernel half's log is lost");
+                None
+            }
+        };
+        let mut ticks = tokio::time::interval(self.tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.act() {
+                return Ok(());
+            }
+            let timeout = self.core.poll_timeout();
+            tokio::select! {
+                biased;
+                ready = ears.readable() => {
+                    ready.map_err(system("listen to the fast path"))?.clear_ready();
+                    self.fast.reports().bell().hush();
+                    while let Some(report) = self.fast.reports().pop() {
+                        self.on_report(report);
+                    }
+                }
+                _ = ticks.tick() => self.on_tick(),
+                Some(done) = self.results.recv() => self.on_done(done),
+                () = until(timeout) => self.core.handle_timeout(clock::now()),
+                Some(command) = commands.recv() => self.on_request(command),
+                _ = terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },
+                _ = interrupt.recv() => if self.on_signal("SIGINT") { return Ok(()) },
+                () = flush(&mut log) => {}
+            }
+        }
+    }
+
+    /// Leaves in order at the first signal; returns whether it is the second.
+    fn on_signal(&mut self, signal: &'static str) -> bool {
+        if self.stopping {
+            tracing::warn!(signal, "asked a second time: leaving at once");
+            return true;
+        }
+        tracing::info!(signal, "leaving in order");
+        self.stop();
+        false
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.core.handle(Input::Stop, clock::now());
+    }
+
+    /// Removes what is ours: addresses, programs, pins.
+    fn leave(self) -> Result<(), KernelError> {
+        let Self { fast, kernel, vips, mut addresses, .. } = self;
+        drop(fast);
+        act::remove_addresses(&mut addresses, &vips);
+        kernel.remove()?;
+        tracing::info!("left");
+        Ok(())
+    }
+}
+
+async fn until(at: Option<BootTime>) {
+    match at {
+        Some(at) => clock::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn flush(log: &mut Option<AsyncFd<KernelLog>>) {
+    let Some(log) = log else { return std::future::pending().await };
+    if let Ok(mut guard) = log.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
+}
+
+/// The bell of the fast path's reports.
+struct Ears(Arc<Queue<Report>>);
+
+impl AsRawFd for Ears {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.bell().as_raw_fd()
+    }
+}
+
+fn log_attachment(attachment: &Attachment) {
+    let Attachment { interface, mode, reason, .. } = attachment;
+    match (mode, reason) {
+        (Mode::Native, _) => tracing::info!(interface, mode = mode.as_str(), "attached"),
+        (Mode::Generic, reason) => tracing::warn!(
+            interface,
+            mode = mode.as_str(),
+            reason = reason.as_deref().unwrap_or("unknown"),
+            "attached in generic mode: slower, native mode does not work"
+        ),
+    }
+}
+
+/// Takes the programs of a node off its interfaces and removes its pins and addresses, for a
+/// daemon that is gone for good.
+///
+/// # Errors
+///
+/// The state directory is locked by a living daemon, or something cannot be removed.
+pub fn detach(prepared: &Prepared) -> Result<bool, RunError> {
+    let _state = StateDir::open(&prepared.local.state_dir)?;
+    let pins = pins(&prepared.config, &prepared.local);
+    let found = Path::new(&pins).exists();
+    let mut addresses = AddressSocket::open().map_err(StartError::from)?;
+    act::remove_addresses(&mut addresses, &prepared.vips);
+    crate::kernel::remove_pins(&pins).map_err(RunError::Leave)?;
+    Ok(found)
+}

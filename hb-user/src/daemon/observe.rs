@@ -1,0 +1,247 @@
+//! What the daemon hears and sees: reports, the maps, requests.
+
+use hb_ebpf::{
+    maps::{Event, EventKind, Life, Peer},
+    time::BootTime,
+};
+
+use super::{
+    Daemon, Done, log_attachment, report,
+    resources::describe,
+    selftest::{Trial, Verdict},
+};
+use crate::{
+    clock,
+    control::{Command, Reply, Request},
+    core::{Input, PeerFacts},
+    fast::{EffectError, Report, Steps},
+    id::{LinkId, NodeId},
+    kernel::Mode,
+};
+
+impl Daemon {
+    /// Says what did not go as wished at the start, and what an operator should mend.
+    pub(super) fn warn_of_the_start(&self) {
+        let running = self.fast.running();
+        for refusal in &running.scheduling.refused {
+            tracing::warn!(%refusal, "scheduling of the fast path");
+        }
+        if let Err(error) = &running.locked {
+            tracing::warn!(error = describe(error), "the fast path may wait for memory");
+        }
+        if let Err(error) = &running.stack {
+            tracing::warn!(error, "the fast path may wait for memory or timers");
+        }
+        for address in &self.stray {
+            tracing::warn!(
+                address = %address.ip,
+                prefix = address.prefix,
+                interface = address.interface,
+                "an address bears the mark of hb, but this configuration does not name it: left alone"
+            );
+        }
+    }
+
+    pub(super) fn on_report(&mut self, report: Report) {
+        match report {
+            Report::Event(event) => self.on_event(&event),
+            Report::Took { group, epoch, death, steps, unsent, result } => {
+                if let Some((peer, cause)) = death {
+                    self.log_takeover(group, epoch, peer, cause, &steps, &result);
+                }
+                if unsent > 0 {
+                    let group = self.group_name(group);
+                    tracing::warn!(group, unsent, "announcements could not be sent; more follow");
+                }
+                let result = result.map_err(|error| describe(&error));
+                self.feed(Input::Took { group, epoch, result });
+            }
+            Report::Dropped { group, result, .. } => {
+                let result = result.map_err(|error| describe(&error));
+                self.feed(Input::Dropped { group, result });
+            }
+        }
+    }
+
+    fn log_takeover(
+        &self,
+        group: crate::id::GroupId,
+        epoch: hb_ebpf::epoch::Epoch,
+        peer: NodeId,
+        cause: hb_ebpf::maps::Cause,
+        steps: &Steps,
+        result: &Result<(), EffectError>,
+    ) {
+        tracing::info!(
+            group = self.group_name(group),
+            epoch = epoch.0,
+            peer = self.node_name(peer),
+            cause = cause.as_str(),
+            due_ns = steps.due.ns(),
+            verdict_ns = steps.verdict.ns(),
+            seen_ns = steps.seen.ns(),
+            published_ns = steps.published.ns(),
+            address_ns = steps.address.ns(),
+            announced_ns = steps.announced.ns(),
+            took_us = steps.announced.since(steps.due).as_micros() as u64,
+            failed = result.as_ref().err().map(ToString::to_string),
+            "takeover"
+        );
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        let peer = NodeId(event.peer);
+        match EventKind::from_code(event.kind) {
+            Some(EventKind::Link) => self.log_link(peer, LinkId(event.link)),
+            Some(EventKind::Unwatched) => {
+                tracing::warn!(
+                    peer = self.node_name(peer),
+                    "this daemon did not run for a while, and the kernel stopped watching: going on"
+                );
+            }
+            _ => {}
+        }
+        self.look_at(peer);
+    }
+
+    fn log_link(&self, peer: NodeId, link: LinkId) {
+        let Some(state) = self.maps().peer(peer) else { return };
+        // All links of a dead peer are silent; that was said already.
+        if !matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
+            return;
+        }
+        let name = self.local.links.get(link.0 as usize).map_or("unknown", |link| link.name.as_str());
+        let peer = self.node_name(peer);
+        if state.links_up & (1 << link.0) == 0 {
+            tracing::warn!(peer, link = name, "link is silent, the peer lives on another");
+        } else {
+            tracing::info!(peer, link = name, "link is heard");
+        }
+    }
+
+    /// Tells the core what the map says of a peer now.
+    fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
+        let state = self.maps().peer(peer)?;
+        self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });
+        Some(state)
+    }
+
+    /// Goes round: stamps the controller's slot if the fast path went round as well, looks at
+    /// everything that an event may have been lost of, and mends what it finds.
+    pub(super) fn on_tick(&mut self) {
+        let now = clock::now();
+        if self.fast.went_round() {
+            self.shared.stamp_controller(now);
+        }
+        let mut alive = Vec::new();
+        for peer in self.peers() {
+            let Some(state) = self.look_at(peer) else { continue };
+            if matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
+                alive.push(peer);
+            }
+            if state.watched == 0
+                && let Err(error) = self.watch(peer, false)
+            {
+                let peer = self.node_name(peer);
+                tracing::error!(peer, error = describe(&error), "nobody watches the peer");
+            }
+            self.try_links(peer, now);
+        }
+        for peer in self.peers() {
+            let buddy = alive.iter().find(|other| **other != peer).copied();
+            self.shared.set_buddy(peer, buddy);
+        }
+        match self.kernel.lost_events() {
+            Ok(lost) if lost > self.lost_events => {
+                let more = lost - self.lost_events;
+                tracing::warn!(more, "events of the kernel half did not fit; the maps were read");
+                self.lost_events = lost;
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts native attachments on trial, and replaces those whose answers nobody hears.
+    fn try_links(&mut self, peer: NodeId, now: BootTime) {
+        for link in self.local.links.clone() {
+            let interface = link.own.interface.as_str();
+            let attached = self.kernel.attachments().iter().find(|held| held.interface == interface);
+            let Some((index, Mode::Native)) = attached.map(|held| (held.index, held.mode)) else {
+                continue;
+            };
+            let Some((_, state)) = self.shared.link(peer, link.id) else { continue };
+            let trial =
+                self.trials.entry((peer, link.id)).or_insert_with(|| Trial::new(&state, now));
+            if trial.look(&state, now) != Verdict::Failed {
+                continue;
+            }
+            self.trials.remove(&(peer, link.id));
+            let reason = format!(
+                "self-test failed: {} heard none of the answers sent in native mode",
+                self.node_name(peer)
+            );
+            match self.kernel.fall_back(index, &reason) {
+                Ok(attachment) => log_attachment(attachment),
+                Err(error) => {
+                    tracing::error!(interface, error = describe(&error), "no program attached");
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_done(&mut self, done: Done) {
+        let state = |result: &Result<(), String>, good, bad| if result.is_ok() { good } else { bad };
+        match done {
+            Done::Started { group, epoch, result } => {
+                self.resource_states.insert(group, state(&result, "running", "failed"));
+                self.feed(Input::ResourcesStarted { group, epoch, result });
+            }
+            Done::Stopped { group, result } => {
+                self.resource_states.insert(group, state(&result, "stopped", "failed"));
+                self.feed(Input::ResourcesStopped { group, result });
+            }
+        }
+    }
+
+    pub(super) fn on_request(&mut self, command: Command) {
+        let Command { request, reply } = command;
+        let answer = match request {
+            Request::Ping => Reply::Pong { version: report::VERSION.to_owned() },
+            Request::Status => match self.report() {
+                Ok(report) => Reply::Status { report: Box::new(report) },
+                Err(error) => Reply::Error { message: describe(&error) },
+            },
+            Request::Clear { group } => {
+                match self.config.groups.iter().find(|known| known.name.as_str() == group) {
+                    Some(known) => {
+                        let group = known.id;
+                        self.feed(Input::Clear { group });
+                        Reply::Done { message: format!("{} is cleared on this node", known_name(self, group)) }
+                    }
+                    None => Reply::Error {
+                        message: format!(
+                            "no group {group:?} in this configuration; there are: {}",
+                            self.config
+                                .groups
+                                .iter()
+                                .map(|known| known.name.as_str())
+                                .collect::<Vec<_>>()
+                                .join(", ")
+                        ),
+                    },
+                }
+            }
+            Request::Stop => {
+                tracing::info!("asked to leave by the control socket");
+                self.stop();
+                Reply::Done { message: "leaving in order".to_owned() }
+            }
+        };
+        // Who asked may have gone.
+        drop(reply.send(answer));
+    }
+}
+
+fn known_name(daemon: &Daemon, group: crate::id::GroupId) -> String {
+    daemon.group_name(group).to_owned()
+}

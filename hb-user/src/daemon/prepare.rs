@@ -1,0 +1,140 @@
+//! Everything that can be found wrong before anything is started.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
+    config::{Config, ConfigErrors, HostView, IdentifyError, Local, hostname},
+    key::{ClusterKeys, KeyError},
+};
+
+/// Why a node cannot start, found before anything was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The configuration is wrong, by itself or for this host.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// This host is no node of it.
+    #[error(transparent)]
+    Identify(#[from] IdentifyError),
+    /// The keys are of no use.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The host does not tell its name or interfaces.
+    #[error("cannot read {what} of this host")]
+    Host {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The addresses of the host cannot be listed.
+    #[error(transparent)]
+    Addresses(#[from] AddressError),
+    /// A service address is impossible.
+    #[error(transparent)]
+    Vip(#[from] InvalidVip),
+    /// A service address is in the way of itself.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// A service address was put up by somebody else.
+    #[error(
+        "VIP {vip} is on this host already and was not put there by hb: remove it from the \
+         operating system's network configuration (`ip address del`), hb adds and removes it"
+    )]
+    Foreign {
+        /// The address.
+        vip: Vip,
+    },
+}
+
+/// A service address with what announcing it needs.
+#[derive(Clone, Debug)]
+pub struct LocalVip {
+    /// The address and its place.
+    pub vip: Vip,
+    /// Name of the interface.
+    pub interface: String,
+    /// MAC address of the interface.
+    pub mac: [u8; 6],
+}
+
+/// A node that could start.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The configuration.
+    pub config: Config,
+    /// As this node sees it.
+    pub local: Local,
+    /// The keys.
+    pub keys: ClusterKeys,
+    /// Interfaces of the links, by name, with index and MAC address.
+    pub interfaces: BTreeMap<String, (u32, Option<[u8; 6]>)>,
+    /// The service addresses of each group.
+    pub vips: Vec<Vec<LocalVip>>,
+    /// Addresses that hb put up earlier and that the configuration no longer names.
+    pub stray: Vec<Present>,
+}
+
+/// Checks the configuration at `path`, this host against it, and the keys. Changes nothing.
+///
+/// # Errors
+///
+/// [`PrepareError`].
+pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError> {
+    let config = Config::load(path)?;
+    let unread = |what| move |source| PrepareError::Host { what, source };
+    let hostname = hostname().map_err(unread("the name"))?;
+    let local = config.identify(node, &hostname)?;
+    let host = HostView::read().map_err(unread("the interfaces"))?;
+    config.check_host(&local, &host)?;
+    let keys = ClusterKeys::load(&config.cluster.key_file)?;
+
+    let present = AddressSocket::open()?.addresses(None)?;
+    let mut vips = Vec::new();
+    for group in &config.groups {
+        let mut found = Vec::new();
+        for address in &group.addresses {
+            // `check_host` found the interface of every address on this host.
+            let Some(name) = address.interface(local.me.id) else { continue };
+            let Some(interface) = host.interface(name.as_str()) else { continue };
+            let vip = Vip::new(interface.index, address.address, address.prefix)?;
+            if let Standing::Foreign { .. } = vip.standing(&present)? {
+                return Err(PrepareError::Foreign { vip });
+            }
+            let mac = interface.mac.unwrap_or_default();
+            found.push(LocalVip { vip, interface: interface.name.clone(), mac });
+        }
+        vips.push(found);
+    }
+    let stray = strays(&present, &vips);
+    let interfaces = local
+        .links
+        .iter()
+        .filter_map(|link| host.interface(link.own.interface.as_str()))
+        .map(|found| (found.name.clone(), (found.index, found.mac)))
+        .collect();
+    Ok(Prepared { config, local, keys, interfaces, vips, stray })
+}
+
+/// Returns what bears our mark and is no address of ours.
+fn strays(present: &[Present], vips: &[Vec<LocalVip>]) -> Vec<Present> {
+    let ours = |address: &Present| {
+        vips.iter().flatten().any(|local| local.vip.ip() == address.ip)
+    };
+    present
+        .iter()
+        .filter(|address| address.protocol == Some(crate::address::PROTOCOL) && !ours(address))
+        .cloned()
+        .collect()
+}
+
+/// Returns where the kernel half of a node is pinned.
+#[must_use]
+pub fn pins(config: &Config, local: &Local) -> PathBuf {
+    Path::new("/sys/fs/bpf/hb").join(config.cluster.name.as_str()).join(local.me.name.as_str())
+}

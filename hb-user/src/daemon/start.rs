@@ -1,0 +1,410 @@
+//! From a prepared node to a running one, in the order that leaves nothing half done.
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use hb_ebpf::{
+    epoch::Epoch,
+    maps::{LAYOUT, Path, Timing, Transport},
+    wire::{GROUPS, State},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    Daemon, EngineKind,
+    prepare::{Prepared, pins},
+    resources::Worker,
+};
+use crate::{
+    address::{AddressError, AddressSocket, BatchFull},
+    announce::{AnnounceError, AnnounceSocket, Announcement},
+    clock,
+    config::{Config, Engine, LinkAddress, Local, LocalLink, Resource, ResourceKind},
+    core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
+    fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
+    id::NodeId,
+    kernel::{Identity, Kernel, KernelError, OBJECT, Shared, remove_pins},
+    key::peer_keys,
+    link::{Ends, LinkError, LinkSocket},
+    realtime::Demand,
+    resource::{Place, Script, Sequence},
+    state_dir::{StateDir, StateDirError},
+};
+
+/// Overrides the embedded object of the kernel half: for tests of another build of it.
+const OBJECT_VARIABLE: &str = "HB_KERNEL_OBJECT";
+/// A timer late by less than this casts no doubt on ourselves, however short the interval.
+const LEAST_LATE: Duration = Duration::from_micros(250);
+
+/// Why a prepared node did not start. What was begun is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel half.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The kernel has no timers for us, and the configuration insists on them.
+    #[error(
+        "engine = \"kernel\", but this kernel refuses BPF timers ({0}): set engine = \"auto\" or \
+         \"user\", or run a kernel without PREEMPT_RT"
+    )]
+    Engine(String),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// The fast path.
+    #[error(transparent)]
+    Fast(#[from] FastError),
+    /// A link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A socket to announce with.
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
+    /// Too many addresses.
+    #[error(transparent)]
+    Batch(#[from] BatchFull),
+    /// Addresses cannot be listed.
+    #[error(transparent)]
+    Addresses(#[from] AddressError),
+    /// The core.
+    #[error(transparent)]
+    Core(#[from] SetupError),
+    /// The other object cannot be read.
+    #[error("cannot read {path}, which {OBJECT_VARIABLE} names")]
+    Object {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No random numbers.
+    #[error("cannot draw a random boot nonce")]
+    Random(#[source] io::Error),
+    /// A link has an end that does not fit its transport.
+    #[error("link {0} has no usable interface or address on this host any more: start again")]
+    Ends(String),
+}
+
+/// Starts the node. If it fails, the kernel half that was found is as it was, and a new one gone.
+pub(super) fn start(prepared: Prepared, state: StateDir) -> Result<Daemon, StartError> {
+    let pins = pins(&prepared.config, &prepared.local);
+    let fresh = !pins.exists();
+    let started = assemble(prepared, state, &pins);
+    if started.is_err() && fresh {
+        // The error at hand is the one that matters.
+        drop(remove_pins(&pins));
+    }
+    started
+}
+
+/// What is slow or may fail comes first; frames are answered from the attachment on, probes leave
+/// from the start of the fast path on, and the watch begins last.
+fn assemble(
+    prepared: Prepared,
+    mut state: StateDir,
+    pins: &std::path::Path,
+) -> Result<Daemon, StartError> {
+    let Prepared { config, local, keys, interfaces, vips, stray } = prepared;
+    let object = object()?;
+    let mut kernel = Kernel::open(&object, pins)?;
+    let engine = engine(&config, &kernel)?;
+    let shared = Arc::new(kernel.share()?);
+
+    // A record is one of this boot, of this layout and of this configuration.
+    let earlier = shared.node();
+    let has_record = kernel.found() && earlier.layout == LAYOUT;
+    let resumes = has_record && earlier.config_hash == config.fingerprint();
+    let words = if resumes { shared.published() } else { Default::default() };
+    let incarnation = state.reserve_incarnation()?;
+    let generation =
+        if has_record { state.generation()? } else { state.reserve_generation()? };
+    let nonce = if has_record { earlier.nonce } else { random()? };
+    let identity = Identity {
+        cluster: config.cluster_id(),
+        id: local.me.id,
+        incarnation,
+        nonce,
+        config_hash: config.fingerprint(),
+        controller_deadtime_ns: config.timers.controller_deadtime().as_nanos() as u64,
+    };
+    shared.introduce(&identity);
+    shared.stamp_controller(clock::now());
+    for peer in &local.peers {
+        shared.set_timing(peer.id, &timing(&config));
+        kernel.set_keys(peer.id, &peer_keys(&keys, identity.cluster, local.me.id, peer.id))?;
+    }
+
+    let mut targets = Vec::new();
+    for link in &local.links {
+        let missing = || StartError::Ends(link.name.to_string());
+        let (index, mac) =
+            *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
+        for (peer, end) in &link.peers {
+            let ends = ends(link, mac, end.address).ok_or_else(missing)?;
+            kernel.set_path(*peer, link.id, &path(index, link, &ends))?;
+            targets.push(Target {
+                peer: *peer,
+                link: link.id,
+                socket: LinkSocket::open(index, ends)?,
+                keys: peer_keys(&keys, identity.cluster, local.me.id, *peer),
+            });
+        }
+    }
+    let mut effects = Vec::new();
+    for group in &vips {
+        let mut effect = Effect::new();
+        for local in group {
+            let announcement = Announcement::new(local.vip.ip(), local.mac);
+            let socket = AnnounceSocket::open(local.vip.interface())?;
+            effect.push(local.vip, announcement, socket)?;
+        }
+        effects.push(effect);
+    }
+    for (name, (index, _)) in &interfaces {
+        let attached = kernel.attach(name, *index)?;
+        super::log_attachment(attached);
+    }
+
+    let now = clock::now();
+    let core = Core::new(core_setup(&config, &local, &words, generation), now)?;
+    let judge = match engine.0 {
+        EngineKind::User => Some(kernel.judge()?),
+        EngineKind::KernelTimer => None,
+    };
+    let fast = Fast::start(FastSetup {
+        me: local.me.id,
+        targets,
+        interval: config.timers.interval(),
+        effects,
+        shared: Arc::clone(&shared),
+        events: kernel.events()?,
+        judge,
+        words,
+        demand: demand(config.timers.interval()),
+    })?;
+
+    let (done, results) = mpsc::unbounded_channel();
+    let workers = config
+        .groups
+        .iter()
+        .map(|group| {
+            (!group.resources.is_empty()).then(|| {
+                let place = Place {
+                    cluster: config.cluster.name.to_string(),
+                    node: local.me.name.to_string(),
+                    group: group.name.to_string(),
+                };
+                let scripts = group.resources.iter().map(script).collect();
+                Worker::spawn(group.id, Sequence::new(place, scripts), done.clone())
+            })
+        })
+        .collect();
+
+    let mut daemon = Daemon {
+        incarnation,
+        started: now,
+        tick: tick(&config),
+        resuming: words.map(|word| word.state() == State::Holding),
+        trials: BTreeMap::new(),
+        resource_states: BTreeMap::new(),
+        addresses: AddressSocket::open()?,
+        _state: state,
+        config,
+        local,
+        vips,
+        stray,
+        core,
+        kernel,
+        shared,
+        fast,
+        workers,
+        results,
+        engine,
+        lost_events: 0,
+        stopping: false,
+    };
+    for peer in daemon.peers() {
+        daemon.watch(peer, true)?;
+    }
+    Ok(daemon)
+}
+
+fn object() -> Result<Vec<u8>, StartError> {
+    match env::var_os(OBJECT_VARIABLE) {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            fs::read(&path).map_err(|source| StartError::Object { path, source })
+        }
+        None => Ok(OBJECT.to_vec()),
+    }
+}
+
+/// Decides who counts the misses, and why.
+fn engine(config: &Config, kernel: &Kernel) -> Result<(EngineKind, String), StartError> {
+    match (config.cluster.engine, kernel.timers()) {
+        (Engine::User, _) => Ok((EngineKind::User, "configured: engine = \"user\"".to_owned())),
+        (_, Ok(())) => Ok((EngineKind::KernelTimer, "the kernel has BPF timers".to_owned())),
+        (Engine::Auto, Err(refusal)) => {
+            Ok((EngineKind::User, format!("the kernel refuses BPF timers: {refusal}")))
+        }
+        (Engine::Kernel, Err(refusal)) => Err(StartError::Engine(refusal.to_owned())),
+    }
+}
+
+fn random() -> Result<u64, StartError> {
+    let mut bytes = [0u8; 8];
+    // SAFETY: eight writable bytes.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got == 8 {
+        // Zero means "never seen" on the wire.
+        Ok(u64::from_ne_bytes(bytes) | 1)
+    } else {
+        Err(StartError::Random(io::Error::last_os_error()))
+    }
+}
+
+fn timing(config: &Config) -> Timing {
+    let ns = |duration: Duration| duration.as_nanos() as u64;
+    let timers = &config.timers;
+    Timing {
+        interval_ns: ns(timers.interval()),
+        warn_ns: ns(timers.warntime()),
+        dead_ns: ns(timers.deadtime()),
+        init_dead_ns: ns(timers.initdead()),
+        doubt_max_ns: ns(timers.doubt_max()),
+        late_ns: ns(timers.interval().max(LEAST_LATE)),
+    }
+}
+
+/// Half of each interval at most: the rest is for the machine.
+fn demand(interval: Duration) -> Demand {
+    let period = interval.clamp(Duration::from_micros(100), Duration::from_secs(4));
+    Demand {
+        runtime: (period / 2).min(Duration::from_millis(1)),
+        deadline: period,
+        period,
+        fifo_priority: Demand::DEFAULT_FIFO_PRIORITY,
+    }
+}
+
+/// The main loop goes round this often, so that its stamp is never mistaken for a dead one.
+fn tick(config: &Config) -> Duration {
+    let deadtime = config.timers.controller_deadtime();
+    (deadtime / 5).clamp(Duration::from_millis(1), Duration::from_millis(20))
+}
+
+fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<Ends> {
+    Some(match (link.own.address, peer) {
+        (LinkAddress::Mac(_), LinkAddress::Mac(peer)) => Ends::Ethernet { own: mac?, peer },
+        (LinkAddress::Ip(IpAddr::V4(own)), LinkAddress::Ip(IpAddr::V4(peer))) => {
+            Ends::Udp4 { own, peer }
+        }
+        (LinkAddress::Ip(IpAddr::V6(own)), LinkAddress::Ip(IpAddr::V6(peer))) => {
+            Ends::Udp6 { own, peer }
+        }
+        _ => return None,
+    })
+}
+
+fn path(interface: u32, link: &LocalLink, ends: &Ends) -> Path {
+    let mut path = Path {
+        interface,
+        transport: link.transport as u8,
+        min_hops: link.min_hops(),
+        ..Path::default()
+    };
+    match ends {
+        Ends::Ethernet { peer, .. } => path.mac = *peer,
+        Ends::Udp4 { peer, .. } => path.address[..4].copy_from_slice(&peer.octets()),
+        Ends::Udp6 { peer, .. } => path.address = peer.octets(),
+    }
+    path
+}
+
+fn script(resource: &Resource) -> Script {
+    let ResourceKind::Script { program, args } = &resource.kind;
+    Script {
+        name: resource.name.to_string(),
+        program: program.clone(),
+        args: args.clone(),
+        start_timeout: resource.start_timeout,
+        stop_timeout: resource.stop_timeout,
+        status_timeout: resource.status_timeout,
+    }
+}
+
+fn core_setup(
+    config: &Config,
+    local: &Local,
+    words: &[hb_ebpf::wire::GroupWord; GROUPS],
+    generation: u32,
+) -> Setup {
+    // What the workers allow themselves, and then some.
+    let slack = Duration::from_secs(5);
+    let groups = config.groups.iter().map(|group| {
+        let word = words.get(group.id.0 as usize);
+        let resumed = word.filter(|word| word.state() == State::Holding).map(|word| word.epoch());
+        let sum = |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
+        let stop = sum(|resource| resource.stop_timeout) + slack;
+        let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
+        GroupSetup {
+            id: group.id,
+            preferred: Some(group.preferred),
+            auto_failback: group.auto_failback,
+            resources: (!group.resources.is_empty()).then_some(ResourceBounds { start, stop }),
+            resumed,
+        }
+    });
+    // A restart goes on above everything this node has said before.
+    let highest = words.iter().map(|word| word.epoch()).max().unwrap_or(Epoch::NONE);
+    Setup {
+        me: local.me.id,
+        nodes: config.nodes.iter().map(|node| node.id).collect(),
+        groups: groups.collect(),
+        epoch_floor: Epoch::floor(generation).max(highest),
+        bounds: Bounds {
+            initdead: config.timers.initdead(),
+            fast_path: Duration::from_millis(20),
+            take: Duration::from_secs(2),
+            drop: Duration::from_secs(2),
+            retry: Duration::from_secs(1),
+            patience: Duration::from_secs(2),
+            linger: config.timers.interval() * 2,
+        },
+    }
+}
+
+impl Daemon {
+    /// Returns the peers.
+    pub(super) fn peers(&self) -> Vec<NodeId> {
+        self.local.peers.iter().map(|peer| peer.id).collect()
+    }
+
+    /// Begins to watch a peer, whoever counts its misses.
+    pub(super) fn watch(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+        match self.engine.0 {
+            EngineKind::KernelTimer => self.kernel.arm(peer, forget),
+            EngineKind::User => self.kernel.watch(peer, forget),
+        }
+    }
+
+    /// Returns the shared maps.
+    pub(super) fn maps(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// Tells how a link travels, in the word of the configuration.
+pub(super) const fn transport(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Ethernet => "ethernet",
+        Transport::Udp4 => "udp4",
+        Transport::Udp6 => "udp6",
+    }
+}
