@@ -1,3 +1,4 @@
 //! The controller of `hb`.
 
+pub mod core;
 pub mod id;
