@@ -20,6 +20,10 @@ use crate::id::{GroupId, NodeId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Say this in every frame from now on, and send one more probe to everybody at once.
+    ///
+    /// The epoch of a group's word never falls. A word with a lower one than is being said was
+    /// decided before the core heard of a takeover by the fast path: the shell keeps what the fast
+    /// path wrote, and the next publication has it right.
     Publish {
         /// The group words, by group id.
         words: [GroupWord; GROUPS],

@@ -54,7 +54,9 @@ impl Standing {
         self.alive && self.state == State::Holding
     }
 
-    fn may_act(&self) -> bool {
+    /// Tells whether the node can do anything about the group, now or after an operator's help.
+    #[must_use]
+    pub fn may_act(&self) -> bool {
         self.alive && self.controller && !self.leaving
     }
 

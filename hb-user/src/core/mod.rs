@@ -318,12 +318,15 @@ impl Core {
         let standings = self.standings(index);
         let setup = &self.groups[index].setup;
         let peers = &standings[1..];
+        let cause = self.cause(&standings);
         Around {
             now: self.now,
             joined: self.joined,
             leaving: self.leaving.is_some(),
             choice: self.choice(index, &standings),
-            cause: self.cause(&standings),
+            contested: !matches!(cause, Reason::HandedOver(_))
+                && peers.iter().any(Standing::may_act),
+            cause,
             rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),

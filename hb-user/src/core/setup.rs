@@ -35,6 +35,9 @@ pub struct GroupSetup {
     /// Epoch at which an earlier start of this daemon held it, if the maps it left say so. Its
     /// addresses may still be up and its resources may run.
     pub resumed: Option<Epoch>,
+    /// The highest epoch of the group that those maps name in this node's own word, whatever it
+    /// said with it; [`Epoch::NONE`] without maps.
+    pub known: Epoch,
 }
 
 /// How long a group's resources may take. The shell keeps shorter limits of its own and reports
@@ -47,7 +50,7 @@ pub struct ResourceBounds {
     pub stop: Duration,
 }
 
-/// How long to wait for what.
+/// How long to wait for what. None of them may be zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// The first deadtime after start: how long a better placed node that is still starting is
@@ -56,6 +59,9 @@ pub struct Bounds {
     /// For the fast path to report what it did when an armed peer died. Raising it delays the
     /// takeover in the rare case that the plan had not reached the fast path in time.
     pub fast_path: Duration,
+    /// Before a group is taken that another living node may be about to take as well: what both
+    /// said has to cross. Two intervals will do; takeovers from the dead and hand-overs skip it.
+    pub contend: Duration,
     /// For addresses to be added.
     pub take: Duration,
     /// For addresses to be removed.

@@ -25,11 +25,13 @@ pub(super) fn setup(me: NodeId) -> Setup {
             auto_failback: true,
             resources: Some(ResourceBounds { start: second * 20, stop: second * 20 }),
             resumed: None,
+            known: Epoch::NONE,
         }],
         epoch_floor: Epoch::floor(1),
         bounds: Bounds {
             initdead: second * 10,
             fast_path: Duration::from_millis(10),
+            contend: Duration::from_millis(2),
             take: second,
             drop: second,
             retry: second / 2,

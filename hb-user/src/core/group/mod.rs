@@ -20,7 +20,8 @@
 //!
 //! And further:
 //!
-//! - `Idle`, `Released`: on its turn, `Taking` with Take; when an armed peer dies, `Taking` without,
+//! - `Idle`, `Released`: on its turn, `Taking` with Take, but only after `contend` if a living peer
+//!   may have come to think it is its own and no release says otherwise; when an armed peer dies, `Taking` without,
 //!   because the fast path is at it. `Released` becomes `Idle` when any peer holds the group.
 //! - `Resuming`: once joined, `Taking` with Take, at the same epoch unless a higher one was heard.
 //! - `Serving`: a preferred node that stands by, with failback, makes it `Stopping`.
@@ -65,6 +66,8 @@ pub(super) struct Around {
     pub(super) choice: Choice,
     /// Why it would be taken now.
     pub(super) cause: Reason,
+    /// A living peer could come to think that it is its turn, unless it is told of this node's.
+    pub(super) contested: bool,
     /// The living peer that holds it, and at which epoch; the highest of several.
     pub(super) rival: Option<(NodeId, Epoch)>,
     /// Who should have it if not this node.
@@ -122,7 +125,7 @@ impl Group {
             failure: None,
             ready: false,
             used: resumed.unwrap_or_default(),
-            heard: floor,
+            heard: floor.max(setup.known),
             deadline: None,
             fast_path: None,
             started: true,

@@ -47,15 +47,22 @@ impl Group {
             self.waiting = None;
         }
         match turn {
-            Some(node) if node == self.me => self.take(around.cause.clone(), around.now, out),
+            Some(node) if node == self.me && !around.contested => {
+                self.take(around.cause.clone(), around.now, out);
+            }
             Some(node) => {
-                let until = around.now.after(self.bounds.patience);
-                let (_, until) = *self.waiting.get_or_insert((node, until));
-                if until <= around.now {
-                    self.passed_over = Some(node);
-                    self.waiting = None;
-                    out.push(Action::Log(Transition::PassedOver { group: self.id(), node }));
+                let mine = node == self.me;
+                let wait = if mine { self.bounds.contend } else { self.bounds.patience };
+                let (_, until) = *self.waiting.get_or_insert((node, around.now.after(wait)));
+                if until > around.now {
+                    return;
                 }
+                self.waiting = None;
+                if mine {
+                    return self.take(around.cause.clone(), around.now, out);
+                }
+                self.passed_over = Some(node);
+                out.push(Action::Log(Transition::PassedOver { group: self.id(), node }));
             }
             None => {}
         }
