@@ -5,6 +5,7 @@ pub mod announce;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod core;
 pub mod fast;
 pub mod id;
 pub mod kernel;

@@ -1,0 +1,69 @@
+//! What the core is told.
+
+use hb_ebpf::epoch::Epoch;
+
+use super::facts::PeerFacts;
+use crate::id::{GroupId, NodeId};
+
+/// A fact, or the result of an [`Action`](super::Action).
+///
+/// Any of them may come late, twice, or for something long past; unknown peers and groups are
+/// ignored. Errors are texts for people: the core only passes them on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// What the shared map says of a peer now.
+    Peer {
+        /// The peer.
+        peer: NodeId,
+        /// The snapshot.
+        facts: PeerFacts,
+    },
+    /// Addresses were added and announced: answers [`Take`](super::Action::Take), or tells of a
+    /// takeover that the fast path made by itself because the peer of an
+    /// [`Arm`](super::Action::Arm) died.
+    Took {
+        /// The group.
+        group: GroupId,
+        /// The epoch of the plan.
+        epoch: Epoch,
+        /// Whether every address is up.
+        result: Result<(), String>,
+    },
+    /// Addresses were removed: answers [`Drop`](super::Action::Drop).
+    Dropped {
+        /// The group.
+        group: GroupId,
+        /// Whether every address is gone.
+        result: Result<(), String>,
+    },
+    /// Answers [`StartResources`](super::Action::StartResources).
+    ResourcesStarted {
+        /// The group.
+        group: GroupId,
+        /// The epoch they were started in.
+        epoch: Epoch,
+        /// Whether all of them run.
+        result: Result<(), String>,
+    },
+    /// Answers [`StopResources`](super::Action::StopResources).
+    ResourcesStopped {
+        /// The group.
+        group: GroupId,
+        /// Whether none of them runs.
+        result: Result<(), String>,
+    },
+    /// A resource that ran has failed.
+    ResourcesFailed {
+        /// The group.
+        group: GroupId,
+        /// What failed and how.
+        error: String,
+    },
+    /// Leave in order: hand over what is held, then exit.
+    Stop,
+    /// The operator says that what failed here is repaired.
+    Clear {
+        /// The group.
+        group: GroupId,
+    },
+}

@@ -1,0 +1,471 @@
+//! Decides, for one node, who should hold what: policy `available`.
+//!
+//! No clock, no socket, no task, no log: facts and results come in through [`Core::handle`], time
+//! passes through [`Core::handle_timeout`], and everything to be done or said comes out of
+//! [`Core::poll_action`]. The same calls in the same order give the same actions.
+//!
+//! Facts are states, never events, and every action is idempotent, so a late, lost, repeated or
+//! spurious call does no harm.
+
+mod action;
+pub mod choose;
+mod facts;
+mod group;
+mod input;
+mod setup;
+mod view;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod transitions;
+
+use std::{collections::VecDeque, time::Duration};
+
+use hb_ebpf::{
+    time::BootTime,
+    wire::{GROUPS, GroupWord, Health, State},
+};
+
+pub use action::{Action, Reason, Takeover, Transition};
+pub use facts::{Life, PeerFacts};
+pub use group::Phase;
+pub use input::Input;
+pub use setup::{Bounds, GroupSetup, ResourceBounds, Setup, SetupError};
+pub use view::{Blocked, GroupView, PeerView, View};
+
+use self::{
+    choose::{Choice, Standing, choose, holder, newest_release},
+    group::{Around, Group},
+};
+use crate::id::{GroupId, NodeId};
+
+/// The decision maker of one node's daemon.
+#[derive(Clone, Debug)]
+pub struct Core {
+    me: NodeId,
+    bounds: Bounds,
+    peers: Vec<Peer>,
+    groups: Vec<Group>,
+    started: BootTime,
+    now: BootTime,
+    joined: bool,
+    leaving: Option<BootTime>,
+    exited: bool,
+    published: Option<([GroupWord; GROUPS], bool)>,
+    published_at: BootTime,
+    actions: VecDeque<Action>,
+}
+
+#[derive(Clone, Debug)]
+struct Peer {
+    id: NodeId,
+    facts: PeerFacts,
+    /// What the fast path has; `None` if its plan may have been carried out.
+    armed: Option<Vec<Takeover>>,
+}
+
+impl Core {
+    /// Starts at `now`. The first actions say that this node is joining, and remove what an
+    /// earlier start may have left of the groups it is not known to have held.
+    ///
+    /// # Errors
+    ///
+    /// A [`SetupError`] if ids are unusable.
+    pub fn new(setup: Setup, now: BootTime) -> Result<Self, SetupError> {
+        setup.check()?;
+        let Setup { me, nodes, groups, epoch_floor, bounds } = setup;
+        let mut out = Vec::new();
+        let mut core = Self {
+            me,
+            bounds,
+            peers: nodes
+                .into_iter()
+                .filter(|node| *node != me)
+                .map(|id| Peer { id, facts: PeerFacts::default(), armed: Some(Vec::new()) })
+                .collect(),
+            groups: groups
+                .into_iter()
+                .map(|group| Group::new(group, me, bounds, epoch_floor, now, &mut out))
+                .collect(),
+            started: now,
+            now,
+            joined: false,
+            leaving: None,
+            exited: false,
+            published: None,
+            published_at: now,
+            actions: VecDeque::new(),
+        };
+        core.settle(out);
+        Ok(core)
+    }
+
+    /// Takes in a fact or a result, at `now`.
+    pub fn handle(&mut self, input: Input, now: BootTime) {
+        if self.exited {
+            return;
+        }
+        self.now = self.now.max(now);
+        let now = self.now;
+        let mut out = Vec::new();
+        match input {
+            Input::Peer { peer, facts } => self.peer(peer, facts, &mut out),
+            Input::Took { group, epoch, result } => {
+                self.with(group, |group| group.took(epoch, result, now, &mut out));
+            }
+            Input::Dropped { group, result } => {
+                if let Some(index) = self.index(group) {
+                    let around = self.around(index);
+                    self.groups[index].dropped(result, &around, &mut out);
+                }
+            }
+            Input::ResourcesStarted { group, epoch, result } => {
+                self.with(group, |group| group.resources_started(epoch, result, now, &mut out));
+            }
+            Input::ResourcesStopped { group, result } => {
+                self.with(group, |group| group.resources_stopped(result, now, &mut out));
+            }
+            Input::ResourcesFailed { group, error } => {
+                self.with(group, |group| group.resources_failed(&error, &mut out));
+            }
+            Input::Stop if self.leaving.is_none() => {
+                self.leaving = Some(now);
+                out.push(Action::Log(Transition::Leaving));
+            }
+            Input::Stop => {}
+            Input::Clear { group } => self.with(group, |group| group.clear(&mut out)),
+        }
+        self.settle(out);
+    }
+
+    /// Lets time pass until `now`. Harmless when nothing is due.
+    pub fn handle_timeout(&mut self, now: BootTime) {
+        if !self.exited {
+            self.now = self.now.max(now);
+            self.settle(Vec::new());
+        }
+    }
+
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout) next, if nothing comes in
+    /// before; `None` for never. Always later than the last `now`.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<BootTime> {
+        if self.exited {
+            return None;
+        }
+        let groups = self.groups.iter().filter_map(Group::timeout);
+        let patience = [self.patient_until()];
+        let joining = (!self.joined).then(|| self.join_by());
+        let leaving = self.leaving.into_iter().flat_map(|since| {
+            let released = self.groups.iter().map(|group| group.since.after(self.bounds.patience));
+            [self.published_at.after(self.bounds.linger), self.leave_by(since)]
+                .into_iter()
+                .chain(released)
+        });
+        groups.chain(patience).chain(joining).chain(leaving).filter(|due| *due > self.now).min()
+    }
+
+    /// Returns the next thing to do. Call it until it returns `None` after every other call.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns what the core knows, for status and metrics.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View {
+            me: self.me,
+            joined: self.joined,
+            leaving: self.leaving.is_some(),
+            groups: (0..self.groups.len()).map(|index| self.group_view(index)).collect(),
+            peers: self
+                .peers
+                .iter()
+                .map(|peer| PeerView {
+                    peer: peer.id,
+                    life: peer.facts.life,
+                    controller_dead: peer.facts.controller_dead,
+                    left: peer.facts.leaving,
+                    incarnation: peer.facts.incarnation,
+                })
+                .collect(),
+        }
+    }
+
+    fn group_view(&self, index: usize) -> GroupView {
+        let group = &self.groups[index];
+        let standings = self.standings(index);
+        let own = group.standing(self.leaving.is_some());
+        let choice = self.choice(index, &standings);
+        let blocked = match (&group.failure, choice) {
+            _ if !group.phase.is_apart() => None,
+            (Some(error), _) => Some(Blocked::Failed(error.clone())),
+            (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
+            _ if self.leaving.is_some() => Some(Blocked::Leaving),
+            _ if !group.ready => Some(Blocked::Joining),
+            (None, Choice::Take(node)) => Some(Blocked::TurnOf(node)),
+            (None, Choice::Wait(node)) => Some(Blocked::WaitingFor(node)),
+            (None, Choice::Nobody) => None,
+        };
+        let holding = holder(&standings);
+        GroupView {
+            group: group.setup.id,
+            state: own.state,
+            health: own.health,
+            phase: group.phase,
+            holder: holding.map(|standing| standing.node),
+            epoch: holding.map_or(own.epoch, |standing| standing.epoch),
+            reason: group.reason.clone(),
+            since: group.since,
+            blocked,
+        }
+    }
+
+    fn with(&mut self, id: GroupId, act: impl FnOnce(&mut Group)) {
+        if let Some(index) = self.index(id) {
+            act(&mut self.groups[index]);
+        }
+    }
+
+    fn index(&self, id: GroupId) -> Option<usize> {
+        self.groups.iter().position(|group| group.setup.id == id)
+    }
+
+    fn peer(&mut self, id: NodeId, facts: PeerFacts, out: &mut Vec<Action>) {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut peer.facts, facts);
+        peer.log_changes(&before, out);
+        let plan = match facts.life {
+            Life::Dead(_) if !before.life.is_dead() => peer.armed.take().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        for group in &mut self.groups {
+            let word = &facts.words[usize::from(group.setup.id.0)];
+            group.heard = group.heard.max(word.epoch());
+            let unchanged = facts.incarnation == before.incarnation
+                && word.state() != State::Holding
+                && word.health() == Health::Standby;
+            if group.passed_over == Some(id) && !unchanged {
+                group.passed_over = None;
+            }
+            let planned = plan.iter().find(|takeover| takeover.group == group.setup.id);
+            if let (Some(takeover), Life::Dead(cause)) = (planned, facts.life) {
+                let reason = Reason::HolderDied { node: id, cause };
+                group.armed_peer_died(takeover.epoch, reason, self.now, out);
+            }
+        }
+    }
+
+    /// Brings everything in line with what is known, and queues what came of it: first what frames
+    /// shall say, then plans, then effects, then logs.
+    fn settle(&mut self, mut out: Vec<Action>) {
+        self.join(&mut out);
+        for index in 0..self.groups.len() {
+            // Each round is a step towards holding or towards being apart; a few are the most.
+            for _ in 0..GROUPS {
+                let around = self.around(index);
+                if !self.groups[index].settle(&around, &mut out) {
+                    break;
+                }
+            }
+        }
+        self.publish();
+        self.arm();
+        let (logs, effects): (Vec<_>, Vec<_>) =
+            out.into_iter().partition(|action| matches!(action, Action::Log(_)));
+        self.actions.extend(effects);
+        self.actions.extend(logs);
+        self.exit();
+    }
+
+    fn join(&mut self, out: &mut Vec<Action>) {
+        let known = self.peers.iter().all(|peer| peer.facts.life != Life::Unheard);
+        if !self.joined && (known || self.join_by() <= self.now) {
+            self.joined = true;
+            out.push(Action::Log(Transition::Joined));
+        }
+    }
+
+    fn join_by(&self) -> BootTime {
+        self.started.after(self.bounds.initdead * 2)
+    }
+
+    fn patient_until(&self) -> BootTime {
+        self.started.after(self.bounds.initdead)
+    }
+
+    /// What this node knows of all nodes concerning one group, itself first.
+    fn standings(&self, index: usize) -> Vec<Standing> {
+        let group = &self.groups[index];
+        let peers = self.peers.iter().map(|peer| {
+            let word = &peer.facts.words[usize::from(group.setup.id.0)];
+            let mut standing = Standing::new(peer.id, &peer.facts, word);
+            standing.leaving |= group.passed_over == Some(peer.id);
+            standing
+        });
+        [group.standing(self.leaving.is_some())].into_iter().chain(peers).collect()
+    }
+
+    fn choice(&self, index: usize, standings: &[Standing]) -> Choice {
+        let patient = self.now < self.patient_until();
+        choose(self.groups[index].setup.preferred, patient, standings)
+    }
+
+    fn around(&self, index: usize) -> Around {
+        let standings = self.standings(index);
+        let setup = &self.groups[index].setup;
+        let peers = &standings[1..];
+        let cause = self.cause(&standings);
+        Around {
+            now: self.now,
+            joined: self.joined,
+            leaving: self.leaving.is_some(),
+            choice: self.choice(index, &standings),
+            contested: !matches!(cause, Reason::HandedOver(_))
+                && peers.iter().any(Standing::may_act),
+            cause,
+            rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
+            successor: match self.choice(index, peers) {
+                Choice::Take(node) => Some(node),
+                _ => None,
+            },
+            failback: peers
+                .iter()
+                .filter(|standing| setup.auto_failback && Some(standing.node) == setup.preferred)
+                .find(|standing| {
+                    standing.is_candidate() && standing.health == Health::Standby && !standing.holds()
+                })
+                .map(|standing| standing.node),
+        }
+    }
+
+    /// Why this node would take a group of which all nodes stand like this.
+    fn cause(&self, standings: &[Standing]) -> Reason {
+        let release = newest_release(standings);
+        if let Some(release) = release.filter(|release| release.successor == self.me) {
+            return Reason::HandedOver(release.node);
+        }
+        let last = standings
+            .iter()
+            .filter(|standing| standing.state == State::Holding && !standing.alive)
+            .max_by_key(|standing| standing.epoch);
+        let dead = last.and_then(|last| self.peers.iter().find(|peer| peer.id == last.node));
+        match dead.map(|peer| (peer.id, peer.facts.life)) {
+            Some((node, Life::Dead(cause))) => Reason::HolderDied { node, cause },
+            _ => Reason::NobodyHolds,
+        }
+    }
+
+    fn publish(&mut self) {
+        let leaving = self.leaving.is_some();
+        let mut words = [GroupWord::default(); GROUPS];
+        for (index, group) in self.groups.iter().enumerate() {
+            let holding = holder(&self.standings(index)).map(|standing| standing.node);
+            words[usize::from(group.setup.id.0)] = group.word(leaving, holding);
+        }
+        if self.published != Some((words, leaving)) {
+            self.published = Some((words, leaving));
+            self.published_at = self.now;
+            self.actions.push_back(Action::Publish { words, leaving });
+        }
+    }
+
+    fn arm(&mut self) {
+        for position in 0..self.peers.len() {
+            // The fast path may be carrying out the plan for a peer that just died.
+            if self.peers[position].facts.life.is_dead() {
+                continue;
+            }
+            let takeovers = self.takeovers(position);
+            let peer = &mut self.peers[position];
+            if peer.armed.as_ref() != Some(&takeovers) {
+                peer.armed = Some(takeovers.clone());
+                self.actions.push_back(Action::Arm { peer: peer.id, takeovers });
+            }
+        }
+    }
+
+    /// What this node would take if the peer at `position` died now.
+    fn takeovers(&self, position: usize) -> Vec<Takeover> {
+        let able = |group: &Group| {
+            group.ready
+                && group.phase.is_apart()
+                && group.failure.is_none()
+                && self.leaving.is_none()
+        };
+        let groups = self.groups.iter().enumerate().filter(|(_, group)| able(group));
+        groups
+            .filter_map(|(index, group)| {
+                let mut standings = self.standings(index);
+                // This node comes first.
+                standings[position + 1].alive = false;
+                let mine = self.choice(index, &standings) == Choice::Take(self.me);
+                let epoch = group.next_epoch().filter(|_| mine)?;
+                Some(Takeover { group: group.setup.id, epoch })
+            })
+            .collect()
+    }
+
+    fn exit(&mut self) {
+        let Some(since) = self.leaving else {
+            return;
+        };
+        let late = self.leave_by(since) <= self.now;
+        let heard = self.published_at.after(self.bounds.linger) <= self.now;
+        let mut done = true;
+        for (index, group) in self.groups.iter().enumerate() {
+            done &= match group.phase {
+                Phase::Idle => true,
+                Phase::Released { .. } => {
+                    group.since.after(self.bounds.patience) <= self.now
+                        || self.around(index).successor.is_none()
+                }
+                _ => false,
+            };
+        }
+        if late && !done {
+            let behind = self.groups.iter().filter(|group| !group.phase.is_apart());
+            self.actions.extend(behind.map(|group| {
+                let (group, phase) = (group.setup.id, group.phase);
+                Action::Log(Transition::LeftBehind { group, phase })
+            }));
+        }
+        if late || (done && heard) {
+            self.actions.push_back(Action::Exit);
+            self.exited = true;
+        }
+    }
+
+    fn leave_by(&self, since: BootTime) -> BootTime {
+        let stops = self.groups.iter().filter_map(|group| group.setup.resources);
+        let stop = stops.map(|bounds| bounds.stop).max().unwrap_or(Duration::ZERO);
+        let Bounds { take, drop, patience, linger, .. } = self.bounds;
+        since.after(take + stop + drop + patience + linger)
+    }
+}
+
+impl Peer {
+    fn log_changes(&self, before: &PeerFacts, out: &mut Vec<Action>) {
+        let (peer, facts) = (self.id, &self.facts);
+        let mut log = |transition| out.push(Action::Log(transition));
+        if facts.life != before.life {
+            if facts.leaving && facts.life.is_dead() {
+                log(Transition::PeerLeft { peer });
+            } else {
+                log(Transition::Peer { peer, from: before.life, to: facts.life });
+            }
+        }
+        if facts.incarnation != before.incarnation && before.incarnation != 0 {
+            log(Transition::PeerRestarted { peer, incarnation: facts.incarnation });
+        }
+        if facts.leaving && !before.leaving {
+            log(Transition::PeerLeaving { peer });
+        }
+        if facts.controller_dead != before.controller_dead {
+            log(Transition::Controller { peer, dead: facts.controller_dead });
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What the core is told at its start.
+
+use std::time::Duration;
+
+use hb_ebpf::{epoch::Epoch, maps::MAX_NODES, wire::GROUPS};
+
+use crate::id::{GroupId, NodeId};
+
+/// The cluster as this node sees it, and how long to wait for what.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This node.
+    pub me: NodeId,
+    /// All nodes, this one among them. The lower id goes first.
+    pub nodes: Vec<NodeId>,
+    /// All groups.
+    pub groups: Vec<GroupSetup>,
+    /// Every epoch sought lies above this one.
+    pub epoch_floor: Epoch,
+    /// How long to wait for what.
+    pub bounds: Bounds,
+}
+
+/// One group.
+#[derive(Clone, Debug)]
+pub struct GroupSetup {
+    /// Index of its word in a frame, below [`GROUPS`].
+    pub id: GroupId,
+    /// Where it should live if it can; `None` leaves it to the order of ids.
+    pub preferred: Option<NodeId>,
+    /// Whether a holder hands it to the preferred node as soon as that one stands by.
+    pub auto_failback: bool,
+    /// Bounds of its resources; `None` for a group of addresses only.
+    pub resources: Option<ResourceBounds>,
+    /// Epoch at which an earlier start of this daemon held it, if the maps it left say so. Its
+    /// addresses may still be up and its resources may run.
+    pub resumed: Option<Epoch>,
+    /// The highest epoch of the group that those maps name in this node's own word, whatever it
+    /// said with it; [`Epoch::NONE`] without maps.
+    pub known: Epoch,
+}
+
+/// How long a group's resources may take. The shell keeps shorter limits of its own and reports
+/// what went over them; these ones only catch a shell that does not answer.
+#[derive(Clone, Copy, Debug)]
+pub struct ResourceBounds {
+    /// To start all of them.
+    pub start: Duration,
+    /// To stop all of them.
+    pub stop: Duration,
+}
+
+/// How long to wait for what. None of them may be zero.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The first deadtime after start: how long a better placed node that is still starting is
+    /// waited for. After twice as long, a peer without any verdict counts as heard.
+    pub initdead: Duration,
+    /// For the fast path to report what it did when an armed peer died. Raising it delays the
+    /// takeover in the rare case that the plan had not reached the fast path in time.
+    pub fast_path: Duration,
+    /// Before a group is taken that another living node may be about to take as well: what both
+    /// said has to cross. Two intervals will do; takeovers from the dead and hand-overs skip it.
+    pub contend: Duration,
+    /// For addresses to be added.
+    pub take: Duration,
+    /// For addresses to be removed.
+    pub drop: Duration,
+    /// Before an address that could not be removed is tried again.
+    pub retry: Duration,
+    /// For another node to take a group that is its to take; also for how long a node that leaves
+    /// waits for that.
+    pub patience: Duration,
+    /// Between the last thing said and the exit, so that it is heard. Two intervals will do.
+    pub linger: Duration,
+}
+
+/// Why the core cannot work with a [`Setup`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// This node is not among the nodes.
+    #[error("this is {0}, which is not among the nodes of the cluster: add it or correct the id")]
+    Stranger(NodeId),
+    /// An id that no frame can carry, or that two nodes share.
+    #[error("{0} is listed twice or lies outside 1 to {MAX_NODES}: give each node its own id")]
+    Node(NodeId),
+    /// An index that no frame has room for, or that two groups share.
+    #[error("{0} is listed twice or lies outside 0 to {last}: give each group its own index", last = GROUPS - 1)]
+    Group(GroupId),
+    /// The preferred node of a group does not exist.
+    #[error("{group} prefers {node}, which is not among the nodes of the cluster: name one that is")]
+    Preferred {
+        /// The group.
+        group: GroupId,
+        /// The node it prefers.
+        node: NodeId,
+    },
+}
+
+impl Setup {
+    /// Checks that every id is usable and unique.
+    ///
+    /// # Errors
+    ///
+    /// The first [`SetupError`] found.
+    pub(super) fn check(&self) -> Result<(), SetupError> {
+        for (position, node) in self.nodes.iter().enumerate() {
+            let in_range = (1..=MAX_NODES).contains(&usize::from(node.0));
+            if !in_range || self.nodes[..position].contains(node) {
+                return Err(SetupError::Node(*node));
+            }
+        }
+        if !self.nodes.contains(&self.me) {
+            return Err(SetupError::Stranger(self.me));
+        }
+        for (position, group) in self.groups.iter().enumerate() {
+            let in_range = usize::from(group.id.0) < GROUPS;
+            if !in_range || self.groups[..position].iter().any(|other| other.id == group.id) {
+                return Err(SetupError::Group(group.id));
+            }
+            if let Some(node) = group.preferred.filter(|node| !self.nodes.contains(node)) {
+                return Err(SetupError::Preferred { group: group.id, node });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{A, B, GROUP, setup};
+
+    #[test]
+    fn mistakes_are_named() {
+        assert_eq!(setup(A).check(), Ok(()));
+        let stranger = Setup { me: NodeId(9), ..setup(A) };
+        assert_eq!(stranger.check(), Err(SetupError::Stranger(NodeId(9))));
+        let twice = Setup { nodes: vec![A, B, A], ..setup(A) };
+        assert_eq!(twice.check(), Err(SetupError::Node(A)));
+        let zero = Setup { nodes: vec![A, NodeId(0)], ..setup(A) };
+        assert_eq!(zero.check(), Err(SetupError::Node(NodeId(0))));
+
+        let mut groups = setup(A).groups;
+        groups.push(groups[0].clone());
+        let same = Setup { groups: groups.clone(), ..setup(A) };
+        assert_eq!(same.check(), Err(SetupError::Group(GROUP)));
+        groups[1].id = GroupId(8);
+        let ninth = Setup { groups: groups.clone(), ..setup(A) };
+        assert_eq!(ninth.check(), Err(SetupError::Group(GroupId(8))));
+        groups[1].id = GroupId(1);
+        groups[1].preferred = Some(NodeId(9));
+        let nobody = Setup { groups, ..setup(A) };
+        assert_eq!(
+            nobody.check(),
+            Err(SetupError::Preferred { group: GroupId(1), node: NodeId(9) })
+        );
+    }
+}

@@ -1,0 +1,53 @@
+//! A small cluster to test with.
+
+use std::time::Duration;
+
+use hb_ebpf::{
+    epoch::Epoch,
+    wire::{Be64, GROUPS, GroupWord, Health, State},
+};
+
+use super::{Bounds, GroupSetup, Life, PeerFacts, ResourceBounds, Setup};
+use crate::id::{GroupId, NodeId};
+
+pub(super) const A: NodeId = NodeId(1);
+pub(super) const B: NodeId = NodeId(2);
+pub(super) const GROUP: GroupId = GroupId(0);
+
+pub(super) fn setup(me: NodeId) -> Setup {
+    let second = Duration::from_secs(1);
+    Setup {
+        me,
+        nodes: vec![A, B],
+        groups: vec![GroupSetup {
+            id: GROUP,
+            preferred: Some(A),
+            auto_failback: true,
+            resources: Some(ResourceBounds { start: second * 20, stop: second * 20 }),
+            resumed: None,
+            known: Epoch::NONE,
+        }],
+        epoch_floor: Epoch::floor(1),
+        bounds: Bounds {
+            initdead: second * 10,
+            fast_path: Duration::from_millis(10),
+            contend: Duration::from_millis(2),
+            take: second,
+            drop: second,
+            retry: second / 2,
+            patience: second * 2,
+            linger: Duration::from_millis(2),
+        },
+    }
+}
+
+pub(super) fn facts(state: State, health: Health, epoch: Epoch) -> PeerFacts {
+    let mut words = [GroupWord::default(); GROUPS];
+    words[0] = GroupWord {
+        state: state as u8,
+        health: health as u8,
+        epoch: Be64::new(epoch.0),
+        ..GroupWord::default()
+    };
+    PeerFacts { life: Life::Alive, incarnation: 1, words, ..PeerFacts::default() }
+}

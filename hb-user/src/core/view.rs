@@ -1,0 +1,80 @@
+//! What the core knows, for people to look at.
+
+use hb_ebpf::{
+    epoch::Epoch,
+    time::BootTime,
+    wire::{Health, State},
+};
+
+use super::{action::Reason, facts::Life, group::Phase};
+use crate::id::{GroupId, NodeId};
+
+/// A snapshot of everything the core knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// This node.
+    pub me: NodeId,
+    /// Every peer was heard or declared dead.
+    pub joined: bool,
+    /// This daemon leaves in order.
+    pub leaving: bool,
+    /// The groups, in the order of the [`Setup`](super::Setup).
+    pub groups: Vec<GroupView>,
+    /// The peers, in the order of the [`Setup`](super::Setup).
+    pub peers: Vec<PeerView>,
+}
+
+/// A group as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// The group.
+    pub group: GroupId,
+    /// What frames say of this node's hold.
+    pub state: State,
+    /// What frames say of the group's health here.
+    pub health: Health,
+    /// How far this node is with it.
+    pub phase: Phase,
+    /// Who holds it.
+    pub holder: Option<NodeId>,
+    /// The holder's epoch, else the highest one known.
+    pub epoch: Epoch,
+    /// Why this node came to the phase.
+    pub reason: Reason,
+    /// When it did.
+    pub since: BootTime,
+    /// Why this node does not hold it; `None` while it does, or gives it up.
+    pub blocked: Option<Blocked>,
+}
+
+/// Why a node does not hold a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// Something failed here, until an operator clears it.
+    Failed(String),
+    /// This daemon leaves in order.
+    Leaving,
+    /// Not every peer was heard or declared dead yet.
+    Joining,
+    /// Another node holds it.
+    HeldBy(NodeId),
+    /// It is another node's turn to take it.
+    TurnOf(NodeId),
+    /// A better placed node is still starting.
+    WaitingFor(NodeId),
+}
+
+/// A peer as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// The peer.
+    pub peer: NodeId,
+    /// Its life, with the cause of its death.
+    pub life: Life,
+    /// Its daemon is dead.
+    pub controller_dead: bool,
+    /// It leaves, or left, in order.
+    pub left: bool,
+    /// Number of its daemon's starts.
+    pub incarnation: u32,
+}

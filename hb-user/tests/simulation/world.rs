@@ -1,0 +1,648 @@
+//! Nodes, the wires between them, a virtual clock, and what must never be seen.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use hb_ebpf::{
+    epoch::Epoch,
+    time::BootTime,
+    wire::{GroupWord, Health, State},
+};
+use hb_user::{
+    core::{Action, Input, Phase},
+    id::{GroupId, NodeId},
+};
+
+use crate::{
+    node::{Frame, INITDEAD, INTERVAL, Node, times},
+    rng::Rng,
+    schedule::{Fault, Schedule},
+};
+
+pub(crate) const US: u64 = 1_000;
+pub(crate) const MS: u64 = 1_000 * US;
+const LINKS: usize = 2;
+/// How long two servers may last after all links are back: 10 intervals and the work itself.
+const HEAL: u64 = 10 * INTERVAL + 2 * MS;
+
+/// What is the same for all nodes.
+pub(crate) struct Config {
+    pub(crate) preferred: Vec<Option<NodeId>>,
+    pub(crate) auto_failback: Vec<bool>,
+    pub(crate) resources: Vec<bool>,
+}
+
+enum Event {
+    Boot { node: usize },
+    Begin { fault: usize },
+    End { fault: usize },
+    Tick { node: usize, boot: u64 },
+    Arrive { to: usize, to_boot: u64, frame: Rc<Frame> },
+    Wake { node: usize, incarnation: u32 },
+    Done { node: usize, incarnation: u32, group: usize, work: Work },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Take { epoch: Epoch },
+    Drop,
+    Start { epoch: Epoch },
+    Stop,
+}
+
+/// What a run went through.
+#[derive(Default, Debug)]
+pub(crate) struct Stats {
+    pub(crate) holds: u64,
+    pub(crate) deaths: u64,
+    pub(crate) fast_takeovers: u64,
+    pub(crate) hand_overs: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) failures: u64,
+    pub(crate) exits: u64,
+    pub(crate) resumes: u64,
+}
+
+impl Stats {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.holds += other.holds;
+        self.deaths += other.deaths;
+        self.fast_takeovers += other.fast_takeovers;
+        self.hand_overs += other.hand_overs;
+        self.conflicts += other.conflicts;
+        self.failures += other.failures;
+        self.exits += other.exits;
+        self.resumes += other.resumes;
+    }
+}
+
+pub(crate) struct World {
+    now: u64,
+    order: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    rng: Rng,
+    config: Config,
+    schedule: Schedule,
+    nodes: Vec<Node>,
+    /// Cuts in force, by pair and link.
+    cuts: BTreeMap<(usize, usize), [u32; LINKS]>,
+    loss_permille: u64,
+    /// Until when a partition explains what would otherwise be wrong.
+    excused_until: u64,
+    partitioned_ever: bool,
+    /// Per group, whether two nodes have it up, and whether a partition explains that.
+    double: Vec<bool>,
+    highest: Vec<Epoch>,
+    pub(crate) stats: Stats,
+    wrong: Option<String>,
+    pub(crate) trace: Option<Vec<String>>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, nodes: usize, traced: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let groups = 1 + rng.index(2);
+        let config = Config {
+            preferred: (0..groups)
+                .map(|_| rng.chance(800).then(|| NodeId(1 + rng.index(nodes) as u8)))
+                .collect(),
+            auto_failback: (0..groups).map(|_| rng.chance(500)).collect(),
+            resources: (0..groups).map(|_| rng.chance(700)).collect(),
+        };
+        let schedule = Schedule::draw(&mut rng, nodes);
+        let mut world = Self {
+            now: 0,
+            order: 0,
+            queue: BTreeMap::new(),
+            rng,
+            config,
+            schedule,
+            nodes: (1..=nodes).map(|id| Node::new(NodeId(id as u8), nodes, groups)).collect(),
+            cuts: BTreeMap::new(),
+            loss_permille: 0,
+            excused_until: 0,
+            partitioned_ever: false,
+            double: vec![false; groups],
+            highest: vec![Epoch::NONE; groups],
+            stats: Stats::default(),
+            wrong: None,
+            trace: traced.then(Vec::new),
+        };
+        for node in 0..nodes {
+            let at = world.schedule.boots[node];
+            world.at(at, Event::Boot { node });
+        }
+        for fault in 0..world.schedule.faults.len() {
+            let (_, begin, end) = world.schedule.faults[fault];
+            world.at(begin, Event::Begin { fault });
+            if let Some(end) = end {
+                world.at(end, Event::End { fault });
+            }
+        }
+        world.note(|world| {
+            let Config { preferred, auto_failback, resources } = &world.config;
+            format!("preferred {preferred:?} failback {auto_failback:?} resources {resources:?}")
+        });
+        world
+    }
+
+    /// Runs to the end.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            if at > self.schedule.end {
+                break;
+            }
+            self.now = at;
+            self.happen(event);
+            self.judge_addresses();
+            if let Some(wrong) = self.wrong.take() {
+                return Err(wrong);
+            }
+        }
+        self.judge_the_end()
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Boot { node } => self.boot(node),
+            Event::Begin { fault } => self.begin(self.schedule.faults[fault].0),
+            Event::End { fault } => self.end(fault),
+            Event::Tick { node, boot } => self.tick(node, boot),
+            Event::Arrive { to, to_boot, frame } => {
+                let (now, node) = (self.now, &mut self.nodes[to]);
+                let fresh = node.powered && node.boot == to_boot;
+                if fresh && node.peers[frame.from].hear(&frame, now) {
+                    self.wake(to);
+                }
+            }
+            Event::Wake { node, incarnation } => self.woken(node, incarnation),
+            Event::Done { node, incarnation, group, work } => {
+                if self.nodes[node].incarnation == incarnation && self.nodes[node].core.is_some() {
+                    self.done(node, group, work);
+                }
+            }
+        }
+    }
+
+    fn boot(&mut self, index: usize) {
+        if self.nodes[index].powered {
+            return;
+        }
+        let now = self.now;
+        // Every start without a record reserves a generation above all before it.
+        let generation = 1 + self.nodes.iter().map(|node| node.generation).max().unwrap_or(0);
+        self.note(|_| format!("boot node {}", index + 1));
+        let node = &mut self.nodes[index];
+        node.power_on(generation, now);
+        node.start_daemon(&self.config, now);
+        let boot = node.boot;
+        let phase = self.rng.within(0, INTERVAL);
+        self.after(phase, Event::Tick { node: index, boot });
+        self.wake(index);
+        self.obey(index);
+    }
+
+    fn begin(&mut self, fault: Fault) {
+        self.note(|_| format!("begin {fault:?}"));
+        match fault {
+            Fault::Crash { node } => self.nodes[node].power_off(),
+            Fault::KillDaemon { node } => {
+                let now = self.now;
+                if self.nodes[node].core.is_some() {
+                    self.nodes[node].kill_daemon(now);
+                }
+            }
+            Fault::Leave { node } => self.tell(node, Input::Stop),
+            Fault::CutLink { pair, link } => self.cut(pair, &[link], true),
+            Fault::Partition { pair } => self.cut(pair, &[0, 1], true),
+            Fault::Loss => self.loss_permille = 30,
+            Fault::FailStarts { node } => self.nodes[node].fail_starts = true,
+            Fault::FailTakes { node } => self.nodes[node].fail_takes = true,
+            Fault::FailDrops { node } => self.nodes[node].fail_drops = true,
+            Fault::FailRunning { node } => {
+                for group in 0..self.double.len() {
+                    let error = "it ended".to_owned();
+                    let group = GroupId(group as u8);
+                    self.tell(node, Input::ResourcesFailed { group, error });
+                }
+            }
+        }
+        if let Fault::FailStarts { node } | Fault::FailTakes { node } = fault {
+            // Only who takes a group can fail to: make the holder lose it.
+            let holder = (node + 1) % self.nodes.len();
+            for group in 0..self.double.len() {
+                let error = "it ended".to_owned();
+                self.tell(holder, Input::ResourcesFailed { group: GroupId(group as u8), error });
+            }
+        }
+    }
+
+    fn end(&mut self, index: usize) {
+        let fault = self.schedule.faults[index].0;
+        self.note(|_| format!("end {fault:?}"));
+        match fault {
+            Fault::Crash { node } => self.boot(node),
+            Fault::KillDaemon { node } => {
+                let now = self.now;
+                if self.nodes[node].powered && self.nodes[node].core.is_none() {
+                    self.nodes[node].start_daemon(&self.config, now);
+                    if self.double.contains(&true) {
+                        self.excused_until = self.excused_until.max(now + HEAL);
+                    }
+                    self.stats.resumes += 1;
+                    self.wake(node);
+                    self.obey(node);
+                }
+            }
+            Fault::Leave { node } => {
+                let leaving = self.nodes[node].core.as_ref().is_some_and(|core| core.view().leaving);
+                if leaving {
+                    self.after(10 * MS, Event::End { fault: index });
+                } else {
+                    self.boot(node);
+                }
+            }
+            Fault::CutLink { pair, link } => self.cut(pair, &[link], false),
+            Fault::Partition { pair } => self.cut(pair, &[0, 1], false),
+            Fault::Loss => self.loss_permille = 0,
+            Fault::FailStarts { .. }
+            | Fault::FailTakes { .. }
+            | Fault::FailDrops { .. }
+            | Fault::FailRunning { .. } => {
+                for node in 0..self.nodes.len() {
+                    let broken = &mut self.nodes[node];
+                    (broken.fail_starts, broken.fail_takes, broken.fail_drops) = Default::default();
+                    // Half of the operators forget.
+                    if self.rng.chance(500) {
+                        for group in 0..self.double.len() {
+                            self.tell(node, Input::Clear { group: GroupId(group as u8) });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, pair: (usize, usize), links: &[usize], begin: bool) {
+        let before = self.is_partitioned();
+        let cuts = self.cuts.entry(pair).or_default();
+        for link in links {
+            cuts[*link] = if begin { cuts[*link] + 1 } else { cuts[*link] - 1 };
+        }
+        let after = self.is_partitioned();
+        if after {
+            self.partitioned_ever = true;
+            self.excused_until = u64::MAX;
+        } else if before {
+            self.excused_until = self.now + HEAL;
+        }
+    }
+
+    fn is_partitioned(&self) -> bool {
+        self.cuts.values().any(|links| links.iter().all(|cuts| *cuts > 0))
+    }
+
+    fn tick(&mut self, index: usize, boot: u64) {
+        if !self.nodes[index].powered || self.nodes[index].boot != boot {
+            return;
+        }
+        self.speak(index);
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != index) {
+            let (now, node) = (self.now, &mut self.nodes[index]);
+            let was_dead = node.peers[peer].facts.life.is_dead();
+            if node.peers[peer].look(node.booted, now) {
+                if node.peers[peer].facts.life.is_dead() && !was_dead {
+                    self.died(index, peer);
+                }
+                self.wake(index);
+            }
+        }
+        self.after(INTERVAL, Event::Tick { node: index, boot });
+    }
+
+    /// Sends a frame on every link to every peer.
+    fn speak(&mut self, index: usize) {
+        let frame = self.nodes[index].frame(index, self.now);
+        for to in (0..self.nodes.len()).filter(|to| *to != index) {
+            let cuts = self.cuts.get(&(index.min(to), index.max(to))).copied().unwrap_or_default();
+            for cut in cuts {
+                let delay = self.rng.within(times::WIRE.0, times::WIRE.1);
+                let lost = self.rng.chance(self.loss_permille);
+                if cut == 0 && !lost {
+                    let to_boot = self.nodes[to].boot;
+                    self.after(delay, Event::Arrive { to, to_boot, frame: Rc::clone(&frame) });
+                }
+            }
+        }
+    }
+
+    /// The kernel of `index` declared `peer` dead: the fast path does what was prepared.
+    fn died(&mut self, index: usize, peer: usize) {
+        self.stats.deaths += 1;
+        self.note(|_| format!("kernel of node {} declares node {} dead", index + 1, peer + 1));
+        let other = &self.nodes[peer];
+        if other.powered && self.now - other.booted > 3 * MS && self.now > self.excused_until {
+            self.wrong = Some(format!("node {} was declared dead and lives", peer + 1));
+        }
+        if self.nodes[index].core.is_none() {
+            return;
+        }
+        for takeover in std::mem::take(&mut self.nodes[index].peers[peer].plan) {
+            self.stats.fast_takeovers += 1;
+            let group = usize::from(takeover.group.0);
+            self.note(|_| format!("fast path of node {} takes {takeover:?}", index + 1));
+            self.judge_epoch(index, group, takeover.epoch);
+            self.nodes[index].hold(takeover);
+            self.begin_work(index, group, Work::Take { epoch: takeover.epoch });
+        }
+    }
+
+    fn wake(&mut self, index: usize) {
+        let delay = self.rng.within(times::WAKE.0, times::WAKE.1);
+        let incarnation = self.nodes[index].incarnation;
+        self.after(delay, Event::Wake { node: index, incarnation });
+    }
+
+    fn woken(&mut self, index: usize, incarnation: u32) {
+        let (now, node) = (BootTime(self.now), &mut self.nodes[index]);
+        let Some(core) = node.core.as_mut().filter(|_| node.incarnation == incarnation) else {
+            return;
+        };
+        // Results and facts race each other.
+        let results_first = self.rng.chance(500);
+        let mut inputs: Vec<_> = node.inbox.drain(..).collect();
+        for peer in 0..node.peers.len() {
+            if peer != index && std::mem::take(&mut node.peers[peer].unread) {
+                let id = NodeId(peer as u8 + 1);
+                inputs.push(Input::Peer { peer: id, facts: node.peers[peer].facts });
+            }
+        }
+        if !results_first {
+            inputs.sort_by_key(|input| !matches!(input, Input::Peer { .. }));
+        }
+        for input in inputs {
+            if self.rng.chance(50) {
+                core.handle(input.clone(), now);
+            }
+            core.handle(input, now);
+        }
+        core.handle_timeout(now);
+        self.obey(index);
+    }
+
+    fn tell(&mut self, index: usize, input: Input) {
+        if self.nodes[index].core.is_some() {
+            self.nodes[index].inbox.push_back(input);
+            self.wake(index);
+        }
+    }
+
+    /// Carries out what the core wants.
+    fn obey(&mut self, index: usize) {
+        while let Some(action) = self.nodes[index].core.as_mut().and_then(|core| core.poll_action())
+        {
+            self.note(|_| match &action {
+                Action::Publish { words, leaving } => {
+                    let groups = words.iter().take(2).map(|word| {
+                        let (state, health) = (word.state(), word.health());
+                        format!("{state:?}/{health:?}@{:x}>{}", word.epoch().0, word.successor)
+                    });
+                    let words: Vec<_> = groups.collect();
+                    format!("node {}: say {} leaving {leaving}", index + 1, words.join(" "))
+                }
+                other => format!("node {}: {other:?}", index + 1),
+            });
+            match action {
+                Action::Publish { mut words, leaving } => {
+                    for (group, word) in words.iter_mut().enumerate().take(self.double.len()) {
+                        let said = self.nodes[index].words[group];
+                        let by_fast_path = said.epoch().node() == self.nodes[index].id.0
+                            && said.state() == State::Holding;
+                        if word.epoch() < said.epoch() && by_fast_path {
+                            *word = said;
+                        }
+                        self.judge_word(index, group, word);
+                    }
+                    (self.nodes[index].words, self.nodes[index].leaving) = (words, leaving);
+                    self.speak(index);
+                }
+                Action::Arm { peer, takeovers } => {
+                    self.nodes[index].peers[usize::from(peer.0) - 1].plan = takeovers;
+                }
+                Action::Take { group, epoch, .. } => {
+                    self.begin_work(index, group.0.into(), Work::Take { epoch });
+                }
+                Action::Drop { group, .. } => self.begin_work(index, group.0.into(), Work::Drop),
+                Action::StartResources { group, epoch, .. } => {
+                    self.begin_work(index, group.0.into(), Work::Start { epoch });
+                }
+                Action::StopResources { group, .. } => {
+                    self.begin_work(index, group.0.into(), Work::Stop);
+                }
+                Action::Log(transition) => self.count(&transition),
+                Action::Announce { .. } => {}
+                Action::Exit => {
+                    self.stats.exits += 1;
+                    self.judge_exit(index);
+                    self.nodes[index].core = None;
+                    self.nodes[index].powered = false;
+                    return;
+                }
+            }
+        }
+        let due = self.nodes[index].core.as_ref().and_then(|core| core.poll_timeout());
+        if let Some(due) = due {
+            if due.0 <= self.now {
+                self.wrong = Some(format!("node {} wants to be called in the past", index + 1));
+            }
+            if self.nodes[index].timer.is_none_or(|timer| due.0 < timer || timer <= self.now) {
+                self.nodes[index].timer = Some(due.0);
+                let incarnation = self.nodes[index].incarnation;
+                self.at(due.0, Event::Wake { node: index, incarnation });
+            }
+        }
+    }
+
+    fn begin_work(&mut self, node: usize, group: usize, work: Work) {
+        let is_address = matches!(work, Work::Take { .. } | Work::Drop);
+        let (low, high) = if is_address { times::ADDRESS } else { times::RESOURCE };
+        let takes = self.rng.within(low, high);
+        let lanes = &mut self.nodes[node].lanes[group];
+        let lane = if is_address { &mut lanes.addresses } else { &mut lanes.resources };
+        *lane = self.now.max(*lane) + takes;
+        let at = *lane;
+        let incarnation = self.nodes[node].incarnation;
+        self.at(at, Event::Done { node, incarnation, group, work });
+    }
+
+    fn done(&mut self, index: usize, group: usize, work: Work) {
+        let node = &mut self.nodes[index];
+        let id = GroupId(group as u8);
+        let refused = |fails: bool| if fails { Err("refused".to_owned()) } else { Ok(()) };
+        let input = match work {
+            Work::Take { epoch } => {
+                let result = refused(node.fail_takes);
+                node.addresses[group] |= result.is_ok();
+                Input::Took { group: id, epoch, result }
+            }
+            Work::Drop => {
+                let result = refused(node.fail_drops);
+                node.addresses[group] &= result.is_err();
+                Input::Dropped { group: id, result }
+            }
+            Work::Start { epoch } => {
+                let result = refused(node.fail_starts);
+                node.resources[group] = true;
+                Input::ResourcesStarted { group: id, epoch, result }
+            }
+            Work::Stop => {
+                node.resources[group] = false;
+                Input::ResourcesStopped { group: id, result: Ok(()) }
+            }
+        };
+        self.note(|_| format!("node {}: {input:?}", index + 1));
+        self.tell(index, input);
+    }
+
+    fn count(&mut self, transition: &hb_user::core::Transition) {
+        use hb_user::core::Transition;
+        match transition {
+            Transition::Conflict { .. } => self.stats.conflicts += 1,
+            Transition::Failed { .. } => self.stats.failures += 1,
+            Transition::Group { to: Phase::Released { .. }, .. } => self.stats.hand_overs += 1,
+            _ => {}
+        }
+    }
+
+    fn judge_word(&mut self, index: usize, group: usize, word: &GroupWord) {
+        let old = self.nodes[index].words[group];
+        if word.epoch() < old.epoch() {
+            self.wrong = Some(format!("node {} goes back in epochs", index + 1));
+        }
+        if word.state() == State::Holding {
+            if word.epoch().node() != self.nodes[index].id.0 {
+                self.wrong = Some(format!("node {} holds another's epoch", index + 1));
+            }
+            if old.state() != State::Holding || old.epoch() != word.epoch() {
+                self.judge_epoch(index, group, word.epoch());
+            }
+        }
+    }
+
+    fn judge_epoch(&mut self, index: usize, group: usize, epoch: Epoch) {
+        self.stats.holds += 1;
+        if epoch <= self.highest[group] && !self.partitioned_ever {
+            self.wrong = Some(format!("node {} takes group {group} at an old epoch", index + 1));
+        }
+        self.highest[group] = self.highest[group].max(epoch);
+    }
+
+    fn judge_addresses(&mut self) {
+        for group in 0..self.double.len() {
+            let up = self.nodes.iter().filter(|node| node.addresses[group]);
+            let (count, frozen) = up.fold((0, false), |(count, frozen), node| {
+                (count + 1, frozen || node.core.is_none() || node.fail_drops)
+            });
+            if count < 2 {
+                self.double[group] = false;
+            } else if self.now <= self.excused_until {
+                self.double[group] = true;
+            } else if self.double[group] && frozen {
+                // It began in a partition, and a node that should yield cannot.
+                self.excused_until = self.now + HEAL;
+            } else {
+                self.wrong = Some(format!("group {group} is up on {count} nodes"));
+            }
+        }
+    }
+
+    /// Who leaves in order leaves nothing behind that another node could have.
+    fn judge_exit(&mut self, index: usize) {
+        if self.is_partitioned() || self.now <= self.excused_until || self.nodes[index].fail_drops {
+            return;
+        }
+        for group in 0..self.double.len() {
+            let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
+            let words = others.filter(|(_, node)| node.powered);
+            let mut able = false;
+            for (_, node) in words {
+                let word = &node.words[group];
+                if word.state() == State::Holding {
+                    able = false;
+                    break;
+                }
+                let view = node.core.as_ref().map(|core| core.view());
+                able |= view.is_some_and(|view| {
+                    let since = view.groups[group].since.0;
+                    !view.leaving && word.health() == Health::Standby && since + 5 * MS < self.now
+                        && node.daemon_since + INITDEAD + 5 * MS < self.now
+                });
+            }
+            if able {
+                self.wrong = Some(format!("node {} left group {group} to nobody", index + 1));
+            }
+        }
+    }
+
+    /// All faults are over for long: who holds what?
+    fn judge_the_end(&self) -> Result<(), String> {
+        for group in 0..self.double.len() {
+            let up: Vec<_> = self.nodes.iter().filter(|node| node.addresses[group]).collect();
+            let can = |node: &&Node| {
+                let failed = node.words[group].health() == Health::Failed;
+                node.core.is_some() && !failed
+            };
+            let able: Vec<_> = self.nodes.iter().filter(can).collect();
+            match up.as_slice() {
+                [] if able.is_empty() => {}
+                [] => return Err(format!("nobody has group {group} up, and {} could", able[0].id)),
+                [holder] => {
+                    let Some(core) = &holder.core else { continue };
+                    let view = &core.view().groups[group];
+                    if !matches!(view.phase, Phase::Serving { .. }) {
+                        return Err(format!("{} does not serve group {group}: {view:?}", holder.id));
+                    }
+                    let preferred = able
+                        .iter()
+                        .find(|node| Some(node.id) == self.config.preferred[group])
+                        .filter(|_| self.config.auto_failback[group]);
+                    if let Some(preferred) = preferred.filter(|node| node.id != holder.id) {
+                        let (has, wants) = (holder.id, preferred.id);
+                        return Err(format!("{has} has group {group}, {wants} should"));
+                    }
+                    if self.config.resources[group] != holder.resources[group] {
+                        return Err(format!("{} has group {group} without resources", holder.id));
+                    }
+                }
+                // A dead daemon cannot yield what it got in a partition.
+                several if self.double[group] && several.iter().any(|node| node.core.is_none()) => {}
+                several => {
+                    return Err(format!("group {group} stays up on {} nodes", several.len()));
+                }
+            }
+            let stray = self.nodes.iter().find(|node| {
+                node.core.is_some() && node.resources[group] && !node.addresses[group]
+            });
+            if let Some(node) = stray {
+                return Err(format!("{} runs resources of group {group} it lacks", node.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.order += 1;
+        self.queue.insert((at, self.order), event);
+    }
+
+    fn after(&mut self, by: u64, event: Event) {
+        self.at(self.now + by, event);
+    }
+
+    fn note(&mut self, text: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = format!("{:>10.3} ms  {}", self.now as f64 / MS as f64, text(self));
+            self.trace.get_or_insert_default().push(line);
+        }
+    }
+}
+
