@@ -2,10 +2,12 @@
 
 pub mod address;
 pub mod announce;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod daemon;
 pub mod fast;
 pub mod id;
 pub mod kernel;

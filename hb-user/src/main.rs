@@ -1,3 +1,127 @@
 //! `hb`: keeps service addresses on exactly one healthy node.
 
-fn main() {}
+use std::{
+    env,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::{self, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
+use hb_user::{
+    cli::{Cli, KeyVerb, Socket, Verb, Which},
+    config::{Config, DEFAULT_FILE, LogFormat, hostname},
+    control::{Client, Reply, Request},
+    daemon, key,
+    logging::{self, Format},
+    status::render,
+};
+
+/// How long a daemon may take to answer; one that takes longer is in trouble.
+const ANSWER: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    abort_on_panic();
+    match act(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Run(which) => run(&which),
+        Verb::Check { config, node } => {
+            let prepared = daemon::prepare(&config, node.as_deref())?;
+            let local = &prepared.local;
+            say(&format!(
+                "{}: good for node {} of cluster {} ({} links, {} groups); nothing was started\n",
+                config.display(),
+                local.me.name,
+                prepared.config.cluster.name,
+                local.links.len(),
+                prepared.config.groups.len(),
+            ))
+        }
+        Verb::Status { socket, json } => {
+            let report = connect(&socket)?.status()?;
+            if json {
+                say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
+            } else {
+                say(&render(&report))
+            }
+        }
+        Verb::Clear { group, socket } => request(&socket, &Request::Clear { group }),
+        Verb::Stop { socket } => request(&socket, &Request::Stop),
+        Verb::Detach(which) => {
+            let prepared = daemon::prepare(&which.config, which.node.as_deref())?;
+            let found = daemon::detach(&prepared)?;
+            say(if found { "detached\n" } else { "nothing was attached\n" })
+        }
+        Verb::Key { verb: KeyVerb::Generate { file } } => {
+            key::generate(&file)?;
+            say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
+        }
+        Verb::Config { .. } => say(DEFAULT_FILE),
+    }
+}
+
+fn run(which: &Which) -> Result<()> {
+    let prepared = daemon::prepare(&which.config, which.node.as_deref())?;
+    let log = &prepared.config.log;
+    let format = match log.format_for(env::var_os("JOURNAL_STREAM").is_some()) {
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+        LogFormat::Journald => Format::Journald,
+    };
+    logging::init(format, log.level.as_str())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    Ok(runtime.block_on(daemon::run(prepared))?)
+}
+
+fn request(socket: &Socket, request: &Request) -> Result<()> {
+    match connect(socket)?.ask(request)? {
+        Reply::Done { message } => say(&format!("{message}\n")),
+        Reply::Error { message } => bail!(message),
+        other => bail!("the daemon answered something else: {other:?}"),
+    }
+}
+
+fn connect(socket: &Socket) -> Result<Client> {
+    let path = match &socket.socket {
+        Some(path) => path.clone(),
+        None => control_socket(&socket.which)?,
+    };
+    Ok(Client::connect(&path, ANSWER)?)
+}
+
+fn control_socket(which: &Which) -> Result<PathBuf> {
+    let config = Config::load(&which.config)?;
+    let hostname = hostname().context("cannot read the name of this host")?;
+    Ok(config.identify(which.node.as_deref(), &hostname)?.control_socket)
+}
+
+/// Prints to standard output; a reader that has gone is no error.
+fn say(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A panic in any thread ends the process: half a daemon would keep its peer waiting.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        process::abort();
+    }));
+}

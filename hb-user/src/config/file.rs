@@ -34,7 +34,12 @@ impl<'d> Section<'d> {
         Self::new("the file".into(), 0, table, problems)
     }
 
-    fn new(name: String, offset: usize, table: &'d DeTable<'d>, problems: &'d Problems<'d>) -> Self {
+    fn new(
+        name: String,
+        offset: usize,
+        table: &'d DeTable<'d>,
+        problems: &'d Problems<'d>,
+    ) -> Self {
         let position = problems.position(offset);
         Self { name, position, table, problems, asked: RefCell::default() }
     }
@@ -125,9 +130,10 @@ impl<'d> Section<'d> {
     /// Reads an integer from `least` to `most`.
     pub(super) fn integer(&self, key: &'static str, least: u32, most: u32) -> Option<At<u32>> {
         let value = self.value(key)?;
-        let number = value.get_ref().as_integer().and_then(|integer| {
-            u32::from_str_radix(integer.as_str(), integer.radix()).ok()
-        });
+        let number = value
+            .get_ref()
+            .as_integer()
+            .and_then(|integer| u32::from_str_radix(integer.as_str(), integer.radix()).ok());
         match number.filter(|number| (least..=most).contains(number)) {
             Some(number) => Some(At { value: number, position: self.at(value) }),
             None => {
@@ -238,10 +244,8 @@ impl<'d> Section<'d> {
     pub(super) fn entries(self) -> Vec<(At<&'d str>, Option<Self>)> {
         let entry = |(key, value): (&'d Spanned<_>, &'d Spanned<DeValue<'d>>)| {
             let text: &'d std::borrow::Cow<'d, str> = key.get_ref();
-            let key = At {
-                value: text.as_ref(),
-                position: self.problems.position(key.span().start),
-            };
+            let key =
+                At { value: text.as_ref(), position: self.problems.position(key.span().start) };
             let name = format!("{}.{}", self.name.trim_end_matches(']'), key.value) + "]";
             let child = self.child(&name, value);
             if child.is_none() {

@@ -109,7 +109,13 @@ unsafe fn note_address(
             Some(IpAddr::V4(mask)) => u32::from(mask).count_ones(),
             Some(IpAddr::V6(mask)) => u128::from(mask).count_ones(),
             // A point-to-point address without a mask is alone in its subnet.
-            None => if ip.is_ipv4() { 32 } else { 128 },
+            None => {
+                if ip.is_ipv4() {
+                    32
+                } else {
+                    128
+                }
+            }
         };
         interface.addresses.push((ip, prefix as u8));
         return;
@@ -211,7 +217,9 @@ impl<'c> HostCheck<'c> {
 
     fn link(&mut self, link: &LocalLink) {
         let own = &link.own;
-        let Some(interface) = self.interface(&own.interface, own.interface_position) else { return };
+        let Some(interface) = self.interface(&own.interface, own.interface_position) else {
+            return;
+        };
         match own.address {
             LinkAddress::Mac(mac) if interface.mac != Some(mac) => {
                 let real = match interface.mac {

@@ -62,7 +62,10 @@ impl Daemon {
 
     fn held_epoch(&self, group: GroupId) -> hb_ebpf::epoch::Epoch {
         let view = self.core.view();
-        view.groups.iter().find(|view| view.group == group).map_or_else(Default::default, |view| view.epoch)
+        view.groups
+            .iter()
+            .find(|view| view.group == group)
+            .map_or_else(Default::default, |view| view.epoch)
     }
 
     pub(super) fn feed(&mut self, input: Input) {
@@ -154,10 +157,17 @@ impl Daemon {
         };
         match to {
             Life::Dead(cause) => {
-                tracing::warn!(peer = name, cause = cause.as_str(), silence_us = silence(), "peer died");
+                tracing::warn!(
+                    peer = name,
+                    cause = cause.as_str(),
+                    silence_us = silence(),
+                    "peer died"
+                );
             }
             Life::Late => tracing::warn!(peer = name, silence_us = silence(), "peer is late"),
-            Life::Alive if from == Life::Late => tracing::info!(peer = name, "peer is in time again"),
+            Life::Alive if from == Life::Late => {
+                tracing::info!(peer = name, "peer is in time again")
+            }
             Life::Alive => tracing::info!(peer = name, "peer is alive"),
             Life::Unheard => tracing::info!(peer = name, "peer not heard yet"),
         }

@@ -156,15 +156,19 @@ impl Daemon {
         let system = |action| move |source| RunError::System { action, source };
         let mut terminate = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?;
-        let ears = AsyncFd::with_interest(Ears(Arc::clone(self.fast.reports())), Interest::READABLE)
-            .map_err(system("listen to the fast path"))?;
+        let ears =
+            AsyncFd::register_with_interest(Ears(Arc::clone(self.fast.reports())), Interest::READABLE)
+                .map_err(system("listen to the fast path"))?;
         let mut log = match self.kernel.log() {
             Ok(log) => Some(
-                AsyncFd::with_interest(log, Interest::READABLE)
+                AsyncFd::register_with_interest(log, Interest::READABLE)
                     .map_err(system("listen to the kernel half's log"))?,
             ),
             Err(error) => {
-                tracing::warn!(error = resources::describe(&error), "the kernel half's log is lost");
+                tracing::warn!(
+                    error = resources::describe(&error),
+                    "the kernel half's log is lost"
+                );
                 None
             }
         };

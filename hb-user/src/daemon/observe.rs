@@ -110,7 +110,8 @@ impl Daemon {
         if !matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
             return;
         }
-        let name = self.local.links.get(link.0 as usize).map_or("unknown", |link| link.name.as_str());
+        let name =
+            self.local.links.get(link.0 as usize).map_or("unknown", |link| link.name.as_str());
         let peer = self.node_name(peer);
         if state.links_up & (1 << link.0) == 0 {
             tracing::warn!(peer, link = name, "link is silent, the peer lives on another");
@@ -165,7 +166,8 @@ impl Daemon {
     fn try_links(&mut self, peer: NodeId, now: BootTime) {
         for link in self.local.links.clone() {
             let interface = link.own.interface.as_str();
-            let attached = self.kernel.attachments().iter().find(|held| held.interface == interface);
+            let attached =
+                self.kernel.attachments().iter().find(|held| held.interface == interface);
             let Some((index, Mode::Native)) = attached.map(|held| (held.index, held.mode)) else {
                 continue;
             };
@@ -190,7 +192,8 @@ impl Daemon {
     }
 
     pub(super) fn on_done(&mut self, done: Done) {
-        let state = |result: &Result<(), String>, good, bad| if result.is_ok() { good } else { bad };
+        let state =
+            |result: &Result<(), String>, good, bad| if result.is_ok() { good } else { bad };
         match done {
             Done::Started { group, epoch, result } => {
                 self.resource_states.insert(group, state(&result, "running", "failed"));
@@ -216,7 +219,9 @@ impl Daemon {
                     Some(known) => {
                         let group = known.id;
                         self.feed(Input::Clear { group });
-                        Reply::Done { message: format!("{} is cleared on this node", known_name(self, group)) }
+                        Reply::Done {
+                            message: format!("{} is cleared on this node", known_name(self, group)),
+                        }
                     }
                     None => Reply::Error {
                         message: format!(

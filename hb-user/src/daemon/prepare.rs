@@ -123,9 +123,7 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
 
 /// Returns what bears our mark and is no address of ours.
 fn strays(present: &[Present], vips: &[Vec<LocalVip>]) -> Vec<Present> {
-    let ours = |address: &Present| {
-        vips.iter().flatten().any(|local| local.vip.ip() == address.ip)
-    };
+    let ours = |address: &Present| vips.iter().flatten().any(|local| local.vip.ip() == address.ip);
     present
         .iter()
         .filter(|address| address.protocol == Some(crate::address::PROTOCOL) && !ours(address))

@@ -1,12 +1,7 @@
 //! From a prepared node to a running one, in the order that leaves nothing half done.
 
 use std::{
-    collections::BTreeMap,
-    env, fs, io,
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    collections::BTreeMap, env, fs, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration,
 };
 
 use hb_ebpf::{
@@ -122,8 +117,7 @@ fn assemble(
     let resumes = has_record && earlier.config_hash == config.fingerprint();
     let words = if resumes { shared.published() } else { Default::default() };
     let incarnation = state.reserve_incarnation()?;
-    let generation =
-        if has_record { state.generation()? } else { state.reserve_generation()? };
+    let generation = if has_record { state.generation()? } else { state.reserve_generation()? };
     let nonce = if has_record { earlier.nonce } else { random()? };
     let identity = Identity {
         cluster: config.cluster_id(),
@@ -143,8 +137,7 @@ fn assemble(
     let mut targets = Vec::new();
     for link in &local.links {
         let missing = || StartError::Ends(link.name.to_string());
-        let (index, mac) =
-            *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
+        let (index, mac) = *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
         for (peer, end) in &link.peers {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
             kernel.set_path(*peer, link.id, &path(index, link, &ends))?;
@@ -350,7 +343,8 @@ fn core_setup(
     let groups = config.groups.iter().map(|group| {
         let word = words.get(group.id.0 as usize);
         let resumed = word.filter(|word| word.state() == State::Holding).map(|word| word.epoch());
-        let sum = |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
+        let sum =
+            |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
         let stop = sum(|resource| resource.stop_timeout) + slack;
         let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
         GroupSetup {

@@ -9,9 +9,7 @@ use hb_ebpf::{
     wire::{Be64, GROUPS, GroupWord, Health, State},
 };
 use hb_user::{
-    core::{
-        Bounds, Core, GroupSetup, Life, PeerFacts, ResourceBounds, Setup, Takeover,
-    },
+    core::{Bounds, Core, GroupSetup, Life, PeerFacts, ResourceBounds, Setup, Takeover},
     id::{GroupId, NodeId},
 };
 
@@ -257,4 +255,3 @@ pub(crate) mod times {
     pub(crate) const ADDRESS: (u64, u64) = (10 * US, 90 * US);
     pub(crate) const RESOURCE: (u64, u64) = (MS / 10, 6 * MS);
 }
-

@@ -254,7 +254,8 @@ impl World {
                 }
             }
             Fault::Leave { node } => {
-                let leaving = self.nodes[node].core.as_ref().is_some_and(|core| core.view().leaving);
+                let leaving =
+                    self.nodes[node].core.as_ref().is_some_and(|core| core.view().leaving);
                 if leaving {
                     self.after(10 * MS, Event::End { fault: index });
                 } else {
@@ -573,7 +574,9 @@ impl World {
                 let view = node.core.as_ref().map(|core| core.view());
                 able |= view.is_some_and(|view| {
                     let since = view.groups[group].since.0;
-                    !view.leaving && word.health() == Health::Standby && since + 5 * MS < self.now
+                    !view.leaving
+                        && word.health() == Health::Standby
+                        && since + 5 * MS < self.now
                         && node.daemon_since + INITDEAD + 5 * MS < self.now
                 });
             }
@@ -599,7 +602,10 @@ impl World {
                     let Some(core) = &holder.core else { continue };
                     let view = &core.view().groups[group];
                     if !matches!(view.phase, Phase::Serving { .. }) {
-                        return Err(format!("{} does not serve group {group}: {view:?}", holder.id));
+                        return Err(format!(
+                            "{} does not serve group {group}: {view:?}",
+                            holder.id
+                        ));
                     }
                     let preferred = able
                         .iter()
@@ -614,7 +620,8 @@ impl World {
                     }
                 }
                 // A dead daemon cannot yield what it got in a partition.
-                several if self.double[group] && several.iter().any(|node| node.core.is_none()) => {}
+                several if self.double[group] && several.iter().any(|node| node.core.is_none()) => {
+                }
                 several => {
                     return Err(format!("group {group} stays up on {} nodes", several.len()));
                 }
@@ -645,4 +652,3 @@ impl World {
         }
     }
 }
-

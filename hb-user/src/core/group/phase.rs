@@ -1,5 +1,7 @@
 //! How far a node is with a group.
 
+use std::fmt;
+
 use hb_ebpf::epoch::Epoch;
 
 use crate::id::NodeId;
@@ -53,6 +55,23 @@ pub enum Phase {
     },
     /// Lost: addresses are gone, resources are stopping.
     Clearing,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "idle",
+            Self::Resuming { .. } => "resuming",
+            Self::Taking { .. } => "taking",
+            Self::Starting { .. } => "starting",
+            Self::Serving { .. } => "serving",
+            Self::Stopping { .. } => "stopping",
+            Self::Dropping { .. } => "dropping",
+            Self::Released { .. } => "released",
+            Self::Yielding { .. } => "yielding",
+            Self::Clearing => "clearing",
+        })
+    }
 }
 
 impl Phase {

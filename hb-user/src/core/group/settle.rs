@@ -108,12 +108,7 @@ impl Group {
     }
 
     /// Announces at the begin and at the end of a conflict won: clients may have believed either.
-    fn note_beaten(
-        &mut self,
-        ours: Epoch,
-        beaten: Option<(NodeId, Epoch)>,
-        out: &mut Vec<Action>,
-    ) {
+    fn note_beaten(&mut self, ours: Epoch, beaten: Option<(NodeId, Epoch)>, out: &mut Vec<Action>) {
         if self.beaten == beaten {
             return;
         }

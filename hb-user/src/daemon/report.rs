@@ -1,0 +1,307 @@
+//! The status report, gathered from wherever the facts are.
+
+use std::collections::BTreeMap;
+
+use hb_ebpf::{
+    histogram::Histogram,
+    maps::{self, Cause},
+    refusal::Refusal,
+    time::BootTime,
+    wire::{FLAG_ANSWERS_HEARD, Health, State},
+};
+
+use super::{Daemon, EngineKind, start::transport};
+use crate::{
+    address::Present,
+    clock,
+    config::{LocalLink, Node, Resource},
+    core::{Blocked, GroupView, Life, Phase},
+    id::NodeId,
+    kernel::{KernelError, Mode},
+    realtime::Policy,
+    status::{
+        AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GroupHealth,
+        GroupState, GroupStatus, LinkStatus, Misses, PeerController, PeerLife, PeerStatus,
+        Quantiles, ResourceStatus, Scheduling, StatusReport,
+    },
+};
+
+/// Version of this daemon.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+impl Daemon {
+    /// Gathers the report.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's counters cannot be read.
+    pub(super) fn report(&mut self) -> Result<StatusReport, KernelError> {
+        let now = clock::now();
+        let node = self.maps().node();
+        let present = self.addresses.addresses(None);
+        let running = self.fast.running();
+        let mut warnings = self.warnings();
+        if let Err(error) = &present {
+            warnings.push(error.to_string());
+        }
+        let present = present.unwrap_or_default();
+        let peers = self.local.peers.clone();
+        Ok(StatusReport {
+            version: VERSION.to_owned(),
+            cluster: self.config.cluster.name.to_string(),
+            cluster_id: node.cluster,
+            node: self.local.me.name.to_string(),
+            node_id: self.local.me.id.0,
+            incarnation: self.incarnation,
+            config_hash: format!("{:016x}", node.config_hash),
+            engine: Engine {
+                kind: match self.engine.0 {
+                    EngineKind::KernelTimer => ReportedEngine::KernelTimer,
+                    EngineKind::User => ReportedEngine::User,
+                },
+                reason: self.engine.1.clone(),
+            },
+            scheduling: Scheduling {
+                policy: match running.scheduling.policy {
+                    Policy::Ordinary => "SCHED_OTHER".to_owned(),
+                    Policy::Fifo { .. } => "SCHED_FIFO".to_owned(),
+                    Policy::Deadline { .. } => "SCHED_DEADLINE".to_owned(),
+                },
+                refused: running.scheduling.refused.iter().map(ToString::to_string).collect(),
+            },
+            controller: Controller {
+                age_us: micros(now, BootTime(node.controller_stamp_ns)),
+                tick_ms: self.tick.as_millis() as u64,
+            },
+            policy: self.config.cluster.policy.as_str().to_owned(),
+            uptime_s: now.since(self.started).as_secs(),
+            peers: peers.iter().map(|peer| self.peer(peer, now)).collect::<Result<_, _>>()?,
+            groups: self
+                .core
+                .view()
+                .groups
+                .iter()
+                .map(|view| self.group(view, &present, now))
+                .collect(),
+            warnings,
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let running = self.fast.running();
+        if let Err(error) = &running.locked {
+            warnings.push(error.to_string());
+        }
+        if let Err(error) = &running.stack {
+            warnings.push(error.clone());
+        }
+        for peer in &self.local.peers {
+            let Some(state) = self.maps().peer(peer.id) else { continue };
+            if state.incarnation != 0 && state.config_hash != self.maps().node().config_hash {
+                warnings.push(format!(
+                    "node {} runs another configuration: make the files equal and restart one node \
+                     after the other",
+                    peer.name
+                ));
+            }
+        }
+        for address in &self.stray {
+            warnings.push(format!(
+                "{}/{} was put up by hb earlier and is in no group now: remove it by hand",
+                address.ip, address.prefix
+            ));
+        }
+        if self.lost_events > 0 {
+            warnings.push(format!("{} events of the kernel half were lost", self.lost_events));
+        }
+        warnings
+    }
+
+    fn peer(&self, peer: &Node, now: BootTime) -> Result<PeerStatus, KernelError> {
+        let state = self.maps().peer(peer.id).ok_or(KernelError::Missing("PEERS"))?;
+        let view = self.core.view();
+        let seen = view.peers.iter().find(|view| view.peer == peer.id);
+        let life = seen.map_or(Life::Unheard, |seen| seen.life);
+        let left = seen.is_some_and(|seen| seen.left) && life.is_dead();
+        let heard = state.incarnation != 0;
+        let links = self
+            .local
+            .links
+            .iter()
+            .map(|link| self.link(peer.id, link, now))
+            .collect::<Result<Vec<_>, _>>()?;
+        let offset = self.local.links.iter().find_map(|link| {
+            let (_, link) = self.maps().link(peer.id, link.id)?;
+            (link.last_answer_ns != 0).then_some(link.offset_ns as f64 / 1000.0)
+        });
+        let since = match life {
+            Life::Dead(_) => state.verdict_ns,
+            _ => state.started_ns,
+        };
+        Ok(PeerStatus {
+            node: peer.name.to_string(),
+            id: peer.id.0,
+            life: match life {
+                _ if left => PeerLife::Left,
+                Life::Unheard => PeerLife::Unheard,
+                Life::Alive => PeerLife::Alive,
+                Life::Late => PeerLife::Late,
+                Life::Dead(_) => PeerLife::Dead,
+            },
+            cause: match life {
+                _ if left => Some("left in order".to_owned()),
+                Life::Dead(cause) if cause != Cause::None => Some(cause.as_str().to_owned()),
+                Life::Late => Some("silence".to_owned()),
+                _ => None,
+            },
+            since_us_ago: micros(now, BootTime(since)),
+            last_arrival_us_ago: ago(now, state.last_arrival_ns),
+            incarnation: heard.then_some(state.incarnation),
+            controller: heard.then(|| PeerController {
+                alive: state.controller_dead == 0,
+                age_us: state.controller_age_ns / 1000,
+            }),
+            config_matches: heard.then(|| state.config_hash == self.maps().node().config_hash),
+            refuses_us: Refusal::from_code(state.refused)
+                .map(|refusal| refusal.as_str().to_owned()),
+            misses: Misses { consecutive: u64::from(state.misses), total: state.misses_total },
+            doubts_total: state.doubts_total,
+            deaths_total: state.deaths_total,
+            offset_us: offset,
+            links,
+        })
+    }
+
+    fn link(
+        &self,
+        peer: NodeId,
+        link: &LocalLink,
+        now: BootTime,
+    ) -> Result<LinkStatus, KernelError> {
+        let (state, found) =
+            self.maps().link(peer, link.id).ok_or(KernelError::Missing("LINKS"))?;
+        let refused = self.kernel.refused(Some((peer, link.id)))?;
+        let interface = link.own.interface.to_string();
+        let attachment = self.kernel.attachments().iter().find(|held| held.interface == interface);
+        let sent = self
+            .fast
+            .counters()
+            .iter()
+            .find(|target| target.peer == peer && target.link == link.id);
+        let load = |counter: Option<&std::sync::atomic::AtomicU64>| {
+            counter.map_or(0, |counter| counter.load(std::sync::atomic::Ordering::Relaxed))
+        };
+        Ok(LinkStatus {
+            link: link.name.to_string(),
+            transport: transport(link.transport).to_owned(),
+            interface,
+            attach_mode: match attachment.map(|held| held.mode) {
+                Some(Mode::Native) => AttachMode::Native,
+                _ => AttachMode::Generic,
+            },
+            attach_reason: attachment.and_then(|held| held.reason.clone()),
+            up: state.links_up & (1 << link.id.0) != 0,
+            last_arrival_us_ago: ago(now, found.last_arrival_ns),
+            received: found.received,
+            answered: found.answered,
+            send_errors: load(sent.map(|target| &target.errors)),
+            sent: load(sent.map(|target| &target.sent)),
+            refused: Refusal::ALL
+                .iter()
+                .map(|refusal| (refusal.as_str().to_owned(), refused[*refusal as usize]))
+                .filter(|(_, count)| *count > 0)
+                .collect::<BTreeMap<_, _>>(),
+            unfresh: refused[0],
+            rtt_us: quantiles(&found.rtts),
+            gap_us: quantiles(&found.gaps),
+            answers_heard_by_peer: found.flags & FLAG_ANSWERS_HEARD != 0,
+        })
+    }
+
+    fn group(&self, view: &GroupView, present: &[Present], now: BootTime) -> GroupStatus {
+        let index = view.group.0 as usize;
+        let vips = self.vips.get(index).map_or(&[][..], Vec::as_slice);
+        let resources: &[Resource] =
+            self.config.groups.get(index).map_or(&[], |group| &group.resources);
+        let state = self.resource_states.get(&view.group).copied();
+        GroupStatus {
+            group: self.group_name(view.group).to_owned(),
+            state: match view.state {
+                State::Idle => GroupState::Idle,
+                State::Seeking => GroupState::Seeking,
+                State::Holding => GroupState::Holding,
+                State::Released => GroupState::Released,
+            },
+            health: match view.health {
+                Health::Starting => GroupHealth::Starting,
+                Health::Healthy => GroupHealth::Healthy,
+                Health::Failed => GroupHealth::Failed,
+                Health::Stopping => GroupHealth::Stopping,
+                Health::Standby => GroupHealth::Standby,
+            },
+            holder: view.holder.map(|holder| self.node_name(holder).to_owned()),
+            epoch: view.epoch.0,
+            generation: view.epoch.generation(),
+            addresses: vips
+                .iter()
+                .map(|local| AddressStatus {
+                    address: format!("{}/{}", local.vip.ip(), local.vip.prefix()),
+                    interface: local.interface.clone(),
+                    present: present.iter().any(|found| {
+                        found.ip == local.vip.ip() && found.interface == local.vip.interface()
+                    }),
+                })
+                .collect(),
+            resources: resources
+                .iter()
+                .map(|resource| ResourceStatus {
+                    name: resource.name.to_string(),
+                    state: state.unwrap_or("not started").to_owned(),
+                })
+                .collect(),
+            reason: self.why(view),
+            since_us_ago: micros(now, view.since),
+        }
+    }
+
+    /// Says why a group does not serve here, or what is still going on.
+    fn why(&self, view: &GroupView) -> Option<String> {
+        match &view.blocked {
+            Some(Blocked::Failed(error)) => Some(format!(
+                "failed here: {error}; repair it, then `hb clear {}`",
+                self.group_name(view.group)
+            )),
+            Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
+            Some(Blocked::Joining) => Some(
+                "this node is joining: not every peer was heard or declared dead yet".to_owned(),
+            ),
+            Some(Blocked::HeldBy(node)) => Some(format!("{} holds it", self.node_name(*node))),
+            Some(Blocked::TurnOf(node)) => {
+                Some(format!("it is the turn of {}", self.node_name(*node)))
+            }
+            Some(Blocked::WaitingFor(node)) => {
+                Some(format!("waiting for {}, which is starting", self.node_name(*node)))
+            }
+            None => match view.phase {
+                Phase::Serving { .. } => None,
+                phase => Some(format!("{phase}: {}", view.reason)),
+            },
+        }
+    }
+}
+
+fn micros(now: BootTime, then: BootTime) -> u64 {
+    now.since(then).as_micros() as u64
+}
+
+fn ago(now: BootTime, then_ns: u64) -> Option<u64> {
+    (then_ns != 0).then(|| micros(now, BootTime(then_ns)))
+}
+
+fn quantiles(histogram: &Histogram) -> Option<Quantiles> {
+    let at = |quantile| histogram.quantile(quantile).map(|ns| ns as f64 / 1000.0);
+    Some(Quantiles { p50: at(0.5)?, p99: at(0.99)?, max: at(1.0) })
+}
+
+const _: () = assert!(maps::MAX_LINKS <= 8, "links_up is a byte of bits");
