@@ -243,7 +243,8 @@ fn secret(id: u8, digits: &[u8]) -> Result<Secret, KeyFault> {
     }
     let mut secret = Secret { id, bytes: [0; SECRET_LEN] };
     for (byte, pair) in secret.bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = pair.iter().filter_map(|digit| value(*digit)).fold(0, |sum, digit| sum << 4 | digit);
+        *byte =
+            pair.iter().filter_map(|digit| value(*digit)).fold(0, |sum, digit| sum << 4 | digit);
     }
     let mut seen = [false; 256];
     for byte in secret.bytes {

@@ -44,8 +44,7 @@ pub enum DurationError {
 ///
 /// [`DurationError`] names the text and what to write instead.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
-    let number_len =
-        text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number_len = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(number_len);
     let (whole, fraction) = match number.split_once('.') {
         Some((whole, fraction)) => (whole, Some(fraction)),
@@ -69,7 +68,8 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     // No unit has more than 13 digits of nanoseconds, so a longer fraction cannot come out whole.
     let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 18);
     let Some(digits) = digits else { return Err(DurationError::TooFine(text.into())) };
-    let scaled = fraction.bytes().fold(0, |sum, digit| sum * 10 + u128::from(digit - b'0')) * unit_ns;
+    let scaled =
+        fraction.bytes().fold(0, |sum, digit| sum * 10 + u128::from(digit - b'0')) * unit_ns;
     let scale = 10_u128.pow(digits);
     if scaled % scale != 0 {
         return Err(DurationError::TooFine(text.into()));

@@ -34,7 +34,12 @@ impl<'d> Section<'d> {
         Self::new("the file".into(), 0, table, problems)
     }
 
-    fn new(name: String, offset: usize, table: &'d DeTable<'d>, problems: &'d Problems<'d>) -> Self {
+    fn new(
+        name: String,
+        offset: usize,
+        table: &'d DeTable<'d>,
+        problems: &'d Problems<'d>,
+    ) -> Self {
         let position = problems.position(offset);
         Self { name, position, table, problems, asked: RefCell::default() }
     }
@@ -125,9 +130,10 @@ impl<'d> Section<'d> {
     /// Reads an integer from `least` to `most`.
     pub(super) fn integer(&self, key: &'static str, least: u32, most: u32) -> Option<At<u32>> {
         let value = self.value(key)?;
-        let number = value.get_ref().as_integer().and_then(|integer| {
-            u32::from_str_radix(integer.as_str(), integer.radix()).ok()
-        });
+        let number = value
+            .get_ref()
+            .as_integer()
+            .and_then(|integer| u32::from_str_radix(integer.as_str(), integer.radix()).ok());
         match number.filter(|number| (least..=most).contains(number)) {
             Some(number) => Some(At { value: number, position: self.at(value) }),
             None => {
@@ -238,11 +244,13 @@ impl<'d> Section<'d> {
     pub(super) fn entries(self) -> Vec<(At<&'d str>, Option<Self>)> {
         let entry = |(key, value): (&'d Spanned<_>, &'d Spanned<DeValue<'d>>)| {
             let text: &'d std::borrow::Cow<'d, str> = key.get_ref();
-            let key = At {
-                value: text.as_ref(),
-                position: self.problems.position(key.span().start),
-            };
-            let name = format!("{}.{}", self.name.trim_end_matches(']'), key.value) + "]";
+            let key =
+                At { value: text.as_ref(), position: self.problems.position(key.span().start) };
+            let name = format!(
+                "{}.{}",
+                self.name.trim_end_matches("NAME]").trim_end_matches('.'),
+                key.value
+            ) + "]";
             let child = self.child(&name, value);
             if child.is_none() {
                 self.wrong_kind(key.value, value, &format!("no table; write it as {name}"));
@@ -260,15 +268,15 @@ impl<'d> Section<'d> {
         };
         let mut map = Vec::new();
         for (name, value) in table.iter() {
-            let Some(text) = value.get_ref().as_str() else {
+            let text = value.get_ref().as_str();
+            if text.is_none() {
                 self.wrong_kind(name.get_ref(), value, "no text; write it in quotes");
-                continue;
-            };
+            }
             let name = At {
                 value: name.get_ref().as_ref(),
                 position: self.problems.position(name.span().start),
             };
-            map.push((name, At { value: text, position: self.at(value) }));
+            map.push((name, text.map(|text| At { value: text, position: self.at(value) })));
         }
         Some(TextOrMap::Map(self.at(value), map))
     }
@@ -277,7 +285,8 @@ impl<'d> Section<'d> {
 /// A text for all, or one for each.
 pub(super) enum TextOrMap<'d> {
     Text(At<&'d str>),
-    Map(Position, Vec<(At<&'d str>, At<&'d str>)>),
+    /// Where the table is, its keys, and their texts where they have one.
+    Map(Position, Vec<(At<&'d str>, Option<At<&'d str>>)>),
 }
 
 /// Shows a value as it may stand in the file, or what it is if it is long.

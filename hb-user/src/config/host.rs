@@ -11,7 +11,6 @@ use hb_ebpf::maps::Transport;
 
 use super::{
     Config, ConfigError, ConfigErrors, InterfaceName, LinkAddress, Local, LocalLink, Position,
-    nearest::suggestion,
 };
 
 /// Returns what `uname -n` prints.
@@ -109,7 +108,13 @@ unsafe fn note_address(
             Some(IpAddr::V4(mask)) => u32::from(mask).count_ones(),
             Some(IpAddr::V6(mask)) => u128::from(mask).count_ones(),
             // A point-to-point address without a mask is alone in its subnet.
-            None => if ip.is_ipv4() { 32 } else { 128 },
+            None => {
+                if ip.is_ipv4() {
+                    32
+                } else {
+                    128
+                }
+            }
         };
         interface.addresses.push((ip, prefix as u8));
         return;
@@ -202,16 +207,19 @@ impl<'c> HostCheck<'c> {
     fn interface(&mut self, name: &InterfaceName, position: Position) -> Option<&'c Interface> {
         let found = self.host.interface(name.as_str());
         if found.is_none() {
-            let names = self.host.interfaces.iter().map(|interface| interface.name.as_str());
-            let hint = suggestion(name.as_str(), "interfaces", names);
-            self.add(position, format!("this host has no interface {name}; {hint}"));
+            // All of them: interface names differ by a digit, and the nearest one proves nothing.
+            let names: Vec<_> = self.host.interfaces.iter().map(|i| i.name.as_str()).collect();
+            let names = names.join(", ");
+            self.add(position, format!("this host has no interface {name}; it has: {names}"));
         }
         found
     }
 
     fn link(&mut self, link: &LocalLink) {
         let own = &link.own;
-        let Some(interface) = self.interface(&own.interface, own.interface_position) else { return };
+        let Some(interface) = self.interface(&own.interface, own.interface_position) else {
+            return;
+        };
         match own.address {
             LinkAddress::Mac(mac) if interface.mac != Some(mac) => {
                 let real = match interface.mac {

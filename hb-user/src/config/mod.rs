@@ -307,7 +307,9 @@ impl Config {
         }
         if metadata.len() > MAX_FILE_BYTES {
             let len = metadata.len();
-            return Err(fail(format!("is {len} bytes long, more than 1 MiB; is it the right file?")));
+            return Err(fail(format!(
+                "is {len} bytes long, more than 1 MiB; is it the right file?"
+            )));
         }
         let bytes = fs::read(path).map_err(|error| {
             fail(format!("cannot read: {error}; give the daemon's user leave to read it"))

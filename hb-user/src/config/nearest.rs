@@ -50,7 +50,9 @@ where
         Some(candidate) => format!("did you mean {candidate:?}?"),
         None => {
             let all: Vec<_> = candidates.into_iter().collect();
-            if all.is_empty() { format!("there are no {what}") } else {
+            if all.is_empty() {
+                format!("there are no {what}")
+            } else {
                 format!("{what}: {}", all.join(", "))
             }
         }

@@ -22,7 +22,8 @@ use super::{
 use crate::id::{GroupId, NodeId};
 
 /// Least and most of a resource's timeouts.
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+const TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 
 /// Reads the groups. `auto_failback` is for those that do not say.
 pub(super) fn groups(
@@ -40,7 +41,8 @@ pub(super) fn groups(
     let mut vips = BTreeMap::new();
     for (index, section) in sections.into_iter().enumerate() {
         if index >= GROUPS {
-            let message = format!("this is group {}, and {GROUPS} are the most; remove it", index + 1);
+            let message =
+                format!("this is group {}, and {GROUPS} are the most; remove it", index + 1);
             section.problems.add(section.position, message);
         }
         let text = section.required_text("name", "give every group a name of its own");
@@ -84,7 +86,9 @@ fn group(
         Some(_) => section.boolean("auto_failback"),
         None => auto_failback,
     };
-    let label = name.as_ref().map_or_else(|| id.to_string(), |name| format!("group {name:?}", name = name.as_str()));
+    let label = name
+        .as_ref()
+        .map_or_else(|| id.to_string(), |name| format!("group {name:?}", name = name.as_str()));
     let mut found = Vec::new();
     let mut addresses = Vec::new();
     let address_sections = section.sections("address", "[[group.address]]");
@@ -158,7 +162,8 @@ fn service_address(
     if interface_position.is_none() {
         section.missing("interface", "name the interface it goes to, such as \"eth0\"");
     }
-    let interfaces = section.text_or_map("interface").and_then(|text| interfaces(&section, text, nodes));
+    let interfaces =
+        section.text_or_map("interface").and_then(|text| interfaces(&section, text, nodes));
     section.finish();
     let ip = address.as_ref().map(|at| At { value: at.value.0, position: at.position });
     let complete = || {
@@ -192,7 +197,7 @@ fn interfaces(
             let mut interfaces = BTreeMap::new();
             for (node, interface) in map {
                 let node = nodes.find(section, node);
-                let interface = section.checked(Some(interface), InterfaceName::new);
+                let interface = section.checked(interface, InterfaceName::new);
                 if let (Some(node), Some(interface)) = (node, interface) {
                     interfaces.insert(node, interface.value);
                 }

@@ -27,11 +27,7 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigErrors> {
         let message = format!("not valid TOML: {}", error.message().replace('\n', ", "));
         problems.add(problems.position(offset), message);
     }
-    let config = if errors.is_empty() {
-        read(table.get_ref(), &problems, path)
-    } else {
-        None
-    };
+    let config = if errors.is_empty() { read(table.get_ref(), &problems, path) } else { None };
     let errors = problems.into_errors();
     match config {
         Some(config) if errors.is_empty() => Ok(config),
@@ -64,7 +60,15 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
         return None;
     }
     links.sort_by_key(|link| link.id);
-    Some(Config { cluster: cluster?, timers: timers?, nodes, links, groups, log, path: path.into() })
+    Some(Config {
+        cluster: cluster?,
+        timers: timers?,
+        nodes,
+        links,
+        groups,
+        log,
+        path: path.into(),
+    })
 }
 
 fn required_section<'d>(root: &Section<'d>, key: &'static str) -> Option<Section<'d>> {

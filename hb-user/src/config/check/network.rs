@@ -118,7 +118,8 @@ pub(super) fn links(root: &Section<'_>, nodes: &Nodes) -> Vec<Link> {
     let mut addresses: BTreeMap<LinkAddress, String> = BTreeMap::new();
     for (index, section) in sections.into_iter().enumerate() {
         if index >= MAX_LINKS {
-            let message = format!("this is link {}, and {MAX_LINKS} are the most; remove it", index + 1);
+            let message =
+                format!("this is link {}, and {MAX_LINKS} are the most; remove it", index + 1);
             section.problems.add(section.position, message);
         }
         let text = section.required_text("name", "give every link a name of its own");
@@ -149,11 +150,8 @@ pub(super) fn links(root: &Section<'_>, nodes: &Nodes) -> Vec<Link> {
 
 fn link(section: Section<'_>, id: LinkId, name: Option<Name>, nodes: &Nodes) -> Option<Link> {
     section.required_text("transport", "choose one of udp4, udp6, ethernet");
-    let transports = [
-        ("udp4", Transport::Udp4),
-        ("udp6", Transport::Udp6),
-        ("ethernet", Transport::Ethernet),
-    ];
+    let transports =
+        [("udp4", Transport::Udp4), ("udp6", Transport::Udp6), ("ethernet", Transport::Ethernet)];
     let transport = match section.has("transport") {
         Some(_) => section.choice("transport", &transports),
         None => None,
@@ -174,7 +172,8 @@ fn link(section: Section<'_>, id: LinkId, name: Option<Name>, nodes: &Nodes) -> 
     let label = name.as_ref().map_or("NAME", Name::as_str).to_owned();
     match section.section("node", "[link.node.NAME]") {
         None if section.has("node").is_none() => {
-            let message = format!("link {label:?} has no ends; add [link.node.NAME] for every node");
+            let message =
+                format!("link {label:?} has no ends; add [link.node.NAME] for every node");
             section.problems.add(section.position, message);
         }
         None => {}
@@ -212,7 +211,9 @@ fn link_end(section: Section<'_>, transport: Option<Transport>) -> Option<LinkEn
         }
     };
     if let Some(position) = section.has(wrong.0) {
-        section.problems.add(position, format!("{} is out of place: {}; remove it", wrong.0, wrong.1));
+        section
+            .problems
+            .add(position, format!("{} is out of place: {}; remove it", wrong.0, wrong.1));
     }
     let address = match transport {
         Some(Transport::Ethernet) => {
