@@ -267,7 +267,7 @@ impl<'d> Section<'d> {
             return self.text(key).map(TextOrMap::Text);
         };
         let mut map = Vec::new();
-        for (name, value) in table.iter() {
+        for (name, value) in table {
             let text = value.get_ref().as_str();
             if text.is_none() {
                 self.wrong_kind(name.get_ref(), value, "no text; write it in quotes");
