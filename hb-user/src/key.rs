@@ -201,8 +201,7 @@ impl ClusterKeys {
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let fail = |fault| Err((index + 1, fault));
             let content = line.split(|byte| *byte == b'#').next().unwrap_or(line);
-            let mut words =
-                content.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty());
+            let mut words = content.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             let (id, digits) = match (words.next(), words.next(), words.next()) {
                 (None, ..) => continue,
                 (Some(id), Some(digits), None) => (id, digits),

@@ -88,7 +88,8 @@ impl fmt::Display for Readable {
         for (unit, unit_ns) in UNITS {
             let unit_ns = u128::from(unit_ns);
             // Minutes and hours only where they come out whole: 1.6 recurring is no way to say 100 s.
-            let fits = if unit_ns > 1_000_000_000 { ns % unit_ns == 0 } else { ns >= unit_ns };
+            let fits =
+                if unit_ns > 1_000_000_000 { ns.is_multiple_of(unit_ns) } else { ns >= unit_ns };
             if ns == 0 || !fits {
                 continue;
             }

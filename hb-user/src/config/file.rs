@@ -246,7 +246,11 @@ impl<'d> Section<'d> {
             let text: &'d std::borrow::Cow<'d, str> = key.get_ref();
             let key =
                 At { value: text.as_ref(), position: self.problems.position(key.span().start) };
-            let name = format!("{}.{}", self.name.trim_end_matches(']'), key.value) + "]";
+            let name = format!(
+                "{}.{}",
+                self.name.trim_end_matches("NAME]").trim_end_matches('.'),
+                key.value
+            ) + "]";
             let child = self.child(&name, value);
             if child.is_none() {
                 self.wrong_kind(key.value, value, &format!("no table; write it as {name}"));
@@ -263,16 +267,16 @@ impl<'d> Section<'d> {
             return self.text(key).map(TextOrMap::Text);
         };
         let mut map = Vec::new();
-        for (name, value) in table.iter() {
-            let Some(text) = value.get_ref().as_str() else {
+        for (name, value) in table {
+            let text = value.get_ref().as_str();
+            if text.is_none() {
                 self.wrong_kind(name.get_ref(), value, "no text; write it in quotes");
-                continue;
-            };
+            }
             let name = At {
                 value: name.get_ref().as_ref(),
                 position: self.problems.position(name.span().start),
             };
-            map.push((name, At { value: text, position: self.at(value) }));
+            map.push((name, text.map(|text| At { value: text, position: self.at(value) })));
         }
         Some(TextOrMap::Map(self.at(value), map))
     }
@@ -281,7 +285,8 @@ impl<'d> Section<'d> {
 /// A text for all, or one for each.
 pub(super) enum TextOrMap<'d> {
     Text(At<&'d str>),
-    Map(Position, Vec<(At<&'d str>, At<&'d str>)>),
+    /// Where the table is, its keys, and their texts where they have one.
+    Map(Position, Vec<(At<&'d str>, Option<At<&'d str>>)>),
 }
 
 /// Shows a value as it may stand in the file, or what it is if it is long.

@@ -11,7 +11,6 @@ use hb_ebpf::maps::Transport;
 
 use super::{
     Config, ConfigError, ConfigErrors, InterfaceName, LinkAddress, Local, LocalLink, Position,
-    nearest::suggestion,
 };
 
 /// Returns what `uname -n` prints.
@@ -208,9 +207,10 @@ impl<'c> HostCheck<'c> {
     fn interface(&mut self, name: &InterfaceName, position: Position) -> Option<&'c Interface> {
         let found = self.host.interface(name.as_str());
         if found.is_none() {
-            let names = self.host.interfaces.iter().map(|interface| interface.name.as_str());
-            let hint = suggestion(name.as_str(), "interfaces", names);
-            self.add(position, format!("this host has no interface {name}; {hint}"));
+            // All of them: interface names differ by a digit, and the nearest one proves nothing.
+            let names: Vec<_> = self.host.interfaces.iter().map(|i| i.name.as_str()).collect();
+            let names = names.join(", ");
+            self.add(position, format!("this host has no interface {name}; it has: {names}"));
         }
         found
     }

@@ -197,7 +197,7 @@ fn interfaces(
             let mut interfaces = BTreeMap::new();
             for (node, interface) in map {
                 let node = nodes.find(section, node);
-                let interface = section.checked(Some(interface), InterfaceName::new);
+                let interface = section.checked(interface, InterfaceName::new);
                 if let (Some(node), Some(interface)) = (node, interface) {
                     interfaces.insert(node, interface.value);
                 }
