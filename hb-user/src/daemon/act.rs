@@ -166,7 +166,7 @@ impl Daemon {
             }
             Life::Late => tracing::warn!(peer = name, silence_us = silence(), "peer is late"),
             Life::Alive if from == Life::Late => {
-                tracing::info!(peer = name, "peer is in time again")
+                tracing::info!(peer = name, "peer is in time again");
             }
             Life::Alive => tracing::info!(peer = name, "peer is alive"),
             Life::Unheard => tracing::info!(peer = name, "peer not heard yet"),

@@ -156,14 +156,10 @@ impl Daemon {
         let system = |action| move |source| RunError::System { action, source };
         let mut terminate = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?;
-        let ears =
-            AsyncFd::register_with_interest(Ears(Arc::clone(self.fast.reports())), Interest::READABLE)
-                .map_err(system("listen to the fast path"))?;
+        let ears = listen(Ears(Arc::clone(self.fast.reports())))
+            .map_err(system("listen to the fast path"))?;
         let mut log = match self.kernel.log() {
-            Ok(log) => Some(
-                AsyncFd::register_with_interest(log, Interest::READABLE)
-                    .map_err(system("listen to the kernel half's log"))?,
-            ),
+            Ok(log) => Some(listen(log).map_err(system("listen to the kernel half's log"))?),
             Err(error) => {
                 tracing::warn!(
                     error = resources::describe(&error),
@@ -224,6 +220,13 @@ impl Daemon {
         tracing::info!("left");
         Ok(())
     }
+}
+
+/// Registers a source whose descriptor stays the same for as long as it lives.
+fn listen<T: AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: both kinds of source own their descriptor, return the same one always, and close it
+    // only when they are dropped, after `AsyncFd` has deregistered it.
+    unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 async fn until(at: Option<BootTime>) {

@@ -7,7 +7,7 @@ use std::{
 use hb_ebpf::{
     epoch::Epoch,
     maps::{LAYOUT, Path, Timing, Transport},
-    wire::{GROUPS, State},
+    wire::{GROUPS, GroupWord, State},
 };
 use tokio::sync::mpsc;
 
@@ -309,7 +309,7 @@ fn path(interface: u32, link: &LocalLink, ends: &Ends) -> Path {
     let mut path = Path {
         interface,
         transport: link.transport as u8,
-        min_hops: link.min_hops(),
+        min_hops: link.min_hops,
         ..Path::default()
     };
     match ends {
@@ -335,7 +335,7 @@ fn script(resource: &Resource) -> Script {
 fn core_setup(
     config: &Config,
     local: &Local,
-    words: &[hb_ebpf::wire::GroupWord; GROUPS],
+    words: &[GroupWord; GROUPS],
     generation: u32,
 ) -> Setup {
     // What the workers allow themselves, and then some.
@@ -353,18 +353,18 @@ fn core_setup(
             auto_failback: group.auto_failback,
             resources: (!group.resources.is_empty()).then_some(ResourceBounds { start, stop }),
             resumed,
+            known: word.map_or(Epoch::NONE, GroupWord::epoch),
         }
     });
-    // A restart goes on above everything this node has said before.
-    let highest = words.iter().map(|word| word.epoch()).max().unwrap_or(Epoch::NONE);
     Setup {
         me: local.me.id,
         nodes: config.nodes.iter().map(|node| node.id).collect(),
         groups: groups.collect(),
-        epoch_floor: Epoch::floor(generation).max(highest),
+        epoch_floor: Epoch::floor(generation),
         bounds: Bounds {
             initdead: config.timers.initdead(),
             fast_path: Duration::from_millis(20),
+            contend: config.timers.interval() * 2,
             take: Duration::from_secs(2),
             drop: Duration::from_secs(2),
             retry: Duration::from_secs(1),
