@@ -113,6 +113,8 @@ struct Daemon {
     resource_states: BTreeMap<GroupId, &'static str>,
     engine: (EngineKind, String),
     trials: BTreeMap<(NodeId, LinkId), Trial>,
+    /// The links that each peer was heard on at the last look.
+    links_up: BTreeMap<NodeId, u8>,
     addresses: AddressSocket,
     incarnation: u32,
     started: BootTime,

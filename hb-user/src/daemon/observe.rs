@@ -15,7 +15,7 @@ use crate::{
     control::{Command, Reply, Request},
     core::{Input, PeerFacts},
     fast::{EffectError, Report, Steps},
-    id::{LinkId, NodeId},
+    id::NodeId,
     kernel::Mode,
 };
 
@@ -47,6 +47,8 @@ impl Daemon {
             Report::Event(event) => self.on_event(&event),
             Report::Took { group, epoch, death, steps, unsent, result } => {
                 if let Some((peer, cause)) = death {
+                    // The core hears of the death first, so that it knows why.
+                    self.look_at(peer);
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
                 }
                 if unsent > 0 {
@@ -91,40 +93,43 @@ impl Daemon {
 
     fn on_event(&mut self, event: &Event) {
         let peer = NodeId(event.peer);
-        match EventKind::from_code(event.kind) {
-            Some(EventKind::Link) => self.log_link(peer, LinkId(event.link)),
-            Some(EventKind::Unwatched) => {
-                tracing::warn!(
-                    peer = self.node_name(peer),
-                    "this daemon did not run for a while, and the kernel stopped watching: going on"
-                );
-            }
-            _ => {}
+        if EventKind::from_code(event.kind) == Some(EventKind::Unwatched) {
+            tracing::warn!(
+                peer = self.node_name(peer),
+                "this daemon did not run for a while, and the kernel stopped watching: going on"
+            );
         }
         self.look_at(peer);
-    }
-
-    fn log_link(&self, peer: NodeId, link: LinkId) {
-        let Some(state) = self.maps().peer(peer) else { return };
-        // All links of a dead peer are silent; that was said already.
-        if !matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
-            return;
-        }
-        let name =
-            self.local.links.get(link.0 as usize).map_or("unknown", |link| link.name.as_str());
-        let peer = self.node_name(peer);
-        if state.links_up & (1 << link.0) == 0 {
-            tracing::warn!(peer, link = name, "link is silent, the peer lives on another");
-        } else {
-            tracing::info!(peer, link = name, "link is heard");
-        }
     }
 
     /// Tells the core what the map says of a peer now.
     fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
         let state = self.maps().peer(peer)?;
+        self.log_links(peer, &state);
         self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });
         Some(state)
+    }
+
+    /// Says which links of a peer fell silent or were heard since the last look.
+    fn log_links(&mut self, peer: NodeId, state: &Peer) {
+        let before = self.links_up.insert(peer, state.links_up).unwrap_or(0);
+        // All links of a dead peer are silent; its death says that.
+        if !matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
+            return;
+        }
+        let name = self.node_name(peer);
+        for link in &self.local.links {
+            let bit = 1 << link.id.0;
+            match (before & bit != 0, state.links_up & bit != 0) {
+                (true, false) => tracing::warn!(
+                    peer = name,
+                    link = %link.name,
+                    "link is silent, the peer lives on another"
+                ),
+                (false, true) => tracing::info!(peer = name, link = %link.name, "link is heard"),
+                _ => {}
+            }
+        }
     }
 
     /// Goes round: stamps the controller's slot if the fast path went round as well, looks at

@@ -205,6 +205,7 @@ fn assemble(
         tick: tick(&config),
         resuming: words.map(|word| word.state() == State::Holding),
         trials: BTreeMap::new(),
+        links_up: BTreeMap::new(),
         resource_states: BTreeMap::new(),
         addresses: AddressSocket::open()?,
         _state: state,
