@@ -1,0 +1,374 @@
+//! Finds the tools that turn `hb-ebpf` into kernel objects, or installs them.
+//!
+//! A compiler is usable when it has a compiled `core` for the BPF target, or the source of one and
+//! leave to build it. Debian 12 packages the former, which is what the kept objects are built with.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{kernel_object::Versions, packages, privilege, run};
+
+/// The target of the programs: BPF, little-endian.
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
+
+/// Names a rustup toolchain to be used before all others.
+const CHOICE: &str = "HB_BPF_TOOLCHAIN";
+
+/// The version that is installed where there is none, and the oldest that is used.
+const LINKER_VERSION: &str = "0.13.0";
+const OLDEST_LINKER: &[u32] = &[0, 13];
+
+/// Debian's compiler with a `core` for BPF.
+const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+
+/// What is used, and its versions.
+pub(crate) struct Toolchain {
+    /// The compiler.
+    pub(crate) compiler: Compiler,
+    /// `bpf-linker`.
+    pub(crate) linker: PathBuf,
+    /// `llvm-objcopy`.
+    pub(crate) objcopy: PathBuf,
+    /// Of everything that has a say in the bytes.
+    pub(crate) versions: Versions,
+}
+
+/// A compiler that can build for [`TARGET`].
+pub(crate) struct Compiler {
+    /// The cargo to run it with.
+    pub(crate) cargo: PathBuf,
+    /// The compiler itself.
+    pub(crate) rustc: PathBuf,
+    /// Where its libraries are.
+    pub(crate) sysroot: PathBuf,
+    /// Whether `core` has to be built from its source first.
+    pub(crate) builds_core: bool,
+    version: RustcVersion,
+}
+
+/// Finds every tool, installing what is missing where that is possible.
+///
+/// # Errors
+///
+/// When a tool is missing and cannot be installed, with the commands that would.
+pub(crate) fn find() -> Result<Toolchain> {
+    let compiler = find_compiler()?;
+    let llvm = major(&compiler.version.llvm)
+        .with_context(|| format!("cannot read LLVM version {:?}", compiler.version.llvm))?;
+    eprintln!(
+        "building for {TARGET} with {} ({}, LLVM {})",
+        compiler.rustc.display(),
+        compiler.version.line,
+        compiler.version.llvm
+    );
+    let linker = find_linker(llvm)?;
+    let objcopy = find_objcopy(llvm)?;
+    let versions = Versions::from([
+        ("rustc".to_owned(), compiler.version.line.clone()),
+        ("rustc LLVM".to_owned(), compiler.version.llvm.clone()),
+        ("cargo".to_owned(), run::output(Command::new(&compiler.cargo).arg("--version"))?),
+        ("linker".to_owned(), run::output(Command::new(&linker).arg("--version"))?),
+        ("linker LLVM".to_owned(), linker_llvm(&linker)?.unwrap_or("built in".to_owned())),
+        ("objcopy".to_owned(), objcopy_version(&objcopy)?),
+    ]);
+    Ok(Toolchain { compiler, linker, objcopy, versions })
+}
+
+fn find_compiler() -> Result<Compiler> {
+    if let Some(name) = env::var_os(CHOICE) {
+        let name = name.to_string_lossy().into_owned();
+        return of_rustup(&name)?.with_context(|| {
+            format!("toolchain {name:?} of {CHOICE} has neither a core for {TARGET} nor rust-src")
+        });
+    }
+    if let Some(compiler) = of_system()? {
+        return Ok(compiler);
+    }
+    if let Some(compiler) = of_rustup("nightly").unwrap_or_default() {
+        return Ok(compiler);
+    }
+    if packages::is_debian() && privilege::Status::of_this_process()?.is_root() {
+        packages::install(&COMPILER_PACKAGES, &format!("a compiler for {TARGET}"))?;
+        if let Some(compiler) = of_system()? {
+            return Ok(compiler);
+        }
+    }
+    bail!("{}", help());
+}
+
+/// What to do where nothing usable is found and nothing can be installed.
+fn help() -> String {
+    format!(
+        "no compiler for {TARGET} found; do one of these:\n\
+         - Debian 12, as root: apt-get install {compiler}\n\
+         - elsewhere: rustup toolchain install nightly --component rust-src\n\
+         - have one in rustup already: set {CHOICE} to its name\n\
+         Only changes to hb-ebpf need it: everything else builds with the objects in the repository",
+        compiler = COMPILER_PACKAGES.join(" "),
+    )
+}
+
+fn of_system() -> Result<Option<Compiler>> {
+    let rustc = PathBuf::from("/usr/bin/rustc");
+    if !run::is_executable(&rustc) {
+        return Ok(None);
+    }
+    Compiler::new(PathBuf::from(run::cargo().get_program()), rustc)
+}
+
+/// A toolchain of rustup, by name; an error when there is none of that name.
+fn of_rustup(name: &str) -> Result<Option<Compiler>> {
+    let tool = |tool: &str| -> Result<PathBuf> {
+        let mut command = Command::new("rustup");
+        let path = run::output(command.args(["which", "--toolchain", name, tool]))?;
+        Ok(PathBuf::from(path))
+    };
+    let rustc = tool("rustc")?;
+    // A toolchain linked from elsewhere may come without cargo; any cargo will do then.
+    let cargo = tool("cargo").unwrap_or_else(|_| PathBuf::from(run::cargo().get_program()));
+    Compiler::new(cargo, rustc)
+}
+
+impl Compiler {
+    fn new(cargo: PathBuf, rustc: PathBuf) -> Result<Option<Compiler>> {
+        let sysroot =
+            PathBuf::from(run::output(Command::new(&rustc).args(["--print", "sysroot"]))?);
+        let text = run::output(Command::new(&rustc).arg("-vV"))?;
+        let version = RustcVersion::parse(&text)
+            .with_context(|| format!("cannot read `{} -vV`: {text:?}", rustc.display()))?;
+        let has_core = has_core(&sysroot);
+        // Only a nightly cargo builds `core`.
+        let builds_core = !has_core && has_core_source(&sysroot) && version.is_nightly();
+        let usable = has_core || builds_core;
+        Ok(usable.then_some(Compiler { cargo, rustc, sysroot, builds_core, version }))
+    }
+}
+
+fn has_core(sysroot: &Path) -> bool {
+    let libraries = sysroot.join("lib/rustlib").join(TARGET).join("lib");
+    fs::read_dir(libraries).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with("libcore-") && name.ends_with(".rlib")
+        })
+    })
+}
+
+fn has_core_source(sysroot: &Path) -> bool {
+    sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file()
+}
+
+/// A `bpf-linker` whose LLVM is as new as the compiler's: it reads the compiler's bitcode, and what
+/// it does to it is the larger part of the code generation.
+fn find_linker(llvm: u32) -> Result<PathBuf> {
+    let installed = run::workspace().join("target/tools/bin/bpf-linker");
+    let here = run::is_executable(&installed).then(|| installed.clone());
+    for linker in run::which("bpf-linker").into_iter().chain(here) {
+        let version = run::output(Command::new(&linker).arg("--version"))?;
+        if numbers(&version).as_slice() < OLDEST_LINKER {
+            eprintln!("passing over {}: {version} is too old", linker.display());
+            continue;
+        }
+        match linker_llvm(&linker)? {
+            Some(of_linker) if major(&of_linker) != Some(llvm) => eprintln!(
+                "passing over {}: its LLVM is {of_linker}, the compiler's is {llvm}",
+                linker.display()
+            ),
+            Some(_) => return Ok(linker),
+            None => {
+                eprintln!(
+                    "{} has its LLVM built in: cannot compare it with the compiler's, {llvm}",
+                    linker.display()
+                );
+                return Ok(linker);
+            }
+        }
+    }
+    install_linker(llvm)?;
+    Ok(installed)
+}
+
+fn install_linker(llvm: u32) -> Result<()> {
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    if !run::is_executable(&Path::new(&prefix).join("bin/llvm-config")) {
+        let packages = linker_packages(llvm);
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        packages::install(&packages, &format!("LLVM {llvm}, for bpf-linker"))?;
+    }
+    eprintln!("installing bpf-linker {LINKER_VERSION} with LLVM {llvm} in target/tools");
+    run::run(&mut linker_install_command(llvm, &prefix))
+}
+
+/// LLVM and what linking with it needs.
+fn linker_packages(llvm: u32) -> Vec<String> {
+    vec![
+        format!("llvm-{llvm}-dev"),
+        format!("llvm-{llvm}"),
+        format!("libpolly-{llvm}-dev"),
+        "zlib1g-dev".to_owned(),
+        "libzstd-dev".to_owned(),
+    ]
+}
+
+fn linker_install_command(llvm: u32, prefix: &str) -> Command {
+    let mut command = run::cargo();
+    command
+        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
+        .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+        .args(["--root", "target/tools"])
+        .env("LLVM_PREFIX", prefix)
+        .env(format!("LLVM_SYS_{llvm}1_PREFIX"), prefix);
+    command
+}
+
+/// The version of the shared LLVM that a linker is bound to; none when it has LLVM built in.
+fn linker_llvm(linker: &Path) -> Result<Option<String>> {
+    let libraries = run::output(Command::new("ldd").arg(linker))?;
+    let Some(library) = llvm_library(&libraries) else { return Ok(None) };
+    // The name of the library lacks the last number; `llvm-config` beside it knows.
+    let config = library.parent().and_then(Path::parent).map(|root| root.join("bin/llvm-config"));
+    match config.filter(|config| run::is_executable(config)) {
+        Some(config) => run::output(Command::new(config).arg("--version")).map(Some),
+        None => {
+            let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok(Some(numbers(&name).iter().map(u32::to_string).collect::<Vec<_>>().join(".")))
+        }
+    }
+}
+
+/// The path of libLLVM in the output of ldd(1).
+fn llvm_library(libraries: &str) -> Option<PathBuf> {
+    let line = libraries.lines().find(|line| line.trim_start().starts_with("libLLVM"))?;
+    line.split_whitespace().nth(2).map(PathBuf::from)
+}
+
+fn find_objcopy(llvm: u32) -> Result<PathBuf> {
+    let packaged = PathBuf::from(format!("/usr/lib/llvm-{llvm}/bin/llvm-objcopy"));
+    let named = format!("llvm-objcopy-{llvm}");
+    let look = || {
+        run::is_executable(&packaged)
+            .then(|| packaged.clone())
+            .or_else(|| run::which(&named))
+            .or_else(|| run::which("llvm-objcopy"))
+    };
+    if let Some(objcopy) = look() {
+        return Ok(objcopy);
+    }
+    packages::install(&[&format!("llvm-{llvm}")], "llvm-objcopy")?;
+    look().with_context(|| format!("package llvm-{llvm} did not bring {}", packaged.display()))
+}
+
+fn objcopy_version(objcopy: &Path) -> Result<String> {
+    let text = run::output(Command::new(objcopy).arg("--version"))?;
+    let line = text.lines().map(str::trim).find(|line| line.contains("LLVM version"));
+    line.map(str::to_owned)
+        .with_context(|| format!("`{} --version` names no LLVM version", objcopy.display()))
+}
+
+/// What `rustc -vV` says.
+#[derive(Debug, PartialEq, Eq)]
+struct RustcVersion {
+    line: String,
+    release: String,
+    llvm: String,
+}
+
+impl RustcVersion {
+    fn parse(text: &str) -> Option<RustcVersion> {
+        let value = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(|value| value.trim().to_owned())
+        };
+        Some(RustcVersion {
+            line: text.lines().next()?.to_owned(),
+            release: value("release:")?,
+            llvm: value("LLVM version:")?,
+        })
+    }
+
+    fn is_nightly(&self) -> bool {
+        self.release.ends_with("-nightly")
+    }
+}
+
+/// The numbers of the first dotted version in the text.
+fn numbers(text: &str) -> Vec<u32> {
+    let Some(start) = text.find(|letter: char| letter.is_ascii_digit()) else { return Vec::new() };
+    let end = text[start..]
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .map_or(text.len(), |length| start + length);
+    text[start..end].split('.').map_while(|number| number.parse().ok()).collect()
+}
+
+fn major(version: &str) -> Option<u32> {
+    numbers(version).first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERBOSE: &str = "rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)\n\
+                           binary: rustc\nhost: x86_64-unknown-linux-gnu\nrelease: 1.96.0\n\
+                           LLVM version: 22.1.8\n";
+
+    #[test]
+    fn the_compiler_says_its_versions() {
+        let version = RustcVersion::parse(VERBOSE).unwrap();
+        assert_eq!(
+            version.line,
+            "rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"
+        );
+        assert_eq!(major(&version.llvm), Some(22));
+        assert!(!version.is_nightly());
+        let nightly = RustcVersion::parse(&VERBOSE.replace(": 1.96.0", ": 1.97.0-nightly"));
+        assert!(nightly.unwrap().is_nightly());
+        assert_eq!(RustcVersion::parse("rustc 1.96.0\nrelease: 1.96.0\n"), None);
+    }
+
+    #[test]
+    fn versions_are_read_as_numbers() {
+        assert_eq!(numbers("bpf-linker 0.13.0"), [0, 13, 0]);
+        assert_eq!(numbers("libLLVM.so.22.1"), [22, 1]);
+        assert_eq!(numbers("libLLVM-22.so"), [22]);
+        assert!(numbers("none").is_empty());
+        assert!(numbers("bpf-linker 0.9.15").as_slice() < OLDEST_LINKER);
+        assert!(numbers("bpf-linker 1.0.0").as_slice() > OLDEST_LINKER);
+    }
+
+    #[test]
+    fn the_linkers_llvm_is_found_among_its_libraries() {
+        let shared = "\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x00007f25f7600000)\n\
+                      \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f25f741e000)\n";
+        let found = llvm_library(shared).unwrap();
+        assert_eq!(found, Path::new("/usr/lib/llvm-22/lib/libLLVM.so.22.1"));
+        assert_eq!(llvm_library("\tlibc.so.6 => /lib/libc.so.6 (0x0)\n"), None);
+    }
+
+    #[test]
+    fn a_sysroot_without_a_compiled_core_is_not_usable() {
+        let sysroot = tempfile::tempdir().unwrap();
+        let libraries = sysroot.path().join("lib/rustlib").join(TARGET).join("lib");
+        assert!(!has_core(sysroot.path()));
+        fs::create_dir_all(&libraries).unwrap();
+        fs::write(libraries.join("libcompiler_builtins-1.rlib"), "").unwrap();
+        assert!(!has_core(sysroot.path()));
+        fs::write(libraries.join("libcore-1.rlib"), "").unwrap();
+        assert!(has_core(sysroot.path()));
+    }
+
+    #[test]
+    fn what_is_installed_follows_the_compilers_llvm() {
+        assert_eq!(linker_packages(22)[..2], ["llvm-22-dev", "llvm-22"]);
+        let line = run::line(&linker_install_command(22, "/usr/lib/llvm-22"));
+        assert!(line.contains("LLVM_SYS_221_PREFIX=/usr/lib/llvm-22"), "{line}");
+        assert!(line.contains("--no-default-features --features llvm-22"), "{line}");
+    }
+}
