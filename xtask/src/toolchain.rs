@@ -82,7 +82,9 @@ pub(crate) fn find() -> Result<Toolchain> {
 fn find_compiler() -> Result<Compiler> {
     if let Some(name) = env::var_os(CHOICE) {
         let name = name.to_string_lossy().into_owned();
-        return of_rustup(&name)?.with_context(|| {
+        let compiler = of_rustup(&name)
+            .with_context(|| format!("cannot use the toolchain {name:?} that {CHOICE} names"))?;
+        return compiler.with_context(|| {
             format!("toolchain {name:?} of {CHOICE} has neither a core for {TARGET} nor rust-src")
         });
     }
@@ -125,7 +127,9 @@ fn of_system() -> Result<Option<Compiler>> {
 fn of_rustup(name: &str) -> Result<Option<Compiler>> {
     let tool = |tool: &str| -> Result<PathBuf> {
         let mut command = Command::new("rustup");
-        let path = run::output(command.args(["which", "--toolchain", name, tool]))?;
+        // That a toolchain is absent is an answer, not a fault to trace.
+        command.args(["which", "--toolchain", name, tool]).env("RUST_BACKTRACE", "0");
+        let path = run::output(&mut command)?;
         Ok(PathBuf::from(path))
     };
     let rustc = tool("rustc")?;
