@@ -15,13 +15,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     kernel_object::{self, OBJECTS, Record},
-    run,
+    run, sources,
     toolchain::{self, TARGET, Toolchain},
 };
 
 /// The compiler flags, apart from those that map paths.
 pub(crate) const FLAGS: [&str; 4] = [
-    // What aya-ebpf's build script of a BPF target looks for: whose registers a probe reads.
+    // The machine whose registers and kernel types the bindings of aya-ebpf describe.
     "--cfg=bpf_target_arch=\"x86_64\"",
     // BTF is made from debug information.
     "-Cdebuginfo=2",
@@ -76,7 +76,7 @@ fn rebuild() -> Result<()> {
     let toolchain = toolchain::find()?;
     let directory = build(&toolchain, "bpf-objects")?;
     let root = run::workspace();
-    let sources = kernel_object::fingerprint(root)?;
+    let sources = sources::fingerprint(root)?;
     for object in &OBJECTS {
         let bytes = read(&kernel_object::rebuilt(&directory, object))?;
         let record = Record {
@@ -210,7 +210,7 @@ fn cargo(toolchain: &Toolchain) -> Result<Command> {
         .env("RUSTC_BOOTSTRAP", UNSTABLE)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("PATH", path_with(&toolchain.linker)?)
-        // A wrapper may cache across checkouts, which is what is being measured here.
+        // A wrapper may hand back what another checkout compiled.
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER");
     Ok(command)

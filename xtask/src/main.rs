@@ -3,9 +3,11 @@
 mod build_ebpf;
 mod ci;
 mod kernel_object;
+mod linker;
 mod packages;
 mod privilege;
 mod run;
+mod sources;
 mod test;
 mod toolchain;
 

@@ -11,7 +11,8 @@ pub(crate) struct Capability {
     bit: u32,
 }
 
-/// What the tests in namespaces need, see `docs` of the lab for what each is for.
+/// What the tests need: to set up links and addresses, to enter network namespaces and mount the
+/// BPF filesystem, and to load programs.
 pub(crate) const NEEDED: [Capability; 3] = [
     Capability { name: "CAP_NET_ADMIN", bit: 12 },
     Capability { name: "CAP_SYS_ADMIN", bit: 21 },

@@ -11,17 +11,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{kernel_object::Versions, packages, privilege, run};
+use crate::{kernel_object::Versions, linker, packages, privilege, run};
 
 /// The target of the programs: BPF, little-endian.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// Names a rustup toolchain to be used before all others.
 const CHOICE: &str = "HB_BPF_TOOLCHAIN";
-
-/// The version that is installed where there is none, and the oldest that is used.
-const LINKER_VERSION: &str = "0.13.0";
-const OLDEST_LINKER: &[u32] = &[0, 13];
 
 /// Debian's compiler with a `core` for BPF.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
@@ -66,14 +62,14 @@ pub(crate) fn find() -> Result<Toolchain> {
         compiler.version.line,
         compiler.version.llvm
     );
-    let linker = find_linker(llvm)?;
+    let linker = linker::find(llvm)?;
     let objcopy = find_objcopy(llvm)?;
     let versions = Versions::from([
         ("rustc".to_owned(), compiler.version.line.clone()),
         ("rustc LLVM".to_owned(), compiler.version.llvm.clone()),
         ("cargo".to_owned(), run::output(Command::new(&compiler.cargo).arg("--version"))?),
         ("linker".to_owned(), run::output(Command::new(&linker).arg("--version"))?),
-        ("linker LLVM".to_owned(), linker_llvm(&linker)?.unwrap_or("built in".to_owned())),
+        ("linker LLVM".to_owned(), linker::llvm(&linker)?.unwrap_or("built in".to_owned())),
         ("objcopy".to_owned(), objcopy_version(&objcopy)?),
     ]);
     Ok(Toolchain { compiler, linker, objcopy, versions })
@@ -168,90 +164,6 @@ fn has_core_source(sysroot: &Path) -> bool {
     sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file()
 }
 
-/// A `bpf-linker` whose LLVM is as new as the compiler's: it reads the compiler's bitcode, and what
-/// it does to it is the larger part of the code generation.
-fn find_linker(llvm: u32) -> Result<PathBuf> {
-    let installed = run::workspace().join("target/tools/bin/bpf-linker");
-    let here = run::is_executable(&installed).then(|| installed.clone());
-    for linker in run::which("bpf-linker").into_iter().chain(here) {
-        let version = run::output(Command::new(&linker).arg("--version"))?;
-        if numbers(&version).as_slice() < OLDEST_LINKER {
-            eprintln!("passing over {}: {version} is too old", linker.display());
-            continue;
-        }
-        match linker_llvm(&linker)? {
-            Some(of_linker) if major(&of_linker) != Some(llvm) => eprintln!(
-                "passing over {}: its LLVM is {of_linker}, the compiler's is {llvm}",
-                linker.display()
-            ),
-            Some(_) => return Ok(linker),
-            None => {
-                eprintln!(
-                    "{} has its LLVM built in: cannot compare it with the compiler's, {llvm}",
-                    linker.display()
-                );
-                return Ok(linker);
-            }
-        }
-    }
-    install_linker(llvm)?;
-    Ok(installed)
-}
-
-fn install_linker(llvm: u32) -> Result<()> {
-    let prefix = format!("/usr/lib/llvm-{llvm}");
-    if !run::is_executable(&Path::new(&prefix).join("bin/llvm-config")) {
-        let packages = linker_packages(llvm);
-        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-        packages::install(&packages, &format!("LLVM {llvm}, for bpf-linker"))?;
-    }
-    eprintln!("installing bpf-linker {LINKER_VERSION} with LLVM {llvm} in target/tools");
-    run::run(&mut linker_install_command(llvm, &prefix))
-}
-
-/// LLVM and what linking with it needs.
-fn linker_packages(llvm: u32) -> Vec<String> {
-    vec![
-        format!("llvm-{llvm}-dev"),
-        format!("llvm-{llvm}"),
-        format!("libpolly-{llvm}-dev"),
-        "zlib1g-dev".to_owned(),
-        "libzstd-dev".to_owned(),
-    ]
-}
-
-fn linker_install_command(llvm: u32, prefix: &str) -> Command {
-    let mut command = run::cargo();
-    command
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
-        .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
-        .args(["--root", "target/tools"])
-        .env("LLVM_PREFIX", prefix)
-        .env(format!("LLVM_SYS_{llvm}1_PREFIX"), prefix);
-    command
-}
-
-/// The version of the shared LLVM that a linker is bound to; none when it has LLVM built in.
-fn linker_llvm(linker: &Path) -> Result<Option<String>> {
-    let libraries = run::output(Command::new("ldd").arg(linker))?;
-    let Some(library) = llvm_library(&libraries) else { return Ok(None) };
-    // The name of the library lacks the last number; `llvm-config` beside it knows.
-    let config = library.parent().and_then(Path::parent).map(|root| root.join("bin/llvm-config"));
-    match config.filter(|config| run::is_executable(config)) {
-        Some(config) => run::output(Command::new(config).arg("--version")).map(Some),
-        None => {
-            let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Ok(Some(numbers(&name).iter().map(u32::to_string).collect::<Vec<_>>().join(".")))
-        }
-    }
-}
-
-/// The path of libLLVM in the output of ldd(1).
-fn llvm_library(libraries: &str) -> Option<PathBuf> {
-    let line = libraries.lines().find(|line| line.trim_start().starts_with("libLLVM"))?;
-    line.split_whitespace().nth(2).map(PathBuf::from)
-}
-
 fn find_objcopy(llvm: u32) -> Result<PathBuf> {
     let packaged = PathBuf::from(format!("/usr/lib/llvm-{llvm}/bin/llvm-objcopy"));
     let named = format!("llvm-objcopy-{llvm}");
@@ -303,7 +215,7 @@ impl RustcVersion {
 }
 
 /// The numbers of the first dotted version in the text.
-fn numbers(text: &str) -> Vec<u32> {
+pub(crate) fn numbers(text: &str) -> Vec<u32> {
     let Some(start) = text.find(|letter: char| letter.is_ascii_digit()) else { return Vec::new() };
     let end = text[start..]
         .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
@@ -311,7 +223,8 @@ fn numbers(text: &str) -> Vec<u32> {
     text[start..end].split('.').map_while(|number| number.parse().ok()).collect()
 }
 
-fn major(version: &str) -> Option<u32> {
+/// The first number of a version.
+pub(crate) fn major(version: &str) -> Option<u32> {
     numbers(version).first().copied()
 }
 
@@ -343,17 +256,6 @@ mod tests {
         assert_eq!(numbers("libLLVM.so.22.1"), [22, 1]);
         assert_eq!(numbers("libLLVM-22.so"), [22]);
         assert!(numbers("none").is_empty());
-        assert!(numbers("bpf-linker 0.9.15").as_slice() < OLDEST_LINKER);
-        assert!(numbers("bpf-linker 1.0.0").as_slice() > OLDEST_LINKER);
-    }
-
-    #[test]
-    fn the_linkers_llvm_is_found_among_its_libraries() {
-        let shared = "\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x00007f25f7600000)\n\
-                      \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f25f741e000)\n";
-        let found = llvm_library(shared).unwrap();
-        assert_eq!(found, Path::new("/usr/lib/llvm-22/lib/libLLVM.so.22.1"));
-        assert_eq!(llvm_library("\tlibc.so.6 => /lib/libc.so.6 (0x0)\n"), None);
     }
 
     #[test]
@@ -366,13 +268,5 @@ mod tests {
         assert!(!has_core(sysroot.path()));
         fs::write(libraries.join("libcore-1.rlib"), "").unwrap();
         assert!(has_core(sysroot.path()));
-    }
-
-    #[test]
-    fn what_is_installed_follows_the_compilers_llvm() {
-        assert_eq!(linker_packages(22)[..2], ["llvm-22-dev", "llvm-22"]);
-        let line = run::line(&linker_install_command(22, "/usr/lib/llvm-22"));
-        assert!(line.contains("LLVM_SYS_221_PREFIX=/usr/lib/llvm-22"), "{line}");
-        assert!(line.contains("--no-default-features --features llvm-22"), "{line}");
     }
 }
