@@ -1,0 +1,149 @@
+//! Every check that a change must pass, in the order in which they run.
+//!
+//! A failing step does not stop the others: one run says all that is wrong.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build_ebpf::{self, Outcome},
+    kernel_object, run, test,
+};
+
+/// Runs the verb, and ends with a table of the steps.
+///
+/// # Errors
+///
+/// When a step failed; the message names all that did.
+pub(crate) fn run() -> Result<()> {
+    if kernel_object::is_overridden() {
+        bail!("HB_KERNEL_OBJECT or HB_SWITCH_OBJECT is set: unset it, the kept objects are tested");
+    }
+    let mut steps = Steps::default();
+    let mut outcome = None;
+    steps.run("kernel objects", || {
+        outcome = Some(build_ebpf::check()?);
+        Ok(())
+    });
+    steps.run("format", || {
+        require_component("fmt", "rustfmt")?;
+        cargo(&["fmt", "--all", "--check"], &[])
+    });
+    steps.run("lints", || {
+        require_component("clippy", "clippy")?;
+        let lint = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        cargo(&lint, &[])
+    });
+    steps.run("documentation", || {
+        let document = ["doc", "--workspace", "--no-deps", "--locked"];
+        cargo(&document, &[("RUSTDOCFLAGS", "-D warnings")])
+    });
+    steps.run("tests", || test::run(&test::Options::default()));
+    if let Some(Outcome::OtherTools(directory)) = &outcome {
+        steps.run("kernel tests on the rebuilt objects", || {
+            test::run_kernel_tests(&kernel_object::variables(directory))
+        });
+    }
+    // Each once, in the profile of the tests: it proves that they run. Figures of a shared machine
+    // would say nothing, and optimizing every dependency for them takes minutes.
+    steps.run("benchmarks", || {
+        cargo(&["test", "--package", "benches", "--benches", "--locked"], &[])
+    });
+    steps.conclude()
+}
+
+fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    run::run(run::cargo().args(arguments).envs(variables.iter().copied()))
+}
+
+/// Makes sure that a component of the Rust toolchain is there, which the minimal profile lacks.
+fn require_component(verb: &str, component: &str) -> Result<()> {
+    if run::output(run::cargo().args([verb, "--version"])).is_ok() {
+        return Ok(());
+    }
+    eprintln!("installing the toolchain component {component}");
+    run::run(Command::new("rustup").args(["component", "add", component]))
+        .with_context(|| format!("the toolchain component {component} is missing"))
+}
+
+/// The steps so far.
+#[derive(Default)]
+struct Steps {
+    done: Vec<Step>,
+}
+
+struct Step {
+    name: &'static str,
+    took: Duration,
+    error: Option<String>,
+}
+
+impl Steps {
+    fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) {
+        println!("\n== {name}");
+        let start = run::now();
+        let result = work();
+        let took = start.elapsed();
+        let error = result.err().map(|error| format!("{error:#}"));
+        match &error {
+            None => println!("== {name}: passed in {:.1} s", took.as_secs_f64()),
+            Some(error) => println!("== {name}: failed in {:.1} s: {error}", took.as_secs_f64()),
+        }
+        self.done.push(Step { name, took, error });
+    }
+
+    fn conclude(&self) -> Result<()> {
+        print!("\n{}", self.table());
+        let failed: Vec<&str> =
+            self.done.iter().filter(|step| step.error.is_some()).map(|step| step.name).collect();
+        if failed.is_empty() {
+            return Ok(());
+        }
+        bail!("{} of {} steps failed: {}", failed.len(), self.done.len(), failed.join(", "));
+    }
+
+    /// One line a step: name, seconds, result.
+    fn table(&self) -> String {
+        let width = self.done.iter().map(|step| step.name.len()).max().unwrap_or(0).max(5);
+        let row = |name: &str, took: Duration, result: &str| {
+            format!("{name:<width$}  {:>7.1} s  {result}\n", took.as_secs_f64())
+        };
+        let mut table: String = self
+            .done
+            .iter()
+            .map(|step| row(step.name, step.took, step.error.as_deref().unwrap_or("passed")))
+            .collect();
+        table.push_str(&row("total", self.done.iter().map(|step| step.took).sum(), ""));
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_does_not_stop_the_steps_after_it_but_counts() {
+        let mut steps = Steps::default();
+        steps.run("first", || bail!("broken"));
+        let mut ran = false;
+        steps.run("second", || {
+            ran = true;
+            Ok(())
+        });
+        assert!(ran);
+        let error = steps.conclude().unwrap_err().to_string();
+        assert_eq!(error, "1 of 2 steps failed: first");
+        let table = steps.table();
+        assert!(table.contains("broken") && table.contains("passed"), "{table}");
+        assert_eq!(table.lines().count(), 3);
+    }
+
+    #[test]
+    fn all_passed_is_a_success() {
+        let mut steps = Steps::default();
+        steps.run("only", || Ok(()));
+        steps.conclude().unwrap();
+    }
+}

@@ -1,0 +1,249 @@
+//! Runs all tests and adds up what they say.
+//!
+//! First those of every crate, which need nothing, then those in `tests`, which load programs into
+//! the kernel and build networks of their own to do it.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{packages, privilege, run};
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Run only the tests whose name contains this
+    filter: Option<String>,
+    /// Leave out the tests that need a kernel, and with them every privilege
+    #[arg(long)]
+    unit_only: bool,
+}
+
+/// Runs the verb, and ends with the line `N passed, N failed`.
+///
+/// # Errors
+///
+/// When a test fails, nothing matches the filter, something does not build, or a privilege or a
+/// program is missing.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    // First, so that nobody waits for a build to learn it.
+    let runner = if options.unit_only { None } else { Some(prepare()?) };
+    let mut tally = Tally::default();
+    let mut failures = Vec::new();
+    let filter = options.filter.as_deref();
+    if let Err(error) = unit_tests(filter, &mut tally) {
+        failures.push(format!("{error:#}"));
+    }
+    if let Some(runner) = runner
+        && let Err(error) = kernel_tests(filter, &runner, &[], &mut tally)
+    {
+        failures.push(format!("{error:#}"));
+    }
+    tally.print();
+    conclude(&tally, filter, &failures)
+}
+
+/// Runs only the tests that need a kernel, with these variables set.
+///
+/// # Errors
+///
+/// As [`run()`].
+pub(crate) fn run_kernel_tests(variables: &[(&str, PathBuf)]) -> Result<()> {
+    let mut tally = Tally::default();
+    let result = kernel_tests(None, &prepare()?, variables, &mut tally);
+    tally.print();
+    conclude(
+        &tally,
+        None,
+        &result.err().map(|error| format!("{error:#}")).into_iter().collect::<Vec<_>>(),
+    )
+}
+
+fn conclude(tally: &Tally, filter: Option<&str>, failures: &[String]) -> Result<()> {
+    if !failures.is_empty() {
+        bail!("{}", failures.join("; "));
+    }
+    if tally.failed > 0 {
+        bail!("{} tests failed", tally.failed);
+    }
+    if let Some(filter) = filter
+        && tally.passed + tally.ignored == 0
+    {
+        bail!("no test has {filter:?} in its name");
+    }
+    Ok(())
+}
+
+fn unit_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    let mut command = run::cargo();
+    command.args(["test", "--workspace", "--exclude", "hb-tests", "--locked", "--no-fail-fast"]);
+    command.arg("--").args(filter);
+    run::run_lines(&mut command, |line| tally.count(line))
+}
+
+/// How a test binary that needs privilege is started.
+#[derive(Debug, PartialEq, Eq)]
+struct Runner {
+    /// Empty when this process has what is needed.
+    command: &'static str,
+}
+
+/// Checks the kernel, the privileges and the programs that the tests need; installs the latter.
+fn prepare() -> Result<Runner> {
+    privilege::check_kernel()?;
+    packages::require("ip", "iproute2")?;
+    let status = privilege::Status::of_this_process()?;
+    choose_runner(status.is_root(), &status.missing(), run::which("sudo").is_some())
+}
+
+fn choose_runner(is_root: bool, missing: &[&str], has_sudo: bool) -> Result<Runner> {
+    if missing.is_empty() {
+        return Ok(Runner { command: "" });
+    }
+    let missing = missing.join(", ");
+    if is_root {
+        bail!(
+            "this process is root without {missing}: give them to the container it runs in, \
+             or run `cargo xtask test --unit-only`"
+        );
+    }
+    if !has_sudo {
+        bail!(
+            "this process lacks {missing} and there is no sudo: become root, \
+             or run `cargo xtask test --unit-only`"
+        );
+    }
+    eprintln!("this process lacks {missing}: it builds the kernel tests and sudo runs them");
+    Ok(Runner { command: "sudo -E" })
+}
+
+fn kernel_tests(
+    filter: Option<&str>,
+    runner: &Runner,
+    variables: &[(&str, PathBuf)],
+    tally: &mut Tally,
+) -> Result<()> {
+    let mut build = run::cargo();
+    run::run(build.args([
+        "build",
+        "--release",
+        "--package",
+        "hb-user",
+        "--bin",
+        "hb",
+        "--locked",
+    ]))?;
+
+    let mut command = run::cargo();
+    command.args(["test", "--package", "hb-tests", "--locked", "--no-fail-fast", "--"]);
+    // The tests share two cores with the nodes that they watch: one at a time.
+    command.arg("--test-threads=1").args(filter);
+    command.env("HB_BIN", target_directory()?.join("release/hb"));
+    command.envs(variables.iter().map(|(name, path)| (name, path)));
+    if !runner.command.is_empty() {
+        command.env(runner_variable(&host()?), runner.command);
+    }
+    run::run_lines(&mut command, |line| tally.count(line))
+}
+
+fn target_directory() -> Result<PathBuf> {
+    let mut command = run::cargo();
+    let text = run::output(command.args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&text).context("`cargo metadata` did not write JSON")?;
+    let directory = metadata.get("target_directory").and_then(serde_json::Value::as_str);
+    directory.map(PathBuf::from).context("`cargo metadata` names no target_directory")
+}
+
+fn host() -> Result<String> {
+    let text = run::output(Command::new("rustc").arg("-vV"))?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` names no host")
+}
+
+/// The variable by which cargo learns how to start what it built for a target.
+fn runner_variable(target: &str) -> String {
+    format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace(['-', '.'], "_"))
+}
+
+/// The sum of the summaries of several test binaries.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Tally {
+    /// Adds a line of output, when it is a summary: `test result: ok. 3 passed; 0 failed; ...`.
+    fn count(&mut self, line: &str) {
+        let Some(summary) = line.strip_prefix("test result: ") else { return };
+        let counts = summary.split_once(". ").map_or("", |(_, counts)| counts);
+        for count in counts.split("; ") {
+            let Some((number, name)) = count.split_once(' ') else { continue };
+            let Ok(number) = number.parse::<u64>() else { continue };
+            match name {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+
+    fn print(&self) {
+        if self.ignored > 0 {
+            println!("{} ignored", self.ignored);
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_add_up() {
+        let mut tally = Tally::default();
+        let output = "running 4 tests\n\
+            test a ... ok\n\
+            test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
+            test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 5 filtered out; finished in 1.50s\n";
+        output.lines().for_each(|line| tally.count(line));
+        assert_eq!(tally, Tally { passed: 15, failed: 1, ignored: 2 });
+    }
+
+    #[test]
+    fn what_a_test_prints_is_not_counted() {
+        let mut tally = Tally::default();
+        tally.count("3 passed; 1 failed");
+        tally.count("  test result: ok. 3 passed; 0 failed");
+        tally.count("test result: ");
+        assert_eq!(tally, Tally::default());
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_fails() {
+        let error = conclude(&Tally::default(), Some("lease"), &[]).unwrap_err().to_string();
+        assert!(error.contains("\"lease\""), "{error}");
+        conclude(&Tally { passed: 1, ..Tally::default() }, Some("lease"), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_missing_privilege_is_named_or_borrowed() {
+        assert_eq!(choose_runner(false, &[], false).unwrap().command, "");
+        assert_eq!(choose_runner(false, &["CAP_BPF"], true).unwrap().command, "sudo -E");
+        for (is_root, has_sudo) in [(true, true), (true, false), (false, false)] {
+            let error = choose_runner(is_root, &["CAP_BPF"], has_sudo).unwrap_err().to_string();
+            assert!(error.contains("CAP_BPF"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_runner_goes_by_the_target() {
+        assert_eq!(
+            runner_variable("x86_64-unknown-linux-gnu"),
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER"
+        );
+    }
+}
