@@ -12,6 +12,7 @@ extern crate std;
 pub mod epoch;
 pub mod histogram;
 pub mod maps;
+pub mod ports;
 pub mod refusal;
 pub mod siphash;
 pub mod time;
