@@ -27,6 +27,7 @@ pub struct Netns {
     name: String,
     handle: OwnedFd,
     identity: (u64, u64),
+    owned: bool,
 }
 
 impl Netns {
@@ -37,12 +38,13 @@ impl Netns {
     /// If `ip` is missing or refuses: no `CAP_SYS_ADMIN`, or the name is taken.
     pub fn create(name: &str) -> Result<Self> {
         run("ip", &["netns", "add", name])?;
-        let netns = Self::open(name)?;
+        let mut netns = Self::open(name)?;
+        netns.owned = true;
         netns.ip(&["link", "set", "lo", "up"])?;
         Ok(netns)
     }
 
-    /// Opens a namespace that exists; it too is deleted on drop.
+    /// Opens a namespace that somebody else made and will delete.
     ///
     /// # Errors
     ///
@@ -52,7 +54,7 @@ impl Netns {
         let file = File::open(&path)
             .with_context(|| format!("cannot open network namespace {}", path.display()))?;
         let identity = identity(&file.metadata()?);
-        Ok(Self { name: name.into(), handle: file.into(), identity })
+        Ok(Self { name: name.into(), handle: file.into(), identity, owned: false })
     }
 
     /// Returns its name, as `ip netns list` shows it.
@@ -168,7 +170,9 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.name) {
+        if self.owned
+            && let Err(error) = remove(&self.name)
+        {
             eprintln!("lab: {error:#}");
         }
     }
