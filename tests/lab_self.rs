@@ -1,4 +1,5 @@
 //! The lab itself: cuts, the judge, and that nothing of it outlives it.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
 
 use std::{
     fs,

@@ -101,7 +101,14 @@ pub struct Client {
     stop: Arc<AtomicBool>,
     newest: Arc<[AtomicU64; NODES.len()]>,
     sender: Option<JoinHandle<Result<Sent>>>,
-    receiver: Option<JoinHandle<Result<(Vec<Answer>, Vec<Claim>)>>>,
+    receiver: Option<JoinHandle<Result<Heard>>>,
+}
+
+/// What the receiving thread knows.
+#[derive(Debug)]
+struct Heard {
+    answers: Vec<Answer>,
+    claims: Vec<Claim>,
 }
 
 /// What the sending thread knows.
@@ -187,11 +194,11 @@ impl Client {
     pub fn finish(mut self) -> Result<Observations> {
         self.stop.store(true, Ordering::Release);
         let sent = join(self.sender.take())?;
-        let (answers, claims) = join(self.receiver.take())?;
+        let heard = join(self.receiver.take())?;
         Ok(Observations {
             sent: sent.times,
-            answers,
-            claims,
+            answers: heard.answers,
+            claims: heard.claims,
             send_errors: sent.errors,
             worst_lateness: sent.worst_lateness,
             scheduling: sent.scheduling,
@@ -256,7 +263,7 @@ fn receive(
     pace: Pace,
     stop: &AtomicBool,
     newest: &[AtomicU64; NODES.len()],
-) -> Result<(Vec<Answer>, Vec<Claim>)> {
+) -> Result<Heard> {
     let room = (pace.limit.as_nanos() / pace.interval.as_nanos().max(1)) as usize;
     let mut answers = Vec::with_capacity(room);
     let mut claims = Vec::with_capacity(MAX_CLAIMS);
@@ -292,7 +299,7 @@ fn receive(
         }
         capture.drain(&mut claims, MAX_CLAIMS).context("the client's capture broke")?;
         if now > end {
-            return Ok((answers, claims));
+            return Ok(Heard { answers, claims });
         }
         thread::sleep(LOOK_INTERVAL);
     }

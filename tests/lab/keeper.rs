@@ -97,6 +97,12 @@ pub fn socket(name: &str) -> Result<PathBuf> {
     Ok(Path::new(guard::DIRECTORY).join(format!("{name}.sock")))
 }
 
+/// Returns where the errors of the keeper behind `socket` are to go.
+#[must_use]
+pub fn log(socket: &Path) -> PathBuf {
+    socket.with_extension("keeper.log")
+}
+
 /// Tells the keeper of lab `name` something and returns what it answered.
 ///
 /// # Errors
@@ -144,6 +150,7 @@ pub fn keep(name: &str, hb: Option<PathBuf>, config: Option<PathBuf>) -> Result<
     options.limit = STANDING;
     let mut lab = Lab::up(options)?;
     lab.guard.path(&path)?;
+    lab.guard.path(&log(&path))?;
     if lab.options.hb.is_some() {
         for node in NODES {
             lab.start_daemon(node)?;

@@ -196,14 +196,14 @@ pub fn status(hb: &Path, socket: &Path) -> Result<Value> {
 }
 
 /// Returns whether a status says that the controller of `peer` is alive: the member
-/// `controller.alive` of the element of `peers` with that `name`. `None` if it does not say.
+/// `controller.alive` of the element of `peers` whose `node` it is. `None` if it does not say.
 #[must_use]
 pub fn controller_alive(status: &Value, peer: Machine) -> Option<bool> {
     status
         .get("peers")?
         .as_array()?
         .iter()
-        .find(|entry| entry.get("name").and_then(Value::as_str) == Some(peer.name()))?
+        .find(|entry| entry.get("node").and_then(Value::as_str) == Some(peer.name()))?
         .get("controller")?
         .get("alive")?
         .as_bool()
@@ -231,9 +231,9 @@ mod tests {
     fn controllers_are_found_by_name() {
         let status = serde_json::json!({
             "peers": [
-                {"name": "c", "controller": {"alive": true}},
-                {"name": "a", "controller": {"alive": false}},
-                {"name": "b"}
+                {"node": "c", "controller": {"alive": true}},
+                {"node": "a", "controller": {"alive": false}},
+                {"node": "b", "controller": null}
             ]
         });
         assert_eq!(controller_alive(&status, Machine::A), Some(false));

@@ -40,9 +40,12 @@ pub enum Direction {
     Both,
 }
 
+/// Interface index of each port.
+type Ports = BTreeMap<(Machine, Link), u32>;
+
 /// The switch of a lab, its machines plugged in.
 pub struct Switch {
-    ports: BTreeMap<(Machine, Link), u32>,
+    ports: Ports,
     table: Table,
     /// Holds the programs on their ports.
     _programs: Ebpf,
@@ -179,7 +182,7 @@ fn port_name(machine: Machine, link: Link) -> String {
 }
 
 /// Loads the program and attaches it; to be called inside the switch's namespace.
-fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, BTreeMap<(Machine, Link), u32>)> {
+fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports)> {
     let mut programs = EbpfLoader::new()
         .load(OBJECT)
         .context("cannot load the switch program (needs CAP_BPF and CAP_NET_ADMIN)")?;

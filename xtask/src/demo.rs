@@ -121,7 +121,9 @@ impl Demo {
     }
 
     fn show(&self, report: &Report) -> Result<()> {
-        if let Some(typical) = typical(report) {
+        if let Some(typical) = typical(report)
+            && typical.fault_ns.is_some()
+        {
             print!("\n{}", typical.text(self.fault.deed()));
         }
         println!("\n{}", report.text());

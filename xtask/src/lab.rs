@@ -101,10 +101,10 @@ impl Lab {
             }
             Verb::Exec { machine, name, command } => exec(&name.name, machine, command),
             Verb::Cut { machine, name } => {
-                change(&name.name, keeper::Command::Cut(machine.clone()), machine, "cut")
+                change(&name.name, &keeper::Command::Cut(machine.clone()), machine, "cut")
             }
             Verb::Heal { machine, name } => {
-                change(&name.name, keeper::Command::Heal(machine.clone()), machine, "healed")
+                change(&name.name, &keeper::Command::Heal(machine.clone()), machine, "healed")
             }
             Verb::Status { name } => {
                 show(&describe(&name.name)?);
@@ -119,7 +119,7 @@ fn up(name: &str, hb: Option<&Path>, config: Option<&Path>) -> Result<()> {
         .map(|path| path.canonicalize().with_context(|| format!("cannot find {}", path.display())))
         .transpose()?;
     // Checks the name before anything is made of it.
-    let log = keeper::socket(name)?.with_extension("keeper.log");
+    let log = keeper::log(&keeper::socket(name)?);
     fs::create_dir_all(guard::DIRECTORY)
         .with_context(|| format!("cannot make {}", guard::DIRECTORY))?;
     let errors = OpenOptions::new()
@@ -179,8 +179,8 @@ fn describe(name: &str) -> Result<Description> {
     }
 }
 
-fn change(name: &str, command: keeper::Command, machine: &str, done: &str) -> Result<()> {
-    match keeper::tell(name, &command)? {
+fn change(name: &str, command: &keeper::Command, machine: &str, done: &str) -> Result<()> {
+    match keeper::tell(name, command)? {
         Reply::At(ns) => {
             println!("all links of {machine} {done} at {ns} ns after boot");
             Ok(())
