@@ -16,6 +16,7 @@ pub mod epoch;
 pub mod histogram;
 pub mod maps;
 pub mod packet;
+pub mod ports;
 pub mod refusal;
 pub mod siphash;
 pub mod time;

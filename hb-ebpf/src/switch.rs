@@ -1,1 +1,64 @@
+//! What the lab puts on each port of its switch: passes packets, or drops them when told to.
+//!
+//! It also makes the ports take `XDP_TX` frames at all: a veth end hands such a frame over only
+//! when the other end runs an XDP program too.
+#![no_std]
+#![no_main]
 
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, TC_ACT_SHOT, xdp_action},
+    btf_maps::Array,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use hb_ebpf::ports::{MAX_PORTS, Port};
+
+/// Lets the next program decide, `TCX_NEXT` in `linux/bpf.h`.
+const TCX_NEXT: i32 = -1;
+
+#[btf_map]
+static PORTS: Array<Port, MAX_PORTS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// What comes from the machine on the port.
+#[xdp]
+fn switch_in(ctx: XdpContext) -> u32 {
+    let Some(port) = PORTS.get_ptr_mut(ctx.ingress_ifindex() as u32) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: an entry of an array map lives as long as the map. Userspace writes only the two
+    // flags, and this program is the only writer of the two counters it touches.
+    unsafe {
+        if (&raw const (*port).drop_in).read_volatile() == 0 {
+            (*port).passed_in += 1;
+            xdp_action::XDP_PASS
+        } else {
+            (*port).dropped_in += 1;
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+/// What goes to the machine on the port.
+#[classifier]
+fn switch_out(ctx: TcContext) -> i32 {
+    // SAFETY: the kernel hands the program a live `__sk_buff`.
+    let interface = unsafe { (*ctx.skb.skb).ifindex };
+    let Some(port) = PORTS.get_ptr_mut(interface) else {
+        return TCX_NEXT;
+    };
+    // SAFETY: as above; a lost increment of the counters is accepted and documented.
+    unsafe {
+        if (&raw const (*port).drop_out).read_volatile() == 0 {
+            (*port).passed_out += 1;
+            TCX_NEXT
+        } else {
+            (*port).dropped_out += 1;
+            TC_ACT_SHOT as i32
+        }
+    }
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,1 +1,424 @@
-//! The lab.
+//! The lab: two nodes, a client and a switch as network namespaces of one machine, with the real
+//! kernel path between them.
+//!
+//! ```text
+//!   node a ──eth0── a-client ┐                      ┌ b-client ──eth0── node b
+//!      │                     ├── br0 (client net) ──┤                      │
+//!      │                     └──────── client ──────┘                      │
+//!      └────eth1─── a-direct ─── br1 (direct link) ─── b-direct ───eth1────┘
+//! ```
+//!
+//! All the nodes share one clock, one scheduler and the machine's cores: one stall stops them all
+//! at once, so the lab proves nothing about false takeovers between separate machines.
+//!
+//! Reading order: [`addresses`] (who is where), [`switch`] (the wires, and cutting them), [`node`]
+//! (the processes), [`client`] (the judge), [`Lab`] (all of it), [`guard`] (cleaning up).
+
+pub mod addresses;
+pub mod agent;
+pub mod capture;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod guard;
+pub mod keeper;
+pub mod mounts;
+pub mod netns;
+pub mod node;
+pub mod requirements;
+pub mod responder;
+pub mod socket;
+pub mod switch;
+pub mod takeover;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use hb_ebpf::time::BootTime;
+use serde_json::Value;
+
+use crate::{
+    addresses::{Link, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6},
+    client::{Client, Pace},
+    config::{Files, Settings},
+    guard::Guard,
+    netns::Netns,
+    node::Process,
+    switch::Switch,
+};
+
+/// How to set up a lab.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// An executable that calls [`agent::main`]; the lab's processes are verbs of it.
+    pub agent: PathBuf,
+    /// The `hb` binary; without one there are no daemons.
+    pub hb: Option<PathBuf>,
+    /// What the generated configuration says.
+    pub settings: Settings,
+    /// A configuration to use instead.
+    pub config: Option<PathBuf>,
+    /// The responders end by themselves after this long.
+    pub limit: Duration,
+}
+
+impl Options {
+    /// The usual lab, with this executable as the agent.
+    ///
+    /// # Errors
+    ///
+    /// If the system cannot tell which executable this is.
+    pub fn new() -> Result<Self> {
+        let agent = std::env::current_exe().context("cannot tell the path of this executable")?;
+        Ok(Self {
+            agent,
+            hb: None,
+            settings: Settings::default(),
+            config: None,
+            limit: Duration::from_secs(900),
+        })
+    }
+}
+
+/// A lab, standing. Everything is removed on drop, and when this process ends in any other way.
+pub struct Lab {
+    options: Options,
+    name: String,
+    cluster: String,
+    files: Files,
+    starts: u32,
+    daemons: BTreeMap<Machine, Process>,
+    responders: BTreeMap<Machine, Process>,
+    switch: Switch,
+    machines: BTreeMap<Machine, Netns>,
+    /// Last, since it waits until all is removed.
+    guard: Guard,
+}
+
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    /// Sets up namespaces, switch, configuration and responders; starts no daemon yet.
+    ///
+    /// # Errors
+    ///
+    /// If a privilege is missing, or the kernel or `ip` refuses a step, named in the error.
+    pub fn up(options: Options) -> Result<Self> {
+        requirements::check_privileges()?;
+        for done in mounts::ensure()? {
+            eprintln!("lab: {done}");
+        }
+        for name in guard::sweep()? {
+            eprintln!("lab: removed {name}, which an earlier lab left behind");
+        }
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let name = guard::lab_name(number);
+        let cluster = format!("lab{}x{number}", std::process::id());
+        let directory = Path::new(guard::DIRECTORY).join(&name);
+
+        let mut guard = Guard::start(&options.agent)?;
+        let mut create = |role: &str| -> Result<Netns> {
+            let name = format!("{name}-{role}");
+            guard.netns(&name)?;
+            Netns::create(&name)
+        };
+        let switch = create("sw")?;
+        let mut machines = BTreeMap::new();
+        for machine in [Machine::A, Machine::B, Machine::Client] {
+            machines.insert(machine, create(machine.name())?);
+        }
+        guard.path(&directory)?;
+        guard.path(&pins(&cluster))?;
+        for node in NODES {
+            guard.path(&socket(&cluster, node))?;
+        }
+
+        let plugs: Vec<_> = machines.iter().map(|(&machine, netns)| (machine, netns)).collect();
+        let switch = Switch::build(switch, &plugs)?;
+        let files = config::write(
+            &cluster,
+            &directory,
+            &options.agent,
+            &options.settings,
+            options.config.as_deref(),
+        )?;
+        let mut lab = Self {
+            options,
+            name,
+            cluster,
+            files,
+            starts: 0,
+            daemons: BTreeMap::new(),
+            responders: BTreeMap::new(),
+            switch,
+            machines,
+            guard,
+        };
+        for node in NODES {
+            lab.start_responder(node)?;
+        }
+        Ok(lab)
+    }
+
+    /// Returns the lab's name, the first part of its namespaces' names.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the switch, for cuts finer than [`Lab::cut`].
+    #[must_use]
+    pub fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// Returns the files of the cluster.
+    #[must_use]
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Returns the namespace of a machine.
+    #[must_use]
+    pub fn netns(&self, machine: Machine) -> &Netns {
+        &self.machines[&machine]
+    }
+
+    /// Returns the daemon of a node, if it was started.
+    #[must_use]
+    pub fn daemon(&self, node: Machine) -> Option<&Process> {
+        self.daemons.get(&node)
+    }
+
+    /// Returns the daemon of a node, if it was started.
+    pub fn daemon_mut(&mut self, node: Machine) -> Option<&mut Process> {
+        self.daemons.get_mut(&node)
+    }
+
+    /// Starts the daemon of a node, without waiting for anything.
+    ///
+    /// # Errors
+    ///
+    /// If there is no `hb` binary or it cannot be run.
+    pub fn start_daemon(&mut self, node: Machine) -> Result<()> {
+        let log = self.next_log(node, "daemon");
+        let hb = self.options.hb.as_ref().context("this lab has no hb binary")?;
+        let process = node::daemon(hb, &self.files.config, node, &self.machines[&node], &log)?;
+        self.daemons.insert(node, process);
+        Ok(())
+    }
+
+    /// Starts the responder of a node and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn start_responder(&mut self, node: Machine) -> Result<()> {
+        let log = self.next_log(node, "responder");
+        let options = &self.options;
+        let netns = &self.machines[&node];
+        let process = node::respond(&options.agent, node, netns, &log, options.limit)?;
+        self.responders.insert(node, process);
+        Ok(())
+    }
+
+    /// Cuts every link of a machine, both ways, in one instant, which is returned.
+    pub fn cut(&self, machine: Machine) -> BootTime {
+        self.switch.cut(machine)
+    }
+
+    /// Heals every link of a machine in one instant, which is returned.
+    pub fn heal(&self, machine: Machine) -> BootTime {
+        self.switch.heal(machine)
+    }
+
+    /// Ends a node as a loss of power would: every link falls silent in one instant, which is
+    /// returned, and then every process of the node is killed.
+    ///
+    /// # Errors
+    ///
+    /// If a process outlives the kill.
+    pub fn crash(&mut self, node: Machine) -> Result<BootTime> {
+        // Listed before, so that the kill follows the cut closely and takes little time from the
+        // takeover, which shares the cores.
+        let processes = self.machines[&node].processes()?;
+        let at = self.switch.cut(node);
+        for pid in processes {
+            netns::signal(pid, libc::SIGKILL)?;
+        }
+        thread::sleep(Duration::from_millis(20));
+        self.machines[&node].kill_processes()?;
+        self.daemons.remove(&node);
+        self.responders.remove(&node);
+        Ok(at)
+    }
+
+    /// Sends a signal to the daemon of a node; returns the time just before.
+    ///
+    /// # Errors
+    ///
+    /// If there is no daemon or the kernel refuses.
+    pub fn signal(&self, node: Machine, signal: i32) -> Result<BootTime> {
+        let daemon = self.daemons.get(&node).with_context(|| format!("{node} has no daemon"))?;
+        let at = clock::now();
+        daemon.signal(signal)?;
+        Ok(at)
+    }
+
+    /// Puts a node into the state a machine boots into: nothing runs but the responder, nothing
+    /// is pinned, no service address is configured, every link works. What is on its disk stays.
+    ///
+    /// # Errors
+    ///
+    /// If a step fails.
+    pub fn reboot(&mut self, node: Machine) -> Result<()> {
+        self.machines[&node].kill_processes()?;
+        self.daemons.remove(&node);
+        self.responders.remove(&node);
+        guard::remove_path(&pins(&self.cluster).join(node.name()))?;
+        guard::remove_path(&socket(&self.cluster, node))?;
+        let netns = &self.machines[&node];
+        // Whatever prefix length the address has: the daemon chooses it.
+        netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/32")])?;
+        netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/128")])?;
+        self.switch.heal(node);
+        self.start_responder(node)
+    }
+
+    /// Adds the service addresses to a node by hand, as a stand-in for the daemon.
+    ///
+    /// # Errors
+    ///
+    /// If `ip` refuses.
+    pub fn add_vip(&self, node: Machine) -> Result<()> {
+        let interface = Link::Client.interface();
+        self.machines[&node].ip_batch(&format!(
+            "address add {VIP4}/{PREFIX4} dev {interface}\n\
+             address add {VIP6}/{PREFIX6} dev {interface} nodad preferred_lft 0\n"
+        ))
+    }
+
+    /// Returns what `hb status --json` says on a node.
+    ///
+    /// # Errors
+    ///
+    /// If there is no `hb` binary or the daemon does not answer.
+    pub fn status(&self, node: Machine) -> Result<Value> {
+        let hb = self.options.hb.as_ref().context("this lab has no hb binary")?;
+        node::status(hb, &socket(&self.cluster, node))
+    }
+
+    /// Waits until `node` says that the controller of its peer is alive, or is not.
+    ///
+    /// Returns the time the answer was read, within a few milliseconds of the change.
+    ///
+    /// # Errors
+    ///
+    /// If a daemon of `node` ended, or after `limit`, with what was said last.
+    pub fn wait_for_controller(
+        &mut self,
+        node: Machine,
+        alive: bool,
+        limit: Duration,
+    ) -> Result<BootTime> {
+        let end = clock::now().after(limit);
+        loop {
+            if let Some(daemon) = self.daemons.get_mut(&node) {
+                daemon.check()?;
+            }
+            let status = self.status(node);
+            let now = clock::now();
+            if let Ok(status) = &status
+                && node::controller_alive(status, node.peer()) == Some(alive)
+            {
+                return Ok(now);
+            }
+            if now > end {
+                let word = if alive { "alive" } else { "dead" };
+                let said = status.map_or_else(|error| format!("{error:#}"), |s| s.to_string());
+                bail!(
+                    "{node} did not report the controller of {} {word} within {limit:?}; its \
+                     status: {said}",
+                    node.peer()
+                );
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts a client.
+    ///
+    /// # Errors
+    ///
+    /// If a socket or a thread cannot be made.
+    pub fn client(&self, pace: Pace) -> Result<Client> {
+        Client::start(self.netns(Machine::Client), pace)
+    }
+
+    /// Asks the service address from the client until a node answers, or `limit` has passed.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be made.
+    pub fn who_serves(&self, address: IpAddr, limit: Duration) -> Result<Option<Machine>> {
+        client::who_serves(self.netns(Machine::Client), address, limit)
+    }
+
+    /// Has the lab's directory, with its logs, survive the lab; returns it.
+    ///
+    /// # Errors
+    ///
+    /// If the guard is gone.
+    pub fn keep_files(&mut self) -> Result<PathBuf> {
+        self.guard.keep(&self.files.directory)?;
+        Ok(self.files.directory.clone())
+    }
+
+    /// Removes the logs of earlier starts and of the resource.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn forget_logs(&mut self) -> Result<()> {
+        for entry in fs::read_dir(&self.files.directory).context("cannot list the lab's files")? {
+            let path = entry.context("cannot list the lab's files")?.path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                guard::remove_path(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next_log(&mut self, node: Machine, what: &str) -> PathBuf {
+        self.starts += 1;
+        self.files.directory.join(format!("{:04}-{node}-{what}.log", self.starts))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Ok(directory) = self.keep_files()
+        {
+            eprintln!("lab: logs are kept in {}", directory.display());
+        }
+    }
+}
+
+/// Where the daemons of a cluster pin their maps.
+fn pins(cluster: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf/hb").join(cluster)
+}
+
+/// Where the daemon of a node listens.
+fn socket(cluster: &str, node: Machine) -> PathBuf {
+    PathBuf::from(format!("/run/hb/{cluster}-{node}.sock"))
+}

@@ -1,14 +1,20 @@
-//! Builds, demonstrates, tests and measures hb.
+//! Builds, demonstrates, tests and measures hb: `cargo xtask <verb>`.
 
 mod build_ebpf;
 mod ci;
+mod demo;
+mod fault;
 mod kernel_object;
+mod lab;
 mod linker;
 mod packages;
+mod plot;
+mod prepare;
 mod privilege;
 mod run;
 mod sources;
 mod test;
+mod timeline;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -16,7 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about, disable_help_subcommand = true)]
+#[command(name = "cargo xtask", about, long_about = None)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -28,17 +34,24 @@ enum Verb {
     BuildEbpf(build_ebpf::Options),
     /// Run every check that a change must pass, in the order of the table it prints
     Ci,
+    Demo(demo::Demo),
+    Lab(lab::Lab),
     /// Run all tests: those of every crate, then those that need a kernel
     Test(test::Options),
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().verb {
+    if let Some(code) = ::lab::agent::main(std::env::args().skip(1)) {
+        return code;
+    }
+    let done = match Arguments::parse().verb {
         Verb::BuildEbpf(options) => build_ebpf::run(&options),
         Verb::Ci => ci::run(),
+        Verb::Demo(verb) => verb.run(),
+        Verb::Lab(verb) => verb.run(),
         Verb::Test(options) => test::run(&options),
     };
-    match result {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

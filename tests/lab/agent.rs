@@ -1,0 +1,45 @@
+//! What the lab runs as processes of their own, as hidden verbs of an executable that calls
+//! [`main`] first.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+
+use crate::{config, guard, keeper, responder};
+
+/// Runs an agent if `arguments`, without the program's name, name one; `None` if they do not.
+pub fn main(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
+    let verb = arguments.next()?;
+    let rest: Vec<String> = arguments.collect();
+    let result = match verb.as_str() {
+        "lab-guard" => guard::guard(),
+        "lab-responder" => respond(&rest),
+        "lab-resource" => config::resource(&rest),
+        "lab-keeper" => keep(&rest),
+        _ => return None,
+    };
+    Some(match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{verb}: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn respond(arguments: &[String]) -> Result<()> {
+    let [node, seconds] = arguments else {
+        anyhow::bail!("needs a node id and a number of seconds, got {arguments:?}");
+    };
+    let node = node.parse().with_context(|| format!("{node:?} is no node id"))?;
+    let seconds = seconds.parse().with_context(|| format!("{seconds:?} is no time"))?;
+    responder::respond(node, Duration::from_secs(seconds))
+}
+
+fn keep(arguments: &[String]) -> Result<()> {
+    let [name, hb, config] = arguments else {
+        anyhow::bail!("needs a name, an hb binary and a configuration, got {arguments:?}");
+    };
+    let path = |text: &String| (text != "-").then(|| PathBuf::from(text));
+    keeper::keep(name, path(hb), path(config))
+}

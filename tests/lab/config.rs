@@ -1,0 +1,212 @@
+//! The configuration and the key of the lab's cluster.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::addresses::{Link, NODES, PREFIX4, PREFIX6, VIP4, VIP6};
+
+/// What may differ from lab to lab.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Time between two probes, as the configuration spells it.
+    pub interval: String,
+    /// Misses that mean dead.
+    pub misses: u32,
+    /// The first deadtime after start.
+    pub initdead: String,
+    /// Age at which a controller is dead.
+    pub controller_deadtime: String,
+    /// Who may serve when nodes do not hear each other.
+    pub policy: String,
+    /// Whether the group has a resource besides its addresses.
+    pub resource: bool,
+    /// Lines put at the end, such as further sections.
+    pub extra: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interval: "200us".into(),
+            misses: 3,
+            initdead: "1s".into(),
+            controller_deadtime: "20ms".into(),
+            policy: "available".into(),
+            resource: true,
+            extra: String::new(),
+        }
+    }
+}
+
+/// The files of a cluster, all in one directory.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The configuration, the same for both nodes.
+    pub config: PathBuf,
+    /// Where the resource notes what it was told.
+    pub resource_log: PathBuf,
+}
+
+/// Writes configuration, key and resource of cluster `name` into `directory`, which is made.
+/// `agent` is an executable that calls [`crate::agent::main`]. `config` replaces the
+/// configuration that would be generated.
+///
+/// # Errors
+///
+/// If a file cannot be written.
+pub fn write(
+    name: &str,
+    directory: &Path,
+    agent: &Path,
+    settings: &Settings,
+    config: Option<&Path>,
+) -> Result<Files> {
+    let files = Files {
+        directory: directory.into(),
+        config: directory.join("hb.toml"),
+        resource_log: directory.join("resource.log"),
+    };
+    let key = directory.join("key");
+    let program = directory.join("resource.sh");
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    write_key(&key)?;
+    let script = format!(
+        "#!/bin/sh\nexec '{}' lab-resource '{}' \"$@\"\n",
+        agent.display(),
+        files.resource_log.display()
+    );
+    write_file(&program, &script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", program.display()))?;
+    let text = match config {
+        Some(path) => {
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+        }
+        None => text(name, directory, &key, &program, settings)?,
+    };
+    write_file(&files.config, &text)?;
+    Ok(files)
+}
+
+fn text(
+    name: &str,
+    directory: &Path,
+    key: &Path,
+    program: &Path,
+    settings: &Settings,
+) -> Result<String> {
+    let mut text = format!(
+        r#"[cluster]
+name = "{name}"
+key_file = "{key}"
+policy = "{policy}"
+state_dir = "{state}"
+
+[timers]
+interval = "{interval}"
+misses = {misses}
+initdead = "{initdead}"
+controller_deadtime = "{controller_deadtime}"
+auto_failback = false
+
+[log]
+format = "json"
+"#,
+        key = key.display(),
+        state = directory.join("state").display(),
+        policy = settings.policy,
+        interval = settings.interval,
+        misses = settings.misses,
+        initdead = settings.initdead,
+        controller_deadtime = settings.controller_deadtime,
+    );
+    for node in NODES {
+        write!(text, "\n[[node]]\nname = \"{node}\"\nid = {}\n", node.id())?;
+    }
+    for (link, transport) in [(Link::Client, "udp4"), (Link::Direct, "ethernet")] {
+        write!(text, "\n[[link]]\nname = \"{}\"\ntransport = \"{transport}\"\n", link.name())?;
+        for node in NODES {
+            write!(text, "[link.node.{node}]\ninterface = \"{}\"\n", link.interface())?;
+            match link {
+                Link::Client => writeln!(text, "address = \"{}\"", node.v4(link))?,
+                Link::Direct => writeln!(text, "mac = \"{}\"", node.mac(link))?,
+            }
+        }
+    }
+    write!(text, "\n[[group]]\nname = \"{GROUP}\"\npreferred = \"a\"\n")?;
+    for address in [format!("{VIP4}/{PREFIX4}"), format!("{VIP6}/{PREFIX6}")] {
+        let interface = Link::Client.interface();
+        write!(text, "[[group.address]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n")?;
+    }
+    if settings.resource {
+        write!(
+            text,
+            "[[group.resource]]\nname = \"svc\"\ntype = \"script\"\nprogram = \"{}\"\n",
+            program.display()
+        )?;
+    }
+    text.push_str(&settings.extra);
+    Ok(text)
+}
+
+/// Name of the lab's one group.
+pub const GROUP: &str = "web";
+
+fn write_key(path: &Path) -> Result<()> {
+    let mut bytes = [0_u8; 32];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    let mut line = String::from("1 ");
+    for byte in bytes {
+        write!(line, "{byte:02x}")?;
+    }
+    line.push('\n');
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write_file(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The resource of the lab's group: notes when it was told what, by whom. `arguments` are the log
+/// file and what the daemon passed, the verb first.
+///
+/// A line is `<boot time in ns> <verb> <node> <epoch>`, with `-` for what the daemon did not say
+/// in `HB_NODE` and `HB_EPOCH`.
+///
+/// # Errors
+///
+/// If the log cannot be written.
+pub fn resource(arguments: &[String]) -> Result<()> {
+    let at = crate::clock::now();
+    let [log, verb, ..] = arguments else {
+        anyhow::bail!("lab-resource needs a log file and a verb, got {arguments:?}");
+    };
+    let said = |name| std::env::var(name).unwrap_or_else(|_| "-".into());
+    // One write of a short line to a file opened for append is whole.
+    let line = format!("{} {verb} {} {}\n", at.ns(), said("HB_NODE"), said("HB_EPOCH"));
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(log)
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .with_context(|| format!("cannot append to {log}"))
+}

@@ -1,0 +1,243 @@
+//! The processes of a node: its responder and its daemon.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    addresses::Machine,
+    clock,
+    netns::{self, Netns},
+};
+
+/// A process in a node's namespace, killed on drop.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    what: String,
+    log: PathBuf,
+    /// Held open: the responder ends when it closes.
+    _input: Option<ChildStdin>,
+}
+
+impl Process {
+    fn spawn(mut command: Command, what: String, log: &Path) -> Result<Self> {
+        let output = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let mut child = command
+            .stdout(output.try_clone().context("cannot duplicate a log handle")?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("cannot start {what}"))?;
+        let input = child.stdin.take();
+        Ok(Self { child, what, log: log.into(), _input: input })
+    }
+
+    /// Returns its pid.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Returns the file its output goes to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Sends it a signal. The pid is not reused before the process is waited for, here.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        netns::signal(self.pid(), signal)
+    }
+
+    /// Returns how it ended, or `None` while it runs.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| format!("cannot wait for {}", self.what))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// If it goes on for longer than `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let end = clock::now().after(limit);
+        loop {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            ensure!(clock::now() < end, "{} did not end within {limit:?}", self.what);
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Returns an error that names the process, its end and the last lines of its log, if it has
+    /// ended.
+    ///
+    /// # Errors
+    ///
+    /// That one.
+    pub fn check(&mut self) -> Result<()> {
+        let Some(status) = self.ended()? else { return Ok(()) };
+        let how = status
+            .signal()
+            .map_or_else(|| format!("with {status}"), |signal| format!("by signal {signal}"));
+        bail!(
+            "{} ended {how}; its log {} ends: {}",
+            self.what,
+            self.log.display(),
+            tail(&self.log)?
+        )
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("lab: cannot end {}: {error}", self.what);
+        }
+    }
+}
+
+/// Starts a responder in the namespace of `node` and waits until it answers; it ends with this
+/// process or after `limit`.
+///
+/// # Errors
+///
+/// If it does not start.
+pub fn respond(
+    agent: &Path,
+    node: Machine,
+    netns: &Netns,
+    log: &Path,
+    limit: Duration,
+) -> Result<Process> {
+    let mut command = netns.command(agent)?;
+    command
+        .args(["lab-responder", &node.id().to_string(), &limit.as_secs().to_string()])
+        .stdin(Stdio::piped());
+    let mut process = Process::spawn(command, format!("the responder of {node}"), log)?;
+    let end = clock::now().after(Duration::from_secs(5));
+    loop {
+        let said =
+            fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+        if said.lines().any(|line| line == "ready") {
+            return Ok(process);
+        }
+        process.check()?;
+        ensure!(clock::now() < end, "{} is not ready after 5 s", process.what);
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Starts the daemon of `node` in its namespace, without waiting for anything.
+///
+/// # Errors
+///
+/// If it cannot be run.
+pub fn daemon(
+    hb: &Path,
+    config: &Path,
+    node: Machine,
+    netns: &Netns,
+    log: &Path,
+) -> Result<Process> {
+    let mut command = netns.command(hb)?;
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(config)
+        .args(["--node", node.name()])
+        .stdin(Stdio::null());
+    Process::spawn(command, format!("the daemon of {node}"), log)
+}
+
+/// Asks the daemon behind `socket` for its status, as `hb status --json` prints it.
+///
+/// # Errors
+///
+/// If it does not answer, or not with JSON.
+pub fn status(hb: &Path, socket: &Path) -> Result<Value> {
+    let output = Command::new(hb)
+        .args(["status", "--json", "--socket"])
+        .arg(socket)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {} status", hb.display()))?;
+    ensure!(
+        output.status.success(),
+        "{} status --json --socket {} failed: {}",
+        hb.display(),
+        socket.display(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{} status --json did not print JSON", hb.display()))
+}
+
+/// Returns whether a status says that the controller of `peer` is alive: the member
+/// `controller.alive` of the element of `peers` whose `node` it is. `None` if it does not say.
+#[must_use]
+pub fn controller_alive(status: &Value, peer: Machine) -> Option<bool> {
+    status
+        .get("peers")?
+        .as_array()?
+        .iter()
+        .find(|entry| entry.get("node").and_then(Value::as_str) == Some(peer.name()))?
+        .get("controller")?
+        .get("alive")?
+        .as_bool()
+}
+
+/// Returns the last lines of a file, joined by `|`.
+fn tail(path: &Path) -> Result<String> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut lines = std::collections::VecDeque::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+        if lines.len() == 5 {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+    Ok(Vec::from(lines).join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_are_found_by_name() {
+        let status = serde_json::json!({
+            "peers": [
+                {"node": "c", "controller": {"alive": true}},
+                {"node": "a", "controller": {"alive": false}},
+                {"node": "b", "controller": null}
+            ]
+        });
+        assert_eq!(controller_alive(&status, Machine::A), Some(false));
+        assert_eq!(controller_alive(&status, Machine::B), None);
+        assert_eq!(controller_alive(&status, Machine::Client), None);
+    }
+}

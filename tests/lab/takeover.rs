@@ -1,0 +1,159 @@
+//! What the daemons and the resource noted of a takeover.
+
+use std::{fs, io, path::Path, str::FromStr};
+
+use anyhow::{Context, Result};
+use hb_ebpf::time::BootTime;
+use serde_json::{Map, Value};
+
+/// The log line `takeover` of a daemon, its instants `None` where it names none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Takeover {
+    /// Name of the group.
+    pub group: String,
+    /// Epoch it holds the group at from now on.
+    pub epoch: Option<u64>,
+    /// Name of the node it was taken from.
+    pub peer: String,
+    /// Why.
+    pub cause: String,
+    /// When silence would be deadtime.
+    pub due: Option<BootTime>,
+    /// When the kernel wrote its verdict.
+    pub verdict: Option<BootTime>,
+    /// When the fast path saw it.
+    pub seen: Option<BootTime>,
+    /// When the new epoch was published to the kernel.
+    pub published: Option<BootTime>,
+    /// When the last address was up.
+    pub address: Option<BootTime>,
+    /// When the first announcement had left.
+    pub announced: Option<BootTime>,
+}
+
+/// Reads all takeovers from a daemon's log. Lines that are not JSON, as of a panic, are skipped.
+///
+/// # Errors
+///
+/// If the file cannot be read.
+pub fn takeovers(log: &Path) -> Result<Vec<Takeover>> {
+    let text = fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+    Ok(text.lines().filter_map(takeover).collect())
+}
+
+fn takeover(line: &str) -> Option<Takeover> {
+    let Ok(Value::Object(whole)) = serde_json::from_str(line) else { return None };
+    // The fields of an event lie in `fields`, unless the format flattens them.
+    let fields = whole.get("fields").and_then(Value::as_object).unwrap_or(&whole);
+    if fields.get("message")?.as_str()? != "takeover" {
+        return None;
+    }
+    Some(Takeover {
+        group: text(fields, "group"),
+        epoch: number(fields, "epoch"),
+        peer: text(fields, "peer"),
+        cause: text(fields, "cause"),
+        due: instant(fields, "due_ns"),
+        verdict: instant(fields, "verdict_ns"),
+        seen: instant(fields, "seen_ns"),
+        published: instant(fields, "published_ns"),
+        address: instant(fields, "address_ns"),
+        announced: instant(fields, "announced_ns"),
+    })
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> String {
+    match fields.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+fn number(fields: &Map<String, Value>, name: &str) -> Option<u64> {
+    let value = fields.get(name)?;
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+fn instant(fields: &Map<String, Value>, name: &str) -> Option<BootTime> {
+    number(fields, name).filter(|&ns| ns != 0).map(BootTime)
+}
+
+/// Something the resource was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// When its program ran.
+    pub at: BootTime,
+    /// What it was told: `start`, `stop` or `monitor`.
+    pub verb: String,
+    /// By which node, `-` if it was not said.
+    pub node: String,
+    /// At which epoch, `-` if it was not said.
+    pub epoch: String,
+}
+
+/// Reads all the resource was told; nothing yet if there is no log.
+///
+/// # Errors
+///
+/// If the file cannot be read or holds a line that no resource writes.
+pub fn told(log: &Path) -> Result<Vec<Told>> {
+    let text = match fs::read_to_string(log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("cannot read {}", log.display()))?,
+    };
+    text.lines().map(str::parse).collect()
+}
+
+impl FromStr for Told {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> Result<Self> {
+        let mut words = line.split(' ');
+        let mut word = || words.next().with_context(|| format!("resource log line {line:?}"));
+        let at = word()?.parse().with_context(|| format!("resource log line {line:?}"))?;
+        Ok(Self {
+            at: BootTime(at),
+            verb: word()?.into(),
+            node: word()?.into(),
+            epoch: word()?.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takeovers_are_read_nested_and_flat() {
+        let nested = r#"{"level":"INFO","fields":{"message":"takeover","group":"web","epoch":514,"peer":"a","cause":"silence","due_ns":7,"verdict_ns":8,"address_ns":0}}"#;
+        let expected = Takeover {
+            group: "web".into(),
+            epoch: Some(514),
+            peer: "a".into(),
+            cause: "silence".into(),
+            due: Some(BootTime(7)),
+            verdict: Some(BootTime(8)),
+            ..Takeover::default()
+        };
+        assert_eq!(takeover(nested), Some(expected.clone()));
+        let flat = r#"{"message":"takeover","group":"web","epoch":"514","peer":"a","cause":"silence","due_ns":7,"verdict_ns":8}"#;
+        assert_eq!(takeover(flat), Some(expected));
+    }
+
+    #[test]
+    fn other_lines_are_none() {
+        for line in ["", "thread panicked", "{}", r#"{"message":"peer down"}"#, "[1]"] {
+            assert_eq!(takeover(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn resource_lines_are_read() {
+        let line: Told = "12 start b -".parse().unwrap();
+        assert_eq!((line.at, line.verb.as_str()), (BootTime(12), "start"));
+        assert!("start b".parse::<Told>().is_err());
+        assert!("12 start".parse::<Told>().is_err());
+    }
+}

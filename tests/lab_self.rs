@@ -1,0 +1,239 @@
+//! The lab itself: cuts, the judge, and that nothing of it outlives it.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails, in its helpers too")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::IpAddr,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use lab::{
+    Lab, Options,
+    addresses::{Link, Machine, VIP4, VIP6},
+    capture::ClaimKind,
+    client::{self, Pace},
+    clock, guard, netns,
+    socket::Socket,
+    switch::Direction,
+};
+
+/// Long enough for the slowest machine; no test waits that long when all is well.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn options() -> Options {
+    let mut options = Options::new().unwrap();
+    options.agent = PathBuf::from(env!("CARGO_BIN_EXE_lab-agent"));
+    options
+}
+
+fn pace() -> Pace {
+    Pace { interval: Duration::from_micros(500), limit: PATIENCE * 3, ..Pace::default() }
+}
+
+#[test]
+fn a_cut_silences_and_heals_in_an_instant() {
+    let lab = Lab::up(options()).unwrap();
+    lab.add_vip(Machine::A).unwrap();
+    let client = lab.client(pace()).unwrap();
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
+
+    let cut = lab.cut(Machine::A);
+    thread::sleep(Duration::from_millis(50));
+    let healed = lab.heal(Machine::A);
+
+    assert!(client.wait_for_answer(Machine::A, healed, PATIENCE));
+    let seen = client.finish().unwrap();
+    // What had passed the switch when it was cut may arrive a little later.
+    let in_flight = cut.after(Duration::from_millis(5));
+    let between =
+        seen.answers.iter().filter(|a| a.received > in_flight && a.received < healed).count();
+    assert_eq!(between, 0);
+    assert!(seen.longest_gap().unwrap() >= Duration::from_millis(45));
+    let carrier = lab
+        .netns(Machine::A)
+        .enter(|| Command::new("ip").args(["link", "show", "eth0"]).output().unwrap())
+        .unwrap();
+    assert!(String::from_utf8_lossy(&carrier.stdout).contains("LOWER_UP"));
+}
+
+#[test]
+fn a_cut_may_be_one_way() {
+    let lab = Lab::up(options()).unwrap();
+    lab.add_vip(Machine::A).unwrap();
+    let client = lab.client(pace()).unwrap();
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
+
+    let cut = lab.switch().cut_link(Machine::A, Link::Client, Direction::FromMachine);
+    thread::sleep(Duration::from_millis(50));
+    let port = lab.switch().port(Machine::A, Link::Client).unwrap();
+    let healed = lab.switch().heal_link(Machine::A, Link::Client, Direction::FromMachine);
+
+    assert!(port.dropped_in > 0, "{port:?}");
+    assert_eq!(port.dropped_out, 0);
+    assert!(client.wait_for_answer(Machine::A, healed, PATIENCE));
+    let seen = client.finish().unwrap();
+    assert!(seen.longest_gap().unwrap() >= Duration::from_millis(45));
+    assert!(seen.sent.iter().any(|&sent| sent > cut && sent < healed));
+}
+
+#[test]
+fn both_networks_and_both_families_reach_the_responders() {
+    let lab = Lab::up(options()).unwrap();
+    lab.add_vip(Machine::B).unwrap();
+    for vip in [IpAddr::from(VIP4), IpAddr::from(VIP6)] {
+        assert_eq!(lab.who_serves(vip, PATIENCE).unwrap(), Some(Machine::B), "at {vip}");
+    }
+    let direct = Machine::B.v4(Link::Direct).into();
+    let answered = client::who_serves(lab.netns(Machine::A), direct, PATIENCE).unwrap();
+    assert_eq!(answered, Some(Machine::B));
+
+    lab.switch().cut_link(Machine::B, Link::Direct, Direction::Both);
+    let limit = Duration::from_millis(200);
+    assert_eq!(client::who_serves(lab.netns(Machine::A), direct, limit).unwrap(), None);
+    // The fence of that absence: the other link of the same node works.
+    assert_eq!(lab.who_serves(VIP4.into(), PATIENCE).unwrap(), Some(Machine::B));
+}
+
+#[test]
+fn the_client_sees_a_crash_a_claim_and_the_new_node() {
+    let mut lab = Lab::up(options()).unwrap();
+    lab.add_vip(Machine::A).unwrap();
+    let client = lab.client(pace()).unwrap();
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
+
+    let crash = lab.crash(Machine::A).unwrap();
+    assert!(lab.netns(Machine::A).processes().unwrap().is_empty());
+    lab.add_vip(Machine::B).unwrap();
+    let announced = clock::now();
+    announce(&lab, Machine::B);
+
+    assert!(client.wait_for_answer(Machine::B, crash, PATIENCE));
+    let seen = client.finish().unwrap();
+    let claim = seen.claims.iter().find(|claim| claim.at >= announced).unwrap();
+    assert_eq!(claim.mac, Machine::B.mac(Link::Client));
+    assert_eq!(claim.address, IpAddr::from(VIP4));
+    assert_eq!(claim.kind, ClaimKind::ArpRequest);
+    let last = seen.last_answer(Machine::A).unwrap();
+    let first = seen.first_answer(Machine::B, crash).unwrap();
+    assert!(last.received < first.received);
+
+    lab.reboot(Machine::A).unwrap();
+    let direct = Machine::A.v4(Link::Direct).into();
+    let answered = client::who_serves(lab.netns(Machine::B), direct, PATIENCE).unwrap();
+    assert_eq!(answered, Some(Machine::A));
+    assert_eq!(lab.who_serves(VIP4.into(), PATIENCE).unwrap(), Some(Machine::B));
+}
+
+/// Sends what a node that takes over sends: an ARP request for its own address (RFC 5227).
+fn announce(lab: &Lab, node: Machine) {
+    let mac = node.mac(Link::Client).0;
+    let mut frame = vec![0xff; 6];
+    frame.extend(mac);
+    frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(mac);
+    frame.extend(VIP4.octets());
+    frame.extend([0; 6]);
+    frame.extend(VIP4.octets());
+    lab.netns(node)
+        .enter(|| {
+            let socket = Socket::packet(0).unwrap();
+            socket.send_frame(Link::Client.interface(), &frame).unwrap();
+        })
+        .unwrap();
+}
+
+#[test]
+fn nothing_is_left_after_a_panic() {
+    let (name, directory) = thread::spawn(|| {
+        let lab = Lab::up(options()).unwrap();
+        let facts = (lab.name().to_owned(), lab.files().directory.clone());
+        assert_eq!(namespaces(lab.name()).len(), 4);
+        std::panic::panic_any(facts);
+    })
+    .join()
+    .unwrap_err()
+    .downcast::<(String, PathBuf)>()
+    .map(|facts| *facts)
+    .unwrap();
+    assert_eq!(namespaces(&name), Vec::<String>::new());
+    // The logs of a test that failed are what one wants to see.
+    assert!(directory.join("hb.toml").exists());
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn nothing_is_left_after_a_signal() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGKILL] {
+        let mut keeper = keeper(&format!("signal-{signal}-{}", std::process::id()));
+        let prefix = format!("hb{}-", keeper.id());
+        assert_eq!(namespaces(&prefix).len(), 4);
+        let directory = PathBuf::from(guard::DIRECTORY).join(format!("{prefix}0"));
+        assert!(directory.exists());
+
+        netns::signal(keeper.id() as i32, signal).unwrap();
+        keeper.wait().unwrap();
+
+        let end = clock::now().after(PATIENCE);
+        while !namespaces(&prefix).is_empty() || directory.exists() {
+            assert!(clock::now() < end, "{:?} is left after {signal}", namespaces(&prefix));
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn keeper(name: &str) -> Child {
+    let mut keeper = Command::new(env!("CARGO_BIN_EXE_lab-agent"))
+        .args(["lab-keeper", name, "-", "-"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    keeper
+}
+
+#[test]
+fn a_standing_lab_obeys() {
+    use lab::keeper::{Command, Reply, tell};
+    let name = format!("stands-{}", std::process::id());
+    let mut keeper = keeper(&name);
+    let Reply::At(cut) = tell(&name, &Command::Cut("b".into())).unwrap() else { panic!() };
+    assert!(cut > 0);
+    let Reply::Lab(lab) = tell(&name, &Command::Status).unwrap() else { panic!() };
+    assert_eq!(lab.machines[1].cut, ["client", "direct"]);
+    assert_eq!(lab.machines[0].cut, Vec::<String>::new());
+    tell(&name, &Command::Heal("b".into())).unwrap();
+    let error = tell(&name, &Command::Cut("d".into())).unwrap_err();
+    assert!(error.to_string().contains("\"d\""), "{error}");
+    tell(&name, &Command::Down).unwrap();
+    assert!(keeper.wait().unwrap().success());
+    assert_eq!(namespaces(&format!("hb{}-", keeper.id())), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_dead_process_left_is_swept() {
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let name = format!("hb{}-0-a", dead.id());
+    let left = std::mem::ManuallyDrop::new(netns::Netns::create(&name).unwrap());
+    let mut sleeper = left.command("sleep").unwrap().arg("60").spawn().unwrap();
+
+    // Another lab that starts now may be the one to sweep it.
+    guard::sweep().unwrap();
+
+    sleeper.wait().unwrap();
+    assert_eq!(namespaces(&name), Vec::<String>::new());
+}
+
+fn namespaces(prefix: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(netns::NAMES) else { return Vec::new() };
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}

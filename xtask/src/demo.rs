@@ -1,0 +1,354 @@
+//! `cargo xtask demo`: a fault before your eyes, and how long the client felt it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use ::lab::{
+    Lab, Options,
+    addresses::{Link, Machine, NODES, VIP4},
+    client::{Client, Observations, Pace},
+    clock,
+    config::Settings,
+    takeover,
+};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use hb_ebpf::time::BootTime;
+
+use crate::{
+    fault::Fault,
+    plot, prepare,
+    timeline::{Report, Run, after},
+};
+
+/// Sets up two nodes, a switch and a client on this machine, breaks node a and shows what the
+/// client saw.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How often.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    runs: u32,
+    /// What happens to node a.
+    #[arg(long, value_enum, default_value = "crash")]
+    fault: Fault,
+    /// Time between two heartbeats.
+    #[arg(long, default_value = "200us")]
+    interval: String,
+    /// Missed heartbeats that mean dead.
+    #[arg(long, default_value_t = 3)]
+    misses: u32,
+    /// Who may serve when the nodes do not hear each other.
+    #[arg(long, default_value = "available")]
+    policy: String,
+    /// Write all runs and their summary to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw all runs into this SVG file.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Use this hb binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    hb: Option<PathBuf>,
+}
+
+/// Two daemons come up and agree within this.
+const START: Duration = Duration::from_secs(15);
+/// The service moves within this, or the run has failed.
+const MOVE: Duration = Duration::from_secs(3);
+/// A dead controller is reported within this, and a repaired one is alive again.
+const REPORT: Duration = Duration::from_secs(10);
+/// How long the client asks before the fault, and after the last event that is waited for.
+const CALM: Duration = Duration::from_millis(150);
+/// How long a node must resist taking over from one whose controller is dead.
+const RESIST: Duration = Duration::from_millis(300);
+/// The client ends by itself after this long.
+const CLIENT: Duration = Duration::from_secs(60);
+
+impl Demo {
+    /// Runs all; fails if a run did not do what its fault must lead to.
+    pub(crate) fn run(&self) -> Result<()> {
+        prepare::machine()?;
+        let hb = prepare::hb(self.hb.as_deref())?;
+        let mut options = Options::new()?;
+        options.hb = Some(hb);
+        options.settings = Settings {
+            interval: self.interval.clone(),
+            misses: self.misses,
+            policy: self.policy.clone(),
+            ..Settings::default()
+        };
+        let mut lab = Lab::up(options)?;
+        println!(
+            "lab {}: nodes a and b, a client asking {VIP4} every 100 us; {} x {}, policy {}",
+            lab.name(),
+            self.misses,
+            self.interval,
+            self.policy
+        );
+
+        let mut runs = Vec::new();
+        let mut logs = None;
+        for number in 1..=self.runs {
+            let mut run = Run::new(number, self.fault);
+            match once(&mut lab, self.fault, &mut run) {
+                Ok(()) => run.ok = true,
+                Err(error) => {
+                    run.error = Some(format!("{error:#}"));
+                    logs = Some(keep_logs(&mut lab, number)?);
+                }
+            }
+            println!("run {number}/{}: {}", self.runs, run.line());
+            runs.push(run);
+        }
+        drop(lab);
+
+        let report = Report::new(runs);
+        self.show(&report)?;
+        if let Some(logs) = logs {
+            bail!(
+                "{} of {} runs did not do what a {} must lead to; logs are kept in {}",
+                report.summary.failed,
+                report.summary.runs,
+                self.fault.name(),
+                logs.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn show(&self, report: &Report) -> Result<()> {
+        if let Some(typical) = typical(report)
+            && typical.fault_ns.is_some()
+        {
+            print!("\n{}", typical.text(self.fault.deed()));
+        }
+        println!("\n{}", report.text());
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string_pretty(report)?;
+            fs::write(path, text + "\n")
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("numbers are in {}", path.display());
+        }
+        if let Some(path) = &self.plot {
+            let title = format!(
+                "{} of node a, {} x {}, policy {}",
+                self.fault.name(),
+                self.misses,
+                self.interval,
+                self.policy
+            );
+            plot::draw(path, &title, &report.runs)?;
+            println!("a picture is in {}", path.display());
+        }
+        Ok(())
+    }
+}
+
+/// Returns the run with the median outage, or the first that succeeded, or the first.
+fn typical(report: &Report) -> Option<&Run> {
+    let mut measured: Vec<_> = report.runs.iter().filter(|run| run.outage_ns.is_some()).collect();
+    measured.sort_by_key(|run| run.outage_ns);
+    let middle = measured.len().saturating_sub(1) / 2;
+    measured
+        .get(middle)
+        .copied()
+        .or_else(|| report.runs.iter().find(|run| run.ok))
+        .or(report.runs.first())
+}
+
+/// Puts the logs of a failed run where the next run leaves them alone.
+fn keep_logs(lab: &mut Lab, number: u32) -> Result<PathBuf> {
+    let directory = lab.keep_files()?;
+    let place = directory.join(format!("failed-run-{number}"));
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    for entry in fs::read_dir(&directory).context("cannot list the lab's files")? {
+        let path = entry.context("cannot list the lab's files")?.path();
+        if path.extension().is_some_and(|extension| extension == "log")
+            && let Some(name) = path.file_name()
+        {
+            fs::copy(&path, place.join(name))
+                .with_context(|| format!("cannot keep {}", path.display()))?;
+        }
+    }
+    Ok(directory)
+}
+
+/// One run, on nodes as they are after a boot. Fills in `run` as far as it gets.
+fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
+    start(lab)?;
+    let client = lab.client(Pace { limit: CLIENT, ..Pace::default() })?;
+    ensure!(
+        client.wait_for_answer(Machine::A, clock::now(), MOVE),
+        "node a fell silent before the fault"
+    );
+    thread::sleep(CALM);
+    if fault.moves() { moved(lab, fault, client, run) } else { stayed(lab, fault, client, run) }
+}
+
+/// Boots both nodes and waits until a serves and each sees the other's controller.
+fn start(lab: &mut Lab) -> Result<()> {
+    lab.forget_logs()?;
+    for node in NODES {
+        lab.reboot(node)?;
+    }
+    for node in NODES {
+        lab.start_daemon(node)?;
+    }
+    for node in NODES {
+        lab.wait_for_controller(node, true, START)?;
+    }
+    let end = clock::now().after(START);
+    loop {
+        let serving = lab.who_serves(VIP4.into(), Duration::from_millis(500))?;
+        if serving == Some(Machine::A) {
+            return Ok(());
+        }
+        let who = serving.map_or("no node", Machine::name);
+        ensure!(clock::now() < end, "{who} serves after {START:?}, not the preferred node a");
+    }
+}
+
+/// A fault after which b must serve.
+fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<()> {
+    let log = daemon_log(lab, Machine::B)?;
+    let resource = lab.files().resource_log.clone();
+    let at = match fault {
+        Fault::Crash => lab.crash(Machine::A)?,
+        Fault::Cut => lab.cut(Machine::A),
+        _ => lab.signal(Machine::A, libc::SIGTERM)?,
+    };
+    run.fault_ns = Some(at.ns());
+    let answered = client.wait_for_answer(Machine::B, at, MOVE);
+    // The resource comes after the addresses, and its program takes its time.
+    let started = wait_for_resource(&resource, at)?;
+    thread::sleep(CALM);
+    let seen = client.finish()?;
+
+    fill_in(run, at, &seen);
+    run.instants.resource_started_ns = started.map(|started| after(at, started));
+    let takeovers = takeover::takeovers(&log)?;
+    if let Some(takeover) = takeovers.last() {
+        let relative = |instant: Option<BootTime>| instant.map(|instant| after(at, instant));
+        run.instants.due_ns = relative(takeover.due);
+        run.instants.verdict_ns = relative(takeover.verdict);
+        run.instants.seen_ns = relative(takeover.seen);
+        run.instants.published_ns = relative(takeover.published);
+        run.instants.address_ns = relative(takeover.address);
+        run.instants.announced_ns = relative(takeover.announced);
+        run.cause = Some(takeover.cause.clone());
+        run.epoch = takeover.epoch;
+    }
+
+    if let Some(daemon) = lab.daemon_mut(Machine::B) {
+        daemon.check()?;
+    }
+    ensure!(answered, "node b did not answer within {MOVE:?}");
+    let first = seen.first_answer(Machine::B, at).context("no answer of b was kept")?;
+    let last = seen.last_answer(Machine::A).context("no answer of a was kept")?;
+    run.outage_ns = Some(after(last.received, first.received));
+    ensure!(
+        last.received < first.received,
+        "node a still answered {} us after node b began to",
+        first.received.ns().abs_diff(last.received.ns()) / 1000
+    );
+    ensure!(
+        seen.answers.iter().all(|answer| answer.node != Machine::B || answer.received >= at),
+        "node b answered before the fault"
+    );
+    ensure!(
+        run.instants.announcement_on_wire_ns.is_some(),
+        "no announcement of node b arrived at the client"
+    );
+    ensure!(started.is_some(), "the resource was not started on node b within {MOVE:?}");
+    if fault == Fault::Stop {
+        let daemon = lab.daemon_mut(Machine::A).context("node a has no daemon")?;
+        let status = daemon.wait(MOVE)?;
+        ensure!(status.success(), "the daemon of a left with {status}");
+    } else {
+        ensure!(!takeovers.is_empty(), "the log of node b names no takeover");
+    }
+    Ok(())
+}
+
+/// A fault that b must report and must not take over for.
+fn stayed(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<()> {
+    let log = daemon_log(lab, Machine::B)?;
+    let signal = if fault == Fault::Kill { libc::SIGKILL } else { libc::SIGSTOP };
+    let at = lab.signal(Machine::A, signal)?;
+    run.fault_ns = Some(at.ns());
+    let reported = lab.wait_for_controller(Machine::B, false, REPORT)?;
+    run.instants.controller_dead_ns = Some(after(at, reported));
+    thread::sleep(RESIST);
+
+    let repaired = clock::now();
+    if fault == Fault::Kill {
+        lab.daemon_mut(Machine::A).context("node a has no daemon")?.wait(MOVE)?;
+        lab.start_daemon(Machine::A)?;
+    } else {
+        lab.signal(Machine::A, libc::SIGCONT)?;
+    }
+    run.instants.repaired_ns = Some(after(at, repaired));
+    let alive = lab.wait_for_controller(Machine::B, true, REPORT)?;
+    run.instants.controller_alive_ns = Some(after(at, alive));
+    let answered = client.wait_for_answer(Machine::A, alive, REPORT);
+    thread::sleep(CALM);
+    let seen = client.finish()?;
+    fill_in(run, at, &seen);
+
+    for node in NODES {
+        if let Some(daemon) = lab.daemon_mut(node) {
+            daemon.check()?;
+        }
+    }
+    ensure!(answered, "node a does not serve after its daemon was repaired");
+    ensure!(
+        run.instants.first_answer_new_ns.is_none(),
+        "node b served, although only the controller of a was dead"
+    );
+    ensure!(
+        run.instants.announcement_on_wire_ns.is_none(),
+        "node b announced the service address, although only the controller of a was dead"
+    );
+    let takeovers = takeover::takeovers(&log)?;
+    ensure!(takeovers.is_empty(), "node b noted a takeover, although only the controller was dead");
+    Ok(())
+}
+
+/// Fills in what the client saw.
+fn fill_in(run: &mut Run, at: BootTime, seen: &Observations) {
+    run.client_lateness_ns = Some(seen.worst_lateness.as_nanos() as u64);
+    run.instants.last_answer_old_ns =
+        seen.last_answer(Machine::A).map(|answer| after(at, answer.received));
+    run.instants.first_answer_new_ns =
+        seen.first_answer(Machine::B, at).map(|answer| after(at, answer.received));
+    run.instants.announcement_on_wire_ns = seen
+        .claims
+        .iter()
+        .find(|claim| claim.at >= at && claim.mac == Machine::B.mac(Link::Client))
+        .map(|claim| after(at, claim.at));
+}
+
+fn daemon_log(lab: &Lab, node: Machine) -> Result<PathBuf> {
+    let daemon = lab.daemon(node).with_context(|| format!("node {node} has no daemon"))?;
+    Ok(daemon.log().into())
+}
+
+/// Waits for the first start of the resource since `since`; `None` if there was none in time.
+fn wait_for_resource(log: &Path, since: BootTime) -> Result<Option<BootTime>> {
+    let end = clock::now().after(MOVE);
+    loop {
+        let started =
+            takeover::told(log)?.into_iter().find(|told| told.verb == "start" && told.at >= since);
+        if let Some(started) = started {
+            return Ok(Some(started.at));
+        }
+        if clock::now() > end {
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,48 @@
+//! The faults a demonstration can inject, and what each must lead to.
+
+use clap::ValueEnum;
+
+/// What happens to node a.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// Loss of power: every link silent in one instant, every process killed.
+    Crash,
+    /// Every link cut in one instant; its processes go on.
+    Cut,
+    /// Its daemon is asked to leave: a planned move.
+    Stop,
+    /// Its daemon alone is killed, and later started again.
+    Kill,
+    /// Its daemon alone is stopped, and later continued.
+    Freeze,
+}
+
+impl Fault {
+    /// Returns its word on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Cut => "cut",
+            Self::Stop => "stop",
+            Self::Kill => "kill",
+            Self::Freeze => "freeze",
+        }
+    }
+
+    /// Returns what is done, for a person.
+    pub(crate) const fn deed(self) -> &'static str {
+        match self {
+            Self::Crash => "all links of a fall silent, its processes are killed",
+            Self::Cut => "all links of a are cut",
+            Self::Stop => "SIGTERM to the daemon of a",
+            Self::Kill => "SIGKILL to the daemon of a, to nothing else",
+            Self::Freeze => "SIGSTOP to the daemon of a, to nothing else",
+        }
+    }
+
+    /// Returns whether the service must move to node b; if not, it must stay on a while b reports
+    /// the controller of a as dead.
+    pub(crate) const fn moves(self) -> bool {
+        matches!(self, Self::Crash | Self::Cut | Self::Stop)
+    }
+}
