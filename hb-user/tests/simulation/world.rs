@@ -561,6 +561,10 @@ impl World {
             return;
         }
         for group in 0..self.double.len() {
+            // A group that went on to another node, or was never here, is no concern of it.
+            if self.nodes[index].words[group].state() == State::Idle {
+                continue;
+            }
             let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
             let words = others.filter(|(_, node)| node.powered);
             let mut able = false;
