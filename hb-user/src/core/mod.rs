@@ -336,7 +336,9 @@ impl Core {
                 .iter()
                 .filter(|standing| setup.auto_failback && Some(standing.node) == setup.preferred)
                 .find(|standing| {
-                    standing.is_candidate() && standing.health == Health::Standby && !standing.holds()
+                    standing.is_candidate()
+                        && standing.health == Health::Standby
+                        && !standing.holds()
                 })
                 .map(|standing| standing.node),
         }

@@ -88,7 +88,9 @@ pub enum SetupError {
     #[error("{0} is listed twice or lies outside 0 to {last}: give each group its own index", last = GROUPS - 1)]
     Group(GroupId),
     /// The preferred node of a group does not exist.
-    #[error("{group} prefers {node}, which is not among the nodes of the cluster: name one that is")]
+    #[error(
+        "{group} prefers {node}, which is not among the nodes of the cluster: name one that is"
+    )]
     Preferred {
         /// The group.
         group: GroupId,
