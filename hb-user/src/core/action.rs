@@ -21,9 +21,10 @@ use crate::id::{GroupId, NodeId};
 pub enum Action {
     /// Say this in every frame from now on, and send one more probe to everybody at once.
     ///
-    /// The epoch of a group's word never falls. A word with a lower one than is being said was
-    /// decided before the core heard of a takeover by the fast path: the shell keeps what the fast
-    /// path wrote, and the next publication has it right.
+    /// A word may have been decided before the core heard of a takeover by the fast path. So from
+    /// the instant the fast path writes a group's word until its [`Took`](super::Input::Took) has
+    /// been handed to the core, the shell leaves that word alone; then it writes the newest one
+    /// published.
     Publish {
         /// The group words, by group id.
         words: [GroupWord; GROUPS],

@@ -1,1 +1,427 @@
+//! Every phase of a group meets every input, and every pair of inputs.
 
+use hb_ebpf::{
+    epoch::Epoch,
+    maps::Cause,
+    time::BootTime,
+    wire::{GROUPS, GroupWord, Health, State},
+};
+
+use super::{
+    Action, Core, Input, Life, PeerFacts, Phase, Takeover,
+    testing::{A, B, GROUP, facts, setup},
+};
+use crate::id::{GroupId, NodeId};
+
+const NONE: Epoch = Epoch::NONE;
+const STRANGER: NodeId = NodeId(9);
+const UNKNOWN: GroupId = GroupId(5);
+
+/// A core with its clock, and what its actions made true.
+#[derive(Clone)]
+struct Bench {
+    core: Core,
+    now: BootTime,
+    said: [GroupWord; GROUPS],
+    actions: Vec<Action>,
+}
+
+impl Bench {
+    fn new(me: NodeId, resumed: Option<Epoch>, resources: bool) -> Self {
+        let mut setup = setup(me);
+        setup.groups[0].resumed = resumed;
+        setup.groups[0].known = resumed.unwrap_or_default();
+        if !resources {
+            setup.groups[0].resources = None;
+        }
+        let now = BootTime(1_000_000);
+        let core = Core::new(setup, now).unwrap();
+        let said = [GroupWord::default(); GROUPS];
+        let mut bench = Self { core, now, said, actions: Vec::new() };
+        bench.drain();
+        bench
+    }
+
+    fn give(&mut self, input: Input) -> Vec<Action> {
+        self.now = BootTime(self.now.0 + 1_000);
+        self.core.handle(input, self.now);
+        self.drain()
+    }
+
+    fn wait(&mut self) -> Option<Vec<Action>> {
+        self.now = self.core.poll_timeout()?;
+        self.core.handle_timeout(self.now);
+        Some(self.drain())
+    }
+
+    fn drain(&mut self) -> Vec<Action> {
+        let actions: Vec<_> = std::iter::from_fn(|| self.core.poll_action()).collect();
+        for action in &actions {
+            self.judge(action);
+            if let Action::Publish { words, .. } = action {
+                self.said = *words;
+            }
+        }
+        assert!(self.core.poll_timeout().is_none_or(|due| due > self.now), "called in the past");
+        self.actions.extend_from_slice(&actions);
+        actions
+    }
+
+    fn judge(&self, action: &Action) {
+        match action {
+            Action::Publish { words, .. } => {
+                let (old, new) = (self.said[0], words[0]);
+                assert!(new.epoch() >= old.epoch(), "{old:?} became {new:?}");
+                if new.state() == State::Holding {
+                    assert_eq!(new.epoch().node(), self.core.me.0, "{new:?}");
+                }
+                assert_eq!(words[1..], [GroupWord::default(); GROUPS - 1]);
+            }
+            Action::Arm { peer, takeovers } => {
+                assert_ne!(*peer, self.core.me);
+                assert!(self.core.peers.iter().any(|known| known.id == *peer));
+                for Takeover { group, epoch } in takeovers {
+                    assert_eq!(*group, GROUP);
+                    assert!(*epoch > self.said[0].epoch());
+                }
+            }
+            Action::Take { group, epoch, .. } | Action::StartResources { group, epoch, .. } => {
+                assert_eq!(*group, GROUP);
+                assert_eq!((self.said[0].state(), self.said[0].epoch()), (State::Holding, *epoch));
+            }
+            Action::Announce { group }
+            | Action::Drop { group, .. }
+            | Action::StopResources { group, .. } => assert_eq!(*group, GROUP),
+            Action::Log(_) | Action::Exit => {}
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        self.core.view().groups[0].phase
+    }
+
+    /// The epoch of ours that results may be about.
+    fn epoch(&self) -> Epoch {
+        self.phase().held().unwrap_or(self.said[0].epoch())
+    }
+
+    fn cleaned(mut self) -> Self {
+        self.give(dropped(Ok(())));
+        self.give(stopped(Ok(())));
+        self
+    }
+
+    fn peer(mut self, facts: PeerFacts) -> Self {
+        self.give(peer(self.other(), facts));
+        self
+    }
+
+    fn waited(mut self) -> Self {
+        self.wait();
+        self
+    }
+
+    fn with(mut self, input: impl FnOnce(&Self) -> Input) -> Self {
+        let input = input(&self);
+        self.give(input);
+        self
+    }
+
+    fn other(&self) -> NodeId {
+        if self.core.me == A { B } else { A }
+    }
+}
+
+fn peer(peer: NodeId, facts: PeerFacts) -> Input {
+    Input::Peer { peer, facts }
+}
+
+fn took(epoch: Epoch, result: Result<(), String>) -> Input {
+    Input::Took { group: GROUP, epoch, result }
+}
+
+fn dropped(result: Result<(), String>) -> Input {
+    Input::Dropped { group: GROUP, result }
+}
+
+fn started(epoch: Epoch, result: Result<(), String>) -> Input {
+    Input::ResourcesStarted { group: GROUP, epoch, result }
+}
+
+fn stopped(result: Result<(), String>) -> Input {
+    Input::ResourcesStopped { group: GROUP, result }
+}
+
+fn bad() -> Result<(), String> {
+    Err("refused".to_owned())
+}
+
+fn dead(facts: PeerFacts) -> PeerFacts {
+    PeerFacts { life: Life::Dead(Cause::Silence), ..facts }
+}
+
+fn standby() -> PeerFacts {
+    facts(State::Idle, Health::Standby, NONE)
+}
+
+fn held_by_peer(me: NodeId, above: Epoch) -> PeerFacts {
+    let other = if me == A { B } else { A };
+    facts(State::Holding, Health::Healthy, above.next(other.0).unwrap_or(above))
+}
+
+/// One core in each phase, and in some twice for what else matters there.
+fn benches() -> Vec<(&'static str, Bench)> {
+    let floor = Epoch::floor(1);
+    let joined = || Bench::new(A, None, true).cleaned().peer(standby());
+    let taking = || joined().waited();
+    let starting = || taking().with(|bench| took(bench.epoch(), Ok(())));
+    let serving = || starting().with(|bench| started(bench.epoch(), Ok(())));
+    let stopping = || serving().with(|_| Input::Stop);
+    let failing = || starting().with(|bench| started(bench.epoch(), bad()));
+    let follower = || Bench::new(B, None, true).cleaned().peer(held_by_peer(B, floor));
+    let own = Epoch(floor.0 + 0x101);
+    let yielding = || serving().with(|bench| peer(B, held_by_peer(A, bench.epoch())));
+    vec![
+        ("leftovers", Bench::new(A, None, true)),
+        ("leftovers, resources", Bench::new(A, None, true).with(|_| dropped(Ok(())))),
+        ("joining", Bench::new(A, None, true).cleaned()),
+        ("contending", joined()),
+        ("resuming", Bench::new(A, Some(own), true)),
+        ("taking again", Bench::new(A, Some(own), true).peer(standby())),
+        ("taking", taking()),
+        ("starting", starting()),
+        ("serving", serving()),
+        ("serving without resources", {
+            let bench = Bench::new(A, None, false).with(|_| dropped(Ok(())));
+            bench.peer(standby()).waited().with(|bench| took(bench.epoch(), Ok(())))
+        }),
+        ("leaving", stopping()),
+        ("leaving, dropping", stopping().with(|_| stopped(Ok(())))),
+        ("leaving, released", stopping().with(|_| stopped(Ok(()))).with(|_| dropped(Ok(())))),
+        ("failing", failing()),
+        ("failing, dropping", failing().with(|_| stopped(Ok(())))),
+        ("failed", failing().with(|_| stopped(Ok(()))).with(|_| dropped(Ok(())))),
+        ("yielding", yielding()),
+        ("clearing", yielding().with(|_| dropped(Ok(())))),
+        ("standby", follower()),
+        ("fast path", follower().with(|_| peer(A, dead(held_by_peer(B, floor))))),
+        ("failback", {
+            let taken = follower().with(|_| peer(A, dead(held_by_peer(B, floor))));
+            let serving = taken
+                .with(|bench| took(bench.epoch(), Ok(())))
+                .with(|bench| started(bench.epoch(), Ok(())));
+            serving.peer(PeerFacts { incarnation: 2, ..standby() })
+        }),
+    ]
+}
+
+/// Every input a core can meet, about the right thing and about wrong ones.
+fn inputs(bench: &Bench) -> Vec<Input> {
+    let (me, other, epoch) = (bench.core.me, bench.other(), bench.epoch());
+    // At the end of the numbers there is no newer one.
+    let newer = epoch.next(me.0).unwrap_or(epoch);
+    let above = held_by_peer(me, newer);
+    let idle = standby();
+    let released = PeerFacts {
+        words: facts(State::Released, Health::Stopping, newer).words.map(|mut word| {
+            word.successor = me.0;
+            word
+        }),
+        ..idle
+    };
+    let failed = facts(State::Idle, Health::Failed, epoch);
+    let mut inputs = vec![
+        peer(other, PeerFacts::default()),
+        peer(other, idle),
+        peer(other, PeerFacts { life: Life::Late, ..idle }),
+        peer(other, dead(idle)),
+        peer(other, PeerFacts { life: Life::Dead(Cause::NeverHeard), ..PeerFacts::default() }),
+        peer(other, PeerFacts { controller_dead: true, ..idle }),
+        peer(other, PeerFacts { leaving: true, ..idle }),
+        peer(other, PeerFacts { incarnation: 7, ..facts(State::Idle, Health::Starting, NONE) }),
+        peer(other, above),
+        peer(other, PeerFacts { controller_dead: true, ..above }),
+        peer(other, dead(above)),
+        peer(other, PeerFacts { leaving: true, ..dead(above) }),
+        peer(other, facts(State::Holding, Health::Healthy, Epoch(0x100 + u64::from(other.0)))),
+        peer(other, facts(State::Holding, Health::Healthy, NONE)),
+        peer(other, facts(State::Holding, Health::Healthy, epoch)),
+        peer(other, facts(State::Idle, Health::Standby, Epoch(u64::MAX))),
+        peer(other, released),
+        peer(other, failed),
+        peer(me, above),
+        peer(STRANGER, above),
+        Input::Took { group: UNKNOWN, epoch: newer, result: Ok(()) },
+        took(Epoch(newer.0 & !0xff | u64::from(other.0)), Ok(())),
+        Input::Dropped { group: UNKNOWN, result: Ok(()) },
+        Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() },
+        Input::ResourcesFailed { group: UNKNOWN, error: "it ended".to_owned() },
+        Input::Stop,
+        Input::Clear { group: GROUP },
+        Input::Clear { group: UNKNOWN },
+    ];
+    for result in [Ok(()), bad()] {
+        for epoch in [epoch, newer, NONE] {
+            inputs.push(took(epoch, result.clone()));
+            inputs.push(started(epoch, result.clone()));
+        }
+        inputs.push(dropped(result.clone()));
+        inputs.push(stopped(result));
+    }
+    inputs
+}
+
+#[test]
+fn the_benches_stand_where_their_names_say() {
+    let phases: Vec<_> = benches().iter().map(|(_, bench)| bench.phase()).collect();
+    let count = |wanted: fn(&Phase) -> bool| phases.iter().filter(|phase| wanted(phase)).count();
+    assert_eq!(count(|phase| matches!(phase, Phase::Idle)), 3);
+    assert_eq!(count(|phase| matches!(phase, Phase::Resuming { .. })), 1);
+    assert_eq!(count(|phase| matches!(phase, Phase::Taking { .. })), 3);
+    assert_eq!(count(|phase| matches!(phase, Phase::Starting { .. })), 1);
+    assert_eq!(count(|phase| matches!(phase, Phase::Serving { .. })), 2);
+    assert_eq!(count(|phase| matches!(phase, Phase::Stopping { .. })), 3);
+    assert_eq!(count(|phase| matches!(phase, Phase::Dropping { .. })), 2);
+    assert_eq!(count(|phase| matches!(phase, Phase::Released { .. })), 2);
+    assert_eq!(count(|phase| matches!(phase, Phase::Yielding { .. })), 2);
+    assert_eq!(count(|phase| matches!(phase, Phase::Clearing)), 2);
+}
+
+/// [`Bench::judge`] looks at every action on the way.
+#[test]
+fn every_phase_meets_every_pair_of_inputs() {
+    for (_, bench) in benches() {
+        for first in inputs(&bench) {
+            let mut after = bench.clone();
+            after.give(first);
+            for second in inputs(&after) {
+                let mut after = after.clone();
+                after.give(second);
+                after.wait();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_said_twice_changes_nothing() {
+    for (name, bench) in benches() {
+        for input in inputs(&bench) {
+            let mut after = bench.clone();
+            after.give(input.clone());
+            let before = after.core.view();
+            let again = after.give(input.clone());
+            assert_eq!(after.core.view(), before, "{name}: {input:?}");
+            // Addresses that came up though the group was given up are removed each time.
+            let harmless = |action: &Action| matches!(action, Action::Drop { .. });
+            let late = matches!(input, Input::Took { result: Ok(()), .. });
+            assert!(again.iter().all(|action| late && harmless(action)), "{name}: {again:?}");
+        }
+    }
+}
+
+#[test]
+fn strangers_and_unknown_groups_are_ignored() {
+    for (name, bench) in benches() {
+        for input in inputs(&bench) {
+            let strange = match &input {
+                Input::Peer { peer, .. } => *peer == STRANGER || *peer == bench.core.me,
+                Input::Took { group, epoch, .. } => {
+                    *group == UNKNOWN || epoch.node() != bench.core.me.0
+                }
+                Input::Dropped { group, .. }
+                | Input::ResourcesFailed { group, .. }
+                | Input::Clear { group } => *group == UNKNOWN,
+                _ => false,
+            };
+            if strange {
+                let mut after = bench.clone();
+                assert_eq!(after.give(input.clone()), [], "{name}: {input:?}");
+                assert_eq!(after.core.view(), bench.core.view());
+            }
+        }
+    }
+}
+
+/// Whatever happened, time alone leads on: nothing waits for ever for an answer that never comes.
+#[test]
+fn every_phase_has_an_exit() {
+    for (name, bench) in benches() {
+        for input in inputs(&bench) {
+            let mut after = bench.clone();
+            after.give(input.clone());
+            let mut phases = vec![after.phase()];
+            for _ in 0..60 {
+                if after.wait().is_none() {
+                    break;
+                }
+                phases.push(after.phase());
+            }
+            let last = after.phase();
+            // Removing an address that does not go is tried for ever.
+            let rests = last.is_apart()
+                || matches!(last, Phase::Serving { .. })
+                || matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. });
+            assert!(rests, "{name}: {input:?}: {phases:?}");
+            if matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. }) {
+                let drops = |action: &&Action| matches!(action, Action::Drop { .. });
+                let exited = after.actions.contains(&Action::Exit);
+                assert!(exited || after.actions.iter().filter(drops).count() > 10, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn leaving_ends_in_exit_and_silence() {
+    for (name, bench) in benches() {
+        let mut after = bench.clone();
+        after.give(Input::Stop);
+        while after.wait().is_some() {}
+        assert_eq!(after.actions.last(), Some(&Action::Exit), "{name}");
+        for input in inputs(&after) {
+            assert_eq!(after.give(input), [], "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_plan_for_a_peer_is_not_carried_out_twice() {
+    let floor = Epoch::floor(1);
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let holder = held_by_peer(B, floor);
+    let actions = bench.give(peer(A, holder));
+    let armed = actions.iter().find_map(|action| match action {
+        Action::Arm { peer: A, takeovers } => takeovers.first().copied(),
+        _ => None,
+    });
+    let plan = armed.unwrap();
+    let actions = bench.give(peer(A, dead(holder)));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Take { .. })));
+    assert_eq!(bench.phase(), Phase::Taking { epoch: plan.epoch });
+    let actions = bench.give(took(plan.epoch, Ok(())));
+    assert!(actions.iter().any(|action| matches!(action, Action::StartResources { .. })));
+    assert_eq!(bench.phase(), Phase::Starting { epoch: plan.epoch });
+}
+
+#[test]
+fn a_silent_fast_path_is_replaced() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let holder = held_by_peer(B, Epoch::floor(1));
+    bench.give(peer(A, holder));
+    bench.give(peer(A, dead(holder)));
+    let actions = bench.wait().unwrap();
+    assert!(actions.iter().any(|action| matches!(action, Action::Take { .. })), "{actions:?}");
+}
+
+#[test]
+fn a_peer_that_left_is_not_dead() {
+    use super::Transition;
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let leaving = PeerFacts { leaving: true, ..standby() };
+    bench.give(peer(A, leaving));
+    let actions = bench.give(peer(A, dead(leaving)));
+    assert!(actions.contains(&Action::Log(Transition::PeerLeft { peer: A })));
+    let death = |action: &Action| matches!(action, Action::Log(Transition::Peer { .. }));
+    assert!(!actions.iter().any(death));
+}

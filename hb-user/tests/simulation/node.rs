@@ -113,6 +113,10 @@ pub(crate) struct Node {
     pub(crate) daemon_since: u64,
     pub(crate) timer: Option<u64>,
     pub(crate) words: [GroupWord; GROUPS],
+    /// The newest words the core published.
+    pub(crate) wanted: [GroupWord; GROUPS],
+    /// Per group, whether the core has yet to hear of a takeover by the fast path.
+    pub(crate) unreported: Vec<bool>,
     pub(crate) leaving: bool,
     pub(crate) peers: Vec<Kernel>,
     pub(crate) addresses: Vec<bool>,
@@ -138,6 +142,8 @@ impl Node {
             daemon_since: 0,
             timer: None,
             words: [GroupWord::default(); GROUPS],
+            wanted: [GroupWord::default(); GROUPS],
+            unreported: vec![false; groups],
             leaving: false,
             peers: vec![Kernel::new(); nodes],
             addresses: vec![false; groups],
@@ -179,6 +185,7 @@ impl Node {
             peer.plan.clear();
         }
         self.lanes.fill(Lanes::default());
+        self.unreported.fill(false);
         let resumed = |group: usize| {
             let word = &self.words[group];
             (word.state() == State::Holding).then(|| word.epoch())
@@ -222,7 +229,9 @@ impl Node {
 
     /// What the fast path does before it adds addresses.
     pub(crate) fn hold(&mut self, takeover: Takeover) {
-        let word = &mut self.words[usize::from(takeover.group.0)];
+        let group = usize::from(takeover.group.0);
+        self.unreported[group] = true;
+        let word = &mut self.words[group];
         *word = GroupWord {
             state: State::Holding as u8,
             health: Health::Starting as u8,

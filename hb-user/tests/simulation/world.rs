@@ -320,6 +320,18 @@ impl World {
         self.after(INTERVAL, Event::Tick { node: index, boot });
     }
 
+    /// Says what the core wants said, except where the fast path was quicker.
+    fn say(&mut self, index: usize) {
+        for group in 0..self.double.len() {
+            if !self.nodes[index].unreported[group] {
+                let word = self.nodes[index].wanted[group];
+                self.judge_word(index, group, &word);
+                self.nodes[index].words[group] = word;
+            }
+        }
+        self.speak(index);
+    }
+
     /// Sends a frame on every link to every peer.
     fn speak(&mut self, index: usize) {
         let frame = self.nodes[index].frame(index, self.now);
@@ -365,9 +377,9 @@ impl World {
 
     fn woken(&mut self, index: usize, incarnation: u32) {
         let (now, node) = (BootTime(self.now), &mut self.nodes[index]);
-        let Some(core) = node.core.as_mut().filter(|_| node.incarnation == incarnation) else {
+        if node.core.is_none() || node.incarnation != incarnation {
             return;
-        };
+        }
         // Results and facts race each other.
         let results_first = self.rng.chance(500);
         let mut inputs: Vec<_> = node.inbox.drain(..).collect();
@@ -381,13 +393,34 @@ impl World {
             inputs.sort_by_key(|input| !matches!(input, Input::Peer { .. }));
         }
         for input in inputs {
-            if self.rng.chance(50) {
-                core.handle(input.clone(), now);
+            let twice = self.rng.chance(50).then(|| input.clone());
+            for input in twice.into_iter().chain([input]) {
+                self.give(index, input);
             }
-            core.handle(input, now);
         }
-        core.handle_timeout(now);
+        if let Some(core) = &mut self.nodes[index].core {
+            core.handle_timeout(now);
+        }
         self.obey(index);
+    }
+
+    /// Hands one input to the core and does what comes of it, as the shell has to.
+    fn give(&mut self, index: usize, input: Input) {
+        let (now, node) = (BootTime(self.now), &mut self.nodes[index]);
+        let Some(core) = &mut node.core else {
+            return;
+        };
+        let reported = match &input {
+            Input::Took { group, .. } => {
+                std::mem::replace(&mut node.unreported[usize::from(group.0)], false)
+            }
+            _ => false,
+        };
+        core.handle(input, now);
+        self.obey(index);
+        if reported && self.nodes[index].core.is_some() {
+            self.say(index);
+        }
     }
 
     fn tell(&mut self, index: usize, input: Input) {
@@ -413,18 +446,9 @@ impl World {
                 other => format!("node {}: {other:?}", index + 1),
             });
             match action {
-                Action::Publish { mut words, leaving } => {
-                    for (group, word) in words.iter_mut().enumerate().take(self.double.len()) {
-                        let said = self.nodes[index].words[group];
-                        let by_fast_path = said.epoch().node() == self.nodes[index].id.0
-                            && said.state() == State::Holding;
-                        if word.epoch() < said.epoch() && by_fast_path {
-                            *word = said;
-                        }
-                        self.judge_word(index, group, word);
-                    }
-                    (self.nodes[index].words, self.nodes[index].leaving) = (words, leaving);
-                    self.speak(index);
+                Action::Publish { words, leaving } => {
+                    (self.nodes[index].wanted, self.nodes[index].leaving) = (words, leaving);
+                    self.say(index);
                 }
                 Action::Arm { peer, takeovers } => {
                     self.nodes[index].peers[usize::from(peer.0) - 1].plan = takeovers;
@@ -562,6 +586,10 @@ impl World {
             return;
         }
         for group in 0..self.double.len() {
+            // A group that went on to another node, or was never here, is no concern of it.
+            if self.nodes[index].words[group].state() == State::Idle {
+                continue;
+            }
             let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
             let words = others.filter(|(_, node)| node.powered);
             let mut able = false;

@@ -12,10 +12,10 @@ use crate::{
 };
 
 impl Group {
-    /// Does what the state of affairs asks for. Returns whether the phase changed, in which case
-    /// it has to be looked at again.
+    /// Does what the state of affairs asks for. Returns whether anything changed that what
+    /// is around depends on, in which case it has to be looked at again.
     pub(in crate::core) fn settle(&mut self, around: &Around, out: &mut Vec<Action>) -> bool {
-        let before = self.phase;
+        let before = (self.phase, self.ready, self.passed_over, self.failure.is_some());
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
@@ -31,7 +31,7 @@ impl Group {
             | Phase::Stopping { epoch } => self.settle_holding(epoch, around, out),
             Phase::Dropping { .. } | Phase::Yielding { .. } | Phase::Clearing => {}
         }
-        self.phase != before
+        before != (self.phase, self.ready, self.passed_over, self.failure.is_some())
     }
 
     fn settle_apart(&mut self, around: &Around, out: &mut Vec<Action>) {
