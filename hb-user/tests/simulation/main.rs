@@ -3,6 +3,7 @@
 //! `HB_SIM_SEEDS=100000` runs more of them, `HB_SIM_FIRST` says where to begin; a failure prints
 //! its seed and everything that happened.
 
+mod judge;
 mod node;
 mod rng;
 mod schedule;
