@@ -17,6 +17,10 @@ use crate::id::{GroupId, NodeId};
 /// ([`Take`](Self::Take), [`Announce`](Self::Announce), [`Drop`](Self::Drop)) in order, and those
 /// on its resources in order (a stop may cut a running start short); neither kind waits for the
 /// other, and a result is reported for each that has one.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "words go out a few times a second, and a box would cost an allocation each time"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Say this in every frame from now on, and send one more probe to everybody at once.

@@ -9,6 +9,7 @@ use crate::id::{GroupId, NodeId};
 ///
 /// Any of them may come late, twice, or for something long past; unknown peers and groups are
 /// ignored. Errors are texts for people: the core only passes them on.
+#[expect(clippy::large_enum_variant, reason = "facts are the common case, and are moved once")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// What the shared map says of a peer now.

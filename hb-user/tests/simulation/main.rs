@@ -3,6 +3,7 @@
 //! `HB_SIM_SEEDS=100000` runs more of them, `HB_SIM_FIRST` says where to begin; a failure prints
 //! its seed and everything that happened.
 
+mod judge;
 mod node;
 mod rng;
 mod schedule;
@@ -36,7 +37,7 @@ fn run_seeds(nodes: usize, default: u64) -> Stats {
 
 #[test]
 fn two_nodes_keep_their_promises() {
-    let stats = run_seeds(2, 600);
+    let stats = run_seeds(2, 1500);
     // The seeds did reach what they are there to reach.
     assert!(stats.fast_takeovers > 0 && stats.hand_overs > 0 && stats.conflicts > 0, "{stats:?}");
     assert!(stats.failures > 0 && stats.exits > 0 && stats.resumes > 0, "{stats:?}");
@@ -44,6 +45,6 @@ fn two_nodes_keep_their_promises() {
 
 #[test]
 fn three_nodes_keep_their_promises() {
-    let stats = run_seeds(3, 150);
+    let stats = run_seeds(3, 400);
     assert!(stats.fast_takeovers > 0 && stats.hand_overs > 0, "{stats:?}");
 }

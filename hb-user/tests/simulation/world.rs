@@ -2,18 +2,15 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use hb_ebpf::{
-    epoch::Epoch,
-    time::BootTime,
-    wire::{GroupWord, Health, State},
-};
+use hb_ebpf::{epoch::Epoch, time::BootTime};
 use hb_user::{
-    core::{Action, Input, Phase},
+    core::{Action, Core, Input, Phase},
     id::{GroupId, NodeId},
 };
 
 use crate::{
-    node::{Frame, INITDEAD, INTERVAL, Node, times},
+    judge::HEAL,
+    node::{Frame, INTERVAL, Node, times},
     rng::Rng,
     schedule::{Fault, Schedule},
 };
@@ -21,8 +18,6 @@ use crate::{
 pub(crate) const US: u64 = 1_000;
 pub(crate) const MS: u64 = 1_000 * US;
 const LINKS: usize = 2;
-/// How long two servers may last after all links are back: 10 intervals and the work itself.
-const HEAL: u64 = 10 * INTERVAL + 2 * MS;
 
 /// What is the same for all nodes.
 pub(crate) struct Config {
@@ -76,24 +71,24 @@ impl Stats {
 }
 
 pub(crate) struct World {
-    now: u64,
+    pub(crate) now: u64,
     order: u64,
     queue: BTreeMap<(u64, u64), Event>,
     rng: Rng,
-    config: Config,
-    schedule: Schedule,
-    nodes: Vec<Node>,
+    pub(crate) config: Config,
+    pub(crate) schedule: Schedule,
+    pub(crate) nodes: Vec<Node>,
     /// Cuts in force, by pair and link.
-    cuts: BTreeMap<(usize, usize), [u32; LINKS]>,
+    pub(crate) cuts: BTreeMap<(usize, usize), [u32; LINKS]>,
     loss_permille: u64,
     /// Until when a partition explains what would otherwise be wrong.
-    excused_until: u64,
-    partitioned_ever: bool,
+    pub(crate) excused_until: u64,
+    pub(crate) partitioned_ever: bool,
     /// Per group, whether two nodes have it up, and whether a partition explains that.
-    double: Vec<bool>,
-    highest: Vec<Epoch>,
+    pub(crate) double: Vec<bool>,
+    pub(crate) highest: Vec<Epoch>,
     pub(crate) stats: Stats,
-    wrong: Option<String>,
+    pub(crate) wrong: Option<String>,
     pub(crate) trace: Option<Vec<String>>,
 }
 
@@ -245,9 +240,7 @@ impl World {
                 let now = self.now;
                 if self.nodes[node].powered && self.nodes[node].core.is_none() {
                     self.nodes[node].start_daemon(&self.config, now);
-                    if self.double.contains(&true) {
-                        self.excused_until = self.excused_until.max(now + HEAL);
-                    }
+                    self.excuse_late_yield();
                     self.stats.resumes += 1;
                     self.wake(node);
                     self.obey(node);
@@ -269,6 +262,7 @@ impl World {
             | Fault::FailTakes { .. }
             | Fault::FailDrops { .. }
             | Fault::FailRunning { .. } => {
+                self.excuse_late_yield();
                 for node in 0..self.nodes.len() {
                     let broken = &mut self.nodes[node];
                     (broken.fail_starts, broken.fail_takes, broken.fail_drops) = Default::default();
@@ -280,6 +274,13 @@ impl World {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives a node that could not yield after a partition the time to do it now.
+    fn excuse_late_yield(&mut self) {
+        if self.double.contains(&true) {
+            self.excused_until = self.excused_until.max(self.now + HEAL);
         }
     }
 
@@ -298,7 +299,7 @@ impl World {
         }
     }
 
-    fn is_partitioned(&self) -> bool {
+    pub(crate) fn is_partitioned(&self) -> bool {
         self.cuts.values().any(|links| links.iter().all(|cuts| *cuts > 0))
     }
 
@@ -432,8 +433,7 @@ impl World {
 
     /// Carries out what the core wants.
     fn obey(&mut self, index: usize) {
-        while let Some(action) = self.nodes[index].core.as_mut().and_then(|core| core.poll_action())
-        {
+        while let Some(action) = self.nodes[index].core.as_mut().and_then(Core::poll_action) {
             self.note(|_| match &action {
                 Action::Publish { words, leaving } => {
                     let groups = words.iter().take(2).map(|word| {
@@ -474,7 +474,7 @@ impl World {
                 }
             }
         }
-        let due = self.nodes[index].core.as_ref().and_then(|core| core.poll_timeout());
+        let due = self.nodes[index].core.as_ref().and_then(Core::poll_timeout);
         if let Some(due) = due {
             if due.0 <= self.now {
                 self.wrong = Some(format!("node {} wants to be called in the past", index + 1));
@@ -536,132 +536,6 @@ impl World {
             Transition::Group { to: Phase::Released { .. }, .. } => self.stats.hand_overs += 1,
             _ => {}
         }
-    }
-
-    fn judge_word(&mut self, index: usize, group: usize, word: &GroupWord) {
-        let old = self.nodes[index].words[group];
-        if word.epoch() < old.epoch() {
-            self.wrong = Some(format!("node {} goes back in epochs", index + 1));
-        }
-        if word.state() == State::Holding {
-            if word.epoch().node() != self.nodes[index].id.0 {
-                self.wrong = Some(format!("node {} holds another's epoch", index + 1));
-            }
-            if old.state() != State::Holding || old.epoch() != word.epoch() {
-                self.judge_epoch(index, group, word.epoch());
-            }
-        }
-    }
-
-    fn judge_epoch(&mut self, index: usize, group: usize, epoch: Epoch) {
-        self.stats.holds += 1;
-        if epoch <= self.highest[group] && !self.partitioned_ever {
-            self.wrong = Some(format!("node {} takes group {group} at an old epoch", index + 1));
-        }
-        self.highest[group] = self.highest[group].max(epoch);
-    }
-
-    fn judge_addresses(&mut self) {
-        for group in 0..self.double.len() {
-            let up = self.nodes.iter().filter(|node| node.addresses[group]);
-            let (count, frozen) = up.fold((0, false), |(count, frozen), node| {
-                (count + 1, frozen || node.core.is_none() || node.fail_drops)
-            });
-            if count < 2 {
-                self.double[group] = false;
-            } else if self.now <= self.excused_until {
-                self.double[group] = true;
-            } else if self.double[group] && frozen {
-                // It began in a partition, and a node that should yield cannot.
-                self.excused_until = self.now + HEAL;
-            } else {
-                self.wrong = Some(format!("group {group} is up on {count} nodes"));
-            }
-        }
-    }
-
-    /// Who leaves in order leaves nothing behind that another node could have.
-    fn judge_exit(&mut self, index: usize) {
-        if self.is_partitioned() || self.now <= self.excused_until || self.nodes[index].fail_drops {
-            return;
-        }
-        for group in 0..self.double.len() {
-            // A group that went on to another node, or was never here, is no concern of it.
-            if self.nodes[index].words[group].state() == State::Idle {
-                continue;
-            }
-            let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
-            let words = others.filter(|(_, node)| node.powered);
-            let mut able = false;
-            for (_, node) in words {
-                let word = &node.words[group];
-                if word.state() == State::Holding {
-                    able = false;
-                    break;
-                }
-                let view = node.core.as_ref().map(|core| core.view());
-                able |= view.is_some_and(|view| {
-                    let since = view.groups[group].since.0;
-                    !view.leaving
-                        && word.health() == Health::Standby
-                        && since + 5 * MS < self.now
-                        && node.daemon_since + INITDEAD + 5 * MS < self.now
-                });
-            }
-            if able {
-                self.wrong = Some(format!("node {} left group {group} to nobody", index + 1));
-            }
-        }
-    }
-
-    /// All faults are over for long: who holds what?
-    fn judge_the_end(&self) -> Result<(), String> {
-        for group in 0..self.double.len() {
-            let up: Vec<_> = self.nodes.iter().filter(|node| node.addresses[group]).collect();
-            let can = |node: &&Node| {
-                let failed = node.words[group].health() == Health::Failed;
-                node.core.is_some() && !failed
-            };
-            let able: Vec<_> = self.nodes.iter().filter(can).collect();
-            match up.as_slice() {
-                [] if able.is_empty() => {}
-                [] => return Err(format!("nobody has group {group} up, and {} could", able[0].id)),
-                [holder] => {
-                    let Some(core) = &holder.core else { continue };
-                    let view = &core.view().groups[group];
-                    if !matches!(view.phase, Phase::Serving { .. }) {
-                        return Err(format!(
-                            "{} does not serve group {group}: {view:?}",
-                            holder.id
-                        ));
-                    }
-                    let preferred = able
-                        .iter()
-                        .find(|node| Some(node.id) == self.config.preferred[group])
-                        .filter(|_| self.config.auto_failback[group]);
-                    if let Some(preferred) = preferred.filter(|node| node.id != holder.id) {
-                        let (has, wants) = (holder.id, preferred.id);
-                        return Err(format!("{has} has group {group}, {wants} should"));
-                    }
-                    if self.config.resources[group] != holder.resources[group] {
-                        return Err(format!("{} has group {group} without resources", holder.id));
-                    }
-                }
-                // A dead daemon cannot yield what it got in a partition.
-                several if self.double[group] && several.iter().any(|node| node.core.is_none()) => {
-                }
-                several => {
-                    return Err(format!("group {group} stays up on {} nodes", several.len()));
-                }
-            }
-            let stray = self.nodes.iter().find(|node| {
-                node.core.is_some() && node.resources[group] && !node.addresses[group]
-            });
-            if let Some(node) = stray {
-                return Err(format!("{} runs resources of group {group} it lacks", node.id));
-            }
-        }
-        Ok(())
     }
 
     fn at(&mut self, at: u64, event: Event) {

@@ -8,7 +8,7 @@
 //! |---|---|---|---|---|---|
 //! | `Idle` | | | | | (takes nothing) |
 //! | `Resuming` | | | | `Yielding`: Drop | `Stopping`: StopResources |
-//! | `Taking`, fast path | `Starting` or `Serving` | failed | Take | `Yielding`: Drop | `Dropping`: Drop |
+//! | `Taking`, fast path | `Starting` or `Serving` | failed | as `Taking`, else Take | | |
 //! | `Taking` | `Starting`: StartResources, or `Serving` | failed | failed | `Yielding`: Drop | `Dropping`: Drop |
 //! | `Starting` | `Serving` | failed | failed | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Serving` | | failed | | `Yielding`: Drop | `Stopping`: StopResources |
@@ -26,6 +26,8 @@
 //! - `Resuming`: once joined, `Taking` with Take, at the same epoch unless a higher one was heard.
 //! - `Serving`: a preferred node that stands by, with failback, makes it `Stopping`.
 //! - `Resuming` to `Stopping`: a peer below is a conflict won, which Announces at its begin and end.
+//! - `Taking` by the fast path waits for its report, for `fast_path` at most: only then is it known
+//!   whether addresses are there to be dropped.
 //! - Any phase: a takeover by the fast path at an unknown epoch of ours is adopted (`Idle`,
 //!   `Released`, `Resuming`: as taken; `Dropping`, `Yielding`, `Clearing`: dropped once more).
 //!
