@@ -11,13 +11,16 @@ use crate::timeline::Run;
 /// Rows drawn at most; more would not be readable.
 const MAX_ROWS: usize = 200;
 
+/// Starting the resource takes many times the outage; it is drawn only where it comes in view.
+const RESOURCE: &str = "resource started on b";
+
 /// The marks drawn, in order of the legend.
 const MARKS: [(&str, RGBColor); 8] = [
     ("silence is deadtime", RGBColor(150, 150, 150)),
     ("verdict in the kernel of b", RGBColor(214, 39, 40)),
     ("addresses up on b", RGBColor(31, 119, 180)),
     ("first announcement on the client's wire", RGBColor(148, 103, 189)),
-    ("resource started on b", RGBColor(140, 86, 75)),
+    (RESOURCE, RGBColor(140, 86, 75)),
     ("first answer of b", RGBColor(44, 160, 44)),
     ("controller of a dead, says b", RGBColor(255, 127, 14)),
     ("controller of a alive, says b", RGBColor(23, 190, 207)),
@@ -98,6 +101,7 @@ fn paint(
                     .into_iter()
                     .filter(|&(mark, _)| mark == name)
                     .map(move |(_, at)| (at as f64 / 1e3, row as f64 + 1.0))
+                    .filter(|&(at, _)| at <= right)
             })
             .collect();
         if points.is_empty() {
@@ -122,13 +126,13 @@ fn paint(
     Ok(())
 }
 
-/// Returns the time axis: everything drawn, and a little room.
+/// Returns the time axis: everything drawn but [`RESOURCE`], and a little room.
 fn span(runs: &[Run]) -> (f64, f64) {
     let drawn = runs.iter().flat_map(|run| {
         run.instants
             .marks()
             .into_iter()
-            .filter(|(name, _)| MARKS.iter().any(|(mark, _)| mark == name))
+            .filter(|(name, _)| *name != RESOURCE && MARKS.iter().any(|(mark, _)| mark == name))
             .map(|(_, at)| at)
             .chain(run.instants.first_answer_new_ns.and(run.instants.last_answer_old_ns))
     });
