@@ -107,6 +107,10 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
     }
 
     let mut due = verdict_due;
+    if let Life::Unheard = life {
+        // The first arrival brings a deadline far nearer than initdead, and moves no timer.
+        due = min(due, now.saturating_add(interval));
+    }
     if let Life::Alive | Life::Late = life {
         if silence >= timing.warn_ns {
             decision.life = Life::Late;

@@ -186,6 +186,19 @@ impl StateDir {
         self.reserve(Counter::Generation)
     }
 
+    /// Stores `generation` unless a higher one is stored already. It is on the disk when this
+    /// returns.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or written, or holds no number.
+    pub fn raise_generation(&mut self, generation: u32) -> Result<(), StateDirError> {
+        if self.generation()? >= generation {
+            return Ok(());
+        }
+        self.write(Counter::Generation, generation)
+    }
+
     fn file(&self, what: Counter) -> PathBuf {
         self.path.join(what.to_string())
     }
@@ -206,13 +219,17 @@ impl StateDir {
     }
 
     fn reserve(&mut self, what: Counter) -> Result<u32, StateDirError> {
-        let path = self.file(what);
         let Some(next) = self.read(what)?.checked_add(1) else {
-            return Err(StateDirError::UsedUp { path, what });
+            return Err(StateDirError::UsedUp { path: self.file(what), what });
         };
-        durable::replace(&path, format!("{next}\n").as_bytes())
-            .map_err(|source| StateDirError::Write { path, source })?;
+        self.write(what, next)?;
         Ok(next)
+    }
+
+    fn write(&self, what: Counter, value: u32) -> Result<(), StateDirError> {
+        let path = self.file(what);
+        durable::replace(&path, format!("{value}\n").as_bytes())
+            .map_err(|source| StateDirError::Write { path, source })
     }
 }
 

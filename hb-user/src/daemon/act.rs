@@ -13,8 +13,19 @@ use crate::{
 };
 
 impl Daemon {
-    /// Carries out everything the core has in mind. Returns whether the daemon shall exit.
+    /// Tells the core what is new, one input at a time, and carries out everything it has in mind
+    /// before the next. Returns whether the daemon shall exit.
     pub(super) fn act(&mut self) -> bool {
+        loop {
+            if self.carry_out() {
+                return true;
+            }
+            let Some(input) = self.inputs.pop_front() else { return false };
+            self.core.handle(input, clock::now());
+        }
+    }
+
+    fn carry_out(&mut self) -> bool {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::Publish { words, leaving } => {
@@ -68,8 +79,9 @@ impl Daemon {
             .map_or_else(Default::default, |view| view.epoch)
     }
 
+    /// Puts an input in the queue that [`act`](Self::act) empties.
     pub(super) fn feed(&mut self, input: Input) {
-        self.core.handle(input, clock::now());
+        self.inputs.push_back(input);
     }
 
     fn command(&self, command: Command) {

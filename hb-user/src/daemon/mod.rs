@@ -26,7 +26,7 @@ mod selftest;
 mod start;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     os::fd::{AsRawFd, RawFd},
     path::Path,
@@ -102,6 +102,7 @@ struct Daemon {
     vips: Vec<Vec<LocalVip>>,
     stray: Vec<Present>,
     core: Core,
+    inputs: VecDeque<Input>,
     kernel: Kernel,
     shared: Arc<Shared>,
     fast: Fast,
@@ -121,7 +122,9 @@ struct Daemon {
     tick: Duration,
     lost_events: u64,
     stopping: bool,
-    _state: StateDir,
+    state: StateDir,
+    /// The highest generation on the disk.
+    generation: u32,
 }
 
 /// Runs a prepared node until it has left.
@@ -210,7 +213,7 @@ impl Daemon {
 
     fn stop(&mut self) {
         self.stopping = true;
-        self.core.handle(Input::Stop, clock::now());
+        self.feed(Input::Stop);
     }
 
     /// Removes what is ours: addresses, programs, pins.

@@ -106,8 +106,22 @@ impl Daemon {
     fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
         let state = self.maps().peer(peer)?;
         self.log_links(peer, &state);
+        self.keep_generation(&state);
         self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });
         Some(state)
+    }
+
+    /// Stores a generation that a peer speaks of before any epoch of it is used here, so that a
+    /// start without maps goes on above it.
+    fn keep_generation(&mut self, state: &Peer) {
+        let heard = state.words.iter().map(|word| word.epoch().generation()).max().unwrap_or(0);
+        if heard <= self.generation {
+            return;
+        }
+        match self.state.raise_generation(heard) {
+            Ok(()) => self.generation = heard,
+            Err(error) => tracing::error!(error = describe(&error), heard, "generation not stored"),
+        }
     }
 
     /// Says which links of a peer fell silent or were heard since the last look.

@@ -158,7 +158,7 @@ impl Daemon {
             since_us_ago: micros(now, BootTime(since)),
             last_arrival_us_ago: ago(now, state.last_arrival_ns),
             incarnation: heard.then_some(state.incarnation),
-            controller: heard.then(|| PeerController {
+            controller: heard.then_some(PeerController {
                 alive: state.controller_dead == 0,
                 age_us: state.controller_age_ns / 1000,
             }),

@@ -1,12 +1,17 @@
 //! From a prepared node to a running one, in the order that leaves nothing half done.
 
 use std::{
-    collections::BTreeMap, env, fs, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration,
+    collections::{BTreeMap, VecDeque},
+    env, fs, io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
 use hb_ebpf::{
     epoch::Epoch,
-    maps::{LAYOUT, Path, Timing, Transport},
+    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Path, Timing, Transport},
     wire::{GROUPS, GroupWord, State},
 };
 use tokio::sync::mpsc;
@@ -23,7 +28,7 @@ use crate::{
     config::{Config, Engine, LinkAddress, Local, LocalLink, Resource, ResourceKind},
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
     fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
-    id::NodeId,
+    id::{LinkId, NodeId},
     kernel::{Identity, Kernel, KernelError, OBJECT, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
@@ -98,8 +103,8 @@ pub(super) fn start(prepared: Prepared, state: StateDir) -> Result<Daemon, Start
     started
 }
 
-/// What is slow or may fail comes first; frames are answered from the attachment on, probes leave
-/// from the start of the fast path on, and the watch begins last.
+/// What is slow or may fail comes first; frames are answered once the node is introduced, probes
+/// leave from the start of the fast path on, and the watch begins last.
 fn assemble(
     prepared: Prepared,
     mut state: StateDir,
@@ -127,20 +132,22 @@ fn assemble(
         config_hash: config.fingerprint(),
         controller_deadtime_ns: config.timers.controller_deadtime().as_nanos() as u64,
     };
-    shared.introduce(&identity);
-    shared.stamp_controller(clock::now());
-    for peer in &local.peers {
-        shared.set_timing(peer.id, &timing(&config));
-        kernel.set_keys(peer.id, &peer_keys(&keys, identity.cluster, local.me.id, peer.id))?;
+    // Attaching may take tens of milliseconds. Frames are answered only once the node has been
+    // introduced, so a new kernel half never speaks for a daemon that is not there yet.
+    for (name, (index, _)) in &interfaces {
+        let attached = kernel.attach(name, *index)?;
+        super::log_attachment(attached);
     }
+    kernel.detach_others();
 
     let mut targets = Vec::new();
+    let mut paths = BTreeMap::new();
     for link in &local.links {
         let missing = || StartError::Ends(link.name.to_string());
         let (index, mac) = *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
         for (peer, end) in &link.peers {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
-            kernel.set_path(*peer, link.id, &path(index, link, &ends))?;
+            paths.insert((*peer, link.id), path(index, link, &ends));
             targets.push(Target {
                 peer: *peer,
                 link: link.id,
@@ -159,10 +166,25 @@ fn assemble(
         }
         effects.push(effect);
     }
-    for (name, (index, _)) in &interfaces {
-        let attached = kernel.attach(name, *index)?;
-        super::log_attachment(attached);
+
+    // Nothing can be wrong with the node any more: say who it is.
+    for peer in (1..=MAX_NODES as u8).map(NodeId) {
+        let known = local.peers.iter().any(|node| node.id == peer);
+        let keys = known.then(|| peer_keys(&keys, identity.cluster, local.me.id, peer));
+        kernel.set_keys(peer, &keys.unwrap_or_default())?;
+        for link in (0..MAX_LINKS as u8).map(LinkId) {
+            kernel.set_path(peer, link, &paths.remove(&(peer, link)).unwrap_or_default())?;
+        }
+        if known {
+            shared.set_timing(peer, &timing(&config));
+        }
     }
+    if !resumes {
+        // Words of another configuration are of other groups.
+        shared.publish(&words, false);
+    }
+    shared.introduce(&identity);
+    shared.stamp_controller(clock::now());
 
     let now = clock::now();
     let core = Core::new(core_setup(&config, &local, &words, generation), now)?;
@@ -181,6 +203,8 @@ fn assemble(
         words,
         demand: demand(config.timers.interval()),
     })?;
+
+    shared.stamp_controller(clock::now());
 
     let (done, results) = mpsc::unbounded_channel();
     let workers = config
@@ -208,12 +232,14 @@ fn assemble(
         links_up: BTreeMap::new(),
         resource_states: BTreeMap::new(),
         addresses: AddressSocket::open()?,
-        _state: state,
+        state,
+        generation,
         config,
         local,
         vips,
         stray,
         core,
+        inputs: VecDeque::new(),
         kernel,
         shared,
         fast,
@@ -343,7 +369,7 @@ fn core_setup(
     let slack = Duration::from_secs(5);
     let groups = config.groups.iter().map(|group| {
         let word = words.get(group.id.0 as usize);
-        let resumed = word.filter(|word| word.state() == State::Holding).map(|word| word.epoch());
+        let resumed = word.filter(|word| word.state() == State::Holding).map(GroupWord::epoch);
         let sum =
             |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
         let stop = sum(|resource| resource.stop_timeout) + slack;

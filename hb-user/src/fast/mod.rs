@@ -96,7 +96,7 @@ pub struct Steps {
 }
 
 /// What the fast path did, or what the kernel told it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Report {
     /// The kernel has something to tell; the facts are in the maps.
     Event(Event),

@@ -261,7 +261,7 @@ impl Worker {
     /// A full queue drops the report; the daemon looks at the maps and the addresses from time to
     /// time and finds out.
     fn report(&self, report: Report) {
-        drop(self.reports.push(report));
+        let _ = self.reports.push(report);
     }
 
     fn announce_due(&mut self) -> u64 {

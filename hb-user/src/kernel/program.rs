@@ -435,6 +435,20 @@ impl Kernel {
         self.pins.join(format!("xdp-{index}-{}", mode.as_str()))
     }
 
+    /// Removes the attachments that an earlier daemon left on other interfaces than those that were
+    /// attached to since.
+    pub fn detach_others(&self) {
+        let Ok(entries) = fs::read_dir(&self.pins) else { return };
+        for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy();
+            let held = self.attachments.iter().any(|attachment| attachment.pin == pin);
+            if name.starts_with("xdp-") && !held {
+                // What cannot be removed answers for no link of the configuration.
+                let _ = fs::remove_file(&pin);
+            }
+        }
+    }
+
     /// Returns the interfaces the program is attached to.
     #[must_use]
     pub fn attachments(&self) -> &[Attachment] {
