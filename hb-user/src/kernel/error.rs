@@ -1,0 +1,105 @@
+//! Why the kernel half is not at work.
+
+use std::{error::Error, io, path::PathBuf};
+
+use crate::id::NodeId;
+
+/// What the kernel or the loader said.
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// Why the kernel half is not at work.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No BPF file system, or no right to write there.
+    #[error(
+        "cannot use {path} for pins: mount a BPF file system there (`mount -t bpf bpf /sys/fs/bpf`) and run as root"
+    )]
+    Pins {
+        /// Where the pins go.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Pinned maps of another version.
+    #[error(
+        "the maps pinned at {path} were left by another version of hb ({what}): stop its daemon, then run `hb detach` for this node and start again"
+    )]
+    Foreign {
+        /// Where the pins are.
+        path: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// The object does not load.
+    #[error(
+        "the kernel refused the maps of the kernel half: kernel 6.1 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+    )]
+    Load(#[source] Cause),
+    /// A program does not load.
+    #[error(
+        "the kernel refused the program `{program}`: kernel 6.1 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+    )]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// What the kernel said.
+        source: Cause,
+    },
+    /// A map misbehaves.
+    #[error("cannot {step} map {map} of the kernel half")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// What was tried.
+        step: &'static str,
+        /// What the kernel said.
+        source: Cause,
+    },
+    /// A map of the object is missing or of another kind.
+    #[error(
+        "the object of the kernel half has no usable {0}: rebuild it with `cargo xtask build-ebpf`"
+    )]
+    Missing(&'static str),
+    /// Mapping into memory failed.
+    #[error("cannot map the shared maps of the kernel half into memory")]
+    Mmap(#[source] io::Error),
+    /// No attach mode works.
+    #[error(
+        "cannot attach to {interface}: native mode was refused ({native}), and so was generic mode; is another XDP program there (`ip link show {interface}`)?"
+    )]
+    Attach {
+        /// Which interface.
+        interface: String,
+        /// Why not natively.
+        native: String,
+        /// Why not generically.
+        source: Cause,
+    },
+    /// A pin of a link cannot be made.
+    #[error("cannot pin the attachment to {interface}")]
+    PinLink {
+        /// Which interface.
+        interface: String,
+        /// What the kernel said.
+        source: Cause,
+    },
+    /// A link cannot be handled.
+    #[error("cannot handle the attachment to {interface}")]
+    Link {
+        /// Which interface.
+        interface: String,
+        /// What the kernel said.
+        source: Cause,
+    },
+    /// An unattached program said no.
+    #[error("the kernel half refused to {step} {peer}")]
+    Request {
+        /// What was asked.
+        step: &'static str,
+        /// For whom.
+        peer: NodeId,
+    },
+    /// The log of the kernel half cannot be read.
+    #[error("cannot read the log of the kernel half")]
+    Log(#[source] Cause),
+}
