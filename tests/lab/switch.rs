@@ -28,6 +28,8 @@ use crate::{
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../kernel/hb-switch.bpf.o");
+/// Names another build of the object, to be tried instead of the embedded one.
+const OBJECT_VARIABLE: &str = "HB_SWITCH_OBJECT";
 
 /// Which packets of a port are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,8 +185,15 @@ fn port_name(machine: Machine, link: Link) -> String {
 
 /// Loads the program and attaches it; to be called inside the switch's namespace.
 fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports)> {
+    let other = match std::env::var_os(OBJECT_VARIABLE) {
+        Some(path) => Some(
+            std::fs::read(&path)
+                .with_context(|| format!("cannot read {}", path.to_string_lossy()))?,
+        ),
+        None => None,
+    };
     let mut programs = EbpfLoader::new()
-        .load(OBJECT)
+        .load(other.as_deref().unwrap_or(OBJECT))
         .context("cannot load the switch program (needs CAP_BPF and CAP_NET_ADMIN)")?;
     {
         let xdp: &mut Xdp = programs

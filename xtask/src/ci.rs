@@ -45,6 +45,12 @@ pub(crate) fn run() -> Result<()> {
             test::run_kernel_tests(&kernel_object::variables(directory))
         });
     }
+    for fault in ["crash", "cut", "stop", "kill", "freeze"] {
+        let demo = format!("demo: {fault}");
+        steps.run(demo, || {
+            cargo(&["run", "-q", "-p", "xtask", "--", "demo", "--runs", "2", "--fault", fault], &[])
+        });
+    }
     // Each once, in the profile of the tests: it proves that they run. Figures of a shared machine
     // would say nothing, and optimizing every dependency for them takes minutes.
     steps.run("benchmarks", || {
@@ -74,13 +80,14 @@ struct Steps {
 }
 
 struct Step {
-    name: &'static str,
+    name: String,
     took: Duration,
     error: Option<String>,
 }
 
 impl Steps {
-    fn run(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) {
+    fn run(&mut self, name: impl Into<String>, work: impl FnOnce() -> Result<()>) {
+        let name = name.into();
         println!("\n== {name}");
         let start = run::now();
         let result = work();
@@ -96,7 +103,7 @@ impl Steps {
     fn conclude(&self) -> Result<()> {
         print!("\n{}", self.table());
         let failed: Vec<&str> =
-            self.done.iter().filter(|step| step.error.is_some()).map(|step| step.name).collect();
+            self.done.iter().filter(|step| step.error.is_some()).map(|step| &*step.name).collect();
         if failed.is_empty() {
             return Ok(());
         }
@@ -112,7 +119,7 @@ impl Steps {
         let mut table: String = self
             .done
             .iter()
-            .map(|step| row(step.name, step.took, step.error.as_deref().unwrap_or("passed")))
+            .map(|step| row(&step.name, step.took, step.error.as_deref().unwrap_or("passed")))
             .collect();
         table.push_str(&row("total", self.done.iter().map(|step| step.took).sum(), ""));
         table

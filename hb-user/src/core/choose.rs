@@ -60,6 +60,13 @@ impl Standing {
         self.alive && self.controller && !self.leaving
     }
 
+    /// Tells whether the node's daemon is on its way. It may not have stamped its slot yet, or be
+    /// busy with its start, so a dead controller says nothing here.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        self.alive && !self.leaving && self.health == Health::Starting
+    }
+
     /// Tells whether the node could take the group now.
     #[must_use]
     pub fn is_candidate(&self) -> bool {
@@ -99,10 +106,8 @@ pub fn choose(preferred: Option<NodeId>, patient: bool, nodes: &[Standing]) -> C
         }
     }
     let best = nodes.iter().filter(|standing| standing.is_candidate()).min_by_key(rank);
-    let starting = nodes
-        .iter()
-        .filter(|standing| patient && standing.may_act() && standing.health == Health::Starting)
-        .min_by_key(rank);
+    let starting =
+        nodes.iter().filter(|standing| patient && standing.is_starting()).min_by_key(rank);
     match (best, starting) {
         (Some(best), Some(starting)) if rank(&starting) < rank(&best) => {
             Choice::Wait(starting.node)
@@ -186,6 +191,9 @@ mod tests {
         assert_eq!(choose(None, true, &[standby(A), starting(B)]), Choice::Take(A));
         assert_eq!(choose(Some(B), true, &[standby(A), starting(B)]), Choice::Wait(B));
         assert_eq!(choose(None, true, &[starting(A)]), Choice::Wait(A));
+        let silent = Standing { controller: false, ..starting(A) };
+        assert_eq!(choose(None, true, &[silent, standby(B)]), Choice::Wait(A));
+        assert_eq!(choose(None, false, &[silent, standby(B)]), Choice::Take(B));
         assert_eq!(choose(None, false, &[starting(A)]), Choice::Nobody);
     }
 
