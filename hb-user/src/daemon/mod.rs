@@ -121,6 +121,8 @@ struct Daemon {
     started: BootTime,
     tick: Duration,
     lost_events: u64,
+    /// When the kernel half's own counters were last looked at.
+    counted: BootTime,
     stopping: bool,
     state: StateDir,
     /// The highest generation on the disk.

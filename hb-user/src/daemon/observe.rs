@@ -1,5 +1,7 @@
 //! What the daemon hears and sees: reports, the maps, requests.
 
+use std::time::Duration;
+
 use hb_ebpf::{
     maps::{Event, EventKind, Life, Peer},
     time::BootTime,
@@ -14,10 +16,13 @@ use crate::{
     clock,
     control::{Command, Reply, Request},
     core::{Input, PeerFacts},
-    fast::{EffectError, Report, Steps},
+    fast::{EffectError, Report, Steps, Trigger},
     id::NodeId,
     kernel::Mode,
 };
+
+/// How often the kernel half's own counters are looked at.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Says what did not go as wished at the start, and what an operator should mend.
@@ -45,9 +50,14 @@ impl Daemon {
     pub(super) fn on_report(&mut self, report: Report) {
         match report {
             Report::Event(event) => self.on_event(&event),
-            Report::Took { group, epoch, death, steps, unsent, result } => {
-                if let Some((peer, cause)) = death {
-                    // The core hears of the death first, so that it knows why.
+            Report::Took { group, epoch, trigger, steps, unsent, result } => {
+                let why = match trigger {
+                    Trigger::Asked => None,
+                    Trigger::Death(peer, cause) => Some((peer, cause.as_str())),
+                    Trigger::Release(peer) => Some((peer, "handed-over")),
+                };
+                if let Some((peer, cause)) = why {
+                    // The core hears of the peer first, so that it knows why.
                     self.look_at(peer);
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
                 }
@@ -70,7 +80,7 @@ impl Daemon {
         group: crate::id::GroupId,
         epoch: hb_ebpf::epoch::Epoch,
         peer: NodeId,
-        cause: hb_ebpf::maps::Cause,
+        cause: &'static str,
         steps: &Steps,
         result: &Result<(), EffectError>,
     ) {
@@ -78,7 +88,7 @@ impl Daemon {
             group = self.group_name(group),
             epoch = epoch.0,
             peer = self.node_name(peer),
-            cause = cause.as_str(),
+            cause,
             due_ns = steps.due.ns(),
             verdict_ns = steps.verdict.ns(),
             seen_ns = steps.seen.ns(),
@@ -171,13 +181,21 @@ impl Daemon {
             let buddy = alive.iter().find(|other| **other != peer).copied();
             self.shared.set_buddy(peer, buddy);
         }
+        if now.since(self.counted) >= COUNT_EVERY {
+            self.counted = now;
+            self.count_lost_events();
+        }
+    }
+
+    fn count_lost_events(&mut self) {
         match self.kernel.lost_events() {
             Ok(lost) if lost > self.lost_events => {
                 let more = lost - self.lost_events;
                 tracing::warn!(more, "events of the kernel half did not fit; the maps were read");
                 self.lost_events = lost;
             }
-            _ => {}
+            Ok(_) => {}
+            Err(error) => tracing::error!(error = describe(&error), "lost events not counted"),
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 use hb_ebpf::{
     epoch::Epoch,
     maps::{LAYOUT, MAX_LINKS, MAX_NODES, Path, Timing, Transport},
+    time::BootTime,
     wire::{GROUPS, GroupWord, State},
 };
 use tokio::sync::mpsc;
@@ -247,6 +248,7 @@ fn assemble(
         results,
         engine,
         lost_events: 0,
+        counted: BootTime::NEVER,
         stopping: false,
     };
     for peer in daemon.peers() {

@@ -1,6 +1,6 @@
 //! What taking and dropping a group means, ready-made.
 
-use hb_ebpf::time::BootTime;
+use hb_ebpf::{epoch::Epoch, time::BootTime};
 
 use crate::{
     address::{AddressSocket, Batch, Change, ChangeError, Done, Vip},
@@ -72,22 +72,36 @@ pub(super) struct Group {
     effect: Effect,
     results: Vec<Result<Done, ChangeError>>,
     announced: Option<(BootTime, BootTime)>,
+    taken: Option<Epoch>,
 }
 
 impl Group {
     pub(super) fn new(effect: Effect) -> Self {
         let results = vec![Ok(Done::Missing); effect.len()];
-        Self { effect, results, announced: None }
+        Self { effect, results, announced: None, taken: None }
+    }
+
+    /// Returns the epoch in which the addresses were put up, if they are.
+    pub(super) fn taken(&self) -> Option<Epoch> {
+        self.taken
     }
 
     /// Puts the addresses up.
-    pub(super) fn add(&mut self, socket: &mut AddressSocket) -> Result<(), EffectError> {
-        Self::execute(socket, &self.effect.add, &mut self.results)
+    pub(super) fn add(
+        &mut self,
+        socket: &mut AddressSocket,
+        epoch: Epoch,
+    ) -> Result<(), EffectError> {
+        self.taken = None;
+        Self::execute(socket, &self.effect.add, &mut self.results)?;
+        self.taken = Some(epoch);
+        Ok(())
     }
 
     /// Takes the addresses down and stops announcing.
     pub(super) fn remove(&mut self, socket: &mut AddressSocket) -> Result<(), EffectError> {
         self.announced = None;
+        self.taken = None;
         Self::execute(socket, &self.effect.remove, &mut self.results)
     }
 

@@ -50,7 +50,8 @@ pub enum Command {
         /// The daemon is leaving in order.
         leaving: bool,
     },
-    /// Do this at the instant the kernel declares `peer` dead.
+    /// Do this at the instant the kernel declares `peer` dead, and for each group also at the
+    /// instant the peer says that it released the group to this node.
     Arm {
         /// The peer.
         peer: NodeId,
@@ -78,12 +79,23 @@ pub enum Command {
     Exit,
 }
 
+/// What set off a takeover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// The daemon asked.
+    Asked,
+    /// The kernel declared a peer dead.
+    Death(NodeId, Cause),
+    /// A peer handed the group over.
+    Release(NodeId),
+}
+
 /// When the steps of a takeover were done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
-    /// When the verdict was due; never for a takeover that the daemon asked for.
+    /// When the verdict was due, or the release arrived; never where the daemon asked.
     pub due: BootTime,
-    /// When the kernel gave it.
+    /// When the kernel gave the verdict, or took in the release.
     pub verdict: BootTime,
     /// When this thread saw it, or the command.
     pub seen: BootTime,
@@ -106,8 +118,8 @@ pub enum Report {
         group: GroupId,
         /// In which epoch.
         epoch: Epoch,
-        /// The peer whose death caused it, and how that was seen; `None` if the daemon asked.
-        death: Option<(NodeId, Cause)>,
+        /// What set it off.
+        trigger: Trigger,
         /// When.
         steps: Steps,
         /// Announcements that could not be sent.

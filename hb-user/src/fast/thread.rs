@@ -16,7 +16,7 @@ use hb_ebpf::{
 
 use super::{
     Command, EffectError, Fast, FastError, Queue, Report, Running, Setup, Steps, Takeovers,
-    TargetCounters, Token, group::Group, probe::Stream,
+    TargetCounters, Token, Trigger, group::Group, probe::Stream,
 };
 use crate::{
     address::AddressSocket,
@@ -150,8 +150,13 @@ impl Worker {
 
     fn on_event(&mut self, event: Event) {
         let seen = clock::now();
-        if EventKind::from_code(event.kind) == Some(EventKind::Dead) {
-            self.on_death(&event, seen);
+        match EventKind::from_code(event.kind) {
+            Some(EventKind::Dead) => self.on_death(&event, seen),
+            // One event stands for all the news of a frame.
+            Some(EventKind::Said | EventKind::Controller | EventKind::Up) => {
+                self.on_word(&event, seen);
+            }
+            _ => {}
         }
         self.report(Report::Event(event));
     }
@@ -168,7 +173,7 @@ impl Worker {
             return;
         }
         let takeovers = std::mem::replace(armed, [None; GROUPS]);
-        let death = Some((peer, Cause::from_code(event.cause)));
+        let trigger = Trigger::Death(peer, Cause::from_code(event.cause));
         let steps = Steps {
             due: BootTime(event.due_ns),
             verdict: BootTime(event.at_ns),
@@ -176,7 +181,31 @@ impl Worker {
             ..Steps::default()
         };
         for (group, epoch) in takeovers.into_iter().flatten() {
-            self.take(group, epoch, death, steps);
+            self.take(group, epoch, trigger, steps);
+        }
+    }
+
+    /// Executes what was armed for the groups that the peer has just handed to this node.
+    fn on_word(&mut self, event: &Event, seen: BootTime) {
+        let peer = NodeId(event.peer);
+        let Some(armed) = self.armed.get_mut(event.peer.wrapping_sub(1) as usize) else { return };
+        if armed.iter().all(Option::is_none) {
+            return;
+        }
+        let Some(state) = self.shared.peer(peer) else { return };
+        let mut given: Takeovers = [None; GROUPS];
+        for (slot, given) in armed.iter_mut().zip(&mut given) {
+            let Some((group, epoch)) = *slot else { continue };
+            let Some(word) = state.words.get(group.0 as usize) else { continue };
+            let released = word.state() == State::Released && word.successor == self.me.0;
+            if released && word.epoch() < epoch {
+                *given = slot.take();
+            }
+        }
+        let at = BootTime(event.at_ns);
+        let steps = Steps { due: at, verdict: at, seen, ..Steps::default() };
+        for (group, epoch) in given.into_iter().flatten() {
+            self.take(group, epoch, Trigger::Release(peer), steps);
         }
     }
 
@@ -200,7 +229,7 @@ impl Worker {
             }
             Command::Take { group, epoch } => {
                 let steps = Steps { seen: clock::now(), ..Steps::default() };
-                self.take(group, epoch, None, steps);
+                self.take(group, epoch, Trigger::Asked, steps);
             }
             Command::Drop { group } => {
                 let result = match self.groups.get_mut(group.0 as usize) {
@@ -218,20 +247,20 @@ impl Worker {
         }
     }
 
-    fn take(
-        &mut self,
-        group: GroupId,
-        epoch: Epoch,
-        death: Option<(NodeId, Cause)>,
-        mut steps: Steps,
-    ) {
+    fn take(&mut self, group: GroupId, epoch: Epoch, trigger: Trigger, mut steps: Steps) {
         let index = group.0 as usize;
         let (Some(found), Some(word)) = (self.groups.get_mut(index), self.words.get_mut(index))
         else {
             let result = Err(EffectError::Unknown);
-            self.report(Report::Took { group, epoch, death, steps, unsent: 0, result });
+            self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
             return;
         };
+        if trigger == Trigger::Asked && found.taken() == Some(epoch) {
+            // The daemon asked before it had heard that this was done already.
+            let result = Ok(());
+            self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
+            return;
+        }
         if epoch >= word.epoch() {
             *word = GroupWord {
                 state: State::Holding as u8,
@@ -247,14 +276,14 @@ impl Worker {
             self.shared.publish(&self.words, self.leaving);
         }
         steps.published = clock::now();
-        let result = found.add(&mut self.addresses);
+        let result = found.add(&mut self.addresses, epoch);
         steps.address = clock::now();
         let unsent = match result {
             Ok(()) => found.announce(steps.address),
             Err(_) => 0,
         };
         steps.announced = clock::now();
-        self.report(Report::Took { group, epoch, death, steps, unsent, result });
+        self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
         self.probe();
     }
 
