@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Keeps service addresses on exactly one healthy node, and moves them in under a millisecond.
+/// Keeps service addresses on one node of a pair, and moves them when it dies or leaves.
 #[derive(Debug, Parser)]
 #[command(name = "hb", version, max_term_width = 100)]
 pub struct Cli {
@@ -16,48 +16,55 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Run this node's daemon until SIGTERM, which hands over and leaves.
+    /// Run this node's daemon, in the foreground. SIGTERM hands over what it holds and ends it.
     Run(Which),
-    /// Check a configuration, the keys and this host against it; start nothing.
+    /// Check the configuration, the key file and this host's interfaces. Starts nothing.
     Check {
-        /// The configuration.
+        /// The configuration file.
         #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
-        /// Which node this is; the host's name if not given.
+        /// Name of this node in the configuration; what `uname -n` prints if not given.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
-    /// Show who serves, or why nobody does; peers, links and what to mend.
+    /// Show who serves, or why nobody does; then peers, links and what to mend.
     Status {
+        /// Which daemon to ask.
         #[command(flatten)]
         socket: Socket,
         /// Print the whole report as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Forget that a group failed on this node, so that it may serve here again.
+    /// Tell the daemon that what made a group fail on this node is repaired.
     Clear {
         /// Name of the group.
         group: String,
+        /// Which daemon to tell.
         #[command(flatten)]
         socket: Socket,
     },
-    /// Ask the daemon to hand over and leave, as SIGTERM does.
+    /// Ask the daemon to hand over and end, as SIGTERM does. Does not wait for that.
     Stop {
+        /// Which daemon to ask.
         #[command(flatten)]
         socket: Socket,
     },
-    /// Remove what a daemon that is gone for good left in the kernel: programs, pins, addresses.
+    /// Remove what a killed daemon left behind: XDP programs, pins and service addresses.
+    ///
+    /// A daemon that ends in order removes them itself; one that was killed leaves them, so that
+    /// the next start goes on where it was. Refused while the daemon runs. Needs the configuration
+    /// and the key file.
     Detach(Which),
-    /// Keys of the cluster.
+    /// Make a key for the cluster.
     Key {
         /// What to do with them.
         #[command(subcommand)]
         verb: KeyVerb,
     },
-    /// The configuration file.
+    /// Print a configuration to start from.
     Config {
-        /// Print a complete, commented configuration to start from.
+        /// Print every key with its default or a typical value, and comments.
         #[arg(long, required = true)]
         default: bool,
     },
@@ -66,7 +73,9 @@ pub enum Verb {
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
 pub enum KeyVerb {
-    /// Write a new key file, readable by its owner alone; copy it to the other node.
+    /// Write a key file with a new random key, readable by its owner alone.
+    ///
+    /// Copy it to the other node, with its mode: both nodes need the same key.
     Generate {
         /// The file; it must not exist.
         #[arg(value_name = "FILE", default_value = "/etc/hb/key")]
@@ -79,10 +88,10 @@ const DEFAULT_CONFIG: &str = "/etc/hb/hb.toml";
 /// Which node.
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// The configuration.
+    /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
-    /// Which node this is; the host's name if not given.
+    /// Name of this node in the configuration; what `uname -n` prints if not given.
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
 }
@@ -90,9 +99,10 @@ pub struct Which {
 /// Which daemon.
 #[derive(Debug, clap::Args)]
 pub struct Socket {
+    /// Where to look for its control socket.
     #[command(flatten)]
     pub which: Which,
-    /// Its control socket; found through the configuration if not given.
+    /// Control socket of the daemon; the one of the configuration if not given.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }

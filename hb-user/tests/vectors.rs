@@ -1,0 +1,174 @@
+//! The numbers of `docs/protocol.md`, so that another implementation can check itself against
+//! them: the table of offsets, the codes of refusals, and a probe signed with a key made of a known
+//! secret.
+
+use std::{fs, mem::offset_of, os::unix::fs::PermissionsExt as _};
+
+use hb_ebpf::{
+    answer::{self, Stamp},
+    maps::{Node, PeerKeys, Words},
+    refusal::Refusal,
+    wire::{Be32, Be64, Frame, GROUPS, GroupWord, Health, Kind, State},
+};
+use hb_user::{
+    id::NodeId,
+    key::{ClusterKeys, peer_keys},
+};
+use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
+
+const PROTOCOL: &str = include_str!("../../docs/protocol.md");
+
+/// Returns the rows of the table below `heading`, each as its cells.
+fn table(heading: &str) -> Vec<Vec<&'static str>> {
+    let (_, after) = PROTOCOL.split_once(heading).expect(heading);
+    after
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2)
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+/// Returns `(offset, size, name)` of each row.
+fn layout(heading: &str) -> Vec<(usize, usize, String)> {
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    table(heading)
+        .iter()
+        .map(|row| (number(row[0]), number(row[1]), row[2].trim_matches('`').to_owned()))
+        .collect()
+}
+
+macro_rules! fields {
+    ($record:ident { $($field:ident)* }) => {{
+        fn size<T>(_: impl Fn(&$record) -> &T) -> usize {
+            size_of::<T>()
+        }
+        // Names every field, so that a new one does not go without its row.
+        let $record { $($field: _),* } = $record::default();
+        vec![$((
+            offset_of!($record, $field),
+            size(|record| &record.$field),
+            stringify!($field).to_owned(),
+        )),*]
+    }};
+}
+
+#[test]
+fn tables_of_offsets_are_those_of_the_code() {
+    assert_eq!(
+        layout("### Frame layout"),
+        fields!(Frame {
+            magic version key_id must_understand features kind page cluster source destination
+            link refused incarnation revision flags sender_nonce receiver_nonce sequence
+            transmit_ns echo_ns echo_age_ns controller_age_ns config_hash groups tag
+        })
+    );
+    assert_eq!(
+        layout("### Word of a group"),
+        fields!(GroupWord {
+            state health holder successor lease_ns epoch promise_epoch promise_t0_ns
+            promise_lease_ns reserved
+        })
+    );
+}
+
+#[test]
+fn codes_of_refusals_are_those_of_the_code() {
+    let documented: Vec<_> = table("## Refusals")
+        .iter()
+        .map(|row| (row[0].parse::<u8>().unwrap(), row[1].trim_matches('`').to_owned()))
+        .collect();
+    let real: Vec<_> =
+        Refusal::ALL.iter().map(|refusal| (*refusal as u8, refusal.as_str().to_owned())).collect();
+    assert_eq!(documented, real);
+}
+
+/// The keys that node 1 of the example shares with node 2.
+fn keys(me: u8, peer: u8) -> PeerKeys {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    let secret: String = (0_u8..32).map(|byte| format!("{byte:02x}")).collect();
+    fs::write(&path, format!("7 {secret}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let keys = ClusterKeys::load(&path).unwrap();
+    peer_keys(&keys, 0x0102_0304, NodeId(me), NodeId(peer))
+}
+
+/// The probe of the example, made as the daemon makes one.
+fn probe() -> Frame {
+    let mut groups = [GroupWord::new_zeroed(); GROUPS];
+    groups[0] = GroupWord {
+        state: State::Holding as u8,
+        health: Health::Healthy as u8,
+        holder: 1,
+        epoch: Be64::new(0x1_0000_0201),
+        ..GroupWord::default()
+    };
+    let mut words = Words::new_zeroed();
+    words.generation = 5;
+    words.copies[1] = groups;
+    let mut node = Node::new_zeroed();
+    node.id = 1;
+    node.cluster = 0x0102_0304;
+    node.incarnation = 3;
+    node.nonce = 0x1112_1314_1516_1718;
+    node.config_hash = 0x3132_3334_3536_3738;
+    node.controller_stamp_ns = 9_995_000_000;
+    node.words = words;
+    let keys = keys(1, 2);
+    let stamp = Stamp {
+        sequence: 1000,
+        receiver_nonce: 0x2122_2324_2526_2728,
+        echo_ns: 20_000_000_000,
+        echo_age_ns: 400_000,
+        last_answer_ns: 9_999_600_000,
+        now: 10_000_000_000,
+        refused: 0,
+    };
+    let mut frame = Frame::default();
+    answer::address(&mut frame, &node, 2, 0, keys.ids[0]);
+    answer::fill(&mut frame, Kind::Probe, &node, &stamp);
+    frame.sign(&keys.transmit[0]);
+    frame
+}
+
+/// Returns the bytes of the hex dump below `heading`: lines of an offset, a colon and bytes.
+fn dump(heading: &str) -> Vec<u8> {
+    let (_, after) = PROTOCOL.split_once(heading).expect(heading);
+    let (_, block) = after.split_once("```text\n").expect("a block");
+    let (block, _) = block.split_once("```").expect("its end");
+    let mut bytes = Vec::new();
+    for line in block.lines() {
+        let (offset, digits) = line.split_once(':').expect(line);
+        assert_eq!(usize::from_str_radix(offset, 16), Ok(bytes.len()), "{line}");
+        let pairs = digits.split_whitespace();
+        bytes.extend(pairs.map(|pair| u8::from_str_radix(pair, 16).expect(line)));
+    }
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.chunks(16).enumerate().fold(String::new(), |text, (row, chunk)| {
+        let digits: Vec<_> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        text + &format!("{:03x}: {}\n", row * 16, digits.join(" "))
+    })
+}
+
+#[test]
+fn the_probe_of_the_example_is_what_the_code_makes() {
+    let frame = probe();
+    assert!(dump("### The probe") == frame.as_bytes(), "the code makes\n{}", hex(frame.as_bytes()));
+}
+
+#[test]
+fn the_peer_of_the_example_takes_its_bytes() {
+    let frame = Frame::read_from_bytes(&dump("### The probe")).unwrap();
+    let keys = keys(2, 1);
+    let (receive, _) = keys.of(frame.key_id).expect("the key of its id");
+    assert!(frame.is_signed_by(receive));
+    assert_eq!(frame.cluster, Be32::new(0x0102_0304));
+    let key: Vec<u8> = receive.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(PROTOCOL.contains(&digits), "the key {digits} is not in the text");
+}
