@@ -52,11 +52,12 @@ pub fn fill(frame: &mut Frame, kind: Kind, node: &Node, stamp: &Stamp) {
     speak(frame, &node.words, heard);
 }
 
-/// Copies the current words. A second look at the generation catches a writer that went all the
-/// way round meanwhile; the second copy then is whole.
+/// Copies the current words. A copy is whole if the generation has not moved meanwhile: once it
+/// has, the writer may be at this half again. Four looks outlast any writer that does not publish
+/// faster than we copy.
 #[inline(always)]
 fn speak(frame: &mut Frame, words: &Words, flags: u32) {
-    for _ in 0..2 {
+    for _ in 0..4 {
         let generation = generation(words);
         let half = (generation & 1) as usize;
         if let (Some(copy), Some(own)) = (words.copies.get(half), words.flags.get(half)) {
@@ -64,7 +65,7 @@ fn speak(frame: &mut Frame, words: &Words, flags: u32) {
             frame.flags = Be32::new(flags | own);
         }
         frame.revision = Be32::new(generation);
-        if self::generation(words).wrapping_sub(generation) < 2 {
+        if self::generation(words) == generation {
             break;
         }
     }
@@ -110,3 +111,6 @@ pub fn address(frame: &mut Frame, node: &Node, destination: u8, link: u8, key_id
     frame.key_id = key_id;
     frame.page = 0;
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,14 +110,17 @@ pub fn note(
         }
     }
     let stream = lock.stream(frame.link, frame.kind);
-    if !is_of_life(frame, stream) {
+    let continued = is_of_life(frame, stream);
+    let sequence = frame.sequence.get();
+    let admitted =
+        if continued { stream.window.admits(sequence) } else { Window::EMPTY.admits(sequence) };
+    if !admitted {
+        return Err(Refusal::Replay);
+    }
+    if !continued {
         stream.nonce = frame.sender_nonce.get();
         stream.incarnation = frame.incarnation.get();
         stream.window = Window::EMPTY;
-    }
-    let sequence = frame.sequence.get();
-    if !stream.window.admits(sequence) {
-        return Err(Refusal::Replay);
     }
     stream.window.take(sequence);
 
@@ -130,7 +133,7 @@ pub fn note(
     }
     news |= hear(peer, frame.link, now);
     news |= listen(frame, node, peer, !known);
-    measure(frame, kind, link, now, known);
+    measure(frame, kind, link, now, continued);
     peer.sequence = peer.sequence.wrapping_add(1);
     Ok(News(news))
 }
@@ -189,9 +192,11 @@ fn listen(frame: &Frame, node: &Node, peer: &mut Peer, new_life: bool) -> u32 {
     news
 }
 
+/// Measures the link. A stream that is not `continued` has no past to compare with: the peer's
+/// clock may have started over since, and each link learns so by itself.
 #[inline(always)]
-fn measure(frame: &Frame, kind: Kind, link: &mut Link, now: u64, known: bool) {
-    if known && link.last_arrival_ns != 0 {
+fn measure(frame: &Frame, kind: Kind, link: &mut Link, now: u64, continued: bool) {
+    if continued && link.last_arrival_ns != 0 {
         link.gaps.record(now.saturating_sub(link.last_arrival_ns));
     }
     if now > link.last_arrival_ns {
@@ -200,7 +205,7 @@ fn measure(frame: &Frame, kind: Kind, link: &mut Link, now: u64, known: bool) {
     link.received += 1;
     link.flags = frame.flags.get();
     let transmit = frame.transmit_ns.get();
-    if !known || transmit > link.transmit_ns {
+    if !continued || transmit > link.transmit_ns {
         link.transmit_ns = transmit;
         link.transmit_arrival_ns = now;
     }
@@ -210,12 +215,15 @@ fn measure(frame: &Frame, kind: Kind, link: &mut Link, now: u64, known: bool) {
         link.rtt_ns = rtt;
         link.rtts.record(rtt);
         let offset = transmit.wrapping_sub(now.wrapping_sub(rtt / 2)) as i64;
-        let first = !known || link.last_answer_ns == 0;
+        let first = !continued || link.last_answer_ns == 0;
         link.last_answer_ns = now;
         link.offset_ns = if first {
             offset
         } else {
-            link.offset_ns + (offset.wrapping_sub(link.offset_ns) >> 3)
+            link.offset_ns.wrapping_add(offset.wrapping_sub(link.offset_ns) >> 3)
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

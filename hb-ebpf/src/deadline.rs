@@ -71,7 +71,7 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
         return decision;
     }
 
-    let unprobed = now.saturating_sub(peer.probe_ns) > 2 * interval;
+    let unprobed = now.saturating_sub(peer.probe_ns) > interval.saturating_add(interval);
     if let Life::Alive | Life::Late = life {
         let missed = (silence.saturating_add(interval / 2) / interval).saturating_sub(1);
         let missed = if silence >= patience { silence / interval } else { missed };
@@ -93,7 +93,8 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
         let since = if peer.doubt_since_ns == 0 { now } else { peer.doubt_since_ns };
         if doubt && now.saturating_sub(since) < timing.doubt_max_ns {
             decision.doubt_since_ns = since;
-            decision.new_doubts += 1;
+            decision.new_doubts = decision.new_doubts.saturating_add(1);
+            decision.due_ns = min(decision.due_ns, since.saturating_add(timing.doubt_max_ns));
             return decision;
         }
         decision.life = Life::Dead;
@@ -118,11 +119,8 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
             decision.life = Life::Alive;
             due = min(due, base.saturating_add(timing.warn_ns));
         }
-        let misses = u64::from(decision.misses) + 1;
-        let next_miss = base.saturating_add(misses * interval + interval / 2);
-        if next_miss > now {
-            due = min(due, next_miss);
-        }
+        let since_miss = silence.saturating_add(interval / 2) % interval;
+        due = min(due, now.saturating_add(interval - since_miss));
     }
     decision.due_ns = due;
     decision
@@ -132,3 +130,6 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
 const fn min(a: u64, b: u64) -> u64 {
     if a < b { a } else { b }
 }
+
+#[cfg(test)]
+mod tests;

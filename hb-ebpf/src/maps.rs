@@ -44,8 +44,7 @@ pub const fn slot(node: u8, link: u8) -> Option<u32> {
 }
 
 /// The group words a node sends, in two copies: `copies[generation % 2]` is whole, the other one
-/// is being written. A reader frozen or interrupted anywhere never sees a torn one unless the
-/// writer goes round twice meanwhile, which shows in `generation`.
+/// is being written. A reader that finds `generation` unchanged after copying has a whole one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Words {

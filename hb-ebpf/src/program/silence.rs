@@ -82,6 +82,10 @@ fn begin(index: u32, forget: u8) -> Option<u64> {
     let peer = maps::PEERS.get_ptr_mut(index)?;
     // SAFETY: the elements outlive the program, and the lock guards them against other CPUs.
     unsafe {
+        // A peer without timing would keep its timer firing without a pause.
+        if (*peer).timing.interval_ns == 0 {
+            return None;
+        }
         let now = bpf_ktime_get_boot_ns();
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);

@@ -111,7 +111,8 @@ impl Kernel {
     pub fn open(object: &[u8], pins: &FilePath) -> Result<Self, KernelError> {
         let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
         fs::create_dir_all(pins).map_err(unusable)?;
-        let found = pins.join("NODE").exists();
+        // One left alone by an interrupted removal must not be taken for one of ours unseen.
+        let found = PINNED.iter().any(|(name, ..)| pins.join(name).exists());
         if found {
             check_pins(pins)?;
         }
@@ -384,6 +385,39 @@ impl Kernel {
         forget: bool,
     ) -> Result<(), KernelError> {
         ask(self.program(step)?, step, peer, forget)
+    }
+
+    /// Runs the attached program on `packet` as if it had arrived by the interface of index
+    /// `interface`, on the CPU at hand. Maps change and events come as for a real one; nothing is
+    /// sent. Returns the program's verdict (`XDP_*` of `linux/bpf.h`) and the packet it left.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Program`] if the packet is shorter than an Ethernet header or longer than a
+    /// page, or if the calling thread's network namespace has no such interface.
+    pub fn run_packet(&self, packet: &[u8], interface: u32) -> Result<(u32, Vec<u8>), KernelError> {
+        const PROGRAM: &str = "heartbeat";
+        let program: &Xdp = self
+            .ebpf
+            .program(PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Missing(PROGRAM))?;
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
+        // egress_ifindex.
+        let context = [0, packet.len() as u32, 0, interface, 0, 0];
+        let mut left = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut left),
+            ctx_in: Some(context.as_bytes()),
+            ..TestRunOptions::new()
+        };
+        let done = program.test_run(options).map_err(|source| KernelError::Program {
+            program: PROGRAM,
+            source: Box::new(source),
+        })?;
+        left.truncate(done.data_size_out as usize);
+        Ok((done.return_value, left))
     }
 
     /// Takes the reader of events; once.

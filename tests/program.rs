@@ -1,0 +1,16 @@
+//! The program in the kernel, packet by packet and timer by timer. Needs root.
+
+#[cfg(test)]
+mod program {
+    mod answers;
+    mod arrivals;
+    mod foreign;
+    mod interfaces;
+    #[path = "../net/namespace.rs"]
+    mod namespace;
+    mod packets;
+    mod pins;
+    mod refusals;
+    mod rig;
+    mod timers;
+}
