@@ -19,10 +19,15 @@ use crate::{
 pub enum ClaimKind {
     /// An ARP request whose sender claims the address.
     ArpRequest,
-    /// An ARP reply.
-    ArpReply,
+    /// An ARP reply to this MAC address, which the target hardware address names.
+    ArpReply(Mac),
     /// A Neighbor Advertisement.
-    NeighborAdvertisement,
+    NeighborAdvertisement {
+        /// It answers a question.
+        solicited: bool,
+        /// It replaces what is known.
+        overrides: bool,
+    },
 }
 
 /// Somebody said that a service address is at a MAC address.
@@ -36,6 +41,8 @@ pub struct Claim {
     pub mac: Mac,
     /// In which words.
     pub kind: ClaimKind,
+    /// Whom the frame was sent to.
+    pub to: Mac,
 }
 
 /// Watches the namespace's wire for claims.
@@ -72,11 +79,13 @@ impl Capture {
         for socket in &self.sockets {
             while let Some(received) = socket.receive(&mut buffer, clock)? {
                 let at = received.at.unwrap_or_else(clock::now);
-                if let Some((kind, address, mac)) = parse(&buffer[..received.length])
+                let frame = &buffer[..received.length];
+                if let Some((kind, address, mac)) = parse(frame)
+                    && let Some(to) = frame.first_chunk().copied().map(Mac)
                     && is_vip(address)
                     && claims.len() < limit
                 {
-                    claims.push(Claim { at, address, mac, kind });
+                    claims.push(Claim { at, address, mac, kind, to });
                 }
             }
         }
@@ -95,7 +104,7 @@ fn parse(frame: &[u8]) -> Option<(ClaimKind, IpAddr, Mac)> {
             }
             let kind = match arp[6..8] {
                 [0, 1] => ClaimKind::ArpRequest,
-                [0, 2] => ClaimKind::ArpReply,
+                [0, 2] => ClaimKind::ArpReply(Mac(arp[18..24].try_into().ok()?)),
                 _ => return None,
             };
             let address: [u8; 4] = arp[14..18].try_into().ok()?;
@@ -107,6 +116,7 @@ fn parse(frame: &[u8]) -> Option<(ClaimKind, IpAddr, Mac)> {
             if *ip.get(6)? != 58 || *ip.get(40)? != 136 {
                 return None;
             }
+            let flags = *ip.get(44)?;
             let target: [u8; 16] = ip.get(48..64)?.try_into().ok()?;
             let mut options = ip.get(64..)?;
             while let [kind, eights, ..] = *options {
@@ -114,7 +124,10 @@ fn parse(frame: &[u8]) -> Option<(ClaimKind, IpAddr, Mac)> {
                 if kind == 2 {
                     let mac = Mac(option.get(2..8)?.try_into().ok()?);
                     return Some((
-                        ClaimKind::NeighborAdvertisement,
+                        ClaimKind::NeighborAdvertisement {
+                            solicited: flags & 0x40 != 0,
+                            overrides: flags & 0x20 != 0,
+                        },
                         Ipv6Addr::from(target).into(),
                         mac,
                     ));
@@ -160,10 +173,14 @@ mod tests {
     #[test]
     fn claims_are_read() {
         assert_eq!(parse(&arp(1)), Some((ClaimKind::ArpRequest, VIP4.into(), Mac(MAC))));
-        assert_eq!(parse(&arp(2)), Some((ClaimKind::ArpReply, VIP4.into(), Mac(MAC))));
+        assert_eq!(parse(&arp(2)), Some((ClaimKind::ArpReply(Mac([0; 6])), VIP4.into(), Mac(MAC))));
         assert_eq!(
             parse(&advertisement(&[2, 1, 2, 0, 0, 0, 0, 7])),
-            Some((ClaimKind::NeighborAdvertisement, VIP6.into(), Mac(MAC)))
+            Some((
+                ClaimKind::NeighborAdvertisement { solicited: false, overrides: true },
+                VIP6.into(),
+                Mac(MAC)
+            ))
         );
     }
 

@@ -25,9 +25,15 @@ pub struct Settings {
     pub controller_deadtime: String,
     /// Who may serve when nodes do not hear each other.
     pub policy: String,
+    /// Who counts the misses.
+    pub engine: String,
+    /// Whether the group returns to `a` when `a` does.
+    pub auto_failback: bool,
+    /// The links, each with its transport as the configuration spells it.
+    pub links: Vec<(Link, &'static str)>,
     /// Whether the group has a resource besides its addresses.
     pub resource: bool,
-    /// Lines put at the end, such as further sections.
+    /// Lines put at the end: further keys of the group, further sections.
     pub extra: String,
 }
 
@@ -39,6 +45,9 @@ impl Default for Settings {
             initdead: "1s".into(),
             controller_deadtime: "20ms".into(),
             policy: "available".into(),
+            engine: "auto".into(),
+            auto_failback: false,
+            links: vec![(Link::Client, "udp4"), (Link::Direct, "ethernet")],
             resource: true,
             extra: String::new(),
         }
@@ -111,13 +120,14 @@ name = "{name}"
 key_file = "{key}"
 policy = "{policy}"
 state_dir = "{state}"
+engine = "{engine}"
 
 [timers]
 interval = "{interval}"
 misses = {misses}
 initdead = "{initdead}"
 controller_deadtime = "{controller_deadtime}"
-auto_failback = false
+auto_failback = {auto_failback}
 
 [log]
 format = "json"
@@ -125,6 +135,8 @@ format = "json"
         key = key.display(),
         state = directory.join("state").display(),
         policy = settings.policy,
+        engine = settings.engine,
+        auto_failback = settings.auto_failback,
         interval = settings.interval,
         misses = settings.misses,
         initdead = settings.initdead,
@@ -133,13 +145,14 @@ format = "json"
     for node in NODES {
         write!(text, "\n[[node]]\nname = \"{node}\"\nid = {}\n", node.id())?;
     }
-    for (link, transport) in [(Link::Client, "udp4"), (Link::Direct, "ethernet")] {
+    for &(link, transport) in &settings.links {
         write!(text, "\n[[link]]\nname = \"{}\"\ntransport = \"{transport}\"\n", link.name())?;
         for node in NODES {
             write!(text, "[link.node.{node}]\ninterface = \"{}\"\n", link.interface())?;
-            match link {
-                Link::Client => writeln!(text, "address = \"{}\"", node.v4(link))?,
-                Link::Direct => writeln!(text, "mac = \"{}\"", node.mac(link))?,
+            match transport {
+                "ethernet" => writeln!(text, "mac = \"{}\"", node.mac(link))?,
+                "udp6" => writeln!(text, "address = \"{}\"", node.v6())?,
+                _ => writeln!(text, "address = \"{}\"", node.v4(link))?,
             }
         }
     }
@@ -189,8 +202,9 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
 /// The resource of the lab's group: notes when it was told what, by whom. `arguments` are the log
 /// file and what the daemon passed, the verb first.
 ///
-/// A line is `<boot time in ns> <verb> <node> <epoch>`, with `-` for what the daemon did not say
-/// in `HB_NODE` and `HB_EPOCH`.
+/// A line is `<boot time in ns> <verb> <node> <epoch> <group> <reason>`, with `-` for what the
+/// daemon did not say in `HB_NODE`, `HB_EPOCH`, `HB_GROUP` and `HB_REASON`; only the reason may
+/// have spaces.
 ///
 /// # Errors
 ///
@@ -202,7 +216,8 @@ pub fn resource(arguments: &[String]) -> Result<()> {
     };
     let said = |name| std::env::var(name).unwrap_or_else(|_| "-".into());
     // One write of a short line to a file opened for append is whole.
-    let line = format!("{} {verb} {} {}\n", at.ns(), said("HB_NODE"), said("HB_EPOCH"));
+    let [node, epoch, group, reason] = ["HB_NODE", "HB_EPOCH", "HB_GROUP", "HB_REASON"].map(said);
+    let line = format!("{} {verb} {node} {epoch} {group} {reason}\n", at.ns());
     OpenOptions::new()
         .append(true)
         .create(true)

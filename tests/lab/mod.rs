@@ -16,6 +16,7 @@
 
 pub mod addresses;
 pub mod agent;
+pub mod binary;
 pub mod capture;
 pub mod client;
 pub mod clock;
@@ -36,6 +37,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
@@ -178,6 +180,33 @@ impl Lab {
     #[must_use]
     pub fn switch(&self) -> &Switch {
         &self.switch
+    }
+
+    /// Returns the switch, to change it.
+    pub fn switch_mut(&mut self) -> &mut Switch {
+        &mut self.switch
+    }
+
+    /// Returns where the daemon of a node pins its maps.
+    #[must_use]
+    pub fn pins(&self, node: Machine) -> PathBuf {
+        pins(&self.cluster).join(node.name())
+    }
+
+    /// Returns where the daemon of a node listens.
+    #[must_use]
+    pub fn socket(&self, node: Machine) -> PathBuf {
+        socket(&self.cluster, node)
+    }
+
+    /// Prepares a command of `hb` in the namespace of a node.
+    ///
+    /// # Errors
+    ///
+    /// If there is no `hb` binary.
+    pub fn hb(&self, node: Machine) -> Result<Command> {
+        let hb = self.options.hb.as_ref().context("this lab has no hb binary")?;
+        self.machines[&node].command(hb)
     }
 
     /// Returns the files of the cluster.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 /// Where `ip netns` keeps names.
 pub const NAMES: &str = "/run/netns";
@@ -109,6 +110,19 @@ impl Netns {
     /// With what `ip` said, if it failed.
     pub fn ip(&self, arguments: &[&str]) -> Result<()> {
         run("ip", &[&["-n", self.name.as_str()], arguments].concat())
+    }
+
+    /// Runs `ip -json` on this namespace and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// With what `ip` said, if it failed, or if it did not print JSON.
+    pub fn ip_json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = read("ip", &[&["-n", self.name.as_str(), "-json"], arguments].concat())?;
+        // What finds nothing prints nothing.
+        let text = if text.trim().is_empty() { "[]" } else { &text };
+        serde_json::from_str(text)
+            .with_context(|| format!("ip {} did not print JSON", arguments.join(" ")))
     }
 
     /// Gives `ip` one command per line, on this namespace.
@@ -244,6 +258,15 @@ pub fn signal(pid: i32, signal: i32) -> Result<()> {
 ///
 /// If it cannot be run, or with its standard error if it fails.
 pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    read(program, arguments).map(drop)
+}
+
+/// Runs a program to its end and returns its standard output.
+///
+/// # Errors
+///
+/// As [`run`], or if the output is no text.
+pub fn read(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -255,7 +278,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
         arguments.join(" "),
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    Ok(())
+    String::from_utf8(output.stdout).with_context(|| format!("{program} did not print text"))
 }
 
 fn processes_in(namespace: (u64, u64)) -> Result<Vec<i32>> {

@@ -14,7 +14,9 @@ use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::Map,
-    programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions, xdp::XdpLinkId,
+    },
 };
 use hb_ebpf::{
     ports::{MAX_PORTS, Port},
@@ -44,13 +46,16 @@ pub enum Direction {
 
 /// Interface index of each port.
 type Ports = BTreeMap<(Machine, Link), u32>;
+/// What holds the program on each port for what comes in.
+type Held = BTreeMap<(Machine, Link), XdpLinkId>;
 
 /// The switch of a lab, its machines plugged in.
 pub struct Switch {
     ports: Ports,
     table: Table,
+    held: Held,
     /// Holds the programs on their ports.
-    _programs: Ebpf,
+    programs: Ebpf,
     netns: Netns,
 }
 
@@ -80,9 +85,30 @@ impl Switch {
             .iter()
             .flat_map(|&(machine, _)| machine.links().iter().map(move |&link| (machine, link)))
             .collect();
-        let (programs, ports) = netns.enter(|| attach(&names))??;
+        let (programs, ports, held) = netns.enter(|| attach(&names))??;
         let table = Table::map(&programs)?;
-        Ok(Self { ports, table, _programs: programs, netns })
+        Ok(Self { ports, table, held, programs, netns })
+    }
+
+    /// Takes the program for what a machine sends off its port. A native `XDP_TX` of the machine
+    /// is lost from then on, as with a driver that takes a program and does not send for it; and
+    /// a cut of the port only holds what is sent to the machine.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or the kernel refuses.
+    pub fn lose_native_answers(&mut self, machine: Machine, link: Link) -> Result<()> {
+        let port = port_name(machine, link);
+        let held = self
+            .held
+            .remove(&(machine, link))
+            .with_context(|| format!("no program is held on {port}"))?;
+        let xdp: &mut Xdp = self
+            .programs
+            .program_mut("switch_in")
+            .context("the switch object has no program switch_in")?
+            .try_into()?;
+        xdp.detach(held).with_context(|| format!("cannot take switch_in off {port}"))
     }
 
     /// Returns the switch's namespace.
@@ -184,7 +210,7 @@ fn port_name(machine: Machine, link: Link) -> String {
 }
 
 /// Loads the program and attaches it; to be called inside the switch's namespace.
-fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports)> {
+fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports, Held)> {
     let other = match std::env::var_os(OBJECT_VARIABLE) {
         Some(path) => Some(
             std::fs::read(&path)
@@ -192,6 +218,7 @@ fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports)> {
         ),
         None => None,
     };
+    let mut held = BTreeMap::new();
     let mut programs = EbpfLoader::new()
         .load(other.as_deref().unwrap_or(OBJECT))
         .context("cannot load the switch program (needs CAP_BPF and CAP_NET_ADMIN)")?;
@@ -203,8 +230,10 @@ fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports)> {
         xdp.load().context("the kernel refused program switch_in")?;
         for &(machine, link) in names {
             let name = port_name(machine, link);
-            xdp.attach(&name, XdpMode::Driver)
+            let link_id = xdp
+                .attach(&name, XdpMode::Driver)
                 .with_context(|| format!("cannot attach switch_in to {name} in driver mode"))?;
+            held.insert((machine, link), link_id);
         }
     }
     {
@@ -236,7 +265,7 @@ fn attach(names: &[(Machine, Link)]) -> Result<(Ebpf, Ports)> {
         );
         ports.insert((machine, link), index);
     }
-    Ok((programs, ports))
+    Ok((programs, ports, held))
 }
 
 /// The map `PORTS`, mapped.

@@ -90,6 +90,10 @@ pub struct Told {
     pub node: String,
     /// At which epoch, `-` if it was not said.
     pub epoch: String,
+    /// For which group, `-` if it was not said.
+    pub group: String,
+    /// Why, `-` if it was not said.
+    pub reason: String,
 }
 
 /// Reads all the resource was told; nothing yet if there is no log.
@@ -109,7 +113,7 @@ impl FromStr for Told {
     type Err = anyhow::Error;
 
     fn from_str(line: &str) -> Result<Self> {
-        let mut words = line.split(' ');
+        let mut words = line.splitn(6, ' ');
         let mut word = || words.next().with_context(|| format!("resource log line {line:?}"));
         let at = word()?.parse().with_context(|| format!("resource log line {line:?}"))?;
         Ok(Self {
@@ -117,6 +121,8 @@ impl FromStr for Told {
             verb: word()?.into(),
             node: word()?.into(),
             epoch: word()?.into(),
+            group: word()?.into(),
+            reason: word()?.into(),
         })
     }
 }
@@ -151,8 +157,9 @@ mod tests {
 
     #[test]
     fn resource_lines_are_read() {
-        let line: Told = "12 start b -".parse().unwrap();
+        let line: Told = "12 start b - web a died: silence".parse().unwrap();
         assert_eq!((line.at, line.verb.as_str()), (BootTime(12), "start"));
+        assert_eq!((line.group.as_str(), line.reason.as_str()), ("web", "a died: silence"));
         assert!("start b".parse::<Told>().is_err());
         assert!("12 start".parse::<Told>().is_err());
     }

@@ -72,7 +72,7 @@ impl Demo {
     /// Runs all; fails if a run did not do what its fault must lead to.
     pub(crate) fn run(&self) -> Result<()> {
         prepare::machine()?;
-        let hb = prepare::hb(self.hb.as_deref())?;
+        let hb = ::lab::binary::hb(self.hb.as_deref())?;
         let mut options = Options::new()?;
         options.hb = Some(hb);
         options.settings = Settings {

@@ -91,7 +91,7 @@ impl Lab {
         match &self.verb {
             Verb::Up { name, config, hb, no_daemons } => {
                 prepare::machine()?;
-                let hb = if *no_daemons { None } else { Some(prepare::hb(hb.as_deref())?) };
+                let hb = if *no_daemons { None } else { Some(::lab::binary::hb(hb.as_deref())?) };
                 up(&name.name, hb.as_deref(), config.as_deref())
             }
             Verb::Down { name } => {

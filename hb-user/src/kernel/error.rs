@@ -83,6 +83,14 @@ pub enum KernelError {
         /// What the kernel said.
         source: Cause,
     },
+    /// A program cannot be taken off its interface.
+    #[error("cannot take the program off {interface}: see the kernel's log")]
+    Detach {
+        /// Which interface.
+        interface: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A link cannot be handled.
     #[error("cannot handle the attachment to {interface}")]
     Link {

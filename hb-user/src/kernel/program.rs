@@ -29,7 +29,7 @@ use hb_ebpf::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{error::KernelError, shared::Shared};
+use super::{detach::detach, error::KernelError, shared::Shared};
 use crate::id::{LinkId, NodeId};
 
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
@@ -253,6 +253,11 @@ impl Kernel {
         let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
             return Err(KernelError::Missing("attachment"));
         };
+        // At once: while the kernel still holds the old link, it refuses another mode.
+        detach(&self.attachments[at].pin).map_err(|source| KernelError::Detach {
+            interface: self.attachments[at].interface.clone(),
+            source,
+        })?;
         let Attachment { interface, pin, .. } = self.attachments.swap_remove(at);
         let _ = fs::remove_file(pin);
         self.attach_generic(&interface, index, reason.to_owned())
@@ -515,6 +520,12 @@ impl Kernel {
 /// [`KernelError::Pins`].
 pub fn remove_pins(pins: &FilePath) -> Result<(), KernelError> {
     let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
+    for entry in fs::read_dir(pins).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().as_encoded_bytes().starts_with(b"xdp-") {
+            // Without this it comes off as well, a little later.
+            let _ = detach(&entry.path());
+        }
+    }
     match fs::remove_dir_all(pins) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(error)),
         _ => Ok(()),

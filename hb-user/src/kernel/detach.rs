@@ -1,0 +1,64 @@
+//! Taking a program off its interface at once.
+//!
+//! Removing the last pin and descriptor of a link detaches it too, but only when the kernel gets
+//! round to it: after a grace period of RCU (`bpf_link_put` and the inode's release in
+//! `kernel/bpf`). Until then the interface refuses a program in another mode.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+/// `BPF_OBJ_GET` of `linux/bpf.h`.
+const OBJ_GET: libc::c_int = 7;
+/// `BPF_LINK_DETACH` of `linux/bpf.h`, Linux 5.9.
+const LINK_DETACH: libc::c_int = 34;
+
+/// The start of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The start of `union bpf_attr` for `BPF_LINK_DETACH`.
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
+}
+
+/// Detaches the link pinned at `pin`; the pin stays, and leads to a link without an interface.
+///
+/// # Errors
+///
+/// The kernel's own: `ENOENT` if there is no pin.
+pub(super) fn detach(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: `get` names a string that ends in zero and lives until the call returns.
+    let link = unsafe { bpf(OBJ_GET, &get)? };
+    // SAFETY: the descriptor was just made and is nobody else's.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let request = LinkDetach { link_fd: link.as_raw_fd().unsigned_abs() };
+    // SAFETY: the request holds a descriptor and no address.
+    unsafe { bpf(LINK_DETACH, &request) }.map(drop)
+}
+
+/// Makes the system call bpf(2).
+///
+/// # Safety
+///
+/// `request` has to be the start of `union bpf_attr` for `command`, and any address in it valid.
+unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<i32> {
+    // SAFETY: the kernel reads no more than the size given; the rest is the caller's promise.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw const *request, size_of::<T>() as libc::c_uint)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

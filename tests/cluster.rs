@@ -1,0 +1,29 @@
+//! What a cluster does, judged from outside: two daemons in the lab, real heartbeats through the
+//! real kernel path, and a client. Needs root.
+//!
+//! Judges are the client's wire, the addresses of the nodes, `hb status --json` and the logs.
+//! Where something must not happen, something else happens afterwards that shows that the looking
+//! went on for long enough. Timers are slow, where the time is not the point: the machine that
+//! runs this has other things to do as well.
+
+#[cfg(test)]
+mod cluster {
+    mod support;
+
+    mod addresses;
+    mod attach;
+    mod bad_configuration;
+    mod controller;
+    mod crash;
+    mod engine;
+    mod failback;
+    mod holders;
+    mod leaving;
+    mod links;
+    mod resources;
+    mod second_daemon;
+    mod security;
+    mod start;
+    mod startup_interrupted;
+    mod transports;
+}

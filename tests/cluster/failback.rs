@@ -1,0 +1,72 @@
+//! A node comes back.
+
+use std::{thread, time::Duration};
+
+use lab::{
+    addresses::{Machine, VIP4},
+    config::Settings,
+    takeover::told,
+};
+
+use super::{
+    holders::Watch,
+    support::{Cluster, PATIENCE, slow},
+};
+
+#[test]
+fn a_node_that_returns_stands_by() {
+    let mut cluster = Cluster::up(slow());
+    let before = cluster.epoch(Machine::A);
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    let taken = cluster.epoch(Machine::B);
+    assert!(taken > before, "{taken} after {before}");
+    cluster.lab.reboot(Machine::A).unwrap();
+    let client = cluster.client(VIP4.into());
+    let watch = Watch::start(&cluster);
+
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::B);
+    // Longer than it waits for anything before it takes a group.
+    thread::sleep(Duration::from_millis(1300));
+    cluster.wait_until_serving(Machine::B);
+
+    let seen = watch.finish();
+    seen.assert_never(Machine::A);
+    let seen = client.finish().unwrap();
+    assert!(seen.last_answer(Machine::A).is_none());
+    assert_eq!(cluster.epoch(Machine::A), taken);
+    assert_eq!(cluster.epoch(Machine::B), taken);
+    let status = cluster.status(Machine::A);
+    assert_eq!(status["groups"][0]["reason"], "b holds it");
+}
+
+#[test]
+fn with_failback_the_group_returns_without_a_gap_between_its_holders() {
+    let mut cluster = Cluster::up(Settings { auto_failback: true, ..slow() });
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    let taken = cluster.epoch(Machine::B);
+    cluster.lab.reboot(Machine::A).unwrap();
+    let client = cluster.client(VIP4.into());
+    let watch = Watch::start(&cluster);
+
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    assert!(client.wait_for_answer(Machine::A, lab::clock::now(), PATIENCE));
+
+    watch.finish().assert_never_both();
+    let seen = client.finish().unwrap();
+    let last = seen.last_answer(Machine::B).unwrap();
+    let first = seen.first_answer(Machine::A, last.received).unwrap();
+    let outage = first.received.since(last.received);
+    assert!(outage < Duration::from_millis(1000), "{outage:?}");
+    let returned = cluster.epoch(Machine::A);
+    assert!(returned > taken, "{returned} after {taken}");
+    // Stopped there before it was started here.
+    let told = told(&cluster.lab.files().resource_log).unwrap();
+    let stopped = told.iter().rev().find(|t| t.node == "b" && t.verb == "stop").unwrap();
+    let started = told.iter().rev().find(|t| t.node == "a" && t.verb == "start").unwrap();
+    assert!(stopped.at < started.at, "{told:?}");
+    assert!(stopped.reason.contains("failback"), "{stopped:?}");
+}

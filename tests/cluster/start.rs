@@ -1,0 +1,67 @@
+//! Nodes that start do not fight.
+
+use std::{thread, time::Duration};
+
+use lab::addresses::{Machine, NODES, VIP4};
+
+use super::{
+    holders::Watch,
+    support::{Cluster, slow},
+};
+
+/// Starts the nodes in that order, `apart` from each other, and asserts that `a` comes to serve and
+/// nobody else ever had an address.
+fn start(cluster: &mut Cluster, order: [Machine; 2], apart: Duration) {
+    for node in NODES {
+        cluster.lab.reboot(node).unwrap();
+    }
+    let watch = Watch::start(cluster);
+    cluster.lab.start_daemon(order[0]).unwrap();
+    thread::sleep(apart);
+    cluster.lab.start_daemon(order[1]).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    let seen = watch.finish();
+    seen.assert_never_both();
+    seen.assert_never(Machine::B);
+    for node in NODES {
+        for message in ["two nodes hold the group: the higher epoch keeps it", "takeover"] {
+            assert_eq!(cluster.logged(node, message), Vec::<serde_json::Value>::new());
+        }
+    }
+}
+
+#[test]
+fn the_preferred_node_serves_whoever_starts_first() {
+    let mut cluster = Cluster::new(slow());
+    for (order, apart_ms) in [
+        ([Machine::A, Machine::B], 0),
+        ([Machine::B, Machine::A], 0),
+        ([Machine::A, Machine::B], 15),
+        ([Machine::B, Machine::A], 15),
+        ([Machine::B, Machine::A], 60),
+        ([Machine::A, Machine::B], 400),
+        ([Machine::B, Machine::A], 400),
+    ] {
+        start(&mut cluster, order, Duration::from_millis(apart_ms));
+    }
+}
+
+#[test]
+fn a_node_alone_waits_and_then_serves() {
+    let mut cluster = Cluster::new(slow());
+    let watch = Watch::start(&cluster);
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_for(Machine::B, "it is joining", |status| {
+        let reason = &status["groups"][0]["reason"];
+        reason.as_str().is_some_and(|reason| reason.contains("joining"))
+    });
+    cluster.wait_until_alone(Machine::B);
+    let first = watch.finish().holders;
+    let died = cluster.wait_for_log(Machine::B, "peer died", |line| line["peer"] == "a");
+    assert_eq!(died["peer"], "a", "{died}");
+    assert_eq!(first.last().unwrap().1, [Machine::B]);
+    assert_eq!(
+        cluster.lab.who_serves(VIP4.into(), Duration::from_secs(5)).unwrap(),
+        Some(Machine::B)
+    );
+}
