@@ -86,13 +86,12 @@ fn codes_of_refusals_are_those_of_the_code() {
 
 /// The keys that node 1 of the example shares with node 2.
 fn keys(me: u8, peer: u8) -> PeerKeys {
-    let directory = tempfile::tempdir().expect("a temporary file can be written and read");
+    let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("key");
     let secret: String = (0_u8..32).map(|byte| format!("{byte:02x}")).collect();
-    fs::write(&path, format!("7 {secret}\n")).expect("a temporary file can be written and read");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-        .expect("a temporary file can be written and read");
-    let keys = ClusterKeys::load(&path).expect("a temporary file can be written and read");
+    fs::write(&path, format!("7 {secret}\n")).expect("a key file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let keys = ClusterKeys::load(&path).expect("good keys");
     peer_keys(&keys, 0x0102_0304, NodeId(me), NodeId(peer))
 }
 
