@@ -89,7 +89,7 @@ pub enum KernelError {
         /// Which interface.
         interface: String,
         /// What the kernel said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A link cannot be handled.
     #[error("cannot handle the attachment to {interface}")]
