@@ -37,7 +37,7 @@ use std::{
 use hb_ebpf::{time::BootTime, wire::GROUPS};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::MissedTickBehavior,
 };
@@ -135,6 +135,8 @@ struct Daemon {
 ///
 /// [`RunError`].
 pub async fn run(prepared: Prepared) -> Result<(), RunError> {
+    // Before anything is made, so that being told to end during the start leaves nothing behind.
+    let signals = Signals::catch()?;
     let state = StateDir::open(&prepared.local.state_dir)?;
     let server = Server::bind(&prepared.local.control_socket)?;
     let (requests, commands) = mpsc::channel(16);
@@ -149,7 +151,7 @@ pub async fn run(prepared: Prepared) -> Result<(), RunError> {
         "started"
     );
     daemon.warn_of_the_start();
-    let ended = daemon.serve(commands).await;
+    let ended = daemon.serve(commands, signals).await;
     let left = daemon.leave();
     // The receiver of requests is gone: the server says so to whoever still waits, and ends.
     drop(control.await);
@@ -157,12 +159,31 @@ pub async fn run(prepared: Prepared) -> Result<(), RunError> {
     left.map_err(RunError::Leave)
 }
 
+/// The signals that mean "leave".
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on; one that comes before it is asked for is kept.
+    fn catch() -> Result<Self, RunError> {
+        let system = |action| move |source| RunError::System { action, source };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?,
+            interrupt: signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?,
+        })
+    }
+}
+
 impl Daemon {
     /// The loop. Returns when the core says so, or at the second signal.
-    async fn serve(&mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), RunError> {
+    async fn serve(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut signals: Signals,
+    ) -> Result<(), RunError> {
         let system = |action| move |source| RunError::System { action, source };
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?;
         let ears = listen(Ears(Arc::clone(self.fast.reports())))
             .map_err(system("listen to the fast path"))?;
         let mut log = match self.kernel.log() {
@@ -195,8 +216,8 @@ impl Daemon {
                 Some(done) = self.results.recv() => self.on_done(done),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
                 Some(command) = commands.recv() => self.on_request(command),
-                _ = terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },
-                _ = interrupt.recv() => if self.on_signal("SIGINT") { return Ok(()) },
+                _ = signals.terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },
+                _ = signals.interrupt.recv() => if self.on_signal("SIGINT") { return Ok(()) },
                 () = flush(&mut log) => {}
             }
         }
