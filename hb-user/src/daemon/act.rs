@@ -1,6 +1,8 @@
 //! Carrying out what the core wants.
 
-use hb_ebpf::wire::GROUPS;
+use std::time::Duration;
+
+use hb_ebpf::{time::BootTime, wire::GROUPS};
 
 use super::{Daemon, LocalVip};
 use crate::{
@@ -102,7 +104,7 @@ impl Daemon {
     }
 
     /// One line for each change of state.
-    fn log(&self, transition: &Transition) {
+    fn log(&mut self, transition: &Transition) {
         match transition {
             Transition::Peer { peer, from, to } => self.log_life(*peer, *from, *to),
             Transition::PeerLeft { peer } => {
@@ -160,31 +162,56 @@ impl Daemon {
         }
     }
 
-    fn log_life(&self, peer: NodeId, from: Life, to: Life) {
+    /// Says that a peer is late, or in time again, unless it was said a moment ago.
+    fn log_lateness(&mut self, peer: NodeId, to: Life) {
+        let now = clock::now();
+        let (said, unsaid) = self.lateness.get(&peer).copied().unwrap_or_default();
+        if now.since(said) < LATE_EVERY && said != BootTime::NEVER {
+            let more = u32::from(to == Life::Late);
+            self.lateness.insert(peer, (said, unsaid.saturating_add(more)));
+            return;
+        }
         let name = self.node_name(peer);
-        let silence = || {
-            let peer = self.maps().peer(peer);
-            let last = peer.map_or(0, |peer| peer.last_arrival_ns);
-            if last == 0 { 0 } else { clock::now().ns().saturating_sub(last) / 1000 }
-        };
+        if to == Life::Late {
+            let silence_us = self.silence_us(peer);
+            tracing::warn!(peer = name, silence_us, before = unsaid, "peer is late");
+            self.lateness.insert(peer, (now, 0));
+        } else {
+            tracing::info!(peer = name, before = unsaid, "peer is in time again");
+        }
+    }
+
+    /// Returns how long a peer has been silent, in microseconds; 0 if it was never heard.
+    fn silence_us(&self, peer: NodeId) -> u64 {
+        let last = self.maps().peer(peer).map_or(0, |peer| peer.last_arrival_ns);
+        if last == 0 { 0 } else { clock::now().since(BootTime(last)).as_micros() as u64 }
+    }
+
+    fn log_life(&mut self, peer: NodeId, from: Life, to: Life) {
+        if to == Life::Late || (to == Life::Alive && from == Life::Late) {
+            self.log_lateness(peer, to);
+            return;
+        }
+        let name = self.node_name(peer);
         match to {
             Life::Dead(cause) => {
                 tracing::warn!(
                     peer = name,
                     cause = cause.as_str(),
-                    silence_us = silence(),
+                    silence_us = self.silence_us(peer),
                     "peer died"
                 );
             }
-            Life::Late => tracing::warn!(peer = name, silence_us = silence(), "peer is late"),
-            Life::Alive if from == Life::Late => {
-                tracing::info!(peer = name, "peer is in time again");
-            }
+            Life::Late => {}
             Life::Alive => tracing::info!(peer = name, "peer is alive"),
             Life::Unheard => tracing::info!(peer = name, "peer not heard yet"),
         }
     }
 }
+
+/// Lateness is said at most this often: a peer at the edge is late many times a second, and a log
+/// that is written all the time makes this node late itself.
+const LATE_EVERY: Duration = Duration::from_secs(1);
 
 fn epoch_of(phase: &Phase) -> Option<hb_ebpf::epoch::Epoch> {
     match phase {

@@ -116,6 +116,8 @@ struct Daemon {
     trials: BTreeMap<(NodeId, LinkId), Trial>,
     /// The links that each peer was heard on at the last look.
     links_up: BTreeMap<NodeId, u8>,
+    /// When each peer was last said to be late, and how often it was since without a word.
+    lateness: BTreeMap<NodeId, (BootTime, u32)>,
     addresses: AddressSocket,
     incarnation: u32,
     started: BootTime,

@@ -231,6 +231,7 @@ fn assemble(
         resuming: words.map(|word| word.state() == State::Holding),
         trials: BTreeMap::new(),
         links_up: BTreeMap::new(),
+        lateness: BTreeMap::new(),
         resource_states: BTreeMap::new(),
         addresses: AddressSocket::open()?,
         state,
@@ -304,9 +305,10 @@ fn timing(config: &Config) -> Timing {
     }
 }
 
-/// Half of each interval at most: the rest is for the machine.
+/// Half of one CPU at most: the rest is for the machine. The budget is counted over a millisecond
+/// or more, so that a takeover, which takes longer than a probe, is not cut in two.
 fn demand(interval: Duration) -> Demand {
-    let period = interval.clamp(Duration::from_micros(100), Duration::from_secs(4));
+    let period = interval.clamp(Duration::from_millis(1), Duration::from_secs(4));
     Demand {
         runtime: (period / 2).min(Duration::from_millis(1)),
         deadline: period,
