@@ -132,7 +132,7 @@ pub fn note(
         news |= News::SAID;
     }
     news |= hear(peer, frame.link, now);
-    news |= listen(frame, node, peer, !known);
+    news |= listen(frame, kind, node, peer, !known);
     measure(frame, kind, link, now, continued);
     peer.sequence = peer.sequence.wrapping_add(1);
     Ok(News(news))
@@ -166,7 +166,7 @@ fn hear(peer: &mut Peer, link: u8, now: u64) -> u32 {
 /// What the peer says of itself. Words are ordered by revision, so that frames that overtake each
 /// other on two links never bring back old ones.
 #[inline(always)]
-fn listen(frame: &Frame, node: &Node, peer: &mut Peer, new_life: bool) -> u32 {
+fn listen(frame: &Frame, kind: Kind, node: &Node, peer: &mut Peer, new_life: bool) -> u32 {
     let mut news = 0;
     let revision = frame.revision.get();
     if new_life || revision.wrapping_sub(peer.revision) as i32 > 0 {
@@ -175,7 +175,8 @@ fn listen(frame: &Frame, node: &Node, peer: &mut Peer, new_life: bool) -> u32 {
         peer.flags = frame.flags.get();
         news |= News::SAID;
     }
-    if peer.refused != frame.refused {
+    // Only an answer is about a frame of ours.
+    if matches!(kind, Kind::Answer) && peer.refused != frame.refused {
         peer.refused = frame.refused;
         news |= News::SAID;
     }

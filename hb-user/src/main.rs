@@ -59,8 +59,8 @@ fn act(verb: Verb) -> Result<()> {
         Verb::Clear { group, socket } => request(&socket, &Request::Clear { group }),
         Verb::Stop { socket } => request(&socket, &Request::Stop),
         Verb::Detach(which) => {
-            let prepared = daemon::prepare(&which.config, which.node.as_deref())?;
-            let found = daemon::detach(&prepared)?;
+            let remains = daemon::remains(&which.config, which.node.as_deref())?;
+            let found = daemon::detach(&remains)?;
             say(if found { "detached\n" } else { "nothing was attached\n" })
         }
         Verb::Key { verb: KeyVerb::Generate { file } } => {

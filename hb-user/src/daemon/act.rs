@@ -1,14 +1,12 @@
 //! Carrying out what the core wants.
 
-use std::time::Duration;
-
-use hb_ebpf::{time::BootTime, wire::GROUPS};
+use hb_ebpf::wire::GROUPS;
 
 use super::{Daemon, LocalVip};
 use crate::{
     address::{AddressSocket, Batch, Change, Done},
     clock,
-    core::{Action, Input, Life, Phase, Takeover, Transition},
+    core::{Action, Input, Takeover},
     fast::Command,
     id::{GroupId, NodeId},
     resource::Order,
@@ -51,7 +49,7 @@ impl Daemon {
                     match self.workers.get(group.0 as usize) {
                         Some(Some(worker)) => {
                             self.resource_states.insert(group, "starting");
-                            worker.start(Order { epoch, reason: reason.to_string() }, resuming);
+                            worker.start(Order { epoch, reason: self.reason(&reason) }, resuming);
                         }
                         _ => self.feed(Input::ResourcesStarted { group, epoch, result: Ok(()) }),
                     }
@@ -61,7 +59,7 @@ impl Daemon {
                     match self.workers.get(group.0 as usize) {
                         Some(Some(worker)) => {
                             self.resource_states.insert(group, "stopping");
-                            worker.stop(Order { epoch, reason: reason.to_string() });
+                            worker.stop(Order { epoch, reason: self.reason(&reason) });
                         }
                         _ => self.feed(Input::ResourcesStopped { group, result: Ok(()) }),
                     }
@@ -86,7 +84,7 @@ impl Daemon {
         self.inputs.push_back(input);
     }
 
-    fn command(&self, command: Command) {
+    pub(super) fn command(&self, command: Command) {
         if !self.fast.command(command) {
             // It does not go round any more: neither does the controller's stamp.
             tracing::error!(?command, "the fast path takes no commands: restart hb on this node");
@@ -102,134 +100,14 @@ impl Daemon {
         let named = self.config.groups.get(group.0 as usize);
         named.map_or("unknown group", |known| known.name.as_str())
     }
-
-    /// One line for each change of state.
-    fn log(&mut self, transition: &Transition) {
-        match transition {
-            Transition::Peer { peer, from, to } => self.log_life(*peer, *from, *to),
-            Transition::PeerLeft { peer } => {
-                tracing::info!(peer = self.node_name(*peer), "peer left in order");
-            }
-            Transition::PeerLeaving { peer } => {
-                tracing::info!(peer = self.node_name(*peer), "peer is leaving in order");
-            }
-            Transition::PeerRestarted { peer, incarnation } => {
-                tracing::info!(peer = self.node_name(*peer), incarnation, "peer's daemon started");
-            }
-            Transition::Controller { peer, dead: true } => {
-                let peer = self.node_name(*peer);
-                tracing::warn!(peer, "peer's controller is dead, its kernel half answers");
-            }
-            Transition::Controller { peer, dead: false } => {
-                tracing::info!(peer = self.node_name(*peer), "peer's controller is alive");
-            }
-            Transition::Joined => tracing::info!("joined: every peer was heard or declared dead"),
-            Transition::Group { group, from, to, reason } => {
-                let group = self.group_name(*group);
-                let epoch = epoch_of(to).or(epoch_of(from)).unwrap_or_default().0;
-                tracing::info!(group, %from, %to, epoch, cause = %reason, "group");
-            }
-            Transition::Conflict { group, peer, theirs, ours, won } => tracing::warn!(
-                group = self.group_name(*group),
-                peer = self.node_name(*peer),
-                theirs = theirs.0,
-                ours = ours.0,
-                won,
-                "two nodes hold the group: the higher epoch keeps it"
-            ),
-            Transition::ConflictOver { group, peer } => tracing::info!(
-                group = self.group_name(*group),
-                peer = self.node_name(*peer),
-                "the other node gave the group up"
-            ),
-            Transition::Failed { group, error } => {
-                tracing::error!(group = self.group_name(*group), error, "failed");
-            }
-            Transition::Cleared { group } => {
-                tracing::info!(group = self.group_name(*group), "failure cleared");
-            }
-            Transition::PassedOver { group, node } => tracing::warn!(
-                group = self.group_name(*group),
-                node = self.node_name(*node),
-                "did not take the group in its turn: passed over"
-            ),
-            Transition::Leaving => tracing::info!("leaving: handing over what is held"),
-            Transition::LeftBehind { group, phase } => tracing::warn!(
-                group = self.group_name(*group),
-                %phase,
-                "leaving without having handed the group over"
-            ),
-        }
-    }
-
-    /// Says that a peer is late, or in time again, unless it was said a moment ago.
-    fn log_lateness(&mut self, peer: NodeId, to: Life) {
-        let now = clock::now();
-        let (said, unsaid) = self.lateness.get(&peer).copied().unwrap_or_default();
-        if now.since(said) < LATE_EVERY && said != BootTime::NEVER {
-            let more = u32::from(to == Life::Late);
-            self.lateness.insert(peer, (said, unsaid.saturating_add(more)));
-            return;
-        }
-        let name = self.node_name(peer);
-        if to == Life::Late {
-            let silence_us = self.silence_us(peer);
-            tracing::warn!(peer = name, silence_us, before = unsaid, "peer is late");
-            self.lateness.insert(peer, (now, 0));
-        } else {
-            tracing::info!(peer = name, before = unsaid, "peer is in time again");
-        }
-    }
-
-    /// Returns how long a peer has been silent, in microseconds; 0 if it was never heard.
-    fn silence_us(&self, peer: NodeId) -> u64 {
-        let last = self.maps().peer(peer).map_or(0, |peer| peer.last_arrival_ns);
-        if last == 0 { 0 } else { clock::now().since(BootTime(last)).as_micros() as u64 }
-    }
-
-    fn log_life(&mut self, peer: NodeId, from: Life, to: Life) {
-        if to == Life::Late || (to == Life::Alive && from == Life::Late) {
-            self.log_lateness(peer, to);
-            return;
-        }
-        let name = self.node_name(peer);
-        match to {
-            Life::Dead(cause) => {
-                tracing::warn!(
-                    peer = name,
-                    cause = cause.as_str(),
-                    silence_us = self.silence_us(peer),
-                    "peer died"
-                );
-            }
-            Life::Late => {}
-            Life::Alive => tracing::info!(peer = name, "peer is alive"),
-            Life::Unheard => tracing::info!(peer = name, "peer not heard yet"),
-        }
-    }
-}
-
-/// Lateness is said at most this often: a peer at the edge is late many times a second, and a log
-/// that is written all the time makes this node late itself.
-const LATE_EVERY: Duration = Duration::from_secs(1);
-
-fn epoch_of(phase: &Phase) -> Option<hb_ebpf::epoch::Epoch> {
-    match phase {
-        Phase::Idle | Phase::Clearing => None,
-        Phase::Resuming { epoch }
-        | Phase::Taking { epoch }
-        | Phase::Starting { epoch }
-        | Phase::Serving { epoch }
-        | Phase::Stopping { epoch }
-        | Phase::Dropping { epoch }
-        | Phase::Released { epoch, .. }
-        | Phase::Yielding { epoch } => Some(*epoch),
-    }
 }
 
 /// Removes service addresses, and says of each what could not be done.
-pub(super) fn remove_addresses(socket: &mut AddressSocket, vips: &[Vec<LocalVip>]) {
-    for local in vips.iter().flatten() {
+pub(super) fn remove_addresses<'a>(
+    socket: &mut AddressSocket,
+    vips: impl IntoIterator<Item = &'a LocalVip>,
+) {
+    for local in vips {
         let mut batch = Batch::new();
         let mut result = [Ok(Done::Missing)];
         let removed = batch

@@ -18,6 +18,7 @@
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
+mod notice;
 mod observe;
 mod prepare;
 mod report;
@@ -29,7 +30,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     os::fd::{AsRawFd, RawFd},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -42,7 +42,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-pub use prepare::{LocalVip, PrepareError, Prepared, pins, prepare};
+pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
 pub use start::StartError;
 
 use self::{
@@ -114,10 +114,7 @@ struct Daemon {
     resource_states: BTreeMap<GroupId, &'static str>,
     engine: (EngineKind, String),
     trials: BTreeMap<(NodeId, LinkId), Trial>,
-    /// The links that each peer was heard on at the last look.
-    links_up: BTreeMap<NodeId, u8>,
-    /// When each peer was last said to be late, and how often it was since without a word.
-    lateness: BTreeMap<NodeId, (BootTime, u32)>,
+    memory: notice::Memory,
     addresses: AddressSocket,
     incarnation: u32,
     started: BootTime,
@@ -245,7 +242,7 @@ impl Daemon {
     fn leave(self) -> Result<(), KernelError> {
         let Self { fast, kernel, vips, mut addresses, .. } = self;
         drop(fast);
-        act::remove_addresses(&mut addresses, &vips);
+        act::remove_addresses(&mut addresses, vips.iter().flatten());
         kernel.remove()?;
         tracing::info!("left");
         Ok(())
@@ -297,17 +294,16 @@ fn log_attachment(attachment: &Attachment) {
 }
 
 /// Takes the programs of a node off its interfaces and removes its pins and addresses, for a
-/// daemon that is gone for good.
+/// daemon that is gone for good. Returns whether there was anything.
 ///
 /// # Errors
 ///
 /// The state directory is locked by a living daemon, or something cannot be removed.
-pub fn detach(prepared: &Prepared) -> Result<bool, RunError> {
-    let _state = StateDir::open(&prepared.local.state_dir)?;
-    let pins = pins(&prepared.config, &prepared.local);
-    let found = Path::new(&pins).exists();
+pub fn detach(remains: &Remains) -> Result<bool, RunError> {
+    let _state = StateDir::open(&remains.state_dir)?;
+    let found = remains.pins.exists() || !remains.vips.is_empty();
     let mut addresses = AddressSocket::open().map_err(StartError::from)?;
-    act::remove_addresses(&mut addresses, &prepared.vips);
-    crate::kernel::remove_pins(&pins).map_err(RunError::Leave)?;
+    act::remove_addresses(&mut addresses, &remains.vips);
+    crate::kernel::remove_pins(&remains.pins).map_err(RunError::Leave)?;
     Ok(found)
 }

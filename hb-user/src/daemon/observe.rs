@@ -15,8 +15,8 @@ use super::{
 use crate::{
     clock,
     control::{Command, Reply, Request},
-    core::{Input, PeerFacts},
-    fast::{EffectError, Report, Steps, Trigger},
+    core::{Input, PeerFacts, Phase},
+    fast::{self, EffectError, Report, Steps, Trigger},
     id::NodeId,
     kernel::Mode,
 };
@@ -68,6 +68,12 @@ impl Daemon {
                 let result = result.map_err(|error| describe(&error));
                 self.feed(Input::Took { group, epoch, result });
             }
+            Report::Restored { group, result } => {
+                if let Err(error) = result {
+                    let group = self.group_name(group);
+                    tracing::error!(group, error = describe(&error), "address not put back");
+                }
+            }
             Report::Dropped { group, result, .. } => {
                 let result = result.map_err(|error| describe(&error));
                 self.feed(Input::Dropped { group, result });
@@ -103,6 +109,9 @@ impl Daemon {
 
     fn on_event(&mut self, event: &Event) {
         let peer = NodeId(event.peer);
+        if event.silence_ns > 0 {
+            self.remember_silence(peer, event.silence_ns);
+        }
         if EventKind::from_code(event.kind) == Some(EventKind::Unwatched) {
             tracing::warn!(
                 peer = self.node_name(peer),
@@ -115,8 +124,8 @@ impl Daemon {
     /// Tells the core what the map says of a peer now.
     fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
         let state = self.maps().peer(peer)?;
-        self.log_links(peer, &state);
         self.keep_generation(&state);
+        self.log_refusal(peer, &state);
         self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });
         Some(state)
     }
@@ -134,28 +143,6 @@ impl Daemon {
         }
     }
 
-    /// Says which links of a peer fell silent or were heard since the last look.
-    fn log_links(&mut self, peer: NodeId, state: &Peer) {
-        let before = self.links_up.insert(peer, state.links_up).unwrap_or(0);
-        // All links of a dead peer are silent; its death says that.
-        if !matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
-            return;
-        }
-        let name = self.node_name(peer);
-        for link in &self.local.links {
-            let bit = 1 << link.id.0;
-            match (before & bit != 0, state.links_up & bit != 0) {
-                (true, false) => tracing::warn!(
-                    peer = name,
-                    link = %link.name,
-                    "link is silent, the peer lives on another"
-                ),
-                (false, true) => tracing::info!(peer = name, link = %link.name, "link is heard"),
-                _ => {}
-            }
-        }
-    }
-
     /// Goes round: stamps the controller's slot if the fast path went round as well, looks at
     /// everything that an event may have been lost of, and mends what it finds.
     pub(super) fn on_tick(&mut self) {
@@ -166,6 +153,7 @@ impl Daemon {
         let mut alive = Vec::new();
         for peer in self.peers() {
             let Some(state) = self.look_at(peer) else { continue };
+            self.log_links(peer, &state);
             if matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
                 alive.push(peer);
             }
@@ -184,6 +172,37 @@ impl Daemon {
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();
+            for peer in self.peers() {
+                self.log_refused(peer, now);
+            }
+            self.restore_addresses();
+        }
+    }
+
+    /// Puts back addresses of the groups that serve here, if somebody took them away.
+    fn restore_addresses(&mut self) {
+        let present = match self.addresses.addresses(None) {
+            Ok(present) => present,
+            Err(error) => {
+                tracing::error!(error = describe(&error), "addresses not looked at");
+                return;
+            }
+        };
+        for view in self.core.view().groups {
+            if !matches!(view.phase, Phase::Serving { .. }) {
+                continue;
+            }
+            let vips = self.vips.get(view.group.0 as usize).map_or(&[][..], Vec::as_slice);
+            let missing = vips.iter().find(|local| {
+                !present.iter().any(|found| {
+                    found.ip == local.vip.ip() && found.interface == local.vip.interface()
+                })
+            });
+            if let Some(missing) = missing {
+                let group = self.group_name(view.group);
+                tracing::warn!(group, vip = %missing.vip, "address is gone: putting it back");
+                self.command(fast::Command::Restore { group: view.group });
+            }
         }
     }
 

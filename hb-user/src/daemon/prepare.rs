@@ -95,21 +95,11 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
     let keys = ClusterKeys::load(&config.cluster.key_file)?;
 
     let present = AddressSocket::open()?.addresses(None)?;
-    let mut vips = Vec::new();
-    for group in &config.groups {
-        let mut found = Vec::new();
-        for address in &group.addresses {
-            // `check_host` found the interface of every address on this host.
-            let Some(name) = address.interface(local.me.id) else { continue };
-            let Some(interface) = host.interface(name.as_str()) else { continue };
-            let vip = Vip::new(interface.index, address.address, address.prefix)?;
-            if let Standing::Foreign { .. } = vip.standing(&present)? {
-                return Err(PrepareError::Foreign { vip });
-            }
-            let mac = interface.mac.unwrap_or_default();
-            found.push(LocalVip { vip, interface: interface.name.clone(), mac });
+    let vips = vips(&config, &local, &host)?;
+    for local in vips.iter().flatten() {
+        if let Standing::Foreign { .. } = local.vip.standing(&present)? {
+            return Err(PrepareError::Foreign { vip: local.vip });
         }
-        vips.push(found);
     }
     let stray = strays(&present, &vips);
     let interfaces = local
@@ -119,6 +109,63 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
         .map(|found| (found.name.clone(), (found.index, found.mac)))
         .collect();
     Ok(Prepared { config, local, keys, interfaces, vips, stray })
+}
+
+/// Returns the service addresses of each group whose interfaces are there.
+fn vips(
+    config: &Config,
+    local: &Local,
+    host: &HostView,
+) -> Result<Vec<Vec<LocalVip>>, PrepareError> {
+    let mut vips = Vec::new();
+    for group in &config.groups {
+        let mut found = Vec::new();
+        for address in &group.addresses {
+            let Some(name) = address.interface(local.me.id) else { continue };
+            let Some(interface) = host.interface(name.as_str()) else { continue };
+            let vip = Vip::new(interface.index, address.address, address.prefix)?;
+            let mac = interface.mac.unwrap_or_default();
+            found.push(LocalVip { vip, interface: interface.name.clone(), mac });
+        }
+        vips.push(found);
+    }
+    Ok(vips)
+}
+
+/// What a node may have left behind.
+#[derive(Debug)]
+pub struct Remains {
+    /// Its state directory.
+    pub state_dir: PathBuf,
+    /// Where its kernel half is pinned.
+    pub pins: PathBuf,
+    /// Its service addresses, but for those that somebody else put up.
+    pub vips: Vec<LocalVip>,
+}
+
+/// Finds what the node of the configuration at `path` may have left behind. Asks for no key and
+/// no interface: what is gone needs no removal.
+///
+/// # Errors
+///
+/// [`PrepareError`].
+pub fn remains(path: &Path, node: Option<&str>) -> Result<Remains, PrepareError> {
+    let config = Config::load(path)?;
+    let unread = |what| move |source| PrepareError::Host { what, source };
+    let hostname = hostname().map_err(unread("the name"))?;
+    let local = config.identify(node, &hostname)?;
+    let host = HostView::read().map_err(unread("the interfaces"))?;
+    let present = AddressSocket::open()?.addresses(None)?;
+    let ours = |local: &LocalVip| {
+        present.iter().any(|found| {
+            found.ip == local.vip.ip()
+                && found.interface == local.vip.interface()
+                && found.protocol == Some(crate::address::PROTOCOL)
+        })
+    };
+    let mut vips: Vec<LocalVip> = vips(&config, &local, &host)?.into_iter().flatten().collect();
+    vips.retain(ours);
+    Ok(Remains { pins: pins(&config, &local), state_dir: local.state_dir, vips })
 }
 
 /// Returns what bears our mark and is no address of ours.

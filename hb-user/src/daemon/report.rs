@@ -17,7 +17,7 @@ use crate::{
     config::{LocalLink, Node, Resource},
     core::{Blocked, GroupView, Life, Phase},
     id::NodeId,
-    kernel::{KernelError, Mode},
+    kernel::{Counters, KernelError, Mode},
     realtime::Policy,
     status::{
         AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GroupHealth,
@@ -83,6 +83,7 @@ impl Daemon {
                 .iter()
                 .map(|view| self.group(view, &present, now))
                 .collect(),
+            refused: reasons(&self.kernel.refused(None)?),
             warnings,
         })
     }
@@ -135,10 +136,8 @@ impl Daemon {
             let (_, link) = self.maps().link(peer.id, link.id)?;
             (link.last_answer_ns != 0).then_some(link.offset_ns as f64 / 1000.0)
         });
-        let since = match life {
-            Life::Dead(_) => state.verdict_ns,
-            _ => state.started_ns,
-        };
+        let since = self.memory.get(&peer.id).map_or(BootTime::NEVER, |memory| memory.life_since);
+        let since = if since == BootTime::NEVER { BootTime(state.started_ns) } else { since };
         Ok(PeerStatus {
             node: peer.name.to_string(),
             id: peer.id.0,
@@ -150,12 +149,12 @@ impl Daemon {
                 Life::Dead(_) => PeerLife::Dead,
             },
             cause: match life {
-                _ if left => Some("left in order".to_owned()),
+                _ if left => None,
                 Life::Dead(cause) if cause != Cause::None => Some(cause.as_str().to_owned()),
                 Life::Late => Some("silence".to_owned()),
                 _ => None,
             },
-            since_us_ago: micros(now, BootTime(since)),
+            since_us_ago: micros(now, since),
             last_arrival_us_ago: ago(now, state.last_arrival_ns),
             incarnation: heard.then_some(state.incarnation),
             controller: heard.then_some(PeerController {
@@ -198,7 +197,8 @@ impl Daemon {
             interface,
             attach_mode: match attachment.map(|held| held.mode) {
                 Some(Mode::Native) => AttachMode::Native,
-                _ => AttachMode::Generic,
+                Some(Mode::Generic) => AttachMode::Generic,
+                None => AttachMode::None,
             },
             attach_reason: attachment.and_then(|held| held.reason.clone()),
             up: state.links_up & (1 << link.id.0) != 0,
@@ -207,11 +207,7 @@ impl Daemon {
             answered: found.answered,
             send_errors: load(sent.map(|target| &target.errors)),
             sent: load(sent.map(|target| &target.sent)),
-            refused: Refusal::ALL
-                .iter()
-                .map(|refusal| (refusal.as_str().to_owned(), refused[*refusal as usize]))
-                .filter(|(_, count)| *count > 0)
-                .collect::<BTreeMap<_, _>>(),
+            refused: reasons(&refused),
             unfresh: refused[0],
             rtt_us: quantiles(&found.rtts),
             gap_us: quantiles(&found.gaps),
@@ -285,10 +281,19 @@ impl Daemon {
             }
             None => match view.phase {
                 Phase::Serving { .. } => None,
-                phase => Some(format!("{phase}: {}", view.reason)),
+                phase => Some(format!("{phase}: {}", self.reason(&view.reason))),
             },
         }
     }
+}
+
+/// Returns the reasons that occurred, with their counts.
+fn reasons(counters: &Counters) -> BTreeMap<String, u64> {
+    Refusal::ALL
+        .iter()
+        .map(|refusal| (refusal.as_str().to_owned(), counters[*refusal as usize]))
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }
 
 fn micros(now: BootTime, then: BootTime) -> u64 {

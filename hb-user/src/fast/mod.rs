@@ -75,6 +75,11 @@ pub enum Command {
         /// The group.
         group: GroupId,
     },
+    /// Put up the addresses of a group that are missing, and announce them again.
+    Restore {
+        /// The group.
+        group: GroupId,
+    },
     /// End the thread.
     Exit,
 }
@@ -124,6 +129,13 @@ pub enum Report {
         steps: Steps,
         /// Announcements that could not be sent.
         unsent: u32,
+        /// The first thing that failed.
+        result: Result<(), EffectError>,
+    },
+    /// The addresses of a group are up again, or not.
+    Restored {
+        /// The group.
+        group: GroupId,
         /// The first thing that failed.
         result: Result<(), EffectError>,
     },

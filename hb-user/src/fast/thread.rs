@@ -243,6 +243,16 @@ impl Worker {
                     found.announce(clock::now());
                 }
             }
+            Command::Restore { group } => {
+                // Not if it was dropped since the daemon looked.
+                if let Some(found) = self.groups.get_mut(group.0 as usize)
+                    && let Some(epoch) = found.taken()
+                {
+                    let result = found.add(&mut self.addresses, epoch);
+                    found.announce(clock::now());
+                    self.report(Report::Restored { group, result });
+                }
+            }
             Command::Exit => {}
         }
     }

@@ -43,6 +43,9 @@ pub struct StatusReport {
     pub peers: Vec<PeerStatus>,
     /// The groups, in the order of the configuration.
     pub groups: Vec<GroupStatus>,
+    /// Frames refused, by reason, that named no node or link there could be.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// What an operator should mend, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -212,6 +215,8 @@ pub enum AttachMode {
     Native,
     /// In the network stack, after it made a packet of the frame: slower.
     Generic,
+    /// Not at all: nothing is heard or answered there.
+    None,
 }
 
 impl AttachMode {
@@ -221,6 +226,7 @@ impl AttachMode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::None => "none",
         }
     }
 }

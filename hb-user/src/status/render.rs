@@ -27,6 +27,11 @@ pub fn render(report: &StatusReport) -> String {
     peers(&mut page, &report.peers);
     links(&mut page, &report.peers);
     machinery(&mut page, report);
+    if !report.refused.is_empty() {
+        let reasons: Vec<String> =
+            report.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        page.line(&format!("frames REFUSED that name no peer's link: {}", reasons.join(", ")));
+    }
     for warning in &report.warnings {
         page.line(&format!("WARNING: {warning}"));
     }

@@ -1,5 +1,7 @@
 //! Whole pages, as an operator sees them.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -93,6 +95,7 @@ fn healthy() -> StatusReport {
             reason: None,
             since_us_ago: 4_980_000_000,
         }],
+        refused: BTreeMap::new(),
         warnings: vec![],
     }
 }
