@@ -126,6 +126,7 @@ impl Form {
         for timeout in [resource.start_timeout, resource.stop_timeout, resource.status_timeout] {
             self.duration(timeout);
         }
+        self.duration(resource.status_interval.unwrap_or_default());
     }
 
     fn finish(self) -> u64 {

@@ -246,6 +246,8 @@ pub struct Resource {
     pub stop_timeout: Duration,
     /// How long a status check may take.
     pub status_timeout: Duration,
+    /// Time between two checks while the group serves; none if it is not watched.
+    pub status_interval: Option<Duration>,
 }
 
 /// What a resource is.

@@ -124,6 +124,7 @@ fn what_is_written_is_read() {
             start_timeout: Duration::from_secs(20),
             stop_timeout: Duration::from_secs(60),
             status_timeout: Duration::from_secs(5),
+            status_interval: None,
         }
     );
     let db = &config.groups[1];

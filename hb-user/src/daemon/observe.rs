@@ -255,6 +255,10 @@ impl Daemon {
                 self.resource_states.insert(group, state(&result, "running", "failed"));
                 self.feed(Input::ResourcesStarted { group, epoch, result });
             }
+            Done::Failed { group, error } => {
+                self.resource_states.insert(group, "failed");
+                self.feed(Input::ResourcesFailed { group, error });
+            }
             Done::Stopped { group, result } => {
                 self.resource_states.insert(group, state(&result, "stopped", "failed"));
                 self.feed(Input::ResourcesStopped { group, result });

@@ -1,11 +1,13 @@
 //! Resources in the background: one worker per group, so that a slow script holds up nothing else.
 
+use std::time::Duration;
+
 use hb_ebpf::epoch::Epoch;
 use tokio::sync::mpsc;
 
 use crate::{
     id::GroupId,
-    resource::{Order, Sequence},
+    resource::{Order, Sequence, State},
 };
 
 /// What a worker is asked for.
@@ -29,6 +31,13 @@ pub(super) enum Done {
         /// Whether all run.
         result: Result<(), String>,
     },
+    /// A resource that ran does not any more.
+    Failed {
+        /// The group.
+        group: GroupId,
+        /// Which, and how.
+        error: String,
+    },
     /// A stop.
     Stopped {
         /// The group.
@@ -45,14 +54,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker that reports to `done`; it ends when dropped.
+    /// Starts a worker that reports to `done`, and while the group runs asks for its state every
+    /// `interval`; it ends when dropped.
     pub(super) fn spawn(
         group: GroupId,
         sequence: Sequence,
+        interval: Option<Duration>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(work(group, sequence, queue, done));
+        tokio::spawn(work(group, sequence, interval, queue, done));
         Self { jobs }
     }
 
@@ -68,38 +79,50 @@ impl Worker {
     }
 }
 
+/// The worker. While a group runs it is watched, if the configuration says how often.
 async fn work(
     group: GroupId,
     sequence: Sequence,
+    interval: Option<Duration>,
     mut queue: mpsc::UnboundedReceiver<Job>,
     done: mpsc::UnboundedSender<Done>,
 ) {
     let mut next = None;
+    let mut running = None;
     loop {
         let job = match next.take() {
             Some(job) => job,
-            None => match queue.recv().await {
-                Some(job) => job,
-                None => return,
+            None => tokio::select! {
+                job = queue.recv() => match job {
+                    Some(job) => job,
+                    None => return,
+                },
+                error = failure(&sequence, running.as_ref(), interval) => {
+                    running = None;
+                    if done.send(Done::Failed { group, error }).is_err() {
+                        return;
+                    }
+                    continue;
+                }
             },
         };
+        running = None;
         let report = match job {
             Job::Start { order, resuming } => {
                 let epoch = order.epoch;
                 tokio::select! {
-                    result = sequence.start_all(&order, resuming) => Done::Started {
-                        group,
-                        epoch,
-                        result: result.map_err(|error| describe(&error)),
-                    },
+                    result = sequence.start_all(&order, resuming) => {
+                        if result.is_ok() {
+                            running = Some(order);
+                        }
+                        let result = result.map_err(|error| describe(&error));
+                        Done::Started { group, epoch, result }
+                    }
                     job = queue.recv() => {
                         let Some(job) = job else { return };
                         next = Some(job);
-                        Done::Started {
-                            group,
-                            epoch,
-                            result: Err("cut short by another request".to_owned()),
-                        }
+                        let result = Err("cut short by another request".to_owned());
+                        Done::Started { group, epoch, result }
                     }
                 }
             }
@@ -110,6 +133,31 @@ async fn work(
         };
         if done.send(report).is_err() {
             return;
+        }
+    }
+}
+
+/// Waits until a resource of a group that runs does not run any more, and says which and how.
+async fn failure(
+    sequence: &Sequence,
+    running: Option<&Order>,
+    interval: Option<Duration>,
+) -> String {
+    let (Some(order), Some(interval)) = (running, interval) else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(interval).await;
+        for (name, state) in sequence.status_all(order).await {
+            match state {
+                Ok(State::Running) => {}
+                Ok(State::Stopped) => return format!("resource {name} does not run any more"),
+                Ok(State::Failed { code, last_line }) => {
+                    let said = last_line.map_or_else(String::new, |line| format!(": {line}"));
+                    return format!("resource {name} is broken (status {code}){said}");
+                }
+                Err(error) => return format!("resource {name}: {}", describe(&error)),
+            }
         }
     }
 }
@@ -127,4 +175,70 @@ pub(super) fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+    use super::*;
+    use crate::resource::{Place, Script};
+
+    const GROUP: GroupId = GroupId(0);
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// A resource that runs while the file `runs` is there.
+    fn sequence(directory: &Path) -> Sequence {
+        let program = directory.join("svc");
+        let runs = directory.join("runs");
+        let runs = runs.display();
+        let text = format!(
+            "#!/bin/sh\ncase $1 in\nstart) : >{runs};;\nstop) rm -f {runs};;\n\
+             status) [ -e {runs} ] || exit 3;;\nesac\n"
+        );
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = Script {
+            name: "svc".into(),
+            program,
+            args: vec![],
+            start_timeout: TIMEOUT,
+            stop_timeout: TIMEOUT,
+            status_timeout: TIMEOUT,
+        };
+        let word = |word: &str| word.to_owned();
+        Sequence::new(Place { cluster: word("c"), node: word("a"), group: word("g") }, vec![script])
+    }
+
+    fn order() -> Order {
+        Order { epoch: Epoch(0x101), reason: "test".into() }
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_resource_that_dies_is_noticed_and_one_that_is_stopped_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let (done, mut results) = mpsc::unbounded_channel();
+            let interval = Some(Duration::from_millis(20));
+            let worker = Worker::spawn(GROUP, sequence(directory.path()), interval, done);
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            fs::remove_file(directory.path().join("runs")).unwrap();
+            let Some(Done::Failed { error, .. }) = results.recv().await else { panic!() };
+            assert!(error.contains("svc"), "{error}");
+
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            worker.stop(order());
+            assert!(matches!(results.recv().await, Some(Done::Stopped { result: Ok(()), .. })));
+            // Nothing is said of what was stopped, until something else is.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+        });
+    }
 }

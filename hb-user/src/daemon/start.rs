@@ -219,7 +219,9 @@ fn assemble(
                     group: group.name.to_string(),
                 };
                 let scripts = group.resources.iter().map(script).collect();
-                Worker::spawn(group.id, Sequence::new(place, scripts), done.clone())
+                let interval =
+                    group.resources.iter().filter_map(|resource| resource.status_interval).min();
+                Worker::spawn(group.id, Sequence::new(place, scripts), interval, done.clone())
             })
         })
         .collect();

@@ -288,6 +288,10 @@ fn resource(section: Section<'_>) -> Option<Resource> {
     let start_timeout = timeout(&section, "start_timeout", Duration::from_secs(20));
     let stop_timeout = timeout(&section, "stop_timeout", Duration::from_secs(20));
     let status_timeout = timeout(&section, "status_timeout", Duration::from_secs(5));
+    let status_interval = match section.has("status_interval") {
+        Some(_) => timeout(&section, "status_interval", Duration::ZERO).map(Some),
+        None => Some(None),
+    };
     section.finish();
     Some(Resource {
         name: name?.value,
@@ -295,6 +299,7 @@ fn resource(section: Section<'_>) -> Option<Resource> {
         start_timeout: start_timeout?,
         stop_timeout: stop_timeout?,
         status_timeout: status_timeout?,
+        status_interval: status_interval?,
     })
 }
 
