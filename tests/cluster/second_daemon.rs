@@ -90,7 +90,11 @@ fn rubbish_on_the_control_socket_is_answered_and_forgotten() {
         let mut reply = Vec::new();
         let _ = stream.read_to_end(&mut reply);
         let reply = String::from_utf8_lossy(&reply).into_owned();
-        assert!(reply.contains("\"reply\":\"error\""), "{:?}: {reply}", &case[..case.len().min(40)]);
+        assert!(
+            reply.contains("\"reply\":\"error\""),
+            "{:?}: {reply}",
+            &case[..case.len().min(40)]
+        );
     }
     // Connections that say nothing do not keep others out for ever.
     let idle: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
