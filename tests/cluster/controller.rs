@@ -135,6 +135,40 @@ fn freeze(node: Machine) {
 }
 
 #[test]
+fn a_standby_that_thaws_after_a_crash_takes_over() {
+    let mut cluster = Cluster::up(slow());
+    cluster.lab.signal(Machine::B, libc::SIGSTOP).unwrap();
+    dead(&mut cluster, Machine::A);
+    cluster.lab.crash(Machine::A).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(cluster.vips(Machine::B), [].into());
+    let thawed = cluster.lab.signal(Machine::B, libc::SIGCONT).unwrap();
+    let client = cluster.client(VIP4.into());
+    assert!(client.wait_for_answer(Machine::B, thawed, PATIENCE));
+    client.finish().unwrap();
+    cluster.wait_until_alone(Machine::B);
+}
+
+#[test]
+fn a_standby_that_starts_beside_a_holder_without_daemon_lets_it_serve() {
+    let mut cluster = Cluster::up(slow());
+    let client = cluster.client(VIP4.into());
+    let watch = Watch::start(&cluster);
+    cluster.kill(Machine::B);
+    cluster.kill(Machine::A);
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    let status = dead(&mut cluster, Machine::B);
+    assert_eq!(status["groups"][0]["holder"], "a", "{status:#}");
+    // Longer than it waits for nodes that start.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(cluster.status(Machine::B)["groups"][0]["reason"], "a holds it");
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    watch.finish().assert_never(Machine::B);
+    served_by_a(client);
+}
+
+#[test]
 fn a_frozen_holder_moves_nothing() {
     freeze(Machine::A);
 }

@@ -70,3 +70,20 @@ fn with_failback_the_group_returns_without_a_gap_between_its_holders() {
     assert!(stopped.at < started.at, "{told:?}");
     assert!(stopped.reason.contains("failback"), "{stopped:?}");
 }
+
+#[test]
+fn epochs_grow_over_a_restart_of_everything() {
+    let mut cluster = Cluster::up(slow());
+    let mut before = cluster.epoch(Machine::A);
+    for _ in 0..2 {
+        for node in [Machine::B, Machine::A] {
+            cluster.lab.signal(node, libc::SIGTERM).unwrap();
+            cluster.wait_for_end(node);
+            cluster.assert_nothing_left(node);
+        }
+        cluster.start_both();
+        let after = cluster.epoch(Machine::A);
+        assert!(after > before, "{after} after {before}");
+        before = after;
+    }
+}

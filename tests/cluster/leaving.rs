@@ -65,12 +65,16 @@ fn hand_over(leave: impl FnOnce(&Cluster)) {
 
 #[test]
 fn sigterm_hands_over() {
-    hand_over(|cluster| drop(cluster.lab.signal(Machine::A, libc::SIGTERM).unwrap()));
+    hand_over(|cluster| {
+        cluster.lab.signal(Machine::A, libc::SIGTERM).unwrap();
+    });
 }
 
 #[test]
 fn sigint_hands_over() {
-    hand_over(|cluster| drop(cluster.lab.signal(Machine::A, libc::SIGINT).unwrap()));
+    hand_over(|cluster| {
+        cluster.lab.signal(Machine::A, libc::SIGINT).unwrap();
+    });
 }
 
 #[test]

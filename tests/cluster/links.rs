@@ -53,6 +53,24 @@ fn one_cut_link_is_reported_and_moves_nothing() {
 }
 
 #[test]
+fn a_holder_that_is_not_heard_any_more_gives_way() {
+    let mut cluster = Cluster::up(slow());
+    let client = cluster.client(VIP4.into());
+    for link in LINKS {
+        cluster.lab.switch().cut_link(Machine::A, link, Direction::FromMachine);
+    }
+    assert!(client.wait_for_answer(Machine::B, clock::now(), PATIENCE));
+    // It hears that b holds the group at a higher epoch.
+    cluster.wait_for(Machine::A, "it gave the group up", |status| {
+        status["groups"][0]["state"] == "idle" && status["groups"][0]["holder"] == "b"
+    });
+    assert_eq!(cluster.vips(Machine::A), [].into());
+    cluster.lab.heal(Machine::A);
+    cluster.wait_until_serving(Machine::B);
+    client.finish().unwrap();
+}
+
+#[test]
 fn a_partition_ends_with_the_higher_epoch() {
     let mut cluster = Cluster::up(slow());
     let before = cluster.epoch(Machine::A);

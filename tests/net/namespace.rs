@@ -1,16 +1,14 @@
-//! Network namespaces as values.
+//! Namespaces of the lab with what tests of addresses and sockets ask of them.
 
 use std::{
-    fs,
     net::Ipv6Addr,
-    os::fd::AsRawFd,
-    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
 
 use hb_user::address::{AddressSocket, Interface};
+use lab::netns::Netns;
 use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
@@ -18,7 +16,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A network namespace, deleted on drop.
 pub(crate) struct Namespace {
-    name: String,
+    netns: Netns,
 }
 
 impl Namespace {
@@ -26,16 +24,12 @@ impl Namespace {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("hb-net-{}-{count}", std::process::id());
-        run(&["netns", "add", &name]);
-        let namespace = Self { name };
+        let netns = Netns::create(&name).unwrap();
         // Addresses are usable at once, so that a listing does not change by itself.
-        namespace.inside(|| {
-            for which in ["all", "default"] {
-                fs::write(format!("/proc/sys/net/ipv6/conf/{which}/accept_dad"), "0").unwrap();
-            }
-        });
-        namespace.ip("link set lo up");
-        namespace
+        for which in ["all", "default"] {
+            netns.sysctl(&format!("ipv6/conf/{which}/accept_dad"), "0").unwrap();
+        }
+        Self { netns }
     }
 
     /// Two namespaces with a cable between `left` in the first and `right` in the second, with the
@@ -52,7 +46,7 @@ impl Namespace {
 
     /// Lays a cable to another namespace, switches both ends on and waits for them to settle.
     pub(crate) fn cable(&self, name: &str, other: &Self, other_name: &str) {
-        let far = &other.name;
+        let far = other.netns.name();
         self.ip(&format!("link add {name} type veth peer name {other_name} netns {far}"));
         self.ip(&format!("link set {name} up"));
         other.ip(&format!("link set {other_name} up"));
@@ -82,14 +76,12 @@ impl Namespace {
 
     /// Runs `ip` with `arguments` in the namespace.
     pub(crate) fn ip(&self, arguments: &str) {
-        run(&[&["-n", &self.name], &arguments.split(' ').collect::<Vec<_>>()[..]].concat());
+        self.netns.ip(&arguments.split(' ').collect::<Vec<_>>()).unwrap();
     }
 
     /// Runs `ip` and returns the list it prints.
     pub(crate) fn list(&self, arguments: &str) -> Vec<Value> {
-        let arguments = arguments.split(' ').collect::<Vec<_>>();
-        let text = run(&[&["-n", &self.name, "-j"], &arguments[..]].concat());
-        match serde_json::from_str(&text).unwrap() {
+        match self.netns.ip_json(&arguments.split(' ').collect::<Vec<_>>()).unwrap() {
             Value::Array(items) => items,
             other => panic!("no list: {other}"),
         }
@@ -97,16 +89,7 @@ impl Namespace {
 
     /// Runs `body` on a thread of its own that has entered the namespace.
     pub(crate) fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let file = fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
-                // SAFETY: `file` is open; only this thread changes its namespace.
-                let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
-                assert_eq!(result, 0, "setns: {}", std::io::Error::last_os_error());
-                body()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.netns.enter(body).unwrap()
     }
 
     /// The interface called `name`.
@@ -120,17 +103,4 @@ impl Namespace {
         let interface = self.interface(name);
         (interface.index, interface.mac.unwrap())
     }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        run(&["netns", "del", &self.name]);
-    }
-}
-
-fn run(arguments: &[&str]) -> String {
-    let output = Command::new("ip").args(arguments).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {}: {error}(needs root)", arguments.join(" "));
-    String::from_utf8(output.stdout).unwrap()
 }
