@@ -3,6 +3,7 @@
 //! [`program`] loads, pins, attaches and runs programs and is the only file that names aya;
 //! [`shared`] reads and writes the maps that both halves see.
 
+mod detach;
 mod program;
 mod shared;
 

@@ -29,7 +29,7 @@ use hb_ebpf::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::shared::Shared;
+use super::{detach::detach, shared::Shared};
 use crate::id::{LinkId, NodeId};
 
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
@@ -48,6 +48,9 @@ const PINNED: [(&str, usize, usize); 10] = [
     ("REFUSED", size_of::<[u64; COUNTERS]>(), SLOTS + 1),
     ("LOST", size_of::<u64>(), 1),
 ];
+
+/// How names of the pins of attachments begin.
+const LINK_PIN: &str = "xdp-";
 
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
@@ -127,6 +130,14 @@ pub enum KernelError {
         interface: String,
         /// What the kernel said.
         source: Box<aya::pin::PinError>,
+    },
+    /// A program cannot be taken off its interface.
+    #[error("cannot take the program pinned at {pin} off its interface")]
+    Detach {
+        /// The pin of the link.
+        pin: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// A link cannot be handled.
     #[error("cannot handle the attachment to {interface}")]
@@ -329,8 +340,12 @@ impl Kernel {
                             .then(|| "so attached by an earlier daemon".to_owned());
                         return self.hold(interface, index, mode, reason, pin, link);
                     }
-                    // The interface is gone, or was made anew: the pin leads nowhere.
-                    Err(_) => drop(fs::remove_file(&pin)),
+                    // The interface is gone, or was made anew: the pin leads nowhere. Where it
+                    // does not, attaching anew says so.
+                    Err(_) => {
+                        let _ = detach(&pin);
+                        let _ = fs::remove_file(&pin);
+                    }
                 }
             }
         }
@@ -345,12 +360,15 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`]; then the interface has no program at all.
+    /// [`KernelError::Detach`]; then nothing has changed. [`KernelError::Attach`]; then the
+    /// interface has no program at all.
     pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
         let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
             return Err(KernelError::Missing("attachment"));
         };
-        let Attachment { interface, pin, .. } = self.attachments.swap_remove(at);
+        let pin = self.attachments[at].pin.clone();
+        detach(&pin).map_err(|source| KernelError::Detach { pin: pin.clone(), source })?;
+        let Attachment { interface, .. } = self.attachments.swap_remove(at);
         let _ = fs::remove_file(pin);
         self.attach_generic(&interface, index, reason.to_owned())
     }
@@ -433,7 +451,7 @@ impl Kernel {
     }
 
     fn link_pin(&self, index: u32, mode: Mode) -> PathBuf {
-        self.pins.join(format!("xdp-{index}-{}", mode.as_str()))
+        self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
     }
 
     /// Returns the interfaces the program is attached to.
@@ -595,13 +613,25 @@ impl Kernel {
 ///
 /// # Errors
 ///
-/// [`KernelError::Pins`].
+/// [`KernelError::Pins`]; [`KernelError::Detach`] if a program may go on answering for a moment.
 pub fn remove_pins(pins: &FilePath) -> Result<(), KernelError> {
     let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-    match fs::remove_dir_all(pins) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(error)),
-        _ => Ok(()),
+    let entries = match fs::read_dir(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(unusable)?,
+    };
+    let mut detached = Ok(());
+    for entry in entries {
+        let entry = entry.map_err(unusable)?;
+        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
+            let pin = entry.path();
+            if let Err(source) = detach(&pin) {
+                detached = Err(KernelError::Detach { pin, source });
+            }
+        }
     }
+    fs::remove_dir_all(pins).map_err(unusable)?;
+    detached
 }
 
 /// Compares the kinds and sizes of pinned maps with those of this version.
