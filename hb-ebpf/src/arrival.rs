@@ -169,12 +169,19 @@ fn hear(peer: &mut Peer, link: u8, now: u64) -> u32 {
 fn listen(frame: &Frame, kind: Kind, node: &Node, peer: &mut Peer, new_life: bool) -> u32 {
     let mut news = 0;
     let revision = frame.revision.get();
-    if new_life || revision.wrapping_sub(peer.revision) as i32 > 0 {
+    let newer = revision.wrapping_sub(peer.revision) as i32 > 0;
+    if new_life || (newer && frame.page == 0) {
         peer.revision = revision;
         peer.words = frame.groups;
         peer.flags = frame.flags.get();
         news |= News::SAID;
     }
+    // The rest has no number of its own: what a slow link delivers late is not news.
+    let transmit = frame.transmit_ns.get();
+    if !new_life && transmit < peer.transmit_ns {
+        return news;
+    }
+    peer.transmit_ns = transmit;
     // Only an answer is about a frame of ours.
     if matches!(kind, Kind::Answer) && peer.refused != frame.refused {
         peer.refused = frame.refused;

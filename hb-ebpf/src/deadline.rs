@@ -87,13 +87,19 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
         }
     }
 
+    let late = now.saturating_sub(peer.due_ns) > timing.late_ns;
     if silence >= patience {
-        let late = now.saturating_sub(peer.due_ns) > timing.late_ns;
-        let doubt = late || unprobed || matches!(others, Others::Overdue);
         let since = if peer.doubt_since_ns == 0 { now } else { peer.doubt_since_ns };
+        // What arrived while we were stalled is still being taken in.
+        let stalled = peer.doubt_since_ns != 0 && now.saturating_sub(since) < interval;
+        let sick = late || unprobed || matches!(others, Others::Overdue);
+        let doubt = sick || stalled;
         if doubt && now.saturating_sub(since) < timing.doubt_max_ns {
             decision.doubt_since_ns = since;
             decision.new_doubts = decision.new_doubts.saturating_add(1);
+            if !sick {
+                decision.due_ns = since.saturating_add(interval);
+            }
             decision.due_ns = min(decision.due_ns, since.saturating_add(timing.doubt_max_ns));
             return decision;
         }
@@ -107,6 +113,9 @@ pub fn decide(peer: &Peer, others: Others, now: u64) -> Decision {
         return decision;
     }
 
+    if late && silence >= interval {
+        decision.doubt_since_ns = now;
+    }
     let mut due = verdict_due;
     if let Life::Unheard = life {
         // The first arrival brings a deadline far nearer than initdead, and moves no timer.

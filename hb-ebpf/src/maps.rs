@@ -290,6 +290,8 @@ pub struct Peer {
     pub doubts_total: u64,
     /// Verdicts of death ever.
     pub deaths_total: u64,
+    /// Transmit time of the newest frame, by whatever link it came.
+    pub transmit_ns: u64,
     /// Controller age in the newest frame.
     pub controller_age_ns: u64,
     /// Configuration fingerprint in the newest frame.

@@ -1,9 +1,10 @@
 //! What the program answers to a probe.
 
 use hb_ebpf::{
-    time::BootTime,
+    maps::Link,
     wire::{
-        Be64, FLAG_ANSWERS_HEARD, FLAG_LEAVING, Frame, GROUPS, GroupWord, Kind, MAGIC, VERSION,
+        Be32, Be64, FLAG_ANSWERS_HEARD, FLAG_LEAVING, Frame, GROUPS, GroupWord, Kind, MAGIC,
+        VERSION,
     },
 };
 use hb_user::clock;
@@ -55,9 +56,9 @@ fn every_shape_is_answered_in_full() {
                 source: ME.0,
                 destination: PEER.0,
                 link: LINK.0,
-                incarnation: identity().incarnation.into_frame(),
-                revision: 1u32.into_frame(),
-                flags: FLAG_LEAVING.into_frame(),
+                incarnation: Be32::new(identity().incarnation),
+                revision: Be32::new(1),
+                flags: Be32::new(FLAG_LEAVING),
                 sender_nonce: Be64::new(NONCE),
                 receiver_nonce: probe.sender_nonce,
                 sequence: Be64::new(round as u64 + 1),
@@ -72,16 +73,6 @@ fn every_shape_is_answered_in_full() {
             assert_eq!(answer.cluster.get(), CLUSTER);
         }
         assert_eq!(rig.link().answered, 3, "{shape:?}");
-    }
-}
-
-trait IntoFrame {
-    fn into_frame(self) -> hb_ebpf::wire::Be32;
-}
-
-impl IntoFrame for u32 {
-    fn into_frame(self) -> hb_ebpf::wire::Be32 {
-        hb_ebpf::wire::Be32::new(self)
     }
 }
 
@@ -112,9 +103,8 @@ fn the_controller_ages_until_it_is_stamped() {
     }
     rig.shared.stamp_controller(clock::now());
     let fresh = ask(&rig, &sender.probe());
-    assert_eq!(BootTime(fresh.transmit_ns.get() - fresh.controller_age_ns.get()), {
-        BootTime(rig.shared.node().controller_stamp_ns)
-    });
+    let stamp = rig.shared.node().controller_stamp_ns;
+    assert_eq!(fresh.transmit_ns.get() - fresh.controller_age_ns.get(), stamp);
 }
 
 #[test]
@@ -134,7 +124,7 @@ fn a_stranger_is_answered_and_counts_once_it_echoes() {
     let answer = ask(&rig, &stranger.probe());
     assert_eq!(answer.receiver_nonce.get(), stranger.nonce);
     assert_eq!(rig.peer(), peer);
-    assert_eq!(rig.link(), hb_ebpf::maps::Link { answered: 1, ..link });
+    assert_eq!(rig.link(), Link { answered: 1, ..link });
     assert_eq!(rig.unfresh(), 1);
     stranger.known = answer.sender_nonce.get();
     stranger.echo = Some(answer.transmit_ns.get());

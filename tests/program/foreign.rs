@@ -8,7 +8,7 @@ use proptest::{
 
 use super::{
     packets::{self, Shape},
-    rig::{Rig, Sender, XDP_PASS},
+    rig::{Rig, Sender, XDP_PASS, XDP_TX},
 };
 
 /// One change that makes a heartbeat somebody else's.
@@ -104,7 +104,7 @@ fn a_heartbeat_changed_into_a_strangers_passes() {
         })
         .unwrap();
     assert_eq!(rig.counters(), counters, "not even counted");
-    assert_eq!(rig.run(&frame).0, super::rig::XDP_TX, "unchanged, it is ours");
+    assert_eq!(rig.run(&frame).0, XDP_TX, "unchanged, it is ours");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_second_daemon_takes_over_the_attachment_without_a_gap() {
         assert_eq!(mode, NATIVE);
         assert_ne!(newer, program, "another program");
         second.remove().unwrap();
-        assert_eq!(attached(&left, "left"), None);
+        assert_eq!(attached(&left, "left"), None, "taken off before the removal returns");
     });
 }
 

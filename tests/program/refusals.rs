@@ -10,7 +10,7 @@ use zerocopy::FromBytes;
 
 use super::{
     packets::{self, Shape},
-    rig::{PEER, Rig, Sender, XDP_DROP, XDP_TX, path},
+    rig::{LINK, PEER, Rig, Sender, XDP_DROP, XDP_TX, path},
 };
 
 /// Checks that a frame changed by `change`, and signed then, is refused for `reason`.
@@ -100,7 +100,7 @@ fn link_of_another_interface_or_transport() {
         path(Transport::Udp6),
     ] {
         let mut rig = Rig::new();
-        rig.kernel.set_path(PEER, super::rig::LINK, &wrong).unwrap();
+        rig.kernel.set_path(PEER, LINK, &wrong).unwrap();
         let frame = Sender::new().probe();
         rig.refused(&packets::wrap(rig.shape, &frame), Refusal::Link, false);
     }
@@ -133,7 +133,7 @@ fn hops() {
     // A link over routers may say so.
     let mut rig = Rig::new();
     let routed = Path { min_hops: 254, ..path(Transport::Udp4) };
-    rig.kernel.set_path(PEER, super::rig::LINK, &routed).unwrap();
+    rig.kernel.set_path(PEER, LINK, &routed).unwrap();
     let mut packet = packets::wrap(rig.shape, &Sender::new().probe());
     ttl(&mut packet);
     assert_eq!(rig.run_packet(&packet).0, XDP_TX);
@@ -197,7 +197,6 @@ fn tag() {
     let clean = packets::wrap(rig.shape, &frame);
     let start = rig.shape.frame();
     for byte in (0..424).filter(|byte| !judged_before.iter().any(|range| range.contains(byte))) {
-        // A changed life or sequence could be new; the window refuses only a known one.
         let mut packet = clean.clone();
         packet[start + byte] ^= 0x40;
         rig.refused(&packet, Refusal::Tag, false);

@@ -7,7 +7,10 @@ use hb_ebpf::{
     time::BootTime,
     wire::Frame,
 };
-use hb_user::{clock, id::NodeId};
+use hb_user::{
+    clock,
+    id::{LinkId, NodeId},
+};
 
 use super::{
     packets,
@@ -113,7 +116,7 @@ fn arrivals_keep_it_alive_and_silence_kills_it_once() {
 #[test]
 fn a_link_that_falls_silent_is_told_while_the_peer_lives() {
     let (mut rig, mut sender) = Rig::acquainted();
-    rig.kernel.set_path(PEER, hb_user::id::LinkId(1), &path(Transport::Udp4)).unwrap();
+    rig.kernel.set_path(PEER, LinkId(1), &path(Transport::Udp4)).unwrap();
     rig.set_timing(PEER, [5, 50_000, 200, 10]);
     rig.shared.stamp_probe(PEER, BootTime(u64::MAX));
     let mut on_second = |rig: &Rig| {

@@ -216,6 +216,30 @@ fn the_controller_dies_above_its_deadtime_and_comes_back() {
 }
 
 #[test]
+fn a_frame_that_a_slow_link_delivers_late_is_no_news() {
+    let mut world = World::acquainted();
+    let transmit = frame(2).transmit_ns.get() + 10;
+    let newest = Frame {
+        link: 0,
+        transmit_ns: Be64::new(transmit),
+        controller_age_ns: Be64::new(5),
+        ..frame(2)
+    };
+    world.hear(&newest, NOW + 20).unwrap();
+    let old = Frame {
+        link: 1,
+        transmit_ns: Be64::new(transmit - 5),
+        controller_age_ns: Be64::new(2_000_000),
+        config_hash: Be64::new(99),
+        ..frame(1)
+    };
+    let news = world.hear(&old, NOW + 30).unwrap();
+    assert!(!news.has(News::CONTROLLER) && !news.has(News::SAID));
+    assert_eq!((world.peer.controller_dead, world.peer.controller_age_ns), (0, 5));
+    assert_eq!(world.peer.last_arrival_ns, NOW + 30, "it is an arrival all the same");
+}
+
+#[test]
 fn each_life_is_left_by_an_arrival() {
     for (life, up) in
         [(Life::Unheard, true), (Life::Alive, false), (Life::Late, false), (Life::Dead, true)]

@@ -64,6 +64,24 @@ fn silence_makes_late_and_then_dead() {
 }
 
 #[test]
+fn a_stall_just_before_the_verdict_is_our_own() {
+    // The tick due at 45 ms of silence comes 4 ms late: what arrived meanwhile is not taken in yet.
+    let base = START + MS;
+    let mut peer = peer(Life::Late, MS, base + 45 * MS);
+    let stalled = decide(&peer, Others::None, base + 49 * MS);
+    assert_eq!((stalled.life, stalled.due_ns), (Life::Late, base + 50 * MS));
+    peer.doubt_since_ns = stalled.doubt_since_ns;
+    peer.due_ns = stalled.due_ns;
+    peer.probe_ns = stalled.due_ns;
+    let doubted = decide(&peer, Others::None, base + 50 * MS);
+    assert_eq!((doubted.life, doubted.due_ns), (Life::Late, base + 59 * MS));
+    peer.due_ns = doubted.due_ns;
+    peer.probe_ns = doubted.due_ns;
+    let decided = decide(&peer, Others::None, base + 59 * MS);
+    assert_eq!((decided.life, decided.cause), (Life::Dead, Cause::Silence));
+}
+
+#[test]
 fn wakes_for_the_next_thing_that_can_happen() {
     let base = START + MS;
     for (silence, next) in [(0, 5), (5, 15), (14, 15), (15, 25), (25, 30), (30, 35), (45, 50)] {

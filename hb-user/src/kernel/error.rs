@@ -84,10 +84,10 @@ pub enum KernelError {
         source: Cause,
     },
     /// A program cannot be taken off its interface.
-    #[error("cannot take the program off {interface}: see the kernel's log")]
+    #[error("cannot take the program pinned at {pin} off its interface: see the kernel's log")]
     Detach {
-        /// Which interface.
-        interface: String,
+        /// The pin of the link.
+        pin: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },

@@ -1,7 +1,7 @@
 //! The kernel half as the daemon sees it.
 //!
-//! [`program`] loads, pins, attaches and runs programs and is the only file that names aya;
-//! [`shared`] reads and writes the maps that both halves see.
+//! `program` loads, pins, attaches and runs programs and is the only file that names aya;
+//! `shared` reads and writes the maps that both halves see.
 
 mod detach;
 mod error;

@@ -49,6 +49,9 @@ const PINNED: [(&str, usize, usize); 10] = [
     ("LOST", size_of::<u64>(), 1),
 ];
 
+/// How names of the pins of attachments begin.
+const LINK_PIN: &str = "xdp-";
+
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
 
@@ -232,8 +235,12 @@ impl Kernel {
                             .then(|| "so attached by an earlier daemon".to_owned());
                         return self.hold(interface, index, mode, reason, pin, link);
                     }
-                    // The interface is gone, or was made anew: the pin leads nowhere.
-                    Err(_) => drop(fs::remove_file(&pin)),
+                    // The interface is gone, or was made anew: the pin leads nowhere. Where it
+                    // does not, attaching anew says so.
+                    Err(_) => {
+                        let _ = detach(&pin);
+                        let _ = fs::remove_file(&pin);
+                    }
                 }
             }
         }
@@ -248,17 +255,15 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`]; then the interface has no program at all.
+    /// [`KernelError::Detach`]; then nothing has changed. [`KernelError::Attach`]; then the
+    /// interface has no program at all.
     pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
         let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
             return Err(KernelError::Missing("attachment"));
         };
-        // At once: while the kernel still holds the old link, it refuses another mode.
-        detach(&self.attachments[at].pin).map_err(|source| KernelError::Detach {
-            interface: self.attachments[at].interface.clone(),
-            source,
-        })?;
-        let Attachment { interface, pin, .. } = self.attachments.swap_remove(at);
+        let pin = self.attachments[at].pin.clone();
+        detach(&pin).map_err(|source| KernelError::Detach { pin: pin.clone(), source })?;
+        let Attachment { interface, .. } = self.attachments.swap_remove(at);
         let _ = fs::remove_file(pin);
         self.attach_generic(&interface, index, reason.to_owned())
     }
@@ -341,7 +346,7 @@ impl Kernel {
     }
 
     fn link_pin(&self, index: u32, mode: Mode) -> PathBuf {
-        self.pins.join(format!("xdp-{index}-{}", mode.as_str()))
+        self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
     }
 
     /// Removes the attachments that an earlier daemon left on other interfaces than those that were
@@ -351,8 +356,9 @@ impl Kernel {
         for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let name = pin.file_name().unwrap_or_default().to_string_lossy();
             let held = self.attachments.iter().any(|attachment| attachment.pin == pin);
-            if name.starts_with("xdp-") && !held {
+            if name.starts_with(LINK_PIN) && !held {
                 // What cannot be removed answers for no link of the configuration.
+                let _ = detach(&pin);
                 let _ = fs::remove_file(&pin);
             }
         }
@@ -517,19 +523,25 @@ impl Kernel {
 ///
 /// # Errors
 ///
-/// [`KernelError::Pins`].
+/// [`KernelError::Pins`]; [`KernelError::Detach`] if a program may go on answering for a moment.
 pub fn remove_pins(pins: &FilePath) -> Result<(), KernelError> {
     let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-    for entry in fs::read_dir(pins).into_iter().flatten().filter_map(Result::ok) {
-        if entry.file_name().as_encoded_bytes().starts_with(b"xdp-") {
-            // Without this it comes off as well, a little later.
-            let _ = detach(&entry.path());
+    let entries = match fs::read_dir(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(unusable)?,
+    };
+    let mut detached = Ok(());
+    for entry in entries {
+        let entry = entry.map_err(unusable)?;
+        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
+            let pin = entry.path();
+            if let Err(source) = detach(&pin) {
+                detached = Err(KernelError::Detach { pin, source });
+            }
         }
     }
-    match fs::remove_dir_all(pins) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(error)),
-        _ => Ok(()),
-    }
+    fs::remove_dir_all(pins).map_err(unusable)?;
+    detached
 }
 
 /// Compares the kinds and sizes of pinned maps with those of this version.
