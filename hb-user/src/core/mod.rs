@@ -242,7 +242,11 @@ impl Core {
             Life::Dead(_) if !before.life.is_dead() => peer.armed.take().unwrap_or_default(),
             _ => Vec::new(),
         };
+        let returned = before.life.is_dead() && facts.life.is_alive();
         for group in &mut self.groups {
+            if returned {
+                group.peer_returned(out);
+            }
             let word = &facts.words[usize::from(group.setup.id.0)];
             group.heard = group.heard.max(word.epoch());
             let unchanged = facts.incarnation == before.incarnation

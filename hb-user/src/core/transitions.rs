@@ -425,3 +425,18 @@ fn a_peer_that_left_is_not_dead() {
     let death = |action: &Action| matches!(action, Action::Log(Transition::Peer { .. }));
     assert!(!actions.iter().any(death));
 }
+
+#[test]
+fn a_peer_that_returns_having_given_up_already_is_outshouted() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let holder = held_by_peer(B, Epoch::floor(1));
+    bench.give(peer(A, holder));
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+    let announce = Action::Announce { group: GROUP };
+    // It was faster than the look at what it said meanwhile.
+    assert!(bench.give(peer(A, standby())).contains(&announce));
+    assert!(!bench.give(peer(A, standby())).contains(&announce));
+}

@@ -28,6 +28,8 @@
 //! - `Resuming` to `Stopping`: a peer below is a conflict won, which Announces at its begin and end.
 //! - `Taking` by the fast path waits for its report, for `fast_path` at most: only then is it known
 //!   whether addresses are there to be dropped.
+//! - `Starting` to `Stopping`: Announce when a dead peer is alive again, for it may have served on
+//!   its side of a partition and given up before anybody here saw it.
 //! - Any phase: a takeover by the fast path at an unknown epoch of ours is adopted (`Idle`,
 //!   `Released`, `Resuming`: as taken; `Dropping`, `Yielding`, `Clearing`: dropped once more).
 //!
@@ -231,6 +233,14 @@ impl Group {
             self.started = false;
             self.go(Phase::Taking { epoch }, reason, now, out);
             self.deadline = Some(now.after(self.bounds.fast_path));
+        }
+    }
+
+    /// Tells those who may have believed a peer that was taken for dead.
+    pub(super) fn peer_returned(&self, out: &mut Vec<Action>) {
+        if let Phase::Starting { .. } | Phase::Serving { .. } | Phase::Stopping { .. } = self.phase
+        {
+            out.push(Action::Announce { group: self.id() });
         }
     }
 
