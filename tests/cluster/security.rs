@@ -29,6 +29,7 @@ const UDP4: usize = ETHERNET + 20 + 8;
 const VERSION: usize = 4;
 const KEY_ID: usize = 5;
 const KIND: usize = 10;
+const SOURCE: usize = 16;
 const LINK: usize = 18;
 const SEQUENCE: usize = 48;
 /// Frames of each sort that the stranger sends.
@@ -121,8 +122,13 @@ fn seal(packet: &mut [u8]) {
     header[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 
+/// In place of a link's name: frames that name no link there could be.
+const UNKNOWN: &str = "";
+
 fn refused(status: &Value, name: &str, reason: &str) -> u64 {
-    link(status, name)["refused"][reason].as_u64().unwrap_or(0)
+    let counters =
+        if name == UNKNOWN { &status["refused"] } else { &link(status, name)["refused"] };
+    counters[reason].as_u64().unwrap_or(0)
 }
 
 #[test]
@@ -153,7 +159,7 @@ fn repeated_and_made_up_heartbeats_are_counted_and_change_nothing() {
         packet.extend(frame);
         packet[ETHERNET + LINK] = 1;
     });
-    let attacks: [(&str, &str, Vec<Vec<u8>>); 11] = [
+    let attacks: [(&str, &str, Vec<Vec<u8>>); 13] = [
         ("client", "replay", probes.clone()),
         ("client", "replay", answers),
         ("client", "tag", with(&|_| {})),
@@ -172,6 +178,8 @@ fn repeated_and_made_up_heartbeats_are_counted_and_change_nothing() {
         ),
         ("client", "hops", with(&|packet| packet[22] = 64)),
         ("direct", "link", ethernet),
+        (UNKNOWN, "source", with(&|packet| packet[UDP4 + SOURCE] = 65)),
+        (UNKNOWN, "link", with(&|packet| packet[UDP4 + LINK] = 200)),
     ];
     for (name, reason, packets) in attacks {
         let before = cluster.status(Machine::B);
