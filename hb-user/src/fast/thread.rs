@@ -271,6 +271,10 @@ impl Worker {
             self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
             return;
         }
+        if trigger != Trigger::Asked && epoch <= word.epoch() {
+            // The plan is older than what was said since; the daemon has sent another, or will.
+            return;
+        }
         if epoch >= word.epoch() {
             *word = GroupWord {
                 state: State::Holding as u8,
