@@ -255,10 +255,20 @@ impl Core {
             if group.passed_over == Some(id) && !unchanged {
                 group.passed_over = None;
             }
+            // The peer has heard of a hold that was only armed here: it released the group, and the
+            // fast path was faster than the look at that.
+            let carried_out =
+                peer.armed.iter().flatten().any(|takeover| {
+                    takeover.group == group.setup.id && takeover.epoch == word.epoch()
+                });
+            if carried_out {
+                let reason = Reason::HandedOver(id);
+                group.armed_peer_gone(word.epoch(), reason, self.now, out);
+            }
             let planned = plan.iter().find(|takeover| takeover.group == group.setup.id);
             if let (Some(takeover), Life::Dead(cause)) = (planned, facts.life) {
                 let reason = Reason::HolderDied { node: id, cause };
-                group.armed_peer_died(takeover.epoch, reason, self.now, out);
+                group.armed_peer_gone(takeover.epoch, reason, self.now, out);
             }
         }
     }

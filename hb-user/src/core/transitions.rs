@@ -440,3 +440,22 @@ fn a_peer_that_returns_having_given_up_already_is_outshouted() {
     assert!(bench.give(peer(A, standby())).contains(&announce));
     assert!(!bench.give(peer(A, standby())).contains(&announce));
 }
+
+#[test]
+fn a_release_that_only_the_fast_path_saw_is_one_takeover() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let actions = bench.give(peer(A, held_by_peer(B, Epoch::floor(1))));
+    let plan = actions.iter().find_map(|action| match action {
+        Action::Arm { peer: A, takeovers } => takeovers.first().copied(),
+        _ => None,
+    });
+    let epoch = plan.unwrap().epoch;
+    // By the time of the look, a has heard that b holds the group, and is idle.
+    let leaving = PeerFacts { leaving: true, ..facts(State::Idle, Health::Stopping, epoch) };
+    let actions = bench.give(peer(A, leaving));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Take { .. })), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Taking { epoch });
+    assert_eq!(bench.core.view().groups[0].reason, super::Reason::HandedOver(A));
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}

@@ -219,8 +219,8 @@ impl Group {
         self.deadline.into_iter().chain(waiting).min()
     }
 
-    /// Takes note that the fast path is carrying out the plan for a peer that died.
-    pub(super) fn armed_peer_died(
+    /// Takes note that the fast path carries out the plan for a peer that died or released.
+    pub(super) fn armed_peer_gone(
         &mut self,
         epoch: Epoch,
         reason: Reason,
