@@ -111,3 +111,21 @@ pub enum KernelError {
     #[error("cannot read the log of the kernel half")]
     Log(#[source] Cause),
 }
+
+/// Returns the whole chain of causes in one line, without the verifier's log.
+pub(super) fn describe(error: &dyn Error) -> String {
+    let mut text = String::new();
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        let line = error.to_string();
+        let line = line.lines().next().unwrap_or_default();
+        if !text.contains(line) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(line);
+        }
+        cause = error.source();
+    }
+    text
+}

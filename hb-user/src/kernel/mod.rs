@@ -1,15 +1,17 @@
 //! The kernel half as the daemon sees it.
 //!
-//! `program` loads, pins, attaches and runs programs and is the only file that names aya;
-//! `shared` reads and writes the maps that both halves see.
+//! `program` loads and runs programs and is the only file that names aya; `attach` decides on which
+//! interfaces they sit and how; `pins` removes what outlives a daemon; `shared` reads and writes the
+//! maps that both halves see.
 
-mod detach;
+mod attach;
 mod error;
+mod pins;
 mod program;
 mod shared;
 
+pub use attach::{Attachment, Mode};
 pub use error::KernelError;
-pub use program::{
-    Attachment, Counters, Events, Judge, Kernel, KernelLog, Mode, OBJECT, remove_pins,
-};
+pub use pins::remove_pins;
+pub use program::{Counters, Events, Judge, Kernel, KernelLog, OBJECT};
 pub use shared::{Identity, Shared};

@@ -4,7 +4,7 @@
 //! goes on answering while the daemon is gone, and a new daemon finds it there.
 
 use std::{
-    fs, io,
+    fs,
     os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     path::{Path as FilePath, PathBuf},
 };
@@ -29,7 +29,12 @@ use hb_ebpf::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{detach::detach, error::KernelError, shared::Shared};
+use super::{
+    attach::{Attachment, Mode},
+    error::{KernelError, describe},
+    pins::remove_pins,
+    shared::Shared,
+};
 use crate::id::{LinkId, NodeId};
 
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
@@ -49,48 +54,8 @@ const PINNED: [(&str, usize, usize); 10] = [
     ("LOST", size_of::<u64>(), 1),
 ];
 
-/// How names of the pins of attachments begin.
-const LINK_PIN: &str = "xdp-";
-
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
-
-/// How a program is attached to an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// In the driver.
-    Native,
-    /// In the network stack, after the driver has made a socket buffer.
-    Generic,
-}
-
-impl Mode {
-    /// Returns the mode in words.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-}
-
-/// One interface the program is attached to.
-#[derive(Debug)]
-pub struct Attachment {
-    /// Its name.
-    pub interface: String,
-    /// Its index.
-    pub index: u32,
-    /// How.
-    pub mode: Mode,
-    /// Why not natively.
-    pub reason: Option<String>,
-    /// Where the link is pinned.
-    pin: PathBuf,
-    /// Keeps the link open; the pin keeps it alive.
-    _link: FdLink,
-}
 
 /// Counters of refused frames, by [`hb_ebpf::refusal::Refusal`] code.
 pub type Counters = [u64; COUNTERS];
@@ -98,10 +63,10 @@ pub type Counters = [u64; COUNTERS];
 /// The kernel half.
 pub struct Kernel {
     ebpf: Ebpf,
-    pins: PathBuf,
+    pub(super) pins: PathBuf,
     found: bool,
     timers: Result<(), String>,
-    attachments: Vec<Attachment>,
+    pub(super) attachments: Vec<Attachment>,
 }
 
 impl Kernel {
@@ -219,88 +184,27 @@ impl Kernel {
         array.set(index, value, 0).map_err(failed)
     }
 
-    /// Attaches to an interface: adopts the attachment of an earlier daemon, else natively, else
-    /// in generic mode. Returns how.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Attach`] if neither works.
-    pub fn attach(&mut self, interface: &str, index: u32) -> Result<&Attachment, KernelError> {
-        for mode in [Mode::Native, Mode::Generic] {
-            let pin = self.link_pin(index, mode);
-            if pin.exists() {
-                match self.adopt(interface, &pin) {
-                    Ok(link) => {
-                        let reason = (mode == Mode::Generic)
-                            .then(|| "so attached by an earlier daemon".to_owned());
-                        return self.hold(interface, index, mode, reason, pin, link);
-                    }
-                    // The interface is gone, or was made anew: the pin leads nowhere. Where it
-                    // does not, attaching anew says so.
-                    Err(_) => {
-                        let _ = detach(&pin);
-                        let _ = fs::remove_file(&pin);
-                    }
-                }
-            }
-        }
-        let native = match self.link(interface, index, Mode::Native) {
-            Ok(link) => return self.pin(interface, index, Mode::Native, None, link),
-            Err(error) => describe(&error),
-        };
-        self.attach_generic(interface, index, native)
-    }
-
-    /// Replaces a native attachment by a generic one, because of `reason`.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Detach`]; then nothing has changed. [`KernelError::Attach`]; then the
-    /// interface has no program at all.
-    pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
-        let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
-            return Err(KernelError::Missing("attachment"));
-        };
-        let pin = self.attachments[at].pin.clone();
-        detach(&pin).map_err(|source| KernelError::Detach { pin: pin.clone(), source })?;
-        let Attachment { interface, .. } = self.attachments.swap_remove(at);
-        let _ = fs::remove_file(pin);
-        self.attach_generic(&interface, index, reason.to_owned())
-    }
-
-    fn attach_generic(
+    /// Attaches the program to an interface in one mode.
+    pub(super) fn link(
         &mut self,
         interface: &str,
         index: u32,
-        native: String,
-    ) -> Result<&Attachment, KernelError> {
-        match self.link(interface, index, Mode::Generic) {
-            Ok(link) => self.pin(interface, index, Mode::Generic, Some(native), link),
-            Err(source) => Err(KernelError::Attach {
-                interface: interface.to_owned(),
-                native,
-                source: Box::new(source),
-            }),
-        }
-    }
-
-    fn link(&mut self, interface: &str, index: u32, mode: Mode) -> Result<FdLink, ProgramError> {
+        mode: Mode,
+    ) -> Result<Hold, Refused> {
         let xdp_mode = match mode {
             Mode::Native => XdpMode::Driver,
             Mode::Generic => XdpMode::Skb,
         };
-        let program = self
-            .program("heartbeat")
-            .map_err(|_| ProgramError::UnknownInterface { name: interface.to_owned() })?;
+        let gone = |what: &str| ProgramError::UnknownInterface { name: what.to_owned() };
+        let program = self.program("heartbeat").map_err(|_| gone(interface))?;
         let id = program.attach_to_if_index(index, xdp_mode)?;
         let link = program.take_link(id)?;
-        FdLink::try_from(link).map_err(|_| ProgramError::UnknownInterface {
-            name: format!("{interface} (this kernel has no BPF links for XDP)"),
-        })
+        let no_links = |_| gone(&format!("{interface} (this kernel has no BPF links for XDP)"));
+        Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
     }
 
     /// Puts this daemon's program in the place of the one at the other end of a pinned link.
-    fn adopt(&mut self, interface: &str, pin: &FilePath) -> Result<FdLink, KernelError> {
+    pub(super) fn adopt(&mut self, interface: &str, pin: &FilePath) -> Result<Hold, KernelError> {
         let failed = |source| KernelError::Link {
             interface: interface.to_owned(),
             source: Box::new(source),
@@ -312,62 +216,7 @@ impl Kernel {
         let program = self.program("heartbeat")?;
         let id = program.attach_to_link(link).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
-        FdLink::try_from(link).map_err(failed)
-    }
-
-    fn pin(
-        &mut self,
-        interface: &str,
-        index: u32,
-        mode: Mode,
-        reason: Option<String>,
-        link: FdLink,
-    ) -> Result<&Attachment, KernelError> {
-        let pin = self.link_pin(index, mode);
-        let link = link.pin(&pin).map_err(|source| KernelError::PinLink {
-            interface: interface.to_owned(),
-            source: Box::new(source),
-        })?;
-        self.hold(interface, index, mode, reason, pin, link.into())
-    }
-
-    fn hold(
-        &mut self,
-        interface: &str,
-        index: u32,
-        mode: Mode,
-        reason: Option<String>,
-        pin: PathBuf,
-        link: FdLink,
-    ) -> Result<&Attachment, KernelError> {
-        let interface = interface.to_owned();
-        self.attachments.push(Attachment { interface, index, mode, reason, pin, _link: link });
-        self.attachments.last().ok_or(KernelError::Missing("attachment"))
-    }
-
-    fn link_pin(&self, index: u32, mode: Mode) -> PathBuf {
-        self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
-    }
-
-    /// Removes the attachments that an earlier daemon left on other interfaces than those that were
-    /// attached to since.
-    pub fn detach_others(&self) {
-        let Ok(entries) = fs::read_dir(&self.pins) else { return };
-        for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-            let name = pin.file_name().unwrap_or_default().to_string_lossy();
-            let held = self.attachments.iter().any(|attachment| attachment.pin == pin);
-            if name.starts_with(LINK_PIN) && !held {
-                // What cannot be removed answers for no link of the configuration.
-                let _ = detach(&pin);
-                let _ = fs::remove_file(&pin);
-            }
-        }
-    }
-
-    /// Returns the interfaces the program is attached to.
-    #[must_use]
-    pub fn attachments(&self) -> &[Attachment] {
-        &self.attachments
+        FdLink::try_from(link).map(Hold).map_err(failed)
     }
 
     /// Begins to watch `peer`, with a timer of the kernel. `forget` that it was ever heard, and
@@ -519,29 +368,22 @@ impl Kernel {
     }
 }
 
-/// Removes what a daemon left pinned at `pins`, and with it the programs on its interfaces.
-///
-/// # Errors
-///
-/// [`KernelError::Pins`]; [`KernelError::Detach`] if a program may go on answering for a moment.
-pub fn remove_pins(pins: &FilePath) -> Result<(), KernelError> {
-    let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-    let entries = match fs::read_dir(pins) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(unusable)?,
-    };
-    let mut detached = Ok(());
-    for entry in entries {
-        let entry = entry.map_err(unusable)?;
-        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
-            let pin = entry.path();
-            if let Err(source) = detach(&pin) {
-                detached = Err(KernelError::Detach { pin, source });
-            }
-        }
+/// A program's hold on an interface.
+#[derive(Debug)]
+pub(super) struct Hold(FdLink);
+
+/// Why the kernel did not attach a program.
+pub(super) type Refused = Box<ProgramError>;
+
+impl Hold {
+    /// Pins the link, so that it outlives this process.
+    pub(super) fn pin(self, interface: &str, pin: &FilePath) -> Result<Self, KernelError> {
+        let pinned = self.0.pin(pin).map_err(|source| KernelError::PinLink {
+            interface: interface.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(Self(pinned.into()))
     }
-    fs::remove_dir_all(pins).map_err(unusable)?;
-    detached
 }
 
 /// Compares the kinds and sizes of pinned maps with those of this version.
@@ -559,24 +401,6 @@ fn check_pins(pins: &FilePath) -> Result<(), KernelError> {
         }
     }
     Ok(())
-}
-
-/// Returns the whole chain of causes in one line, without the verifier's log.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        let line = error.to_string();
-        let line = line.lines().next().unwrap_or_default();
-        if !text.contains(line) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(line);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Runs an unattached program on a request.

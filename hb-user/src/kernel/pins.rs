@@ -1,4 +1,4 @@
-//! Taking a program off its interface at once.
+//! What is pinned, and taking a program off its interface at once.
 //!
 //! Removing the last pin and descriptor of a link detaches it too, but only when the kernel gets
 //! round to it: after a grace period of RCU (`bpf_link_put` and the inode's release in
@@ -6,13 +6,18 @@
 
 use std::{
     ffi::CString,
-    io,
+    fs, io,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
+
+use super::error::KernelError;
+
+/// How names of the pins of attachments begin.
+pub(super) const LINK_PIN: &str = "xdp-";
 
 /// `BPF_OBJ_GET` of `linux/bpf.h`.
 const OBJ_GET: libc::c_int = 7;
@@ -61,4 +66,29 @@ unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<i32> {
         libc::syscall(libc::SYS_bpf, command, &raw const *request, size_of::<T>() as libc::c_uint)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// Removes what a daemon left pinned at `pins`, and with it the programs on its interfaces.
+///
+/// # Errors
+///
+/// [`KernelError::Pins`]; [`KernelError::Detach`] if a program may go on answering for a moment.
+pub fn remove_pins(pins: &Path) -> Result<(), KernelError> {
+    let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
+    let entries = match fs::read_dir(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(unusable)?,
+    };
+    let mut detached = Ok(());
+    for entry in entries {
+        let entry = entry.map_err(unusable)?;
+        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
+            let pin = entry.path();
+            if let Err(source) = detach(&pin) {
+                detached = Err(KernelError::Detach { pin, source });
+            }
+        }
+    }
+    fs::remove_dir_all(pins).map_err(unusable)?;
+    detached
 }

@@ -1,0 +1,163 @@
+//! On which interfaces the program sits, and how.
+
+use std::{fs, path::PathBuf};
+
+use super::{
+    error::{KernelError, describe},
+    pins::{LINK_PIN, detach},
+    program::{Hold, Kernel},
+};
+
+/// How a program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the network stack, after the driver has made a socket buffer.
+    Generic,
+}
+
+impl Mode {
+    /// Returns the mode in words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// One interface the program is attached to.
+#[derive(Debug)]
+pub struct Attachment {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub index: u32,
+    /// How.
+    pub mode: Mode,
+    /// Why not natively.
+    pub reason: Option<String>,
+    /// Where the link is pinned.
+    pub(super) pin: PathBuf,
+    /// Keeps the link open; the pin keeps it alive.
+    _link: Hold,
+}
+
+impl Kernel {
+    /// Attaches to an interface: adopts the attachment of an earlier daemon, else natively, else
+    /// in generic mode. Returns how.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] if neither works.
+    pub fn attach(&mut self, interface: &str, index: u32) -> Result<&Attachment, KernelError> {
+        for mode in [Mode::Native, Mode::Generic] {
+            let pin = self.link_pin(index, mode);
+            if pin.exists() {
+                match self.adopt(interface, &pin) {
+                    Ok(link) => {
+                        let reason = (mode == Mode::Generic)
+                            .then(|| "so attached by an earlier daemon".to_owned());
+                        return self.hold(interface, index, mode, reason, pin, link);
+                    }
+                    // The interface is gone, or was made anew: the pin leads nowhere. Where it
+                    // does not, attaching anew says so.
+                    Err(_) => {
+                        let _ = detach(&pin);
+                        let _ = fs::remove_file(&pin);
+                    }
+                }
+            }
+        }
+        let native = match self.link(interface, index, Mode::Native) {
+            Ok(link) => return self.pin(interface, index, Mode::Native, None, link),
+            Err(error) => describe(&*error),
+        };
+        self.attach_generic(interface, index, native)
+    }
+
+    /// Replaces a native attachment by a generic one, because of `reason`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Detach`]; then nothing has changed. [`KernelError::Attach`]; then the
+    /// interface has no program at all.
+    pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
+        let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
+            return Err(KernelError::Missing("attachment"));
+        };
+        let pin = self.attachments[at].pin.clone();
+        detach(&pin).map_err(|source| KernelError::Detach { pin: pin.clone(), source })?;
+        let Attachment { interface, .. } = self.attachments.swap_remove(at);
+        let _ = fs::remove_file(pin);
+        self.attach_generic(&interface, index, reason.to_owned())
+    }
+
+    fn attach_generic(
+        &mut self,
+        interface: &str,
+        index: u32,
+        native: String,
+    ) -> Result<&Attachment, KernelError> {
+        match self.link(interface, index, Mode::Generic) {
+            Ok(link) => self.pin(interface, index, Mode::Generic, Some(native), link),
+            Err(source) => {
+                Err(KernelError::Attach { interface: interface.to_owned(), native, source })
+            }
+        }
+    }
+
+    fn pin(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: Mode,
+        reason: Option<String>,
+        link: Hold,
+    ) -> Result<&Attachment, KernelError> {
+        let pin = self.link_pin(index, mode);
+        let link = link.pin(interface, &pin)?;
+        self.hold(interface, index, mode, reason, pin, link)
+    }
+
+    fn hold(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: Mode,
+        reason: Option<String>,
+        pin: PathBuf,
+        link: Hold,
+    ) -> Result<&Attachment, KernelError> {
+        let interface = interface.to_owned();
+        self.attachments.push(Attachment { interface, index, mode, reason, pin, _link: link });
+        self.attachments.last().ok_or(KernelError::Missing("attachment"))
+    }
+
+    fn link_pin(&self, index: u32, mode: Mode) -> PathBuf {
+        self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
+    }
+
+    /// Removes the attachments that an earlier daemon left on other interfaces than those that were
+    /// attached to since.
+    pub fn detach_others(&self) {
+        let Ok(entries) = fs::read_dir(&self.pins) else { return };
+        for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            let name = pin.file_name().unwrap_or_default().to_string_lossy();
+            let held = self.attachments.iter().any(|attachment| attachment.pin == pin);
+            if name.starts_with(LINK_PIN) && !held {
+                // What cannot be removed answers for no link of the configuration.
+                let _ = detach(&pin);
+                let _ = fs::remove_file(&pin);
+            }
+        }
+    }
+
+    /// Returns the interfaces the program is attached to.
+    #[must_use]
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+}
