@@ -2,17 +2,31 @@
 
 use std::{
     net::Ipv6Addr,
-    sync::atomic::{AtomicU32, Ordering},
+    path::Path,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use hb_user::address::{AddressSocket, Interface};
-use lab::netns::Netns;
+use lab::{guard::Guard, netns::Netns};
 use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Does something with the guard that removes what is left when this process is interrupted or
+/// killed.
+pub(crate) fn with_guard(work: impl FnOnce(&mut Guard) -> anyhow::Result<()>) {
+    static GUARD: OnceLock<Mutex<Guard>> = OnceLock::new();
+    let agent = Path::new(env!("CARGO_BIN_EXE_lab-agent"));
+    let guard = GUARD.get_or_init(|| Mutex::new(Guard::start(agent).unwrap()));
+    // A test that panicked meanwhile has left the guard as good as it was.
+    work(&mut guard.lock().unwrap_or_else(PoisonError::into_inner)).unwrap();
+}
 
 /// A network namespace, deleted on drop.
 pub(crate) struct Namespace {
@@ -24,6 +38,7 @@ impl Namespace {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("hb-net-{}-{count}", std::process::id());
+        with_guard(|guard| guard.netns(&name));
         let netns = Netns::create(&name).unwrap();
         // Addresses are usable at once, so that a listing does not change by itself.
         for which in ["all", "default"] {

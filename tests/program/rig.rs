@@ -25,7 +25,10 @@ use hb_user::{
     kernel::{Counters, Events, Identity, Kernel, OBJECT, Shared, remove_pins},
 };
 
-use super::packets::{self, Shape};
+use super::{
+    namespace::with_guard,
+    packets::{self, Shape},
+};
 
 pub(crate) const CLUSTER: u32 = 0xc0ff_ee01;
 /// The node whose kernel half it is.
@@ -63,7 +66,9 @@ impl Pins {
             }
         });
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self(format!("/sys/fs/bpf/hb-test-{}-{count}", std::process::id()).into())
+        let path = PathBuf::from(format!("/sys/fs/bpf/hb-test-{}-{count}", std::process::id()));
+        with_guard(|guard| guard.path(&path));
+        Self(path)
     }
 
     pub(crate) fn path(&self) -> &FilePath {
