@@ -5,6 +5,7 @@ use hb_ebpf::{epoch::Epoch, time::BootTime};
 use crate::{
     address::{AddressSocket, Batch, Change, ChangeError, Done, Vip},
     announce::{AnnounceSocket, Announcement, Schedule},
+    clock,
 };
 
 /// Why the addresses of a group are not as they should be. Plain data: making one allocates
@@ -25,9 +26,15 @@ pub enum EffectError {
 /// The addresses of one group and how they are announced.
 #[derive(Debug, Default)]
 pub struct Effect {
-    add: Batch,
+    addresses: Vec<Address>,
     remove: Batch,
-    announcements: Vec<(Announcement, AnnounceSocket)>,
+}
+
+#[derive(Debug)]
+struct Address {
+    add: Batch,
+    announcement: Announcement,
+    socket: AnnounceSocket,
 }
 
 impl Effect {
@@ -48,22 +55,11 @@ impl Effect {
         announcement: Announcement,
         socket: AnnounceSocket,
     ) -> Result<(), crate::address::BatchFull> {
-        self.add.push(Change::Add, vip)?;
+        let mut add = Batch::new();
+        add.push(Change::Add, vip)?;
         self.remove.push(Change::Remove, vip)?;
-        self.announcements.push((announcement, socket));
+        self.addresses.push(Address { add, announcement, socket });
         Ok(())
-    }
-
-    /// Returns how many addresses there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.announcements.len()
-    }
-
-    /// Tells whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.announcements.is_empty()
     }
 }
 
@@ -75,9 +71,19 @@ pub(super) struct Group {
     taken: Option<Epoch>,
 }
 
+/// What became of a group's addresses.
+pub(super) struct Added {
+    /// When the last one was up.
+    pub(super) at: BootTime,
+    /// Announcements that did not leave.
+    pub(super) unsent: u32,
+    /// The first thing that failed.
+    pub(super) result: Result<(), EffectError>,
+}
+
 impl Group {
     pub(super) fn new(effect: Effect) -> Self {
-        let results = vec![Ok(Done::Missing); effect.len()];
+        let results = vec![Ok(Done::Missing); effect.addresses.len()];
         Self { effect, results, announced: None, taken: None }
     }
 
@@ -86,35 +92,31 @@ impl Group {
         self.taken
     }
 
-    /// Puts the addresses up.
-    pub(super) fn add(
-        &mut self,
-        socket: &mut AddressSocket,
-        epoch: Epoch,
-    ) -> Result<(), EffectError> {
+    /// Puts the addresses up, each announced before the next: the first is of use at once.
+    pub(super) fn add(&mut self, socket: &mut AddressSocket, epoch: Epoch) -> Added {
         self.taken = None;
-        Self::execute(socket, &self.effect.add, &mut self.results)?;
-        self.taken = Some(epoch);
-        Ok(())
+        let mut added = Added { at: clock::now(), unsent: 0, result: Ok(()) };
+        for address in &self.effect.addresses {
+            match execute(socket, &address.add, &mut self.results) {
+                Ok(()) => {
+                    added.at = clock::now();
+                    added.unsent += address.announce();
+                }
+                Err(error) => added.result = added.result.and(Err(error)),
+            }
+        }
+        if added.result.is_ok() {
+            self.taken = Some(epoch);
+            self.announced = Some((added.at, Schedule::next(added.at, added.at)));
+        }
+        added
     }
 
     /// Takes the addresses down and stops announcing.
     pub(super) fn remove(&mut self, socket: &mut AddressSocket) -> Result<(), EffectError> {
         self.announced = None;
         self.taken = None;
-        Self::execute(socket, &self.effect.remove, &mut self.results)
-    }
-
-    fn execute(
-        socket: &mut AddressSocket,
-        batch: &Batch,
-        results: &mut [Result<Done, ChangeError>],
-    ) -> Result<(), EffectError> {
-        socket.execute(batch, results).map_err(|_| EffectError::Socket)?;
-        for result in results {
-            (*result)?;
-        }
-        Ok(())
+        execute(socket, &self.effect.remove, &mut self.results)
     }
 
     /// Announces once and begins the schedule at `now`. Returns how many frames did not leave.
@@ -139,14 +141,25 @@ impl Group {
     }
 
     fn send(&self) -> u32 {
-        let mut unsent = 0;
-        for (announcement, socket) in &self.effect.announcements {
-            for frame in announcement.frames() {
-                if socket.send(frame).is_err() {
-                    unsent += 1;
-                }
-            }
-        }
-        unsent
+        self.effect.addresses.iter().map(Address::announce).sum()
     }
+}
+
+impl Address {
+    /// Returns how many frames did not leave.
+    fn announce(&self) -> u32 {
+        self.announcement.frames().map(|frame| u32::from(self.socket.send(frame).is_err())).sum()
+    }
+}
+
+fn execute(
+    socket: &mut AddressSocket,
+    batch: &Batch,
+    results: &mut [Result<Done, ChangeError>],
+) -> Result<(), EffectError> {
+    socket.execute(batch, results).map_err(|_| EffectError::Socket)?;
+    for result in results.iter().take(batch.changes().len()) {
+        (*result)?;
+    }
+    Ok(())
 }

@@ -16,7 +16,9 @@ use hb_ebpf::{
 
 use super::{
     Command, EffectError, Fast, FastError, Queue, Report, Running, Setup, Steps, Takeovers,
-    TargetCounters, Token, Trigger, group::Group, probe::Stream,
+    TargetCounters, Token, Trigger,
+    group::{Added, Group},
+    probe::Stream,
 };
 use crate::{
     address::AddressSocket,
@@ -248,8 +250,7 @@ impl Worker {
                 if let Some(found) = self.groups.get_mut(group.0 as usize)
                     && let Some(epoch) = found.taken()
                 {
-                    let result = found.add(&mut self.addresses, epoch);
-                    found.announce(clock::now());
+                    let Added { result, .. } = found.add(&mut self.addresses, epoch);
                     self.report(Report::Restored { group, result });
                 }
             }
@@ -290,12 +291,8 @@ impl Worker {
             self.shared.publish(&self.words, self.leaving);
         }
         steps.published = clock::now();
-        let result = found.add(&mut self.addresses, epoch);
-        steps.address = clock::now();
-        let unsent = match result {
-            Ok(()) => found.announce(steps.address),
-            Err(_) => 0,
-        };
+        let Added { at, unsent, result } = found.add(&mut self.addresses, epoch);
+        steps.address = at;
         steps.announced = clock::now();
         self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
         self.probe();
