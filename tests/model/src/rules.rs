@@ -80,6 +80,11 @@ pub trait Rules: Copy + Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether frames that can do nothing under production's rules may be dropped to save states.
+    fn drops_spent_frames(&self) -> bool {
+        false
+    }
+
     /// Whether frames that ask for nothing matter, as a node with a frozen daemon sends them. To
     /// production's rules they are lost requests, and would only cost states.
     fn minds_silence(&self) -> bool {
@@ -96,4 +101,14 @@ pub trait Rules: Copy + Debug + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug)]
 pub struct Production;
 
-impl Rules for Production {}
+impl Rules for Production {
+    fn drops_spent_frames(&self) -> bool {
+        true
+    }
+}
+
+/// The rules as they are, with every frame kept: to show that dropping spent ones hides nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Unreduced;
+
+impl Rules for Unreduced {}

@@ -23,15 +23,15 @@ use crate::{
 /// What every clock reads.
 pub const NOW: u64 = 1000;
 /// Machines of a model at most.
-pub const MACHINES: usize = 4;
+pub const MACHINES: usize = MAX_VOTERS;
 
 /// What is explored: lengths in units of time, and how much the adversary may do.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Machines that may hold, with ids from 1.
     pub nodes: u8,
-    /// Whether one more only votes.
-    pub witness: bool,
+    /// Machines beside them that only vote.
+    pub witnesses: u8,
     /// `L`.
     pub lease: u64,
     /// `L` after a reconfiguration, which each machine makes at an instant of its own, if at all.
@@ -66,7 +66,7 @@ impl Setup {
     /// Returns the number of machines.
     #[must_use]
     pub fn machines(&self) -> u8 {
-        self.nodes + u8::from(self.witness)
+        self.nodes + self.witnesses
     }
 
     /// Returns the terms of machine `id`.
@@ -330,6 +330,9 @@ impl<R: Rules> Protocol<R> {
             let expired = gone(u64::from(frame.time), longest);
             if expired {
                 frame.time = 0;
+            }
+            if !self.rules.drops_spent_frames() {
+                return true;
             }
             let others = || (1u8..).zip(machines.iter()).filter(|(id, _)| *id != frame.source);
             match frame.part {

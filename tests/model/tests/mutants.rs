@@ -1,0 +1,160 @@
+//! Each wrong rule is caught, in the smallest setup that shows it.
+
+use hb_model::{
+    mutants::{
+        AmnesiaSkipped, CommonExpiry, EchoExtends, EqualByNode, GateLate, LapsedStays,
+        LowEpochTaken, MarginAsIs, NewestTransmit, OneOtherVote, OwnLease, OwnVoteTwice,
+        ReleaseFreesVote, ReleaseUndone, ReleasedRenewed, SeekerStays, SpeaksFirst, UntilShortened,
+        VoteWithinMargin, WitnessForgets,
+    },
+    rules::{Production, Rules},
+    search::search,
+    system::Setup,
+};
+
+const SAFETY: &str = "never two servers";
+const LIVENESS: &str = "a holder can be found";
+
+/// Two nodes and a witness whose clocks run at one rate: a tick is two units.
+fn even() -> Setup {
+    Setup {
+        nodes: 2,
+        witnesses: 1,
+        lease: 3,
+        next_lease: None,
+        longest: 3,
+        margin: 1,
+        drain: 2,
+        seek: 2,
+        rho: 0,
+        rates: vec![[2; 5]],
+        seeks: 2,
+        give_ups: 0,
+        restarts: 0,
+        restarting: &[],
+        releases: 0,
+        recovery: false,
+    }
+}
+
+/// Two nodes and a witness; the first node's clock runs at two thirds of the others' rate.
+fn uneven() -> Setup {
+    Setup { lease: 4, longest: 4, margin: 2, drain: 4, rho: 512, rates: vec![[2, 3, 3, 3, 3]], ..even() }
+}
+
+/// Searches `setup` under the mutant, which has to fail `property`, and under production's rules
+/// to the same depth, which must not.
+fn caught<R: Rules>(mutant: R, setup: &Setup, property: &str) {
+    let outcome = search(setup, mutant, None);
+    let violation = outcome.violation.as_deref().unwrap_or_default();
+    println!("{mutant:?}: {outcome}; {violation}");
+    assert!(violation.starts_with(property), "{mutant:?} was not caught: {outcome} {violation}");
+    let sound = search(setup, Production, Some(outcome.depth));
+    assert_eq!(sound.violation, None, "the setup is wrong by itself: {sound}");
+}
+
+#[test]
+fn extension_from_an_echo() {
+    caught(EchoExtends, &even(), SAFETY);
+}
+
+#[test]
+fn transmit_time_of_the_newest_frame() {
+    caught(NewestTransmit, &even(), SAFETY);
+}
+
+#[test]
+fn promise_recorded_after_the_reply() {
+    caught(SpeaksFirst, &even(), SAFETY);
+}
+
+#[test]
+fn release_undone_by_a_late_promise() {
+    caught(ReleaseUndone, &Setup { releases: 1, ..even() }, SAFETY);
+}
+
+#[test]
+fn released_epoch_renewed() {
+    caught(ReleasedRenewed, &Setup { releases: 1, recovery: true, ..even() }, SAFETY);
+}
+
+#[test]
+fn amnesia_skipped() {
+    caught(AmnesiaSkipped, &Setup { restarts: 1, restarting: &[3], ..even() }, SAFETY);
+}
+
+#[test]
+fn promise_shortened_by_a_smaller_lease() {
+    let setup = Setup { lease: 6, next_lease: Some(1), longest: 6, ..even() };
+    caught(UntilShortened, &setup, SAFETY);
+}
+
+#[test]
+fn own_lease_instead_of_the_promised() {
+    let setup = Setup { lease: 3, next_lease: Some(6), longest: 6, ..even() };
+    caught(OwnLease, &setup, SAFETY);
+}
+
+#[test]
+fn gate_open_at_the_end_of_the_lease() {
+    caught(GateLate, &uneven(), SAFETY);
+}
+
+#[test]
+fn margin_not_stretched() {
+    let setup = Setup { margin: 6, drain: 10, ..uneven() };
+    caught(MarginAsIs, &setup, SAFETY);
+}
+
+#[test]
+fn peer_or_witness_instead_of_a_majority() {
+    caught(OneOtherVote, &Setup { nodes: 3, ..even() }, SAFETY);
+}
+
+#[test]
+fn one_common_expiry() {
+    caught(CommonExpiry, &Setup { witnesses: 3, ..even() }, SAFETY);
+}
+
+#[test]
+fn equal_epochs_decided_by_node() {
+    caught(EqualByNode, &even(), SAFETY);
+}
+
+#[test]
+fn low_epoch_promised() {
+    caught(LowEpochTaken, &even(), SAFETY);
+}
+
+#[test]
+fn release_frees_the_vote_at_once() {
+    caught(ReleaseFreesVote, &Setup { releases: 1, ..even() }, SAFETY);
+}
+
+#[test]
+fn vote_given_within_margin() {
+    caught(VoteWithinMargin, &Setup { margin: 3, drain: 4, ..even() }, SAFETY);
+}
+
+#[test]
+fn own_vote_used_while_promised() {
+    caught(OwnVoteTwice, &Setup { nodes: 3, witnesses: 0, ..even() }, SAFETY);
+}
+
+#[test]
+fn witness_forgets_its_generation() {
+    caught(WitnessForgets, &Setup { restarts: 1, restarting: &[3], ..even() }, SAFETY);
+}
+
+#[test]
+fn seeker_never_yields() {
+    let setup = Setup { witnesses: 0, recovery: true, ..even() };
+    caught(SeekerStays, &setup, LIVENESS);
+}
+
+#[test]
+fn lapsed_holder_never_yields() {
+    let setup =
+        Setup { witnesses: 0, restarts: 1, restarting: &[2], recovery: true, seeks: 1, ..even() };
+    caught(LapsedStays, &setup, LIVENESS);
+}
