@@ -58,6 +58,10 @@ pub struct Setup {
     pub restarting: &'static [u8],
     /// Releases of all nodes together.
     pub releases: u8,
+    /// Pairs of machines between which nothing arrives, to narrow a search.
+    pub cut: &'static [(u8, u8)],
+    /// Whether the first node holds from the start, by the votes of all that hear it.
+    pub held: bool,
     /// Whether to check that the good schedule leads to a holder from every state.
     pub recovery: bool,
 }
@@ -91,6 +95,10 @@ impl Setup {
             voters,
             padding: [0; 3],
         }
+    }
+
+    fn is_cut(&self, one: u8, other: u8) -> bool {
+        self.cut.contains(&(one, other)) || self.cut.contains(&(other, one))
     }
 
     fn longest_in_use(&self) -> u64 {
@@ -288,6 +296,20 @@ impl<R: Rules> Protocol<R> {
         }
     }
 
+    /// Lets the first node seek and win every vote in reach, by the moves of any run.
+    fn hold(&self, system: &System) -> Option<System> {
+        let mut system = self.next_state(system, Move::Seek(1))?;
+        let voters = self.ids().filter(|id| *id != 1 && !self.setup.is_cut(1, *id));
+        for voter in voters {
+            for (part, source, to) in [(Part::Request, 1, voter), (Part::Promise, voter, 1)] {
+                let sent = |frame: &&Frame| frame.part == part && frame.source == source;
+                let frame = *system.network.iter().find(sent)?;
+                system = self.next_state(&system, Move::Deliver(frame, to))?;
+            }
+        }
+        Some(system)
+    }
+
     /// A whole frame arrives, with no judge and no copy for later.
     pub(crate) fn hear_whole(&self, system: &mut System, from: u8, word: &GroupWord, to: u8) {
         let terms = self.terms(system, to);
@@ -383,7 +405,8 @@ impl<R: Rules> Model for Protocol<R> {
             restarts: 0,
             releases: 0,
         };
-        self.setup.rates.iter().map(system).collect()
+        let held = |system: System| if self.setup.held { self.hold(&system) } else { Some(system) };
+        self.setup.rates.iter().map(system).filter_map(held).collect()
     }
 
     fn actions(&self, system: &System, moves: &mut Vec<Move>) {
@@ -392,7 +415,7 @@ impl<R: Rules> Model for Protocol<R> {
             for id in self.ids().filter(|id| *id != frame.source) {
                 let for_another = matches!(frame.part, Part::Promise | Part::Echo)
                     && frame.epoch.node() != id;
-                if !for_another {
+                if !for_another && !self.setup.is_cut(frame.source, id) {
                     moves.push(Move::Deliver(*frame, id));
                 }
             }

@@ -73,6 +73,10 @@ impl Rules for OneOtherVote {
 pub struct CommonExpiry;
 
 impl Rules for CommonExpiry {
+    fn drops_spent_frames(&self) -> bool {
+        true
+    }
+
     fn hear(
         &self,
         record: &mut Record,

@@ -186,6 +186,10 @@ impl Rules for ReleaseFreesVote {
 pub struct ReleasedRenewed;
 
 impl Rules for ReleasedRenewed {
+    fn drops_spent_frames(&self) -> bool {
+        true
+    }
+
     fn hear(
         &self,
         record: &mut Record,
