@@ -383,3 +383,7 @@ impl fmt::Display for TermsError {
 }
 
 impl core::error::Error for TermsError {}
+
+#[cfg(test)]
+#[path = "terms_tests.rs"]
+pub(super) mod tests;
