@@ -187,10 +187,8 @@ impl Timing {
         if self.margin_ns > L_MAX_NS {
             return Err(TermsError::MarginLong { margin_ns: self.margin_ns });
         }
-        let (wait_ns, promise_ns) = (
-            stretch(self.margin_ns, self.rho),
-            stretch(self.lease_ns + self.margin_ns, self.rho),
-        );
+        let (wait_ns, promise_ns) =
+            (stretch(self.margin_ns, self.rho), stretch(self.lease_ns + self.margin_ns, self.rho));
         if self.drain_ns <= wait_ns {
             return Err(TermsError::DrainShort { drain_ns: self.drain_ns, wait_ns });
         }
@@ -373,10 +371,9 @@ impl fmt::Display for TermsError {
                 f,
                 "{count} voters: a majority needs 2 to {MAX_VOTERS}, the witness among them"
             ),
-            Self::Voter { id } => write!(
-                f,
-                "voter {id} is given twice or is not between 1 and {MAX_NODES}"
-            ),
+            Self::Voter { id } => {
+                write!(f, "voter {id} is given twice or is not between 1 and {MAX_NODES}")
+            }
             Self::Stranger { id } => write!(f, "machine {id} is not among the voters: add it"),
         }
     }

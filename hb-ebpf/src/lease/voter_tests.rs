@@ -100,8 +100,7 @@ fn a_generation_is_stored_before_it_is_voted_for() {
 fn holding() -> Record {
     let (mut record, terms) = (fresh(), terms());
     let epoch = holder::seek(&mut record, &terms, AFTER).unwrap();
-    let promise =
-        holder::Promise { epoch, t0_ns: AFTER, lease_ns: terms.lease_ns as u32 };
+    let promise = holder::Promise { epoch, t0_ns: AFTER, lease_ns: terms.lease_ns as u32 };
     let taken = holder::promise(&mut record, &terms, WITNESS, &promise, AFTER);
     assert_eq!(taken, holder::Taken::Won);
     record

@@ -92,13 +92,9 @@ impl Frame {
             State::Seeking | State::Holding if lease != 0 => {
                 Some(Self { part: Part::Request, source, number: lease, time, epoch })
             }
-            State::Released => Some(Self {
-                part: Part::Release,
-                source,
-                number: word.successor,
-                time: 0,
-                epoch,
-            }),
+            State::Released => {
+                Some(Self { part: Part::Release, source, number: word.successor, time: 0, epoch })
+            }
             _ if epoch != Epoch::NONE => {
                 Some(Self { part: Part::Heard, source, number: 0, time: 0, epoch })
             }

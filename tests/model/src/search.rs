@@ -51,7 +51,8 @@ pub fn search<R: Rules>(setup: &Setup, rules: R, depth: Option<usize>) -> Outcom
     let mut violation = None;
     for name in ["never two servers", "a holder can be found"] {
         if let Some(path) = checker.discovery(name) {
-            let moves: Vec<_> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
+            let moves: Vec<_> =
+                path.into_actions().iter().map(|step| format!("{step:?}")).collect();
             violation = Some(format!("{name} fails after:\n  {}", moves.join("\n  ")));
             break;
         }

@@ -15,35 +15,6 @@ use hb_model::{
 const SAFETY: &str = "never two servers";
 const LIVENESS: &str = "a holder can be found";
 
-/// Two nodes and a witness whose clocks run at one rate: a tick is two units.
-fn even() -> Setup {
-    Setup {
-        nodes: 2,
-        witnesses: 1,
-        lease: 3,
-        next_lease: None,
-        longest: 3,
-        margin: 1,
-        drain: 2,
-        seek: 2,
-        rho: 0,
-        rates: vec![[2; 5]],
-        seeks: 2,
-        give_ups: 0,
-        restarts: 0,
-        restarting: &[],
-        releases: 0,
-        cut: &[],
-        held: false,
-        recovery: false,
-    }
-}
-
-/// Two nodes and a witness; the first node's clock runs at two thirds of the others' rate.
-fn uneven() -> Setup {
-    Setup { lease: 4, longest: 4, margin: 2, drain: 4, rho: 512, rates: vec![[2, 3, 3, 3, 3]], ..even() }
-}
-
 /// Searches `setup` under the mutant, which has to fail `property`, and under production's rules
 /// to the same depth, which must not.
 fn caught<R: Rules>(mutant: R, setup: &Setup, property: &str) {
@@ -57,29 +28,29 @@ fn caught<R: Rules>(mutant: R, setup: &Setup, property: &str) {
 
 #[test]
 fn extension_from_an_echo() {
-    caught(EchoExtends, &even(), SAFETY);
+    caught(EchoExtends, &Setup::even(), SAFETY);
 }
 
 #[test]
 fn transmit_time_of_the_newest_frame() {
-    caught(NewestTransmit, &even(), SAFETY);
+    caught(NewestTransmit, &Setup::even(), SAFETY);
 }
 
 #[test]
 fn promise_recorded_after_the_reply() {
-    caught(SpeaksFirst, &even(), SAFETY);
+    caught(SpeaksFirst, &Setup::even(), SAFETY);
 }
 
 #[test]
 fn release_undone_by_a_late_promise() {
-    caught(ReleaseUndone, &Setup { releases: 1, ..even() }, SAFETY);
+    caught(ReleaseUndone, &Setup { releases: 1, ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn released_epoch_renewed() {
     // Safe by another rule: the holder's own record is released, and takes no promise. What the
     // voter's mark saves is time, which is tested where the transition is.
-    let outcome = search(&Setup { releases: 1, ..even() }, ReleasedRenewed, None);
+    let outcome = search(&Setup { releases: 1, ..Setup::even() }, ReleasedRenewed, None);
     println!("ReleasedRenewed: {outcome}");
     assert_eq!(outcome.violation, None);
     assert!(outcome.complete);
@@ -87,83 +58,91 @@ fn released_epoch_renewed() {
 
 #[test]
 fn amnesia_skipped() {
-    caught(AmnesiaSkipped, &Setup { restarts: 1, restarting: &[3], ..even() }, SAFETY);
+    caught(AmnesiaSkipped, &Setup { restarts: 1, restarting: &[3], ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn promise_shortened_by_a_smaller_lease() {
-    let setup = Setup { lease: 6, next_lease: Some(1), longest: 6, cut: &[(1, 3)], ..even() };
+    let setup =
+        Setup { lease: 6, next_lease: Some(1), longest: 6, cut: &[(1, 3)], ..Setup::even() };
     caught(UntilShortened, &setup, SAFETY);
 }
 
 #[test]
 fn own_lease_instead_of_the_promised() {
-    let setup = Setup { lease: 3, next_lease: Some(6), longest: 6, cut: &[(1, 3)], ..even() };
+    let setup =
+        Setup { lease: 3, next_lease: Some(6), longest: 6, cut: &[(1, 3)], ..Setup::even() };
     caught(OwnLease, &setup, SAFETY);
 }
 
 #[test]
 fn gate_open_at_the_end_of_the_lease() {
-    caught(GateLate, &uneven(), SAFETY);
+    caught(GateLate, &Setup::uneven(), SAFETY);
 }
 
 #[test]
 fn margin_not_stretched() {
-    let setup = Setup { margin: 6, drain: 10, ..uneven() };
+    let setup = Setup { margin: 6, drain: 10, ..Setup::uneven() };
     caught(MarginAsIs, &setup, SAFETY);
 }
 
 #[test]
 fn peer_or_witness_instead_of_a_majority() {
-    caught(OneOtherVote, &Setup { nodes: 3, ..even() }, SAFETY);
+    caught(OneOtherVote, &Setup { nodes: 3, ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn one_common_expiry() {
     // Five voters; the nodes have one of the three others in common.
     let cut = &[(1, 2), (1, 5), (2, 3)];
-    caught(CommonExpiry, &Setup { witnesses: 3, cut, held: true, ..even() }, SAFETY);
+    caught(CommonExpiry, &Setup { witnesses: 3, cut, held: true, ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn equal_epochs_decided_by_node() {
-    caught(EqualByNode, &even(), SAFETY);
+    caught(EqualByNode, &Setup::even(), SAFETY);
 }
 
 #[test]
 fn low_epoch_promised() {
-    caught(LowEpochTaken, &even(), SAFETY);
+    caught(LowEpochTaken, &Setup::even(), SAFETY);
 }
 
 #[test]
 fn release_frees_the_vote_at_once() {
-    caught(ReleaseFreesVote, &Setup { releases: 1, ..even() }, SAFETY);
+    caught(ReleaseFreesVote, &Setup { releases: 1, ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn vote_given_within_margin() {
-    caught(VoteWithinMargin, &Setup { margin: 3, drain: 4, ..even() }, SAFETY);
+    caught(VoteWithinMargin, &Setup { margin: 3, drain: 4, ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn own_vote_used_while_promised() {
-    caught(OwnVoteTwice, &Setup { nodes: 3, witnesses: 0, ..even() }, SAFETY);
+    caught(OwnVoteTwice, &Setup { nodes: 3, witnesses: 0, ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn witness_forgets_its_generation() {
-    caught(WitnessForgets, &Setup { restarts: 1, restarting: &[3], ..even() }, SAFETY);
+    caught(WitnessForgets, &Setup { restarts: 1, restarting: &[3], ..Setup::even() }, SAFETY);
 }
 
 #[test]
 fn seeker_never_yields() {
-    let setup = Setup { witnesses: 0, recovery: true, ..even() };
+    let setup = Setup { witnesses: 0, recovery: true, ..Setup::even() };
     caught(SeekerStays, &setup, LIVENESS);
 }
 
 #[test]
 fn lapsed_holder_never_yields() {
-    let setup =
-        Setup { witnesses: 0, restarts: 1, restarting: &[2], recovery: true, seeks: 1, ..even() };
+    let setup = Setup {
+        witnesses: 0,
+        restarts: 1,
+        restarting: &[2],
+        recovery: true,
+        seeks: 1,
+        ..Setup::even()
+    };
     caught(LapsedStays, &setup, LIVENESS);
 }

@@ -99,6 +99,10 @@ impl Rules for CommonExpiry {
 pub struct OwnLease;
 
 impl Rules for OwnLease {
+    fn drops_spent_frames(&self) -> bool {
+        true
+    }
+
     fn hear(
         &self,
         record: &mut Record,

@@ -77,6 +77,10 @@ impl Rules for WitnessForgets {
 pub struct UntilShortened;
 
 impl Rules for UntilShortened {
+    fn drops_spent_frames(&self) -> bool {
+        true
+    }
+
     fn hear(
         &self,
         record: &mut Record,
