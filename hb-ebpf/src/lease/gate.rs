@@ -55,9 +55,8 @@ mod tests {
         ) {
             let mut record = Record::default();
             // Place 0 is this node's, whose vote is its own state.
-            for place in 1..usize::from(count) {
-                record.expires_ns[place] = ends[place - 1];
-            }
+            let others = usize::from(count) - 1;
+            record.expires_ns[1..=others].copy_from_slice(&ends[..others]);
             let terms = Terms { count, ..crate::lease::terms::tests::terms() };
             let ahead = 1 + (1..MAX_VOTERS).filter(|&p| now < record.expires_ns[p]).count();
             let majority = 2 * ahead > usize::from(count);

@@ -133,7 +133,7 @@ impl Terms {
     /// before the second begins.
     #[must_use]
     pub const fn retry_ns(&self, rank: u8) -> u64 {
-        self.seek_ns.saturating_mul(2 * rank as u64 + 1)
+        self.seek_ns.wrapping_mul(2 * rank as u64 + 1)
     }
 
     /// Returns the place of voter `id`, below [`MAX_VOTERS`].
@@ -158,13 +158,20 @@ impl Terms {
     }
 }
 
-/// Returns `ns (1 + rho)`, rounded up: every wait may only get longer by rounding.
+/// Returns `ns (1 + rho)`, rounded up: every wait may only get longer by rounding. A span of 2^32 ns
+/// (4.3 s) or more, which no checked length reaches, becomes for ever: so the product fits into the
+/// 64 bits that the kernel's programs can multiply.
 #[inline(always)]
 #[must_use]
 pub const fn stretch(ns: u64, rho: u32) -> u64 {
-    let extra = ns.saturating_mul(rho as u64).saturating_add(RHO_ONE as u64 - 1) >> RHO_SHIFT;
-    ns.saturating_add(extra)
+    if ns > u32::MAX as u64 {
+        return u64::MAX;
+    }
+    let extra = (ns * rho as u64 + RHO_ONE as u64 - 1) >> RHO_SHIFT;
+    ns + extra
 }
+
+const _: () = assert!(2 * L_MAX_NS <= u32::MAX as u64);
 
 impl Timing {
     fn check(&self) -> Result<(), TermsError> {
@@ -200,6 +207,9 @@ impl Timing {
                 seek_ns: self.seek_ns,
                 interval_ns: self.interval_ns,
             });
+        }
+        if self.seek_ns > L_MAX_NS {
+            return Err(TermsError::SeekLong { seek_ns: self.seek_ns });
         }
         if self.deadtime_ns >= L_MAX_NS || self.deadtime_ns <= self.interval_ns {
             return Err(TermsError::Deadtime {
@@ -284,6 +294,11 @@ pub enum TermsError {
         /// The probe interval.
         interval_ns: u64,
     },
+    /// A seeker would stand in the way of others for longer than any lease.
+    SeekLong {
+        /// The length of a seek.
+        seek_ns: u64,
+    },
     /// Deadtime out of range.
     Deadtime {
         /// The deadtime.
@@ -356,6 +371,10 @@ impl fmt::Display for TermsError {
                 f,
                 "a seek of {seek_ns} ns is shorter than two intervals of {interval_ns} ns, so it \
                  is given up before answers come: lengthen it"
+            ),
+            Self::SeekLong { seek_ns } => write!(
+                f,
+                "a seek of {seek_ns} ns is above the longest lease, {L_MAX_NS} ns: shorten it"
             ),
             Self::Deadtime { deadtime_ns, interval_ns } => write!(
                 f,

@@ -62,6 +62,7 @@ fn lengths_are_checked_against_each_other_with_their_numbers() {
         (Timing { drain_ns: 240_040, ..good }, "margin (1 + rho) = 240040 ns"),
         (Timing { drain_ns: 2_640_431, ..good }, "(lease + margin) (1 + rho) = 2640430 ns"),
         (Timing { seek_ns: 199_999, ..good }, "a seek of 199999 ns"),
+        (Timing { seek_ns: L_MAX_NS + 1, ..good }, "a seek of 2000000001 ns"),
         (Timing { deadtime_ns: 100_000, ..good }, "deadtime 100000 ns"),
         (Timing { controller_deadtime_ns: L_MAX_NS, ..good }, "controller_deadtime 2000000000 ns"),
     ];
@@ -97,7 +98,7 @@ proptest! {
     /// A wait of `stretch(ns)` on the fastest clock covers `ns` on the slowest, and no more than
     /// rounding beyond it.
     #[test]
-    fn stretching_rounds_up(ns in 0u64..4 * L_MAX_NS, rho in 0..=RHO_ONE) {
+    fn stretching_rounds_up(ns in 0..=u64::from(u32::MAX), rho in 0..=RHO_ONE) {
         let one = u128::from(RHO_ONE);
         let exact = u128::from(ns) * (one + u128::from(rho));
         let stretched = u128::from(stretch(ns, rho)) * one;
@@ -107,7 +108,9 @@ proptest! {
 
     #[test]
     fn stretching_saturates(ns: u64, rho: u32) {
-        prop_assert!(stretch(ns, rho) >= ns);
+        let stretched = stretch(ns, rho);
+        prop_assert!(stretched >= ns);
+        prop_assert_eq!(stretched == u64::MAX, ns > u64::from(u32::MAX));
     }
 
     #[test]
