@@ -58,6 +58,8 @@ pub struct Setup {
     pub restarting: &'static [u8],
     /// Releases of all nodes together.
     pub releases: u8,
+    /// Generations on the machines' disks to begin with.
+    pub generations: [u32; MACHINES],
     /// Pairs of machines between which nothing arrives, to narrow a search.
     pub cut: &'static [(u8, u8)],
     /// Whether the first node holds from the start, by the votes of all that hear it.
@@ -89,6 +91,7 @@ impl Setup {
             restarts: 0,
             restarting: &[],
             releases: 0,
+            generations: [1; MACHINES],
             cut: &[],
             held: false,
             recovery: false,
@@ -434,15 +437,20 @@ impl<R: Rules> Model for Protocol<R> {
     type Action = Move;
 
     fn init_states(&self) -> Vec<System> {
-        let machine = Machine {
-            record: Record { recorded: Epoch::floor(1).0, generation: 1, ..Record::default() },
-            disk: 1,
+        let machine = |generation: &u32| Machine {
+            record: Record {
+                recorded: Epoch::floor(*generation).0,
+                generation: *generation,
+                ..Record::default()
+            },
+            disk: *generation,
             pipe: Pipe::default(),
             reconfigured: false,
             pending: None,
         };
+        let count = usize::from(self.setup.machines());
         let system = |rates: &[u8; MACHINES]| System {
-            machines: vec![machine.clone(); usize::from(self.setup.machines())],
+            machines: self.setup.generations.iter().take(count).map(machine).collect(),
             network: Vec::new(),
             top: Top::default(),
             rates: *rates,

@@ -2,10 +2,10 @@
 
 use hb_model::{
     mutants::{
-        AmnesiaSkipped, CommonExpiry, EchoExtends, EqualByNode, GateLate, LapsedStays,
-        LowEpochTaken, MarginAsIs, NewestTransmit, OneOtherVote, OwnLease, OwnVoteTwice,
-        ReleaseFreesVote, ReleaseUndone, ReleasedRenewed, SeekerStays, SpeaksFirst, UntilShortened,
-        VoteWithinMargin, WitnessForgets,
+        AmnesiaSkipped, CommonExpiry, EchoExtends, EqualByNode, GateLate, GenerationAhead,
+        LapsedStays, LowEpochTaken, MarginAsIs, NewestTransmit, OneOtherVote, OwnLease,
+        OwnVoteTwice, ReleaseFreesVote, ReleaseUndone, ReleasedRenewed, SeekerStays, SpeaksFirst,
+        UntilShortened, VoteWithinMargin, WitnessForgets,
     },
     rules::{Production, Rules},
     search::search,
@@ -126,6 +126,14 @@ fn own_vote_used_while_promised() {
 #[test]
 fn witness_forgets_its_generation() {
     caught(WitnessForgets, &Setup { restarts: 1, restarting: &[3], ..Setup::even() }, SAFETY);
+}
+
+#[test]
+fn generation_not_stored_first() {
+    // Both nodes restarted once, long ago.
+    let generations = [2, 2, 1, 1, 1];
+    let setup = Setup { generations, restarts: 1, restarting: &[3], ..Setup::even() };
+    caught(GenerationAhead, &setup, SAFETY);
 }
 
 #[test]

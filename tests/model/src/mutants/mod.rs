@@ -10,8 +10,8 @@ mod voter;
 pub use holder::{CommonExpiry, EchoExtends, GateLate, OneOtherVote, OwnLease, ReleaseUndone};
 pub use liveness::{LapsedStays, SeekerStays};
 pub use voter::{
-    AmnesiaSkipped, EqualByNode, LowEpochTaken, MarginAsIs, NewestTransmit, OwnVoteTwice,
-    ReleaseFreesVote, ReleasedRenewed, SpeaksFirst, UntilShortened, VoteWithinMargin,
+    AmnesiaSkipped, EqualByNode, GenerationAhead, LowEpochTaken, MarginAsIs, NewestTransmit,
+    OwnVoteTwice, ReleaseFreesVote, ReleasedRenewed, SpeaksFirst, UntilShortened, VoteWithinMargin,
     WitnessForgets,
 };
 

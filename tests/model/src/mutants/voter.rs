@@ -246,3 +246,23 @@ impl Rules for OwnVoteTwice {
         sought
     }
 }
+
+/// A voter votes for an epoch whose generation is not on its disk.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationAhead;
+
+impl Rules for GenerationAhead {
+    fn hear(
+        &self,
+        record: &mut Record,
+        terms: &Terms,
+        source: u8,
+        transmit_ns: u64,
+        word: &GroupWord,
+        now: u64,
+    ) -> Heard {
+        // The record says what the disk does not.
+        record.generation = record.generation.max(word.epoch().generation());
+        word::hear(record, terms, source, transmit_ns, word, now)
+    }
+}
