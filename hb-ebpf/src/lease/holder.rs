@@ -1,0 +1,175 @@
+//! What a node does to hold a group, and to give it away.
+
+use super::{gate, record::Record, terms::Terms};
+use crate::{epoch::Epoch, wire::State};
+
+/// Why a node cannot seek now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum SeekError {
+    /// It only votes.
+    Witness = 1,
+    /// It lost its record or mistrusts its clock, and waits.
+    Blocked = 2,
+    /// It seeks or holds already; a holder whose lease ran out steps down first.
+    Busy = 3,
+    /// Its vote is promised to another.
+    Bound = 4,
+    /// Sockets or addresses of the epoch it left may still be here.
+    Unclean = 5,
+    /// The generation, that of [`Record::highest`], has to be on this disk first.
+    Generation = 6,
+    /// The number space is used up.
+    Exhausted = 7,
+}
+
+/// Begins to seek the group under a new epoch, which is returned. The node's own vote is its own
+/// from here on, until it leaves this epoch.
+///
+/// # Errors
+///
+/// A [`SeekError`]; the record is then as it was.
+#[inline(always)]
+pub fn seek(record: &mut Record, terms: &Terms, now: u64) -> Result<Epoch, SeekError> {
+    if terms.witness != 0 {
+        return Err(SeekError::Witness);
+    }
+    if record.is_blocked(now) {
+        return Err(SeekError::Blocked);
+    }
+    if matches!(record.state(), State::Seeking | State::Holding) {
+        return Err(SeekError::Busy);
+    }
+    if record.is_bound(now) {
+        return Err(SeekError::Bound);
+    }
+    if record.unclean != 0 {
+        return Err(SeekError::Unclean);
+    }
+    let Some(epoch) = record.highest().next(terms.own) else {
+        return Err(SeekError::Exhausted);
+    };
+    if epoch.generation() > record.generation {
+        return Err(SeekError::Generation);
+    }
+    record.leave(State::Seeking);
+    record.epoch = epoch.0;
+    record.successor = 0;
+    record.sought_ns = now;
+    Ok(epoch)
+}
+
+/// Gives up a seek that took too long; tells whether it did.
+#[inline(always)]
+pub fn give_up(record: &mut Record, terms: &Terms, now: u64) -> bool {
+    let due = now >= record.sought_ns.saturating_add(terms.seek_ns);
+    if record.state() != State::Seeking || !due {
+        return false;
+    }
+    record.leave(State::Idle);
+    true
+}
+
+/// Stops holding after the lease ran out, so that the node may be cleaned and seek again; tells
+/// whether it did.
+#[inline(always)]
+pub fn step_down(record: &mut Record, now: u64) -> bool {
+    if record.state() != State::Holding || gate::open(record, now).is_some() {
+        return false;
+    }
+    record.stop_holding(State::Idle, now);
+    true
+}
+
+/// Notes that sockets bound to the group's addresses were destroyed and the addresses removed,
+/// for the epoch left last; tells whether that was news. Refused while the node seeks or holds.
+#[inline(always)]
+pub fn cleaned(record: &mut Record) -> bool {
+    let away = matches!(record.state(), State::Idle | State::Released);
+    if !away || record.unclean == 0 {
+        return false;
+    }
+    record.unclean = 0;
+    true
+}
+
+/// A promise, out of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// Epoch promised.
+    pub epoch: Epoch,
+    /// Transmit time, on this node's clock, of the request it answers.
+    pub t0_ns: u64,
+    /// Length of the lease promised; 0 of an epoch that was released.
+    pub lease_ns: u32,
+}
+
+/// What became of a promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Taken {
+    /// It lengthened that voter's vote.
+    Extended = 1,
+    /// And with it the majority is complete: the node holds from now on.
+    Won = 2,
+    /// It is about an epoch that this node neither seeks nor holds.
+    Other = 3,
+    /// The request it answers is too old, lies ahead, or was answered as late before.
+    Stale = 4,
+}
+
+/// Takes a promise given by voter `source`.
+#[inline(always)]
+pub fn promise(
+    record: &mut Record,
+    terms: &Terms,
+    source: u8,
+    promise: &Promise,
+    now: u64,
+) -> Taken {
+    let ours = matches!(record.state(), State::Seeking | State::Holding)
+        && promise.epoch.0 == record.epoch
+        && promise.epoch.node() == terms.own
+        && source != terms.own;
+    let Some(place) = terms.place(source) else { return Taken::Other };
+    if !ours {
+        return Taken::Other;
+    }
+    let t0 = promise.t0_ns;
+    if t0 == 0 || t0 > now || now - t0 >= terms.longest_lease_ns {
+        return Taken::Stale;
+    }
+    let promised_ns = u64::from(promise.lease_ns);
+    let lease_ns = if promised_ns < terms.lease_ns { promised_ns } else { terms.lease_ns };
+    let end = t0.saturating_add(lease_ns);
+    let Some(expires_ns) = record.expires_ns.get_mut(place) else { return Taken::Other };
+    if end <= *expires_ns {
+        return Taken::Stale;
+    }
+    *expires_ns = end;
+    record.lease_end_ns = gate::majority_end(record, terms);
+    if record.state() == State::Seeking && now < record.lease_end_ns {
+        record.state = State::Holding as u8;
+        record.recorded = record.epoch;
+        return Taken::Won;
+    }
+    Taken::Extended
+}
+
+/// Gives the group away to `successor`, 0 for whoever seeks it, and closes the gate at once;
+/// returns the epoch released. `None` if the node does not hold, or `successor` is itself or no
+/// voter.
+#[inline(always)]
+pub fn release(record: &mut Record, terms: &Terms, successor: u8, now: u64) -> Option<Epoch> {
+    let known = successor == 0 || (successor != terms.own && terms.place(successor).is_some());
+    if record.state() != State::Holding || !known {
+        return None;
+    }
+    record.stop_holding(State::Released, now);
+    record.successor = successor;
+    Some(Epoch(record.epoch))
+}
+
+#[cfg(test)]
+#[path = "holder_tests.rs"]
+mod tests;

@@ -1,0 +1,30 @@
+//! Who may serve a group: promises, leases and the gate, as pure transitions of one record.
+//!
+//! Every voter keeps one [`Record`] per group. Each function here is one atomic transition of it:
+//! the caller holds the record's lock around the call, in the kernel and on the host alike. None
+//! reads a clock; `now` is the caller's `CLOCK_BOOTTIME` in nanoseconds, and a record never
+//! travels, so times of two machines meet only as `t0`, which comes back to its own clock.
+//!
+//! | file | what happens |
+//! |---|---|
+//! | [`terms`] | lengths and voters, checked against each other |
+//! | [`record`] | what a voter remembers of a group |
+//! | [`voter`] | a request or a release is heard |
+//! | [`holder`] | the node seeks, gathers promises, gives up, releases |
+//! | [`gate`] | may this packet pass? |
+//! | [`word`] | the record in a frame, and a frame taken |
+//! | [`start`] | a kernel half starts without its record; a clock jumped |
+//!
+//! A frame is handed to [`word::hear`] only if it is authentic and fresh, which is decided before;
+//! `docs/safety.md` says why leases stay safe even if an old frame slips through.
+
+pub mod gate;
+pub mod holder;
+pub mod record;
+pub mod start;
+pub mod terms;
+pub mod voter;
+pub mod word;
+
+pub use record::Record;
+pub use terms::{Terms, TermsError, Timing};

@@ -1,0 +1,133 @@
+//! What a voter remembers of one group.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::terms::{MAX_VOTERS, Terms};
+use crate::{epoch::Epoch, wire::State};
+
+/// A voter's record of one group. All zero knows nothing and is not blocked: only a test may use
+/// it as it is; a machine begins with [`start`](super::start::start).
+///
+/// Times are this machine's `CLOCK_BOOTTIME` in nanoseconds, except `promise_t0_ns`.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Record {
+    /// Epoch that this node seeks, holds or released, or did last; 0 for none.
+    pub epoch: u64,
+    /// Highest epoch promised or held here: nothing at or below it is promised anew.
+    pub recorded: u64,
+    /// Highest epoch heard of; raises what is sought next, never what is refused.
+    pub heard: u64,
+    /// End of the lease, exclusive: until then a strict majority of the votes lies ahead.
+    pub lease_end_ns: u64,
+    /// When the gate of an earlier epoch was last open, exclusive.
+    pub open_until_ns: u64,
+    /// End of each voter's vote for `epoch`, in the order of [`Terms::voters`].
+    pub expires_ns: [u64; MAX_VOTERS],
+    /// Epoch promised; its low byte names the node. 0 for none.
+    pub promised: u64,
+    /// End of that promise, exclusive.
+    pub until_ns: u64,
+    /// Transmit time, on the requester's clock, of the request that set `until_ns`.
+    pub promise_t0_ns: u64,
+    /// Takes no part before this instant.
+    pub blocked_until_ns: u64,
+    /// When the seek began.
+    pub sought_ns: u64,
+    /// Lease of the request that set `until_ns`.
+    pub promise_lease_ns: u32,
+    /// Generation on this machine's disk.
+    pub generation: u32,
+    /// A [`State`].
+    pub state: u8,
+    /// Node the group was released to, with [`State::Released`]; 0 for anyone.
+    pub successor: u8,
+    /// 1 if the promised epoch was released.
+    pub released: u8,
+    /// 1 while sockets and addresses of an earlier epoch may still be here.
+    pub unclean: u8,
+    /// Zero.
+    pub reserved: [u8; 4],
+}
+
+const _: () = assert!(size_of::<Record>() == 136);
+
+impl Record {
+    /// Returns the state.
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(&self) -> State {
+        State::from_code(self.state)
+    }
+
+    /// Tells whether the record may not be used yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_blocked(&self, now: u64) -> bool {
+        now < self.blocked_until_ns
+    }
+
+    /// Tells whether a promise to another node binds this voter.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_bound(&self, now: u64) -> bool {
+        now < self.until_ns
+    }
+
+    /// Tells whether packets of this node may still be on their way to the wire, as far as
+    /// another node's clock could tell: its gate is open, or was within `margin (1 + rho)`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_still_send(&self, terms: &Terms, now: u64) -> bool {
+        let last = match self.state() {
+            State::Holding if self.lease_end_ns > self.open_until_ns => self.lease_end_ns,
+            _ => self.open_until_ns,
+        };
+        last != 0 && now < last.saturating_add(terms.wait_ns())
+    }
+
+    /// Returns the highest epoch known here.
+    #[inline(always)]
+    #[must_use]
+    pub const fn highest(&self) -> Epoch {
+        let mut highest = self.heard;
+        if self.recorded > highest {
+            highest = self.recorded;
+        }
+        if self.epoch > highest {
+            highest = self.epoch;
+        }
+        Epoch(highest)
+    }
+
+    /// Notes that `epoch` exists.
+    #[inline(always)]
+    pub(super) const fn note(&mut self, epoch: Epoch) {
+        if epoch.0 > self.heard {
+            self.heard = epoch.0;
+        }
+    }
+
+    /// Stops seeking or holding. `open_until_ns` must be up to date.
+    #[inline(always)]
+    pub(super) const fn leave(&mut self, state: State) {
+        self.state = state as u8;
+        self.lease_end_ns = 0;
+        self.expires_ns = [0; MAX_VOTERS];
+    }
+
+    /// Stops holding at `now`, or before if the lease ended before.
+    #[inline(always)]
+    pub(super) const fn stop_holding(&mut self, state: State, now: u64) {
+        // The gate may have let a packet pass at `now` itself.
+        let closed = now.saturating_add(1);
+        let last = if self.lease_end_ns < closed { self.lease_end_ns } else { closed };
+        if last > self.open_until_ns {
+            self.open_until_ns = last;
+        }
+        self.unclean = 1;
+        self.leave(state);
+    }
+}

@@ -1,0 +1,87 @@
+//! Beginnings: a machine without its record, a generation on disk, a clock that jumped.
+
+use super::{record::Record, terms::Terms};
+use crate::{epoch::Epoch, wire::State};
+
+/// The record of a machine that starts at `now` without one and reserved `generation` on its disk:
+/// one more than the number stored there, stored before this is called.
+///
+/// It takes no part until every promise it may have given before has run out.
+#[inline(always)]
+#[must_use]
+pub fn start(terms: &Terms, generation: u32, now: u64) -> Record {
+    Record {
+        recorded: Epoch::floor(generation).0,
+        generation,
+        blocked_until_ns: now.saturating_add(terms.amnesia_ns()),
+        ..Record::default()
+    }
+}
+
+/// The record of a machine that lost its disk as well: a learner. It hears of epochs and takes no
+/// part until an operator confirms, which is [`start`] with the generation that
+/// [`learned_generation`] names.
+#[inline(always)]
+#[must_use]
+pub fn start_as_learner() -> Record {
+    Record { blocked_until_ns: u64::MAX, ..Record::default() }
+}
+
+/// Returns the generation a confirmed learner starts with, `None` if the numbers are used up: one
+/// above what it heard of, to be confirmed only when every other voter was heard.
+#[must_use]
+pub fn learned_generation(record: &Record) -> Option<u32> {
+    record.highest().generation().checked_add(1)
+}
+
+/// Notes that `generation` is on this machine's disk now; tells whether that was news.
+#[inline(always)]
+pub fn generation_stored(record: &mut Record, generation: u32) -> bool {
+    if generation <= record.generation {
+        return false;
+    }
+    record.generation = generation;
+    true
+}
+
+/// Returns the generation that has to be stored before this machine can vote for or seek the
+/// highest epoch it heard of; `None` if it is there.
+#[inline(always)]
+#[must_use]
+pub fn generation_wanted(record: &Record) -> Option<u32> {
+    let heard = record.highest().generation();
+    if heard > record.generation { Some(heard) } else { None }
+}
+
+/// Notes that this machine's clock jumped or stood still, by any amount either way: its gate
+/// closes, and every promise counts from `now` as if it were the longest.
+#[inline(always)]
+pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
+    let later = now.saturating_add(terms.amnesia_ns());
+    match record.state() {
+        State::Holding => {
+            // When the gate was last open is known only on the clock that is no more.
+            let was_open = record.lease_end_ns != 0;
+            record.stop_holding(State::Idle, now);
+            record.open_until_ns = if was_open { now.saturating_add(1) } else { 0 };
+        }
+        State::Seeking => record.leave(State::Idle),
+        State::Idle | State::Released => {
+            if record.open_until_ns != 0 {
+                record.open_until_ns = now.saturating_add(1);
+            }
+        }
+    }
+    record.sought_ns = 0;
+    if record.promised != 0 {
+        record.until_ns = later;
+    }
+    // A learner stays one.
+    if record.blocked_until_ns != u64::MAX {
+        record.blocked_until_ns = later;
+    }
+}
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod tests;

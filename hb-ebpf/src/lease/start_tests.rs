@@ -1,0 +1,93 @@
+use super::*;
+use crate::lease::{
+    gate,
+    holder::{self, Promise},
+    terms::tests::{AFTER, OTHER, WITNESS, terms},
+    voter::{self, Request, Verdict},
+};
+
+#[test]
+fn begins_at_the_floor_of_its_generation() {
+    let record = start(&terms(), 4, AFTER);
+    assert_eq!(record.recorded, Epoch::floor(4).0);
+    assert_eq!(record.generation, 4);
+    assert!(record.is_blocked(AFTER));
+    assert_eq!(record.state(), State::Idle);
+}
+
+#[test]
+fn epochs_of_an_earlier_life_are_low() {
+    let terms = terms();
+    let mut record = start(&terms, 2, AFTER);
+    let now = record.blocked_until_ns;
+    let old = Epoch(Epoch::floor(1).0 | 0xffff_ff00 | u64::from(OTHER));
+    let wish = Request { epoch: old, lease_ns: 100, transmit_ns: 1 };
+    assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, now), Verdict::Low);
+}
+
+#[test]
+fn a_learner_hears_and_takes_no_part() {
+    let terms = terms();
+    let mut record = start_as_learner();
+    let epoch = Epoch::floor(6).next(OTHER).unwrap();
+    record.note(epoch);
+    let wish = Request { epoch, lease_ns: 100, transmit_ns: 1 };
+    let far = u64::MAX - 1;
+    assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, far), Verdict::Blocked);
+    assert_eq!(holder::seek(&mut record, &terms, far), Err(holder::SeekError::Blocked));
+    clock_jumped(&mut record, &terms, AFTER);
+    assert!(record.is_blocked(far));
+    assert_eq!(learned_generation(&record), Some(7));
+    record.heard = u64::MAX;
+    assert_eq!(learned_generation(&record), None);
+}
+
+#[test]
+fn a_generation_only_grows() {
+    let mut record = start(&terms(), 4, AFTER);
+    assert_eq!(generation_wanted(&record), None);
+    record.heard = Epoch::floor(6).0;
+    assert_eq!(generation_wanted(&record), Some(6));
+    assert!(!generation_stored(&mut record, 4));
+    assert!(generation_stored(&mut record, 6));
+    assert_eq!(generation_wanted(&record), None);
+}
+
+/// A jump of either sign: `after` is what the clock reads then.
+fn jump(record: &mut Record, after: u64) {
+    let terms = terms();
+    clock_jumped(record, &terms, after);
+    let end = after + terms.amnesia_ns();
+    for now in [after, end - 1] {
+        assert_eq!(gate::open(record, now), None);
+        assert_eq!(holder::seek(record, &terms, now), Err(holder::SeekError::Blocked));
+    }
+    assert!(!record.is_blocked(end));
+    assert!(!record.is_bound(end));
+}
+
+#[test]
+fn a_jump_closes_the_gate_and_restarts_promises() {
+    let terms = terms();
+    for after in [AFTER / 2, AFTER, AFTER * 9] {
+        let mut record = Record { generation: 1, ..Record::default() };
+        let epoch = Epoch::floor(1).next(OTHER).unwrap();
+        let wish = Request { epoch, lease_ns: 100, transmit_ns: 1 };
+        voter::request(&mut record, &terms, OTHER, &wish, AFTER);
+        jump(&mut record, after);
+        assert!(record.is_bound(after + terms.amnesia_ns() - 1));
+
+        let mut record = Record { generation: 1, ..Record::default() };
+        let epoch = holder::seek(&mut record, &terms, AFTER).unwrap();
+        let given = Promise { epoch, t0_ns: AFTER, lease_ns: terms.lease_ns as u32 };
+        holder::promise(&mut record, &terms, WITNESS, &given, AFTER);
+        jump(&mut record, after);
+        assert!(record.may_still_send(&terms, after));
+        assert_eq!(record.unclean, 1);
+
+        let mut record = Record { generation: 1, ..Record::default() };
+        holder::seek(&mut record, &terms, AFTER).unwrap();
+        jump(&mut record, after);
+        assert_eq!(record.state(), State::Idle);
+    }
+}

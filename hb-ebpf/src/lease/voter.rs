@@ -1,0 +1,163 @@
+//! What a voter does when it hears a request or a release.
+
+use super::{record::Record, terms::Terms};
+use crate::{epoch::Epoch, lease::gate, wire::State};
+
+/// A request for a group, out of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Epoch that its sender seeks or holds.
+    pub epoch: Epoch,
+    /// Length of the lease asked for.
+    pub lease_ns: u32,
+    /// Transmit time of the frame, on the sender's clock.
+    pub transmit_ns: u64,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// A new promise was recorded.
+    Promised = 1,
+    /// The promise that there was is renewed.
+    Renewed = 2,
+    /// Refused: this voter lost its record or mistrusts its clock, and waits.
+    Blocked = 3,
+    /// Refused: no node seeks such an epoch, or nobody may ask for such a lease.
+    Malformed = 4,
+    /// Refused for now: the generation, that of [`Record::heard`], is not on this disk yet.
+    Generation = 5,
+    /// Refused: not above every epoch recorded or held here.
+    Low = 6,
+    /// Refused: that epoch was released.
+    Released = 7,
+    /// Refused: a promise to another node has not run out.
+    Bound = 8,
+    /// Refused: this node holds, or its last packets may still leave.
+    Sending = 9,
+    /// Refused: this node seeks a higher epoch itself.
+    Seeking = 10,
+}
+
+/// Hears a request by node `source`.
+///
+/// On [`Verdict::Promised`] and [`Verdict::Renewed`] the record already holds the promise, which
+/// may then be spoken of.
+#[inline(always)]
+pub fn request(
+    record: &mut Record,
+    terms: &Terms,
+    source: u8,
+    request: &Request,
+    now: u64,
+) -> Verdict {
+    let epoch = request.epoch;
+    if record.is_blocked(now) {
+        return Verdict::Blocked;
+    }
+    let lease_ns = u64::from(request.lease_ns);
+    if epoch.node() != source
+        || source == terms.own
+        || terms.place(source).is_none()
+        || lease_ns == 0
+        || lease_ns > terms.longest_lease_ns
+    {
+        return Verdict::Malformed;
+    }
+    record.note(epoch);
+    if epoch.generation() > record.generation {
+        return Verdict::Generation;
+    }
+    if let Some(refusal) = yield_to(record, terms, epoch, now) {
+        return refusal;
+    }
+    if epoch.0 == record.promised && epoch.0 == record.recorded {
+        if record.released != 0 {
+            return Verdict::Released;
+        }
+        promise(record, terms, request, now);
+        return Verdict::Renewed;
+    }
+    if epoch.0 <= record.recorded {
+        return Verdict::Low;
+    }
+    if record.is_bound(now) {
+        return Verdict::Bound;
+    }
+    record.promised = epoch.0;
+    record.recorded = epoch.0;
+    record.released = 0;
+    record.until_ns = 0;
+    promise(record, terms, request, now);
+    Verdict::Promised
+}
+
+/// Makes way for `epoch`, or says why this node's own vote is not free for it.
+#[inline(always)]
+fn yield_to(record: &mut Record, terms: &Terms, epoch: Epoch, now: u64) -> Option<Verdict> {
+    match record.state() {
+        State::Seeking if epoch.0 <= record.epoch => return Some(Verdict::Seeking),
+        State::Seeking => record.leave(State::Idle),
+        State::Holding if gate::open(record, now).is_some() => return Some(Verdict::Sending),
+        State::Holding if epoch.0 <= record.recorded => return Some(Verdict::Low),
+        State::Holding if record.may_still_send(terms, now) => return Some(Verdict::Sending),
+        State::Holding => record.stop_holding(State::Idle, now),
+        State::Idle | State::Released => {}
+    }
+    if record.may_still_send(terms, now) { Some(Verdict::Sending) } else { None }
+}
+
+/// Binds the voter for the request's length from now, never shorter than it was.
+#[inline(always)]
+fn promise(record: &mut Record, terms: &Terms, request: &Request, now: u64) {
+    let until_ns = now.saturating_add(terms.promise_ns(u64::from(request.lease_ns)));
+    if until_ns >= record.until_ns {
+        record.until_ns = until_ns;
+        record.promise_t0_ns = request.transmit_ns;
+        record.promise_lease_ns = request.lease_ns;
+    }
+}
+
+/// Hears that node `source` released `epoch`; tells whether that was news.
+///
+/// A voter that had promised it is bound for `drain` more at most. One that had not remembers the
+/// epoch as released, so that a late request for it binds nobody.
+#[inline(always)]
+pub fn release(record: &mut Record, terms: &Terms, source: u8, epoch: Epoch, now: u64) -> bool {
+    if record.is_blocked(now)
+        || epoch.node() != source
+        || source == terms.own
+        || terms.place(source).is_none()
+    {
+        return false;
+    }
+    record.note(epoch);
+    if epoch.0 == record.promised && epoch.0 == record.recorded {
+        if record.released != 0 {
+            return false;
+        }
+        let drained = now.saturating_add(terms.drain_ns);
+        if drained < record.until_ns {
+            record.until_ns = drained;
+        }
+        record.released = 1;
+        record.promise_lease_ns = 0;
+        return true;
+    }
+    let free = matches!(record.state(), State::Idle | State::Released) && !record.is_bound(now);
+    if !free || epoch.0 <= record.recorded || epoch.generation() > record.generation {
+        return false;
+    }
+    record.promised = epoch.0;
+    record.recorded = epoch.0;
+    record.released = 1;
+    record.until_ns = 0;
+    record.promise_t0_ns = 0;
+    record.promise_lease_ns = 0;
+    true
+}
+
+#[cfg(test)]
+#[path = "voter_tests.rs"]
+mod tests;

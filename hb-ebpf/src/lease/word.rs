@@ -1,0 +1,103 @@
+//! The record in a frame, and a frame taken.
+
+use super::{
+    gate,
+    holder::{self, Promise, Taken},
+    record::Record,
+    terms::Terms,
+    voter::{self, Request, Verdict},
+};
+use crate::{
+    epoch::Epoch,
+    wire::{Be32, Be64, GroupWord, State},
+};
+
+/// What one word changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// What became of the request in it, if there was one.
+    pub request: Option<Verdict>,
+    /// Whether it told of a release that was news.
+    pub released: bool,
+    /// What became of the promise in it, if there was one.
+    pub promise: Option<Taken>,
+}
+
+/// Fills the part of `word` that tells of leases; `health` is left alone.
+///
+/// `controller_lives` is false when this machine's controller is older than its deadtime: then
+/// nothing is asked for, and the lease ends by itself. What is promised is said by a record that
+/// already holds it, whoever calls this and when.
+#[inline(always)]
+pub fn speak(
+    record: &Record,
+    terms: &Terms,
+    controller_lives: bool,
+    now: u64,
+    word: &mut GroupWord,
+) {
+    let state = record.state();
+    let asks = controller_lives && matches!(state, State::Seeking | State::Holding);
+    let own = matches!(state, State::Seeking | State::Holding | State::Released);
+    word.state = record.state;
+    word.successor = if state == State::Released { record.successor } else { 0 };
+    word.lease_ns = Be32::new(if asks { terms.lease_ns as u32 } else { 0 });
+    word.epoch = Be64::new(if own { record.epoch } else { record.highest().0 });
+    word.holder = if gate::open(record, now).is_some() {
+        terms.own
+    } else if record.is_bound(now) && record.released == 0 {
+        Epoch(record.promised).node()
+    } else {
+        0
+    };
+    word.promise_epoch = Be64::new(record.promised);
+    word.promise_t0_ns = Be64::new(record.promise_t0_ns);
+    word.promise_lease_ns = Be32::new(record.promise_lease_ns);
+}
+
+/// Takes the word of an authentic, fresh frame that `source` sent at `transmit_ns` on its clock.
+#[inline(always)]
+pub fn hear(
+    record: &mut Record,
+    terms: &Terms,
+    source: u8,
+    transmit_ns: u64,
+    word: &GroupWord,
+    now: u64,
+) -> Heard {
+    let mut heard = Heard::default();
+    let epoch = word.epoch();
+    record.note(epoch);
+    match word.state() {
+        State::Seeking | State::Holding if word.lease_ns.get() != 0 => {
+            let request = Request { epoch, lease_ns: word.lease_ns.get(), transmit_ns };
+            heard.request = Some(voter::request(record, terms, source, &request, now));
+        }
+        State::Released => heard.released = voter::release(record, terms, source, epoch, now),
+        _ => {}
+    }
+    let promise = Promise {
+        epoch: Epoch(word.promise_epoch.get()),
+        t0_ns: word.promise_t0_ns.get(),
+        lease_ns: word.promise_lease_ns.get(),
+    };
+    record.note(promise.epoch);
+    if promise.epoch != Epoch::NONE && promise.lease_ns != 0 {
+        heard.promise = Some(holder::promise(record, terms, source, &promise, now));
+    }
+    heard
+}
+
+/// Tells whether a machine that sends `word` has taken the release of `epoch`, so that it need not
+/// be told again: it remembers the epoch as released, or has gone beyond it.
+#[inline(always)]
+#[must_use]
+pub fn acknowledges_release(word: &GroupWord, epoch: Epoch) -> bool {
+    let promised = Epoch(word.promise_epoch.get());
+    let beyond = matches!(word.state(), State::Seeking | State::Holding) && word.epoch() > epoch;
+    beyond || promised > epoch || (promised == epoch && word.promise_lease_ns.get() == 0)
+}
+
+#[cfg(test)]
+#[path = "word_tests.rs"]
+mod tests;

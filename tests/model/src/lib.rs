@@ -1,0 +1,22 @@
+//! A model of promises and leases that is explored exhaustively, on the transitions that kernel
+//! and controller run.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`system`] | machines, their clocks and the adversary's moves: one state and its successors |
+//! | [`network`] | every frame ever sent, to be delivered at any time, any number of times, or never |
+//! | [`judge`] | packets on their way to the wire, and the invariant over them |
+//! | [`recovery`] | the good schedule that has to lead to a holder from every state |
+//! | [`rules`] | the transitions as a trait: production's by default |
+//! | [`mutants`] | other implementations, each wrong in one place |
+//! | [`search`] | runs a search and says how far it went |
+//!
+//! `docs/safety.md` says what is and what is not covered.
+
+pub mod judge;
+pub mod mutants;
+pub mod network;
+pub mod recovery;
+pub mod rules;
+pub mod search;
+pub mod system;

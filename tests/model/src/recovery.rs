@@ -1,0 +1,76 @@
+//! Liveness, by a good schedule.
+//!
+//! From a state that the adversary made, it lets go: every machine is up, every frame arrives at
+//! once, daemons do what daemons do. Some gate has to open within a bound. This is stronger than
+//! "a way to a holder exists", and, unlike an `eventually` property on the adversary's own paths,
+//! says nothing of schedules in which every frame is lost for ever, where no rule could help.
+
+use hb_ebpf::{
+    lease::holder,
+    wire::{GroupWord, State as Holds},
+};
+
+use crate::{
+    rules::Rules,
+    system::{MACHINES, NOW, Protocol, System},
+};
+
+/// Ticks until a gate has to be open: time for a blocked start, a promise and a few seeks.
+const TICKS: u32 = 80;
+
+/// Tells whether the good schedule leads from `system` to an open gate.
+pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool {
+    let mut system = system.clone();
+    system.network.clear();
+    let mut waits = [0; MACHINES];
+    for _ in 0..TICKS {
+        // What one frame starts, the answers to it finish.
+        for _ in 0..2 {
+            exchange(protocol, &mut system);
+        }
+        let ids = 1..=protocol.setup.nodes;
+        if ids.clone().any(|id| protocol.open(&system, id).is_some()) {
+            return true;
+        }
+        for id in ids {
+            daemon(protocol, &mut system, id, &mut waits[usize::from(id) - 1]);
+        }
+        for _ in 0..2 {
+            exchange(protocol, &mut system);
+        }
+        protocol.pass(&mut system, &mut waits);
+    }
+    false
+}
+
+/// Everyone says everything, and everyone hears it.
+fn exchange<R: Rules>(protocol: &Protocol<R>, system: &mut System) {
+    for from in 1..=protocol.setup.machines() {
+        let terms = protocol.terms(system, from);
+        let mut word = GroupWord::default();
+        let machine = &mut system.machines[usize::from(from) - 1];
+        if let Some(record) = machine.pending.take() {
+            machine.record = *record;
+        }
+        protocol.rules.speak(&machine.record, &terms, true, NOW, &mut word);
+        for to in (1..=protocol.setup.machines()).filter(|to| *to != from) {
+            protocol.hear_whole(system, from, &word, to);
+        }
+    }
+}
+
+/// What a daemon does between two ticks: the wait before the next seek is by rank.
+fn daemon<R: Rules>(protocol: &Protocol<R>, system: &mut System, id: u8, wait: &mut u64) {
+    let terms = protocol.terms(system, id);
+    let record = &mut system.machines[usize::from(id) - 1].record;
+    let rules = &protocol.rules;
+    if record.state() == Holds::Seeking && rules.give_up(record, &terms, NOW) {
+        *wait = terms.retry_ns(id - 1);
+    }
+    rules.step_down(record, NOW);
+    holder::cleaned(record);
+    if *wait == 0 {
+        // Refused while bound or blocked: then the next round tries again.
+        let _refused = rules.seek(record, &terms, NOW);
+    }
+}

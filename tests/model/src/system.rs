@@ -1,0 +1,636 @@
+//! Machines, their clocks and the adversary's moves.
+//!
+//! **Time** is discrete. At a tick every clock moves on by its machine's rate, a whole number of
+//! units; everything else happens at an instant between two ticks, in any order and any number.
+//! Only differences matter, so every clock reads [`NOW`] for ever and what is remembered grows
+//! older instead. A time that can no longer matter is set to 0. That makes the states finite
+//! without any bound on time.
+
+use hb_ebpf::{
+    epoch::Epoch,
+    lease::{Record, Terms, holder, start, terms::MAX_VOTERS},
+    wire::{GroupWord, State as Holds},
+};
+use stateright::{Model, Property};
+
+use crate::{
+    judge::{Pipe, Top},
+    network::{Frame, Part},
+    recovery,
+    rules::Rules,
+};
+
+/// What every clock reads.
+pub const NOW: u64 = 1000;
+/// Machines of a model at most.
+pub const MACHINES: usize = MAX_VOTERS;
+
+/// What is explored: lengths in units of time, and how much the adversary may do.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Machines that may hold, with ids from 1.
+    pub nodes: u8,
+    /// Machines beside them that only vote.
+    pub witnesses: u8,
+    /// `L`.
+    pub lease: u64,
+    /// `L` after a reconfiguration, which each machine makes at an instant of its own, if at all.
+    pub next_lease: Option<u64>,
+    /// `L_max`.
+    pub longest: u64,
+    /// Time from the gate to the wire.
+    pub margin: u64,
+    /// How long a released vote stays bound.
+    pub drain: u64,
+    /// How long an epoch is sought at least.
+    pub seek: u64,
+    /// In parts of 1024; rates differ by no more.
+    pub rho: u32,
+    /// Rates of the machines' clocks; each entry is an initial state of its own.
+    pub rates: Vec<[u8; MACHINES]>,
+    /// Seeks of all nodes together.
+    pub seeks: u8,
+    /// Times that a node gives up its seek.
+    pub give_ups: u8,
+    /// Starts without a record of all machines together.
+    pub restarts: u8,
+    /// Ids of the machines that may restart.
+    pub restarting: &'static [u8],
+    /// Releases of all nodes together.
+    pub releases: u8,
+    /// Generations on the machines' disks to begin with.
+    pub generations: [u32; MACHINES],
+    /// Pairs of machines between which nothing arrives, to narrow a search.
+    pub cut: &'static [(u8, u8)],
+    /// Whether the first node holds from the start, by the votes of all that hear it.
+    pub held: bool,
+    /// Whether to check that the good schedule leads to a holder from every state.
+    pub recovery: bool,
+}
+
+impl Setup {
+    /// Two nodes and a witness whose clocks run at one rate: a tick is two units.
+    ///
+    /// The lengths are the smallest that keep apart what the rules keep apart: a lease ends between
+    /// two ticks, its promise at the next, and a packet may be on its way over a tick.
+    #[must_use]
+    pub fn even() -> Self {
+        Self {
+            nodes: 2,
+            witnesses: 1,
+            lease: 3,
+            next_lease: None,
+            longest: 3,
+            margin: 1,
+            drain: 2,
+            seek: 2,
+            rho: 0,
+            rates: vec![[2; MACHINES]],
+            seeks: 2,
+            give_ups: 0,
+            restarts: 0,
+            restarting: &[],
+            releases: 0,
+            generations: [1; MACHINES],
+            cut: &[],
+            held: false,
+            recovery: false,
+        }
+    }
+
+    /// Two nodes and a witness; the first node's clock runs at two thirds of the others' rate,
+    /// which is all that a `rho` of one half allows. Every wait is a whole number of units.
+    #[must_use]
+    pub fn uneven() -> Self {
+        let rates = vec![[2, 3, 3, 3, 3]];
+        Self { lease: 4, longest: 4, margin: 2, drain: 4, rho: 512, rates, ..Self::even() }
+    }
+
+    /// As [`uneven`](Self::uneven), with every choice of the slower and the faster rate.
+    #[must_use]
+    pub fn any_rates() -> Self {
+        let mut setup = Self::uneven();
+        let choices = 0..1 << setup.machines();
+        let rate = |choice: u32, machine: usize| 2 + (choice >> machine & 1) as u8;
+        setup.rates =
+            choices.map(|choice| std::array::from_fn(|machine| rate(choice, machine))).collect();
+        setup
+    }
+
+    /// Returns the number of machines.
+    #[must_use]
+    pub fn machines(&self) -> u8 {
+        self.nodes + self.witnesses
+    }
+
+    /// Returns the terms of machine `id`.
+    #[must_use]
+    pub fn terms(&self, id: u8, reconfigured: bool) -> Terms {
+        let mut voters = [0; MAX_VOTERS];
+        for voter in 1..=self.machines() {
+            voters[usize::from(voter) - 1] = voter;
+        }
+        let lease = if reconfigured { self.next_lease } else { None }.unwrap_or(self.lease);
+        Terms {
+            lease_ns: lease,
+            longest_lease_ns: self.longest,
+            margin_ns: self.margin,
+            drain_ns: self.drain,
+            seek_ns: self.seek,
+            rho: self.rho,
+            count: self.machines(),
+            own: id,
+            witness: u8::from(id > self.nodes),
+            reserved: 0,
+            voters,
+            padding: [0; 3],
+        }
+    }
+
+    fn is_cut(&self, one: u8, other: u8) -> bool {
+        self.cut.contains(&(one, other)) || self.cut.contains(&(other, one))
+    }
+
+    fn longest_in_use(&self) -> u64 {
+        self.lease.max(self.next_lease.unwrap_or(0))
+    }
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Machine {
+    /// Its record of the group.
+    pub record: Record,
+    /// Generation on its disk.
+    pub disk: u32,
+    /// Its packets on their way.
+    pub pipe: Pipe,
+    /// Whether it reads the configuration with the next lease.
+    pub reconfigured: bool,
+    /// A record it spoke of and did not make yet; only a mutant has one.
+    pub pending: Option<Box<Record>>,
+}
+
+/// One state of everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct System {
+    /// The machines, by id from 1.
+    pub machines: Vec<Machine>,
+    /// Every frame ever sent that may still matter, in order.
+    pub network: Vec<Frame>,
+    /// The highest epoch of which a packet left.
+    pub top: Top,
+    /// Units that each clock moves on at a tick.
+    pub rates: [u8; MACHINES],
+    /// Whether the invariant was broken.
+    pub broken: bool,
+    /// Seeks so far.
+    pub seeks: u8,
+    /// Seeks given up so far.
+    pub give_ups: u8,
+    /// Restarts so far.
+    pub restarts: u8,
+    /// Releases so far.
+    pub releases: u8,
+}
+
+/// A move of the adversary; machines by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Move {
+    /// Time passes.
+    Tick,
+    /// A frame arrives.
+    Deliver(Frame, u8),
+    /// A node seeks, after stepping down if it has to.
+    Seek(u8),
+    /// A node gives up its seek.
+    GiveUp(u8),
+    /// A node releases the group to another.
+    Release(u8, u8),
+    /// A machine starts without its record.
+    Restart(u8),
+    /// A machine reads the configuration with the next lease.
+    Reconfigure(u8),
+    /// A machine makes the record that it spoke of; only a mutant's does so late.
+    Record(u8),
+}
+
+/// The model: a setup under some rules.
+#[derive(Clone, Debug)]
+pub struct Protocol<R> {
+    /// What is explored.
+    pub setup: Setup,
+    /// The transitions.
+    pub rules: R,
+}
+
+impl<R: Rules> Protocol<R> {
+    /// Returns the terms of machine `id` in `system`.
+    pub fn terms(&self, system: &System, id: u8) -> Terms {
+        self.setup.terms(id, system.machines[usize::from(id) - 1].reconfigured)
+    }
+
+    fn ids(&self) -> std::ops::RangeInclusive<u8> {
+        1..=self.setup.machines()
+    }
+
+    /// Returns the epoch for which the gate of machine `id` is open.
+    #[must_use]
+    pub fn open(&self, system: &System, id: u8) -> Option<Epoch> {
+        let record = &system.machines[usize::from(id) - 1].record;
+        self.rules.open(record, &self.terms(system, id), NOW)
+    }
+
+    /// Makes `change` to machine `id`, sends what it then says, and judges.
+    fn change(&self, system: &mut System, id: u8, change: impl FnOnce(&mut Machine, &Terms)) {
+        let terms = self.terms(system, id);
+        let machine = &mut system.machines[usize::from(id) - 1];
+        change(machine, &terms);
+        // The daemon cleans up and stores a generation as soon as it can; had it not yet, the
+        // frame or the seek that waits for it would only come later.
+        holder::cleaned(&mut machine.record);
+        self.settle(system, id);
+    }
+
+    fn settle(&self, system: &mut System, id: u8) {
+        let terms = self.terms(system, id);
+        let machine = &mut system.machines[usize::from(id) - 1];
+        if let Some(generation) = start::generation_wanted(&machine.record) {
+            machine.disk = machine.disk.max(generation);
+            start::generation_stored(&mut machine.record, generation);
+        }
+        let spoken = machine.pending.as_deref().unwrap_or(&machine.record);
+        let mut word = GroupWord::default();
+        self.rules.speak(spoken, &terms, true, NOW, &mut word);
+        let mut frames: Vec<_> = Frame::cut(id, &word, NOW).collect();
+        let holds = matches!(spoken.state(), Holds::Seeking | Holds::Holding);
+        if self.rules.minds_silence() && holds {
+            let time = NOW as u16;
+            let epoch = Epoch(spoken.epoch);
+            frames.push(Frame { part: Part::Silent, source: id, number: 0, time, epoch });
+        }
+        for frame in frames {
+            insert(&mut system.network, frame);
+        }
+        let machine = &mut system.machines[usize::from(id) - 1];
+        if let Some(epoch) = self.rules.open(&machine.record, &terms, NOW) {
+            machine.pipe.passed(epoch, NOW, self.setup.margin);
+            system.top.left(epoch, id);
+        }
+        let broken = (1..)
+            .zip(&system.machines)
+            .any(|(id, machine)| system.top.is_broken_by(&machine.pipe, id));
+        system.broken |= broken;
+    }
+
+    fn tick(&self, system: &mut System) {
+        let ids: Vec<u8> = self.ids().collect();
+        for &id in &ids {
+            let rate = u64::from(system.rates[usize::from(id) - 1]);
+            let terms = self.terms(system, id);
+            let machine = &mut system.machines[usize::from(id) - 1];
+            for unit in 0..rate {
+                if let Some(epoch) = self.rules.open(&machine.record, &terms, NOW + unit) {
+                    machine.pipe.passed(epoch, NOW + unit, self.setup.margin);
+                }
+            }
+            age(&mut machine.pipe.until, rate);
+            machine.pipe.settle(NOW);
+        }
+        let rates = system.rates;
+        let rate_of = |id: u8| match usize::from(id) {
+            0 => 0,
+            id => u64::from(rates[id - 1]),
+        };
+        for (id, machine) in (1..).zip(&mut system.machines) {
+            older(&mut machine.record, rate_of(id), rate_of);
+            if let Some(pending) = &mut machine.pending {
+                older(pending, rate_of(id), rate_of);
+            }
+        }
+        for frame in &mut system.network {
+            let mut time = u64::from(frame.time);
+            age(&mut time, rate_of(frame.clock()));
+            frame.time = time as u16;
+        }
+        system.network.sort_unstable();
+        system.network.dedup();
+        for id in ids {
+            self.settle(system, id);
+        }
+    }
+
+    fn deliver(&self, system: &mut System, frame: Frame, to: u8) {
+        let (word, transmit) = frame.word();
+        self.change(system, to, |machine, terms| {
+            if !self.rules.speaks_first() {
+                let record = &mut machine.record;
+                self.rules.hear(record, terms, frame.source, transmit, &word, NOW);
+            } else if frame.part == Part::Request {
+                let mut record = machine.record;
+                self.rules.hear(&mut record, terms, frame.source, transmit, &word, NOW);
+                machine.pending = Some(Box::new(record));
+            } else {
+                let record = &mut machine.record;
+                self.rules.hear(record, terms, frame.source, transmit, &word, NOW);
+                if let Some(pending) = &mut machine.pending {
+                    self.rules.hear(pending, terms, frame.source, transmit, &word, NOW);
+                }
+            }
+        });
+        let timed = matches!(frame.part, Part::Request | Part::Silent);
+        if self.rules.minds_echoes() && timed && frame.time != 0 {
+            let epoch = Epoch(u64::from(frame.source));
+            let echo = Frame { part: Part::Echo, source: to, number: 0, time: frame.time, epoch };
+            insert(&mut system.network, echo);
+        }
+    }
+
+    /// Lets the first node seek and win every vote in reach, by the moves of any run.
+    fn hold(&self, system: &System) -> Option<System> {
+        let mut system = self.next_state(system, Move::Seek(1))?;
+        let voters = self.ids().filter(|id| *id != 1 && !self.setup.is_cut(1, *id));
+        for voter in voters {
+            for (part, source, to) in [(Part::Request, 1, voter), (Part::Promise, voter, 1)] {
+                let sent = |frame: &&Frame| frame.part == part && frame.source == source;
+                let frame = *system.network.iter().find(sent)?;
+                system = self.next_state(&system, Move::Deliver(frame, to))?;
+            }
+        }
+        Some(system)
+    }
+
+    /// A whole frame arrives, with no judge and no copy for later.
+    pub(crate) fn hear_whole(&self, system: &mut System, from: u8, word: &GroupWord, to: u8) {
+        let terms = self.terms(system, to);
+        let machine = &mut system.machines[usize::from(to) - 1];
+        self.rules.hear(&mut machine.record, &terms, from, NOW, word, NOW);
+        if let Some(generation) = start::generation_wanted(&machine.record) {
+            start::generation_stored(&mut machine.record, generation);
+        }
+    }
+
+    /// A tick, with no judge; `waits` are spans of the machines' clocks that grow shorter.
+    pub(crate) fn pass(&self, system: &mut System, waits: &mut [u64; MACHINES]) {
+        let rates = system.rates;
+        let rate_of = |id: u8| match usize::from(id) {
+            0 => 0,
+            id => u64::from(rates[id - 1]),
+        };
+        for ((id, machine), wait) in (1..).zip(&mut system.machines).zip(waits) {
+            older(&mut machine.record, rate_of(id), rate_of);
+            age(wait, rate_of(id));
+        }
+    }
+
+    /// Sets to 0 what can no longer matter, and drops frames that can no longer do anything.
+    fn canonical(&self, system: &mut System) {
+        let longest = self.setup.longest_in_use();
+        // One unit more than the rules need, for mutants that are late by one.
+        let gone = |time: u64, length: u64| time + length < NOW;
+        for id in self.ids() {
+            let terms = self.terms(system, id);
+            let wait = terms.wait_ns();
+            let machine = &mut system.machines[usize::from(id) - 1];
+            for record in [Some(&mut machine.record), machine.pending.as_deref_mut()] {
+                let Some(record) = record else { continue };
+                forget(record, wait, longest, terms.seek_ns);
+            }
+        }
+        let System { network, machines, .. } = system;
+        network.retain_mut(|frame| {
+            let expired = gone(u64::from(frame.time), longest);
+            if expired {
+                frame.time = 0;
+            }
+            if !self.rules.drops_spent_frames() {
+                return true;
+            }
+            let others = || (1u8..).zip(machines.iter()).filter(|(id, _)| *id != frame.source);
+            match frame.part {
+                Part::Promise => {
+                    let holder = &machines[usize::from(frame.epoch.node()) - 1].record;
+                    let asks = matches!(holder.state(), Holds::Seeking | Holds::Holding);
+                    !expired && asks && holder.epoch == frame.epoch.0
+                }
+                Part::Echo | Part::Silent => !expired,
+                Part::Request => {
+                    others().any(|(_, machine)| machine.record.recorded <= frame.epoch.0)
+                }
+                Part::Release => others().any(|(_, machine)| {
+                    let record = &machine.record;
+                    record.recorded < frame.epoch.0
+                        || record.promised == frame.epoch.0 && record.released == 0
+                }),
+                Part::Heard => others().any(|(id, machine)| {
+                    id <= self.setup.nodes && machine.record.highest() < frame.epoch
+                }),
+            }
+        });
+        network.sort_unstable();
+        network.dedup();
+    }
+}
+
+impl<R: Rules> Model for Protocol<R> {
+    type State = System;
+    type Action = Move;
+
+    fn init_states(&self) -> Vec<System> {
+        let machine = |generation: &u32| Machine {
+            record: Record {
+                recorded: Epoch::floor(*generation).0,
+                generation: *generation,
+                ..Record::default()
+            },
+            disk: *generation,
+            pipe: Pipe::default(),
+            reconfigured: false,
+            pending: None,
+        };
+        let count = usize::from(self.setup.machines());
+        let system = |rates: &[u8; MACHINES]| System {
+            machines: self.setup.generations.iter().take(count).map(machine).collect(),
+            network: Vec::new(),
+            top: Top::default(),
+            rates: *rates,
+            broken: false,
+            seeks: 0,
+            give_ups: 0,
+            restarts: 0,
+            releases: 0,
+        };
+        let held = |system: System| if self.setup.held { self.hold(&system) } else { Some(system) };
+        self.setup.rates.iter().map(system).filter_map(held).collect()
+    }
+
+    fn actions(&self, system: &System, moves: &mut Vec<Move>) {
+        moves.push(Move::Tick);
+        for frame in &system.network {
+            for id in self.ids().filter(|id| *id != frame.source) {
+                let for_another =
+                    matches!(frame.part, Part::Promise | Part::Echo) && frame.epoch.node() != id;
+                if !for_another && !self.setup.is_cut(frame.source, id) {
+                    moves.push(Move::Deliver(*frame, id));
+                }
+            }
+        }
+        for id in 1..=self.setup.nodes {
+            if system.seeks < self.setup.seeks {
+                moves.push(Move::Seek(id));
+            }
+            if system.give_ups < self.setup.give_ups {
+                moves.push(Move::GiveUp(id));
+            }
+            if system.releases < self.setup.releases {
+                let others = (1..=self.setup.nodes).filter(|other| *other != id);
+                moves.extend(others.map(|other| Move::Release(id, other)));
+            }
+        }
+        if system.restarts < self.setup.restarts {
+            moves.extend(self.setup.restarting.iter().map(|id| Move::Restart(*id)));
+        }
+        for (id, machine) in (1..).zip(&system.machines) {
+            // A voter goes by the lease in the request; its own matters to nobody.
+            let asks = id <= self.setup.nodes;
+            if self.setup.next_lease.is_some() && asks && !machine.reconfigured {
+                moves.push(Move::Reconfigure(id));
+            }
+            if machine.pending.is_some() {
+                moves.push(Move::Record(id));
+            }
+        }
+    }
+
+    fn next_state(&self, before: &System, chosen: Move) -> Option<System> {
+        let mut system = before.clone();
+        match chosen {
+            Move::Tick => self.tick(&mut system),
+            Move::Deliver(frame, to) => self.deliver(&mut system, frame, to),
+            Move::Seek(id) => {
+                let mut sought = false;
+                self.change(&mut system, id, |machine, terms| {
+                    self.rules.step_down(&mut machine.record, NOW);
+                    holder::cleaned(&mut machine.record);
+                    sought = self.rules.seek(&mut machine.record, terms, NOW).is_ok();
+                });
+                if !sought {
+                    return None;
+                }
+                system.seeks += 1;
+            }
+            Move::GiveUp(id) => {
+                let mut gave_up = false;
+                self.change(&mut system, id, |machine, terms| {
+                    gave_up = self.rules.give_up(&mut machine.record, terms, NOW);
+                });
+                if !gave_up {
+                    return None;
+                }
+                system.give_ups += 1;
+            }
+            Move::Release(id, successor) => {
+                let mut released = None;
+                self.change(&mut system, id, |machine, terms| {
+                    released = self.rules.release(&mut machine.record, terms, successor, NOW);
+                });
+                released?;
+                system.releases += 1;
+            }
+            Move::Restart(id) => {
+                self.change(&mut system, id, |machine, terms| {
+                    machine.record = self.rules.start(terms, &mut machine.disk, NOW);
+                    machine.pending = None;
+                });
+                system.restarts += 1;
+            }
+            Move::Reconfigure(id) => {
+                system.machines[usize::from(id) - 1].reconfigured = true;
+                self.settle(&mut system, id);
+            }
+            Move::Record(id) => self.change(&mut system, id, |machine, _| {
+                if let Some(record) = machine.pending.take() {
+                    machine.record = *record;
+                }
+            }),
+        }
+        self.canonical(&mut system);
+        (system != *before).then_some(system)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = vec![
+            Property::always("never two servers", |_: &Self, system: &System| !system.broken),
+            Property::sometimes(
+                "the group comes back to its first holder",
+                |_: &Self, system: &System| {
+                    system.top.machine == 1 && system.top.epoch.0 & 0xff00 > 0x200
+                },
+            ),
+        ];
+        if self.setup.recovery {
+            properties.push(Property::always("a holder can be found", recovery::finds_a_holder));
+        }
+        properties
+    }
+}
+
+fn insert(network: &mut Vec<Frame>, frame: Frame) {
+    if let Err(place) = network.binary_search(&frame) {
+        network.insert(place, frame);
+    }
+}
+
+fn age(time: &mut u64, by: u64) {
+    *time = time.saturating_sub(by);
+}
+
+/// Lets a record grow older by `rate` of its own clock, and by that of the machine whose request
+/// it answered.
+fn older(record: &mut Record, rate: u64, rate_of: impl Fn(u8) -> u64) {
+    let holder = Epoch(record.promised).node();
+    for time in [
+        &mut record.lease_end_ns,
+        &mut record.open_until_ns,
+        &mut record.until_ns,
+        &mut record.blocked_until_ns,
+        &mut record.sought_ns,
+    ] {
+        age(time, rate);
+    }
+    for time in &mut record.expires_ns {
+        age(time, rate);
+    }
+    age(&mut record.promise_t0_ns, rate_of(holder));
+}
+
+/// Gives one form to records that no rule can tell apart.
+fn forget(record: &mut Record, wait: u64, longest: u64, seek: u64) {
+    let clear = |time: &mut u64, length: u64| {
+        if *time + length < NOW {
+            *time = 0;
+        }
+    };
+    clear(&mut record.lease_end_ns, wait);
+    clear(&mut record.open_until_ns, wait);
+    clear(&mut record.until_ns, 0);
+    clear(&mut record.blocked_until_ns, 0);
+    clear(&mut record.promise_t0_ns, longest);
+    for time in &mut record.expires_ns {
+        clear(time, 0);
+    }
+    if record.promise_t0_ns == 0 {
+        record.promise_lease_ns = 0;
+    }
+    match record.state() {
+        Holds::Seeking => record.sought_ns = record.sought_ns.max(NOW - seek),
+        _ => record.sought_ns = 0,
+    }
+    if record.state() == Holds::Idle {
+        record.heard = record.highest().0;
+        record.epoch = 0;
+    }
+    if record.heard <= record.recorded.max(record.epoch) {
+        record.heard = 0;
+    }
+}

@@ -1,0 +1,133 @@
+//! The rules as they are, against everything the adversary of each setup can do.
+//!
+//! The searches of a plain run are small enough to be complete within a minute together. With
+//! `HB_MODEL=full` the larger ones run as well: minutes, and some GiB.
+
+use hb_model::{
+    rules::{Production, Rules, Unreduced},
+    search::{Outcome, search},
+    system::Setup,
+};
+
+fn holds<R: Rules>(name: &str, rules: R, setup: &Setup) -> Outcome {
+    let outcome = search(setup, rules, None);
+    println!("{name}: {outcome}");
+    assert_eq!(outcome.violation, None, "{name}");
+    assert!(outcome.complete, "{name} was cut off");
+    outcome
+}
+
+/// Runs only when the larger searches are asked for, and says so when not.
+fn full(name: &str, setup: &Setup) {
+    if std::env::var("HB_MODEL").as_deref() == Ok("full") {
+        holds(name, Production, setup);
+    } else {
+        println!("{name}: left out, set HB_MODEL=full to run it");
+    }
+}
+
+#[test]
+fn fail_back() {
+    let setup = Setup { seeks: 3, recovery: true, ..Setup::even() };
+    assert!(holds("fail-back", Production, &setup).fail_back, "no node came to hold again");
+}
+
+#[test]
+fn restart_and_release() {
+    let setup =
+        Setup { restarts: 1, restarting: &[1, 2, 3], releases: 1, recovery: true, ..Setup::even() };
+    holds("a restart and a release", Production, &setup);
+}
+
+#[test]
+fn clocks_within_rho() {
+    let setup = Setup { recovery: true, ..Setup::any_rates() };
+    holds("clocks within rho", Production, &setup);
+}
+
+#[test]
+fn release_and_give_up_with_uneven_clocks() {
+    let setup = Setup { releases: 1, give_ups: 1, recovery: true, ..Setup::uneven() };
+    holds("a release and a give-up, uneven clocks", Production, &setup);
+}
+
+#[test]
+fn three_nodes() {
+    let setup = Setup { nodes: 3, witnesses: 0, recovery: true, ..Setup::even() };
+    holds("three nodes", Production, &setup);
+}
+
+#[test]
+fn two_nodes_alone() {
+    let setup = Setup {
+        witnesses: 0,
+        give_ups: 1,
+        restarts: 1,
+        restarting: &[1, 2],
+        releases: 1,
+        recovery: true,
+        ..Setup::any_rates()
+    };
+    holds("two nodes alone", Production, &setup);
+}
+
+#[test]
+fn lease_reconfigured() {
+    for (lease, next_lease) in [(1, 3), (3, 1)] {
+        let next_lease = Some(next_lease);
+        let setup = Setup { lease, next_lease, held: true, recovery: true, ..Setup::even() };
+        holds("another lease", Production, &setup);
+    }
+}
+
+/// Dropping spent frames hides nothing: with and without it the same is true, and the states that
+/// are told apart only by spent frames are all there is between them.
+#[test]
+fn spent_frames_do_nothing() {
+    let setup = Setup { releases: 1, recovery: true, ..Setup::uneven() };
+    let setup = Setup { seeks: 1, ..setup };
+    let reduced = holds("spent frames dropped", Production, &setup);
+    let whole = holds("every frame kept", Unreduced, &setup);
+    assert!(whole.states > reduced.states);
+}
+
+#[test]
+fn full_fail_back_with_uneven_clocks() {
+    full("fail-back, uneven clocks", &Setup { seeks: 3, recovery: true, ..Setup::uneven() });
+}
+
+#[test]
+fn full_restart_and_release_with_uneven_clocks() {
+    let setup = Setup {
+        restarts: 1,
+        restarting: &[1, 2, 3],
+        releases: 1,
+        recovery: true,
+        ..Setup::uneven()
+    };
+    full("a restart and a release, uneven clocks", &setup);
+}
+
+#[test]
+fn full_two_restarts() {
+    let setup = Setup { restarts: 2, restarting: &[1, 2, 3], recovery: true, ..Setup::even() };
+    full("two restarts", &setup);
+}
+
+#[test]
+fn full_fail_back_with_restart_and_release() {
+    let setup = Setup { seeks: 3, restarts: 1, restarting: &[3], releases: 1, ..Setup::even() };
+    full("fail-back, a restart of the witness and a release", &setup);
+}
+
+#[test]
+fn full_three_nodes_and_witness() {
+    let setup = Setup { nodes: 3, recovery: true, ..Setup::even() };
+    full("three nodes and a witness", &setup);
+}
+
+#[test]
+fn full_three_nodes_with_release() {
+    let setup = Setup { nodes: 3, witnesses: 0, releases: 1, recovery: true, ..Setup::even() };
+    full("three nodes and a release", &setup);
+}
