@@ -120,6 +120,8 @@ struct Daemon {
     started: BootTime,
     tick: Duration,
     lost_events: u64,
+    /// When the kernel last refused to watch a peer.
+    watch_refused: Option<BootTime>,
     /// When the kernel half's own counters were last looked at.
     counted: BootTime,
     stopping: bool,

@@ -157,11 +157,8 @@ impl Daemon {
             if matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
                 alive.push(peer);
             }
-            if state.watched == 0
-                && let Err(error) = self.watch(peer, false)
-            {
-                let peer = self.node_name(peer);
-                tracing::error!(peer, error = describe(&error), "nobody watches the peer");
+            if state.watched == 0 {
+                self.watch_again(peer, now);
             }
             self.try_links(peer, now);
         }
@@ -203,6 +200,20 @@ impl Daemon {
                 tracing::warn!(group, vip = %missing.vip, "address is gone: putting it back");
                 self.command(fast::Command::Restore { group: view.group });
             }
+        }
+    }
+
+    /// Begins to watch a peer whose watch the kernel ended; after a refusal not before a second has
+    /// passed, so that neither log is flooded.
+    fn watch_again(&mut self, peer: NodeId, now: BootTime) {
+        if self.watch_refused.is_some_and(|refused| now.since(refused) < COUNT_EVERY) {
+            return;
+        }
+        self.watch_refused = None;
+        if let Err(error) = self.watch(peer, false) {
+            self.watch_refused = Some(now);
+            let peer = self.node_name(peer);
+            tracing::error!(peer, error = describe(&error), "nobody watches the peer");
         }
     }
 

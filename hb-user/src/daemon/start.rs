@@ -250,6 +250,7 @@ fn assemble(
         results,
         engine,
         lost_events: 0,
+        watch_refused: None,
         counted: BootTime::NEVER,
         stopping: false,
     };
