@@ -6,7 +6,7 @@
 use hb_model::{
     rules::{Production, Rules, Unreduced},
     search::{Outcome, search},
-    system::Setup,
+    setup::Setup,
 };
 
 fn holds<R: Rules>(name: &str, rules: R, setup: &Setup) -> Outcome {
