@@ -2,7 +2,7 @@
 //!
 //! **Time** is discrete. At a tick every clock moves on by its machine's rate, a whole number of
 //! units; everything else happens at an instant between two ticks, in any order and any number.
-//! Only differences matter, so every clock reads [`NOW`](crate::time::NOW) for ever and what is remembered grows
+//! Only differences matter, so every clock reads [`NOW`] for ever and what is remembered grows
 //! older instead. A time that can no longer matter is set to 0. That makes the states finite
 //! without any bound on time.
 
