@@ -9,6 +9,8 @@
 //! | [`recovery`] | the good schedule that has to lead to a holder from every state |
 //! | [`rules`] | the transitions as a trait: production's by default |
 //! | [`mutants`] | other implementations, each wrong in one place |
+//! | [`setup`] | how many machines, which lengths, how much the adversary may do |
+//! | [`time`] | how what is remembered grows older, and is forgotten |
 //! | [`search`] | runs a search and says how far it went |
 //!
 //! `docs/safety.md` says what is and what is not covered.
@@ -19,4 +21,6 @@ pub mod network;
 pub mod recovery;
 pub mod rules;
 pub mod search;
+pub mod setup;
 pub mod system;
+pub mod time;

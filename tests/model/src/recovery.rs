@@ -12,7 +12,9 @@ use hb_ebpf::{
 
 use crate::{
     rules::Rules,
-    system::{MACHINES, NOW, Protocol, System},
+    setup::MACHINES,
+    system::{Protocol, System},
+    time::NOW,
 };
 
 /// Ticks until a gate has to be open: time for a blocked start, a promise and a few seeks.

@@ -4,10 +4,7 @@ use std::{fmt, num::NonZero};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-use crate::{
-    rules::Rules,
-    system::{Protocol, Setup},
-};
+use crate::{rules::Rules, setup::Setup, system::Protocol};
 
 /// What a search found.
 #[derive(Debug)]

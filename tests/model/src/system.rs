@@ -8,7 +8,7 @@
 
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{Record, Terms, holder, start, terms::MAX_VOTERS},
+    lease::{Record, Terms, holder, start},
     wire::{GroupWord, State as Holds},
 };
 use stateright::{Model, Property};
@@ -18,143 +18,9 @@ use crate::{
     network::{Frame, Part},
     recovery,
     rules::Rules,
+    setup::{MACHINES, Setup},
+    time::{NOW, age, forget, older},
 };
-
-/// What every clock reads.
-pub const NOW: u64 = 1000;
-/// Machines of a model at most.
-pub const MACHINES: usize = MAX_VOTERS;
-
-/// What is explored: lengths in units of time, and how much the adversary may do.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Machines that may hold, with ids from 1.
-    pub nodes: u8,
-    /// Machines beside them that only vote.
-    pub witnesses: u8,
-    /// `L`.
-    pub lease: u64,
-    /// `L` after a reconfiguration, which each machine makes at an instant of its own, if at all.
-    pub next_lease: Option<u64>,
-    /// `L_max`.
-    pub longest: u64,
-    /// Time from the gate to the wire.
-    pub margin: u64,
-    /// How long a released vote stays bound.
-    pub drain: u64,
-    /// How long an epoch is sought at least.
-    pub seek: u64,
-    /// In parts of 1024; rates differ by no more.
-    pub rho: u32,
-    /// Rates of the machines' clocks; each entry is an initial state of its own.
-    pub rates: Vec<[u8; MACHINES]>,
-    /// Seeks of all nodes together.
-    pub seeks: u8,
-    /// Times that a node gives up its seek.
-    pub give_ups: u8,
-    /// Starts without a record of all machines together.
-    pub restarts: u8,
-    /// Ids of the machines that may restart.
-    pub restarting: &'static [u8],
-    /// Releases of all nodes together.
-    pub releases: u8,
-    /// Generations on the machines' disks to begin with.
-    pub generations: [u32; MACHINES],
-    /// Pairs of machines between which nothing arrives, to narrow a search.
-    pub cut: &'static [(u8, u8)],
-    /// Whether the first node holds from the start, by the votes of all that hear it.
-    pub held: bool,
-    /// Whether to check that the good schedule leads to a holder from every state.
-    pub recovery: bool,
-}
-
-impl Setup {
-    /// Two nodes and a witness whose clocks run at one rate: a tick is two units.
-    ///
-    /// The lengths are the smallest that keep apart what the rules keep apart: a lease ends between
-    /// two ticks, its promise at the next, and a packet may be on its way over a tick.
-    #[must_use]
-    pub fn even() -> Self {
-        Self {
-            nodes: 2,
-            witnesses: 1,
-            lease: 3,
-            next_lease: None,
-            longest: 3,
-            margin: 1,
-            drain: 2,
-            seek: 2,
-            rho: 0,
-            rates: vec![[2; MACHINES]],
-            seeks: 2,
-            give_ups: 0,
-            restarts: 0,
-            restarting: &[],
-            releases: 0,
-            generations: [1; MACHINES],
-            cut: &[],
-            held: false,
-            recovery: false,
-        }
-    }
-
-    /// Two nodes and a witness; the first node's clock runs at two thirds of the others' rate,
-    /// which is all that a `rho` of one half allows. Every wait is a whole number of units.
-    #[must_use]
-    pub fn uneven() -> Self {
-        let rates = vec![[2, 3, 3, 3, 3]];
-        Self { lease: 4, longest: 4, margin: 2, drain: 4, rho: 512, rates, ..Self::even() }
-    }
-
-    /// As [`uneven`](Self::uneven), with every choice of the slower and the faster rate.
-    #[must_use]
-    pub fn any_rates() -> Self {
-        let mut setup = Self::uneven();
-        let choices = 0..1 << setup.machines();
-        let rate = |choice: u32, machine: usize| 2 + (choice >> machine & 1) as u8;
-        setup.rates =
-            choices.map(|choice| std::array::from_fn(|machine| rate(choice, machine))).collect();
-        setup
-    }
-
-    /// Returns the number of machines.
-    #[must_use]
-    pub fn machines(&self) -> u8 {
-        self.nodes + self.witnesses
-    }
-
-    /// Returns the terms of machine `id`.
-    #[must_use]
-    pub fn terms(&self, id: u8, reconfigured: bool) -> Terms {
-        let mut voters = [0; MAX_VOTERS];
-        for voter in 1..=self.machines() {
-            voters[usize::from(voter) - 1] = voter;
-        }
-        let lease = if reconfigured { self.next_lease } else { None }.unwrap_or(self.lease);
-        Terms {
-            lease_ns: lease,
-            longest_lease_ns: self.longest,
-            margin_ns: self.margin,
-            drain_ns: self.drain,
-            seek_ns: self.seek,
-            rho: self.rho,
-            count: self.machines(),
-            own: id,
-            witness: u8::from(id > self.nodes),
-            reserved: 0,
-            voters,
-            padding: [0; 3],
-        }
-    }
-
-    fn is_cut(&self, one: u8, other: u8) -> bool {
-        self.cut.contains(&(one, other)) || self.cut.contains(&(other, one))
-    }
-
-    fn longest_in_use(&self) -> u64 {
-        self.lease.max(self.next_lease.unwrap_or(0))
-    }
-}
 
 /// One machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -578,59 +444,5 @@ impl<R: Rules> Model for Protocol<R> {
 fn insert(network: &mut Vec<Frame>, frame: Frame) {
     if let Err(place) = network.binary_search(&frame) {
         network.insert(place, frame);
-    }
-}
-
-fn age(time: &mut u64, by: u64) {
-    *time = time.saturating_sub(by);
-}
-
-/// Lets a record grow older by `rate` of its own clock, and by that of the machine whose request
-/// it answered.
-fn older(record: &mut Record, rate: u64, rate_of: impl Fn(u8) -> u64) {
-    let holder = Epoch(record.promised).node();
-    for time in [
-        &mut record.lease_end_ns,
-        &mut record.open_until_ns,
-        &mut record.until_ns,
-        &mut record.blocked_until_ns,
-        &mut record.sought_ns,
-    ] {
-        age(time, rate);
-    }
-    for time in &mut record.expires_ns {
-        age(time, rate);
-    }
-    age(&mut record.promise_t0_ns, rate_of(holder));
-}
-
-/// Gives one form to records that no rule can tell apart.
-fn forget(record: &mut Record, wait: u64, longest: u64, seek: u64) {
-    let clear = |time: &mut u64, length: u64| {
-        if *time + length < NOW {
-            *time = 0;
-        }
-    };
-    clear(&mut record.lease_end_ns, wait);
-    clear(&mut record.open_until_ns, wait);
-    clear(&mut record.until_ns, 0);
-    clear(&mut record.blocked_until_ns, 0);
-    clear(&mut record.promise_t0_ns, longest);
-    for time in &mut record.expires_ns {
-        clear(time, 0);
-    }
-    if record.promise_t0_ns == 0 {
-        record.promise_lease_ns = 0;
-    }
-    match record.state() {
-        Holds::Seeking => record.sought_ns = record.sought_ns.max(NOW - seek),
-        _ => record.sought_ns = 0,
-    }
-    if record.state() == Holds::Idle {
-        record.heard = record.highest().0;
-        record.epoch = 0;
-    }
-    if record.heard <= record.recorded.max(record.epoch) {
-        record.heard = 0;
     }
 }

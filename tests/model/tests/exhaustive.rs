@@ -6,7 +6,7 @@
 use hb_model::{
     rules::{Production, Rules, Unreduced},
     search::{Outcome, search},
-    system::Setup,
+    setup::Setup,
 };
 
 fn holds<R: Rules>(name: &str, rules: R, setup: &Setup) -> Outcome {
@@ -116,8 +116,15 @@ fn full_two_restarts() {
 
 #[test]
 fn full_fail_back_with_restart_and_release() {
-    let setup = Setup { seeks: 3, restarts: 1, restarting: &[3], releases: 1, ..Setup::even() };
-    full("fail-back, a restart of the witness and a release", &setup);
+    let setup = Setup {
+        seeks: 3,
+        restarts: 1,
+        restarting: &[1, 2, 3],
+        releases: 1,
+        recovery: true,
+        ..Setup::even()
+    };
+    full("fail-back, a restart of any machine and a release", &setup);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hb_model::{
     },
     rules::{Production, Rules},
     search::search,
-    system::Setup,
+    setup::Setup,
 };
 
 const SAFETY: &str = "never two servers";
