@@ -16,6 +16,7 @@ use ::lab::{
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 use crate::prepare;
 
@@ -219,7 +220,55 @@ fn show(lab: &Description) {
             println!("  processes: {:?}", machine.processes);
         }
         if let Some(status) = &machine.status {
-            println!("  status: {status}");
+            for line in summary(status) {
+                println!("  {line}");
+            }
         }
+    }
+}
+
+/// Says in a line each who holds what and who is heard; `hb status` tells the rest.
+fn summary(status: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("nobody").to_owned();
+    let entries = |key: &str| status[key].as_array().cloned().unwrap_or_default();
+    let groups = entries("groups").into_iter().map(|group| {
+        let held = format!("group {}: held by {}", text(&group["group"]), text(&group["holder"]));
+        format!(
+            "{held}, epoch {}, here {} and {}",
+            group["epoch"],
+            text(&group["state"]),
+            text(&group["health"])
+        )
+    });
+    let peers = entries("peers").into_iter().map(|peer| {
+        let controller = match peer["controller"]["alive"].as_bool() {
+            Some(true) => "alive",
+            Some(false) => "dead",
+            None => "not heard",
+        };
+        format!("peer {}: {}, controller {controller}", text(&peer["node"]), text(&peer["life"]))
+    });
+    groups.chain(peers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_summary_names_holder_and_peers() {
+        let status = json!({
+            "groups": [{"group": "web", "holder": null, "epoch": 0, "state": "idle", "health": "starting"}],
+            "peers": [{"node": "b", "life": "unheard", "controller": null}],
+        });
+        assert_eq!(
+            summary(&status),
+            [
+                "group web: held by nobody, epoch 0, here idle and starting",
+                "peer b: unheard, controller not heard",
+            ]
+        );
     }
 }
