@@ -91,6 +91,8 @@ struct Runner {
 fn prepare() -> Result<Runner> {
     privilege::check_kernel()?;
     packages::require("ip", "iproute2")?;
+    // Counts the system calls of the fast path.
+    packages::require("strace", "strace")?;
     let status = privilege::Status::of_this_process()?;
     choose_runner(status.is_root(), &status.missing(), run::which("sudo").is_some())
 }
