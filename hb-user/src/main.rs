@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
     cli::{Cli, KeyVerb, Socket, Verb, Which},
-    config::{Config, DEFAULT_FILE, LogFormat, hostname},
+    config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
-    daemon, key,
+    daemon::{self, Prepared},
+    key,
     logging::{self, Format},
     status::render,
 };
@@ -46,7 +47,8 @@ fn act(verb: Verb) -> Result<()> {
                 prepared.config.cluster.name,
                 local.links.len(),
                 prepared.config.groups.len(),
-            ))
+            ))?;
+            say(&expectations(&prepared))
         }
         Verb::Status { socket, json } => {
             let report = connect(&socket)?.status()?;
@@ -69,6 +71,36 @@ fn act(verb: Verb) -> Result<()> {
         }
         Verb::Config { .. } => say(DEFAULT_FILE),
     }
+}
+
+/// What an operator may expect of a checked configuration, and what they should look at.
+fn expectations(prepared: &Prepared) -> String {
+    let config = &prepared.config;
+    let mut text = format!("policy {}\n{}", config.cluster.policy.as_str(), config.expected());
+    if config.gate.mode != GateMode::On {
+        let mode = config.gate.mode.as_str();
+        text += &format!("the gate is in mode {mode}: two nodes may serve at once\n");
+    }
+    let mut interfaces: Vec<_> =
+        prepared.vips.iter().flatten().map(|vip| vip.interface.as_str()).collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    for interface in interfaces {
+        let Some(queue) = Queue::read(interface) else { continue };
+        let (drains, margin) = (queue.drains_in(), config.lease.margin);
+        if drains > margin && config.cluster.policy != Policy::Available {
+            text += &format!(
+                "{interface}: {} packets of {} bytes may wait for {} at {} Mbit/s, longer than \
+                 margin {}; if it is ever full, shorten txqueuelen or raise margin\n",
+                queue.packets,
+                queue.mtu,
+                Readable(drains),
+                queue.mbits,
+                Readable(margin),
+            );
+        }
+    }
+    text
 }
 
 fn run(which: &Which) -> Result<()> {
