@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, KeyVerb, Socket, Verb, Which},
+    cli::{Cli, FenceVerb, KeyVerb, Socket, Verb, Which},
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
     daemon::{self, Prepared},
+    fence::{self, Action, Asker},
     key,
     logging::{self, Format},
     status::render,
@@ -65,6 +66,7 @@ fn act(verb: Verb) -> Result<()> {
             let found = daemon::detach(&remains)?;
             say(if found { "detached\n" } else { "nothing was attached\n" })
         }
+        Verb::Fence { node, action, which } => fence(&node, action, &which),
         Verb::Key { verb: KeyVerb::Generate { file } } => {
             key::generate(&file)?;
             say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
@@ -101,6 +103,41 @@ fn expectations(prepared: &Prepared) -> String {
         }
     }
     text
+}
+
+/// Runs the fence agent as the daemon would, but for an operator.
+fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
+    let config = Config::load(&which.config)?;
+    let hostname = hostname().context("cannot read the name of this host")?;
+    let local = config.identify(which.node.as_deref(), &hostname)?;
+    let Some(agent) = &config.fence else {
+        bail!("{} has no [fence]: nothing is ever fenced", which.config.display());
+    };
+    let Some(target) = config.node(target) else {
+        let names: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+        bail!("there is no node {target:?}; nodes: {}", names.join(", "));
+    };
+    let action = match action {
+        FenceVerb::Status => Action::Status,
+        FenceVerb::Off => Action::Off,
+        FenceVerb::Reboot => Action::Reboot,
+    };
+    let asker = Asker {
+        cluster: config.cluster.name.to_string(),
+        node: local.me.name.to_string(),
+        epoch: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let report = runtime.block_on(fence::run(agent, target, action, &asker));
+    if let Some(last) = report.attempts.last() {
+        for line in &last.said {
+            say(&format!("  {line}\n"))?;
+        }
+    }
+    if report.answered() { say(&format!("{report}\n")) } else { bail!("{report}") }
 }
 
 fn run(which: &Which) -> Result<()> {

@@ -39,7 +39,7 @@ pub use host::{HostView, Interface, hostname};
 pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};
 pub use local::{IdentifyError, Local, LocalLink};
 pub use names::{ClusterName, InterfaceName, Name, NameError};
-pub use policy::{Fence, FenceAction, Gate, GateMode, Policy, Witness};
+pub use policy::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness};
 pub use queue::Queue;
 pub use timers::{
     CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,

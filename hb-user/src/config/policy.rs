@@ -37,6 +37,11 @@ pub struct Witness {
     pub id: NodeId,
 }
 
+/// How long an agent that hangs may take to end once it was told to.
+pub const FENCE_END: Duration = Duration::from_secs(2);
+/// Time between two tries of a fence.
+pub const FENCE_PAUSE: Duration = Duration::from_secs(1);
+
 /// How a silent node is made sure to be off.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fence {
@@ -55,10 +60,20 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// Returns how long a fence takes at most, its tries and the delay added up.
+    /// Returns how long a fence takes at most: the delay, the tries, each with the time to end one
+    /// that hangs, and the pauses between them.
     #[must_use]
     pub fn longest(&self) -> Duration {
-        self.timeout.saturating_mul(self.retries.saturating_add(1)).saturating_add(self.delay)
+        let one = self.timeout.saturating_add(FENCE_END);
+        one.saturating_mul(self.retries.saturating_add(1))
+            .saturating_add(FENCE_PAUSE.saturating_mul(self.retries))
+            .saturating_add(self.delay)
+    }
+
+    /// Returns how long `own` waits before it fences `peer`: nothing if it ranks first.
+    #[must_use]
+    pub fn delay(&self, own: NodeId, peer: NodeId) -> Duration {
+        if own < peer { Duration::ZERO } else { self.delay }
     }
 }
 
