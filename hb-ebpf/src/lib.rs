@@ -13,6 +13,7 @@ pub mod answer;
 pub mod arrival;
 pub mod deadline;
 pub mod epoch;
+pub mod gate;
 pub mod histogram;
 pub mod lease;
 pub mod maps;

@@ -165,10 +165,9 @@ pub struct Envelope {
     pub frame: usize,
 }
 
-/// Finds what could be a heartbeat: our EtherType, or UDP to our port over IP without options,
-/// extension headers or fragmentation, behind zero to two VLAN tags.
+/// Returns the EtherType behind zero to two VLAN tags, and where what it names begins.
 #[inline(always)]
-pub fn find<B: Bytes + ?Sized>(packet: &B) -> Option<Envelope> {
+pub fn network<B: Bytes + ?Sized>(packet: &B) -> Option<(u16, usize)> {
     let mut ethertype = u16::from_be_bytes(packet.at::<Ethernet>(0)?.ethertype);
     let mut offset = size_of::<Ethernet>();
     for _ in 0..2 {
@@ -177,6 +176,14 @@ pub fn find<B: Bytes + ?Sized>(packet: &B) -> Option<Envelope> {
             offset += size_of::<Vlan>();
         }
     }
+    Some((ethertype, offset))
+}
+
+/// Finds what could be a heartbeat: our EtherType, or UDP to our port over IP without options,
+/// extension headers or fragmentation, behind zero to two VLAN tags.
+#[inline(always)]
+pub fn find<B: Bytes + ?Sized>(packet: &B) -> Option<Envelope> {
+    let (ethertype, offset) = network(packet)?;
     match ethertype {
         ETHERTYPE => {
             Some(Envelope { transport: Transport::Ethernet, network: offset, frame: offset })

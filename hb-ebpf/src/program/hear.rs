@@ -27,7 +27,7 @@ pub(crate) enum Heard {
 }
 
 /// The linear part of a packet.
-struct Packet<'a>(&'a XdpContext);
+pub(crate) struct Packet<'a>(pub(crate) &'a XdpContext);
 
 impl Bytes for Packet<'_> {
     #[inline(always)]

@@ -1,12 +1,13 @@
 //! The program that answers heartbeats and counts their absence in the kernel.
 //!
-//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`] is attached
-//! to the interfaces; [`arm`], [`watch`], [`judge`] and [`order`] are never attached, the daemon runs
+//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`] and
+//! [`gate_egress`] are attached to the interfaces; [`arm`], [`watch`], [`judge`] and [`order`] are never attached, the daemon runs
 //! them when it wants something done under the kernel's own locks.
 #![no_std]
 #![no_main]
 
 mod clock;
+mod gate;
 mod hear;
 mod maps;
 mod records;
@@ -16,18 +17,25 @@ mod steps;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-    macros::xdp,
-    programs::XdpContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 
-/// Answers probes, takes answers, passes everything else untouched.
+/// Answers probes, takes answers, stops what is for a service address that this node may not serve,
+/// passes everything else untouched.
 #[xdp(frags)]
 pub(crate) fn heartbeat(ctx: XdpContext) -> u32 {
     match hear::hear(&ctx) {
-        hear::Heard::NotOurs => XDP_PASS,
+        hear::Heard::NotOurs => gate::arriving(&ctx),
         hear::Heard::Answered => XDP_TX,
         hear::Heard::Taken | hear::Heard::Refused => XDP_DROP,
     }
+}
+
+/// Stops what is from a service address that this node may not serve.
+#[classifier]
+pub(crate) fn gate_egress(ctx: TcContext) -> i32 {
+    gate::leaving(&ctx)
 }
 
 /// Begins to watch the peer of a [`hb_ebpf::maps::Request`] with a timer of the kernel.

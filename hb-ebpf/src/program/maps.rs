@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY},
-    btf_maps::{Array, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use hb_ebpf::{
+    gate::{Bounce, COUNTS, Claims, MAX_VIPS, Settings, Vip},
     lease::{Terms, op::Order},
     maps::{
         EVENTS_BYTES, Event, GroupLock, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys,
@@ -66,6 +67,18 @@ pub(crate) static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// The frame at hand: too large for the stack, and aligned here.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Frame, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static GATE: Array<Settings, 1> = Array::new();
+#[btf_map]
+pub(crate) static VIPS4: HashMap<[u8; 4], Vip, MAX_VIPS> = HashMap::new();
+#[btf_map]
+pub(crate) static VIPS6: HashMap<[u8; 16], Vip, MAX_VIPS> = HashMap::new();
+#[btf_map]
+pub(crate) static GATED: PerCpuArray<[u64; COUNTS], MAX_VIPS> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static BOUNCES: Array<Bounce, MAX_VIPS> = Array::new();
+#[btf_map]
+pub(crate) static CLAIMS: Array<Claims, MAX_VIPS> = Array::new();
 /// The order at hand.
 #[btf_map]
 pub(crate) static ORDERS: PerCpuArray<Order, 1> = PerCpuArray::new();

@@ -44,6 +44,7 @@ impl Daemon {
                 Action::GiveUp { group } => self.command(Command::GiveUp { group }),
                 Action::Announce { group } => self.command(Command::Announce { group }),
                 Action::Release { group, successor, .. } => {
+                    self.prepare_bounce(group, successor);
                     self.command(Command::Release { group, successor });
                 }
                 Action::Drop { group, .. } => self.command(Command::Drop { group }),

@@ -18,6 +18,7 @@
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
+mod gate;
 mod notice;
 mod observe;
 mod prepare;
@@ -129,6 +130,8 @@ struct Daemon {
     /// When the kernel half's own counters were last looked at.
     counted: BootTime,
     stopping: bool,
+    /// When each service address was last defended, by its number.
+    defended: BTreeMap<u8, BootTime>,
     /// When this node, or a peer, was last found to have been paused, and for how many milliseconds.
     paused: Option<(BootTime, u64)>,
     state: StateDir,
@@ -203,6 +206,11 @@ impl Daemon {
                 None
             }
         };
+        let interfaces = gate::Interfaces::listen()
+            .and_then(listen)
+            .map_err(system("listen for new interfaces"))?;
+        // One may have come up since the start looked.
+        self.cover_interfaces();
         let mut ticks = tokio::time::interval(self.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -218,6 +226,12 @@ impl Daemon {
                     while let Some(report) = self.fast.reports().pop() {
                         self.on_report(report);
                     }
+                }
+                ready = interfaces.readable() => {
+                    let mut ready = ready.map_err(system("listen for new interfaces"))?;
+                    ready.get_inner().hush();
+                    ready.clear_ready();
+                    self.cover_interfaces();
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),

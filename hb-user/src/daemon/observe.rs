@@ -127,7 +127,7 @@ impl Daemon {
                 self.look_at_record(GroupId(event.link));
             }
             Some(EventKind::Paused) => self.log_pause(peer, event),
-            Some(EventKind::Claim) => {}
+            Some(EventKind::Claim) => self.on_claim(event),
             _ => {
                 self.look_at(peer);
             }
@@ -173,6 +173,7 @@ impl Daemon {
                 self.log_refused(peer, now);
             }
             self.restore_addresses();
+            self.cover_interfaces();
         }
     }
 

@@ -11,6 +11,7 @@ use std::{
 
 use hb_ebpf::{
     epoch::Epoch,
+    gate,
     lease::TermsError,
     maps::{LAYOUT, MAX_LINKS, MAX_NODES, Path, Timing, Transport},
     time::BootTime,
@@ -28,7 +29,7 @@ use crate::{
     address::{AddressError, AddressSocket, BatchFull},
     announce::{AnnounceError, AnnounceSocket, Announcement},
     clock,
-    config::{Config, Engine, LinkAddress, Local, LocalLink, Policy, Resource, ResourceKind},
+    config::{Config, Engine, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource, ResourceKind},
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
     fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
@@ -89,6 +90,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The interfaces cannot be listed.
+    #[error("cannot read the interfaces of this host")]
+    Interfaces(#[source] io::Error),
     /// No random numbers.
     #[error("cannot draw a random boot nonce")]
     Random(#[source] io::Error),
@@ -152,6 +156,17 @@ fn assemble(
     for (name, (index, _)) in &interfaces {
         let attached = kernel.attach(name, *index)?;
         super::log_attachment(attached);
+    }
+    let mode = match config.gate.mode {
+        GateMode::On => gate::Mode::On,
+        GateMode::DryRun => gate::Mode::DryRun,
+        GateMode::Bypass => gate::Mode::Bypass,
+    };
+    kernel.set_gate(&gate::Settings { mode: mode as u8, reserved: [0; 7] })?;
+    kernel.set_vips(&super::gate::numbered(&vips))?;
+    let host = HostView::read().map_err(StartError::Interfaces)?;
+    if let Some((_, error)) = super::gate::cover(&mut kernel, &host).into_iter().next() {
+        return Err(error.into());
     }
     kernel.detach_others();
 
@@ -278,6 +293,7 @@ fn assemble(
         counted: BootTime::NEVER,
         stopping: false,
         paused: None,
+        defended: BTreeMap::new(),
     };
     for peer in daemon.others() {
         daemon.watch(peer, true)?;

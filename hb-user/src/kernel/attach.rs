@@ -1,10 +1,10 @@
 //! On which interfaces the program sits, and how.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use super::{
     error::{KernelError, describe},
-    pins::{LINK_PIN, detach},
+    pins::{GATE_PIN, LINK_PIN, detach},
     program::{Hold, Kernel},
 };
 
@@ -140,14 +140,26 @@ impl Kernel {
         self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
     }
 
-    /// Removes the attachments that an earlier daemon left on other interfaces than those that were
-    /// attached to since.
+    /// Forgets attachments to interfaces that are gone.
+    pub(super) fn forget_attachments(&mut self, present: &BTreeSet<u32>) {
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            self.attachments.drain(..).partition(|held| present.contains(&held.index));
+        self.attachments = kept;
+        for attachment in gone {
+            // The kernel detached it with the interface.
+            let _ = fs::remove_file(&attachment.pin);
+        }
+    }
+
+    /// Removes the attachments and gates that an earlier daemon left on other interfaces than those
+    /// that were attached to since.
     pub fn detach_others(&self) {
         let Ok(entries) = fs::read_dir(&self.pins) else { return };
         for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let name = pin.file_name().unwrap_or_default().to_string_lossy();
-            let held = self.attachments.iter().any(|attachment| attachment.pin == pin);
-            if name.starts_with(LINK_PIN) && !held {
+            let held = self.attachments.iter().any(|attachment| attachment.pin == pin)
+                || self.gated.iter().any(|gated| gated.pin == pin);
+            if (name.starts_with(LINK_PIN) || name.starts_with(GATE_PIN)) && !held {
                 // What cannot be removed answers for no link of the configuration.
                 let _ = detach(&pin);
                 let _ = fs::remove_file(&pin);

@@ -107,6 +107,17 @@ pub enum KernelError {
         /// For whom.
         peer: NodeId,
     },
+    /// The gate cannot be put on what leaves by an interface.
+    #[error(
+        "cannot put the gate on {interface} ({why}): it needs TCX, which Linux has since 6.6; \
+         without it nothing stops a node that lost its lease"
+    )]
+    Gate {
+        /// Which interface.
+        interface: String,
+        /// What the kernel said.
+        why: String,
+    },
     /// A record could not be asked for a change.
     #[error("the kernel half did not carry out order {op} for group {group}: {why}")]
     Order {

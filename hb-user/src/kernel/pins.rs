@@ -18,6 +18,8 @@ use super::error::KernelError;
 
 /// How names of the pins of attachments begin.
 pub(super) const LINK_PIN: &str = "xdp-";
+/// How names of the pins of gates on what leaves begin.
+pub(super) const GATE_PIN: &str = "gate-";
 
 /// `BPF_OBJ_GET` of `linux/bpf.h`.
 const OBJ_GET: libc::c_int = 7;
@@ -82,7 +84,9 @@ pub fn remove_pins(pins: &Path) -> Result<(), KernelError> {
     let mut detached = Ok(());
     for entry in entries {
         let entry = entry.map_err(unusable)?;
-        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
+        let name = entry.file_name();
+        let begins = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+        if begins(LINK_PIN) || begins(GATE_PIN) {
             let pin = entry.path();
             if let Err(source) = detach(&pin) {
                 detached = Err(KernelError::Detach { pin, source });

@@ -5,45 +5,55 @@
 
 use std::{
     fs,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
     path::{Path as FilePath, PathBuf},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, MapInfo, PerCpuArray, RingBuf},
+    maps::{Map, MapData, MapInfo, RingBuf},
     programs::{
-        ProgramError, TestRun, TestRunOptions, Xdp, XdpMode,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp,
+        XdpMode,
         links::{FdLink, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
 };
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use hb_ebpf::{
-    lease::{Terms, op::Order},
+    gate::{Bounce, COUNTS, Claims, MAX_VIPS, Settings, Vip},
+    lease::Terms,
     maps::{
-        self, Event, GroupLock, LAYOUT, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys,
-        PeerLock, PeerTimer, Recorded, Request, SLOTS,
+        self, GroupLock, LAYOUT, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys, PeerLock,
+        PeerTimer, Recorded, SLOTS,
     },
     refusal::COUNTERS,
     wire::GROUPS,
 };
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
+
+mod handles;
+mod values;
+
+pub use handles::{Events, Judge, KernelLog, Leases};
+pub use values::GateCounters;
 
 use super::{
     attach::{Attachment, Mode},
     error::{KernelError, describe},
+    gate::Gated,
     pins::remove_pins,
     shared::Shared,
 };
-use crate::id::{LinkId, NodeId};
+use crate::id::NodeId;
 
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../kernel/hb-node.bpf.o");
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../kernel/hb-node.bpf.o");
 
 /// Maps that outlive the daemon, with the size of their values and how many there are.
-const PINNED: [(&str, usize, usize); 14] = [
+const PINNED: [(&str, usize, usize); 20] = [
     ("NODE", size_of::<Node>(), 1),
     ("PEERS", size_of::<Peer>(), MAX_NODES),
     ("LINKS", size_of::<Link>(), SLOTS),
@@ -54,11 +64,20 @@ const PINNED: [(&str, usize, usize); 14] = [
     ("GROUPS", size_of::<GroupLock>(), GROUPS),
     ("RECORDS", size_of::<Recorded>(), GROUPS),
     ("LEASES", size_of::<Lease>(), GROUPS),
+    ("GATE", size_of::<Settings>(), 1),
+    ("VIPS4", size_of::<Vip>(), MAX_VIPS),
+    ("VIPS6", size_of::<Vip>(), MAX_VIPS),
+    ("GATED", size_of::<[u64; COUNTS]>(), MAX_VIPS),
+    ("BOUNCES", size_of::<Bounce>(), MAX_VIPS),
+    ("CLAIMS", size_of::<Claims>(), MAX_VIPS),
     ("TIMERS", size_of::<PeerTimer>(), MAX_NODES),
     ("EVENTS", 0, maps::EVENTS_BYTES),
     ("REFUSED", size_of::<[u64; COUNTERS]>(), SLOTS + 1),
     ("LOST", size_of::<u64>(), 1),
 ];
+
+/// The program that looks at what leaves.
+const GATE: &str = "gate_egress";
 
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
@@ -73,6 +92,7 @@ pub struct Kernel {
     found: bool,
     timers: Result<(), String>,
     pub(super) attachments: Vec<Attachment>,
+    pub(super) gated: Vec<Gated>,
 }
 
 impl Kernel {
@@ -97,11 +117,13 @@ impl Kernel {
         }
         let ebpf = loader.load(object).map_err(|source| KernelError::Load(Box::new(source)))?;
         let mut kernel =
-            Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new() };
+            Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new(), gated: Vec::new() };
         for program in ["heartbeat", "watch", "judge", "order"] {
             let refused = |source| KernelError::Program { program, source: Box::new(source) };
             kernel.program(program)?.load().map_err(refused)?;
         }
+        let refused = |source| KernelError::Program { program: GATE, source: Box::new(source) };
+        kernel.egress_gate()?.load().map_err(refused)?;
         kernel.timers = kernel.program("arm")?.load().map_err(|error| describe(&error));
         Ok(kernel)
     }
@@ -151,6 +173,13 @@ impl Kernel {
             .ok_or(KernelError::Missing(name))
     }
 
+    fn egress_gate(&mut self) -> Result<&mut SchedClassifier, KernelError> {
+        self.ebpf
+            .program_mut(GATE)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Missing(GATE))
+    }
+
     fn data(&self, name: &'static str) -> Result<&MapData, KernelError> {
         match self.ebpf.map(name) {
             Some(Map::Array(data) | Map::RingBuf(data)) => Ok(data),
@@ -160,48 +189,6 @@ impl Kernel {
 
     fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
         Ok(self.data(name)?.fd().as_fd())
-    }
-
-    /// Sets where frames of `link` to `peer` may come from.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn set_path(&mut self, peer: NodeId, link: LinkId, path: &Path) -> Result<(), KernelError> {
-        let slot = maps::slot(peer.0, link.0).ok_or(KernelError::Missing("slot"))?;
-        self.set::<{ size_of::<Path>() }>("PATHS", slot, path.as_bytes())
-    }
-
-    /// Sets the keys shared with `peer`.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys) -> Result<(), KernelError> {
-        let index = maps::peer_index(peer.0).ok_or(KernelError::Missing("peer"))?;
-        self.set::<{ size_of::<PeerKeys>() }>("KEYS", index, keys.as_bytes())
-    }
-
-    /// Sets how long leases last and who votes.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn set_terms(&mut self, terms: &Terms) -> Result<(), KernelError> {
-        self.set::<{ size_of::<Terms>() }>("TERMS", 0, terms.as_bytes())
-    }
-
-    fn set<const N: usize>(
-        &mut self,
-        map: &'static str,
-        index: u32,
-        value: &[u8],
-    ) -> Result<(), KernelError> {
-        let value: [u8; N] = value.try_into().map_err(|_| KernelError::Missing(map))?;
-        let failed = |source| KernelError::Map { map, step: "write", source: Box::new(source) };
-        let found = self.ebpf.map_mut(map).ok_or(KernelError::Missing(map))?;
-        let mut array: Array<_, [u8; N]> = found.try_into().map_err(failed)?;
-        array.set(index, value, 0).map_err(failed)
     }
 
     /// Attaches the program to an interface in one mode.
@@ -239,6 +226,36 @@ impl Kernel {
         FdLink::try_from(link).map(Hold).map_err(failed)
     }
 
+    /// Attaches the gate to what leaves by an interface.
+    pub(super) fn link_egress(&mut self, interface: &str) -> Result<Hold, Refused> {
+        let gone = |what: &str| ProgramError::UnknownInterface { name: what.to_owned() };
+        let program = self.egress_gate().map_err(|_| gone(interface))?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(interface, TcAttachType::Egress, order)?;
+        let link = program.take_link(id)?;
+        let no_links = |_| gone(&format!("{interface} (this kernel has no TCX: Linux 6.6 has)"));
+        Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
+    }
+
+    /// Puts this daemon's gate in the place of the one at the other end of a pinned link.
+    pub(super) fn adopt_egress(
+        &mut self,
+        interface: &str,
+        pin: &FilePath,
+    ) -> Result<Hold, KernelError> {
+        let failed = |source| KernelError::Link {
+            interface: interface.to_owned(),
+            source: Box::new(source),
+        };
+        let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
+        let link = SchedClassifierLink::try_from(link).map_err(failed)?;
+        let refused = |source| KernelError::Program { program: GATE, source: Box::new(source) };
+        let program = self.egress_gate()?;
+        let id = program.attach_to_link(link).map_err(refused)?;
+        let link = program.take_link(id).map_err(refused)?;
+        FdLink::try_from(link).map(Hold).map_err(failed)
+    }
+
     /// Begins to watch `peer`, with a timer of the kernel. `forget` that it was ever heard, and
     /// initdead applies; else it has one deadtime from now.
     ///
@@ -264,7 +281,7 @@ impl Kernel {
         peer: NodeId,
         forget: bool,
     ) -> Result<(), KernelError> {
-        ask(self.program(step)?, step, peer, forget)
+        handles::ask(self.program(step)?, step, peer, forget)
     }
 
     /// Runs the attached program on `packet` as if it had arrived by the interface of index
@@ -344,41 +361,6 @@ impl Kernel {
         Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(failed)
     }
 
-    /// Returns the counters of refused frames of one link, or of those that named none.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn refused(&self, slot: Option<(NodeId, LinkId)>) -> Result<Counters, KernelError> {
-        let slot = match slot {
-            Some((peer, link)) => maps::slot(peer.0, link.0).ok_or(KernelError::Missing("slot"))?,
-            None => SLOTS as u32,
-        };
-        let mut sum = [0u64; COUNTERS];
-        for counters in self.per_cpu::<Counters>("REFUSED", slot)? {
-            for (sum, count) in sum.iter_mut().zip(counters) {
-                *sum += count;
-            }
-        }
-        Ok(sum)
-    }
-
-    /// Returns how many events did not fit into the ring.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Map`].
-    pub fn lost_events(&self) -> Result<u64, KernelError> {
-        Ok(self.per_cpu::<u64>("LOST", 0)?.into_iter().sum())
-    }
-
-    fn per_cpu<V: aya::Pod>(&self, map: &'static str, index: u32) -> Result<Vec<V>, KernelError> {
-        let failed = |source| KernelError::Map { map, step: "read", source: Box::new(source) };
-        let found = self.ebpf.map(map).ok_or(KernelError::Missing(map))?;
-        let array: PerCpuArray<_, V> = found.try_into().map_err(failed)?;
-        Ok(array.get(&index, 0).map_err(failed)?.to_vec())
-    }
-
     /// Opens the kernel half's own log, for the `log` facade.
     ///
     /// # Errors
@@ -435,92 +417,4 @@ fn check_pins(pins: &FilePath) -> Result<(), KernelError> {
         }
     }
     Ok(())
-}
-
-/// Runs an unattached program on a request.
-fn ask(program: &Xdp, step: &'static str, peer: NodeId, forget: bool) -> Result<(), KernelError> {
-    let request = Request { peer: peer.0, forget: u8::from(forget), reserved: [0; 14] };
-    let options = TestRunOptions { data_in: Some(request.as_bytes()), ..TestRunOptions::new() };
-    let done = program
-        .test_run(options)
-        .map_err(|source| KernelError::Program { program: step, source: Box::new(source) })?;
-    if done.return_value == XDP_PASS { Ok(()) } else { Err(KernelError::Request { step, peer }) }
-}
-
-/// Does by itself what a timer of the kernel would do.
-pub struct Judge(Xdp);
-
-impl Judge {
-    /// Judges `peer`: one system call, no allocation unless it fails.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Request`] if `peer` is none.
-    pub fn judge(&self, peer: NodeId) -> Result<(), KernelError> {
-        ask(&self.0, "judge", peer, false)
-    }
-}
-
-/// Asks for changes of the groups' records.
-pub struct Leases(Xdp);
-
-impl Leases {
-    /// Has the kernel carry out `order` under the lock of its record, and returns it with what came
-    /// of it. One system call, no allocation unless it fails.
-    ///
-    /// # Errors
-    ///
-    /// [`KernelError::Order`] if there is no such record.
-    pub fn order(&self, order: Order) -> Result<Order, KernelError> {
-        let refused = |why: String| KernelError::Order { op: order.op, group: order.group, why };
-        let mut answer = order;
-        let options = TestRunOptions {
-            data_in: Some(order.as_bytes()),
-            data_out: Some(answer.as_mut_bytes()),
-            ..TestRunOptions::new()
-        };
-        let done = self.0.test_run(options).map_err(|error| refused(describe(&error)))?;
-        if done.return_value == XDP_PASS {
-            Ok(answer)
-        } else {
-            Err(refused("there is no such group".to_owned()))
-        }
-    }
-}
-
-/// The reader of events.
-pub struct Events(RingBuf<MapData>);
-
-impl Events {
-    /// Returns the next event, if there is one. Allocates nothing and makes no system call.
-    pub fn take(&mut self) -> Option<Event> {
-        loop {
-            let item = self.0.next()?;
-            if let Ok(event) = Event::read_from_bytes(&item) {
-                return Some(event);
-            }
-        }
-    }
-}
-
-impl AsRawFd for Events {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// The kernel half's log.
-pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
-
-impl KernelLog {
-    /// Hands on what has been logged since.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
-impl AsRawFd for KernelLog {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }

@@ -1,0 +1,192 @@
+//! The gate: packets of a service address pass only while this node holds its group.
+
+use aya_ebpf::{
+    bindings::{
+        TC_ACT_SHOT,
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    },
+    programs::{TcContext, XdpContext},
+};
+use hb_ebpf::{
+    gate::{self, Address, Count, MAX_VIPS, Mode, Vip},
+    lease,
+    maps::EventKind,
+    packet::{Bytes, Ethernet},
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::{clock, hear::Packet, maps, report};
+
+/// Lets the next program decide, `TCX_NEXT` in `linux/bpf.h`.
+const TCX_NEXT: i32 = -1;
+/// Bytes of a packet that the gate may have to look at: two tags, IPv6, Neighbour Discovery.
+const LOOKED_AT: u32 = 14 + 8 + 40 + 24;
+/// The daemon is told of claims of an address at most this often.
+const TELL_EVERY_NS: u64 = 1_000_000_000;
+
+/// Decides about a packet that arrives and is no heartbeat.
+#[inline(always)]
+pub(crate) fn arriving(ctx: &XdpContext) -> u32 {
+    if bypassed() {
+        return XDP_PASS;
+    }
+    let touched = gate::arriving(&Packet(ctx));
+    if let Some((address, mac)) = touched.claimed
+        && let Some(vip) = find(address)
+    {
+        claimed(vip, mac);
+    }
+    for address in [touched.address, touched.target] {
+        if let Some(address) = address
+            && let Some(vip) = find(address)
+            && !passes(vip, false)
+        {
+            return stopped(ctx, vip);
+        }
+    }
+    XDP_PASS
+}
+
+/// Decides about a packet that leaves.
+#[inline(always)]
+pub(crate) fn leaving(ctx: &TcContext) -> i32 {
+    if bypassed() {
+        return TCX_NEXT;
+    }
+    // Headers need not lie in the linear part.
+    if ctx.data() + LOOKED_AT as usize > ctx.data_end() {
+        // A packet shorter than that is all there is to look at.
+        let _ = ctx.pull_data(LOOKED_AT.min(ctx.len()));
+    }
+    let touched = gate::leaving(&Leaving(ctx));
+    for address in [touched.address, touched.target] {
+        if let Some(address) = address
+            && let Some(vip) = find(address)
+            && !passes(vip, true)
+            && drops()
+        {
+            return TC_ACT_SHOT as i32;
+        }
+    }
+    TCX_NEXT
+}
+
+#[inline(always)]
+fn bypassed() -> bool {
+    maps::GATE.get(0).is_none_or(|settings| settings.mode == Mode::Bypass as u8)
+}
+
+#[inline(always)]
+fn drops() -> bool {
+    maps::GATE.get(0).is_some_and(|settings| settings.mode == Mode::On as u8)
+}
+
+#[inline(always)]
+fn find(address: Address) -> Option<Vip> {
+    // SAFETY: the entry is copied at once; the daemon replaces entries whole.
+    unsafe {
+        match address {
+            Address::V4(address) => maps::VIPS4.get(&address).copied(),
+            Address::V6(address) => maps::VIPS6.get(&address).copied(),
+        }
+    }
+}
+
+/// Tells whether packets of the address pass now, and counts this one.
+#[inline(always)]
+fn passes(vip: Vip, out: bool) -> bool {
+    let Some(node) = maps::NODE.get(0) else { return false };
+    let Some(entry) = maps::LEASES.get_ptr(u32::from(vip.group)) else { return false };
+    // SAFETY: the element outlives the program. One aligned load: the writer stores it whole.
+    let expires_ns = unsafe { core::ptr::addr_of!((*entry).expires_ns).read_volatile() };
+    let (stamp, deadtime) = (node.controller_stamp_ns, node.controller_deadtime_ns);
+    let passes = lease::gate::passes(expires_ns, stamp, deadtime, clock::now());
+    count(vip, Count::of(expires_ns, passes, out));
+    passes
+}
+
+#[inline(always)]
+fn count(vip: Vip, what: Count) {
+    if let Some(counters) = maps::GATED.get_ptr_mut(u32::from(vip.number)) {
+        // SAFETY: this CPU's own entry, and the program is not preempted by itself.
+        if let Some(counter) = unsafe { (*counters).get_mut(what as usize) } {
+            *counter += 1;
+        }
+    }
+}
+
+/// What becomes of a packet that may not pass.
+#[inline(always)]
+fn stopped(ctx: &XdpContext, vip: Vip) -> u32 {
+    if !drops() {
+        return XDP_PASS;
+    }
+    let mut packet = Packet(ctx);
+    let interface = ctx.ingress_ifindex() as u32;
+    if let Some(bounce) = maps::BOUNCES.get(u32::from(vip.number))
+        && let Some(ethernet) = packet.at_mut::<Ethernet>(0)
+        && gate::bounces(bounce, ethernet, interface, clock::now())
+    {
+        ethernet.destination = bounce.to;
+        ethernet.source = bounce.own;
+        count(vip, Count::Bounced);
+        return XDP_TX;
+    }
+    XDP_DROP
+}
+
+/// Somebody claims the address. While this node serves it, that is somebody else.
+#[inline(always)]
+fn claimed(vip: Vip, mac: [u8; 6]) {
+    let Some(entry) = maps::LEASES.get(u32::from(vip.group)) else { return };
+    let Some(claims) = maps::CLAIMS.get_ptr_mut(u32::from(vip.number)) else { return };
+    let now = clock::now();
+    let Some(node) = maps::NODE.get(0) else { return };
+    let (stamp, deadtime) = (node.controller_stamp_ns, node.controller_deadtime_ns);
+    if !lease::gate::passes(entry.expires_ns, stamp, deadtime, now) {
+        return;
+    }
+    count(vip, Count::Claims);
+    // SAFETY: the element outlives the program. Two CPUs may write at once: then one of the two
+    // claims is told of, which is what is asked for.
+    unsafe {
+        (*claims).mac = mac;
+        if now.saturating_sub((*claims).told_ns) < TELL_EVERY_NS {
+            return;
+        }
+        (*claims).told_ns = now;
+    }
+    report::push(report::event(EventKind::Claim, 0, vip.number, now));
+}
+
+const _: () = assert!(MAX_VIPS <= u8::MAX as usize);
+
+/// The linear part of a packet that leaves.
+struct Leaving<'a>(&'a TcContext);
+
+impl Bytes for Leaving<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+
+    #[inline(always)]
+    fn at<T: FromBytes + Immutable + KnownLayout + Unaligned>(&self, offset: usize) -> Option<&T> {
+        let start = self.0.data() + offset;
+        if start + size_of::<T>() > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: the check above keeps the whole `T` inside the packet; `Unaligned` allows any
+        // address and `FromBytes` any content.
+        Some(unsafe { &*(start as *const T) })
+    }
+
+    #[inline(always)]
+    fn at_mut<T>(&mut self, _: usize) -> Option<&mut T>
+    where
+        T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned,
+    {
+        // What leaves is not changed.
+        None
+    }
+}

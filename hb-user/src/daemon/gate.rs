@@ -1,0 +1,187 @@
+//! The gate as the daemon deals with it: put on every interface there is, told of hand-overs, and
+//! asked who else claims a service address.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    time::Duration,
+};
+
+use hb_ebpf::{gate::Bounce, maps::Event, time::BootTime};
+
+use super::{Daemon, LocalVip, resources::describe};
+use crate::{
+    clock,
+    config::HostView,
+    fast::Command,
+    id::{GroupId, NodeId},
+    kernel::{Kernel, KernelError},
+};
+
+/// An address claimed by others is announced again at most this often (RFC 5227, 2.4).
+const DEFEND_EVERY: Duration = Duration::from_secs(10);
+
+/// Returns every service address with its group, in the order of their numbers.
+pub(super) fn numbered(vips: &[Vec<LocalVip>]) -> Vec<(IpAddr, u8)> {
+    let groups = vips.iter().enumerate();
+    groups
+        .flat_map(|(group, vips)| vips.iter().map(move |local| (local.vip.ip(), group as u8)))
+        .collect()
+}
+
+/// Puts the gate on every interface but loopback. Returns what could not be gated.
+pub(super) fn cover(kernel: &mut Kernel, host: &HostView) -> Vec<(String, KernelError)> {
+    let there = host.interfaces.iter().filter(|interface| !interface.loopback);
+    let refused = there.clone().filter_map(|interface| {
+        let gated = kernel.gate(&interface.name, interface.index);
+        gated.err().map(|error| (interface.name.clone(), error))
+    });
+    let refused = refused.collect();
+    kernel.forget_interfaces(&there.map(|interface| interface.index).collect::<BTreeSet<_>>());
+    refused
+}
+
+impl Daemon {
+    /// Looks for interfaces that are new, and gates them.
+    pub(super) fn cover_interfaces(&mut self) {
+        let host = match HostView::read() {
+            Ok(host) => host,
+            Err(error) => {
+                tracing::error!(error = describe(&error), "interfaces not looked at");
+                return;
+            }
+        };
+        let before: BTreeSet<u32> = self.kernel.gated().collect();
+        for (interface, error) in cover(&mut self.kernel, &host) {
+            tracing::error!(interface, error = describe(&error), "interface is not gated");
+        }
+        for interface in &host.interfaces {
+            let new = !before.contains(&interface.index);
+            if new && self.kernel.gated().any(|index| index == interface.index) {
+                tracing::info!(interface = interface.name, "interface is new: gated");
+            }
+        }
+    }
+
+    /// Has clients' packets for a group sent on to `successor` for a while: called just before the
+    /// group is released to it.
+    pub(super) fn prepare_bounce(&mut self, group: GroupId, successor: Option<NodeId>) {
+        let window = self.config.gate.handover_bounce;
+        let Some(successor) = successor.filter(|_| !window.is_zero()) else { return };
+        let until_ns = clock::now().after(window).ns();
+        let mut bounces = Vec::new();
+        let numbered = self.vips.iter().enumerate();
+        let all = numbered.flat_map(|(index, vips)| vips.iter().map(move |vip| (index, vip)));
+        for (number, (index, local)) in all.enumerate() {
+            if index != usize::from(group.0) {
+                continue;
+            }
+            if let Some(to) = self.mac_of(successor, &local.interface) {
+                let interface = local.vip.interface();
+                let bounce = Bounce { until_ns, interface, to, own: local.mac };
+                bounces.push((number as u8, bounce));
+            }
+        }
+        for (number, bounce) in bounces {
+            if let Err(error) = self.kernel.set_bounce(number, &bounce) {
+                let group = self.group_name(group);
+                tracing::warn!(group, error = describe(&error), "packets are not sent on");
+            }
+        }
+    }
+
+    /// Returns the MAC address of a peer on the segment of one of our interfaces, as its frames tell.
+    fn mac_of(&self, peer: NodeId, interface: &str) -> Option<[u8; 6]> {
+        let links = self.local.links.iter();
+        let mut links = links.filter(|link| link.own.interface.as_str() == interface);
+        links.find_map(|link| {
+            let (_, state) = self.shared.link(peer, link.id)?;
+            // Behind a router it would be the router's.
+            (state.mac != [0; 6] && link.min_hops == u8::MAX).then_some(state.mac)
+        })
+    }
+
+    /// Somebody else claims an address that this node serves: said, and defended.
+    pub(super) fn on_claim(&mut self, event: &Event) {
+        let all: Vec<_> = numbered(&self.vips);
+        let Some((address, group)) = all.get(usize::from(event.link)).copied() else { return };
+        let group = GroupId(group);
+        let mac = match self.kernel.claims(event.link) {
+            Ok(claims) => {
+                let [a, b, c, d, e, f] = claims.mac;
+                format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+            }
+            Err(error) => describe(&error),
+        };
+        let now = clock::now();
+        let last = self.defended.entry(event.link).or_insert(BootTime::NEVER);
+        let defend = *last == BootTime::NEVER || now.since(*last) >= DEFEND_EVERY;
+        if defend {
+            *last = now;
+            self.command(Command::Announce { group });
+        }
+        let group = self.group_name(group);
+        tracing::warn!(
+            group,
+            vip = %address,
+            mac,
+            defended = defend,
+            "somebody else claims an address that this node serves"
+        );
+    }
+}
+
+/// Hears of interfaces that come and go: netlink route, group of links (rtnetlink(7)).
+pub(super) struct Interfaces(OwnedFd);
+
+impl Interfaces {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn listen() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: plain system call.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and is nobody else's.
+        let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        // SAFETY: all zero is a valid address of this kind.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        address.nl_groups = libc::RTMGRP_LINK as u32;
+        let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: the address outlives the call, and its length is given.
+        if unsafe { libc::bind(fd, (&raw const address).cast(), length) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(socket)
+    }
+
+    /// Throws away what was told: that something was is enough.
+    pub(super) fn hush(&self) {
+        let mut heap = [0u8; 4096];
+        loop {
+            // SAFETY: the buffer is writable for its length.
+            let got =
+                unsafe { libc::recv(self.0.as_raw_fd(), heap.as_mut_ptr().cast(), heap.len(), 0) };
+            // An overrun means that much was told: the next read tells whether there is more.
+            let overrun = got < 0
+                && io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+            if got <= 0 && !overrun {
+                return;
+            }
+        }
+    }
+}
+
+impl AsRawFd for Interfaces {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

@@ -1,0 +1,93 @@
+//! Where the gate sits: on what leaves by every interface but loopback. What arrives is looked at by
+//! the program that hears heartbeats, which therefore sits on each of them as well.
+
+use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf};
+
+use hb_ebpf::gate::Vip;
+
+use super::{
+    error::{KernelError, describe},
+    pins::{GATE_PIN, detach},
+    program::{Hold, Kernel},
+};
+
+/// The gate on one interface.
+#[derive(Debug)]
+pub(super) struct Gated {
+    /// Index of the interface.
+    pub(super) index: u32,
+    /// Where the link is pinned.
+    pub(super) pin: PathBuf,
+    /// Keeps the link open; the pin keeps it alive.
+    _link: Hold,
+}
+
+impl Kernel {
+    /// Sets which addresses are gated, with the group of each; the place in the list is the number
+    /// of the address.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn set_vips(&mut self, vips: &[(IpAddr, u8)]) -> Result<(), KernelError> {
+        let (mut four, mut six) = (Vec::new(), Vec::new());
+        for (number, (address, group)) in vips.iter().enumerate() {
+            let vip = Vip { group: *group, number: number as u8, reserved: [0; 2] };
+            match address {
+                IpAddr::V4(address) => four.push((address.octets(), vip)),
+                IpAddr::V6(address) => six.push((address.octets(), vip)),
+            }
+        }
+        self.replace_vips("VIPS4", &four)?;
+        self.replace_vips("VIPS6", &six)
+    }
+
+    /// Puts the gate on an interface: on what leaves, and with the program that hears heartbeats on
+    /// what arrives. Adopts what an earlier daemon left there.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Gate`] or [`KernelError::Attach`].
+    pub fn gate(&mut self, interface: &str, index: u32) -> Result<(), KernelError> {
+        if !self.attachments().iter().any(|held| held.index == index) {
+            self.attach(interface, index)?;
+        }
+        if self.gated.iter().any(|gated| gated.index == index) {
+            return Ok(());
+        }
+        let pin = self.pins.join(format!("{GATE_PIN}{index}"));
+        if pin.exists() {
+            if let Ok(link) = self.adopt_egress(interface, &pin) {
+                self.gated.push(Gated { index, pin, _link: link });
+                return Ok(());
+            }
+            // The interface is gone, or was made anew: the pin leads nowhere.
+            let _ = detach(&pin);
+            let _ = fs::remove_file(&pin);
+        }
+        let link = self.link_egress(interface).map_err(|error| KernelError::Gate {
+            interface: interface.to_owned(),
+            why: describe(&*error),
+        })?;
+        let link = link.pin(interface, &pin)?;
+        self.gated.push(Gated { index, pin, _link: link });
+        Ok(())
+    }
+
+    /// Forgets interfaces that are gone; `present` are the indices of those there are.
+    pub fn forget_interfaces(&mut self, present: &BTreeSet<u32>) {
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            self.gated.drain(..).partition(|gated| present.contains(&gated.index));
+        self.gated = kept;
+        for gated in gone {
+            // The kernel detached it with the interface.
+            let _ = fs::remove_file(&gated.pin);
+        }
+        self.forget_attachments(present);
+    }
+
+    /// Returns the indices of the interfaces that are gated.
+    pub fn gated(&self) -> impl Iterator<Item = u32> {
+        self.gated.iter().map(|gated| gated.index)
+    }
+}

@@ -1,0 +1,105 @@
+//! Holds on parts of the kernel half that a thread can have for itself.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::{
+    maps::{MapData, RingBuf},
+    programs::{TestRun, TestRunOptions, Xdp},
+};
+use aya_log::EbpfLogger;
+use hb_ebpf::{
+    lease::op::Order,
+    maps::{Event, Request},
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{KernelError, XDP_PASS, describe};
+use crate::id::NodeId;
+
+/// Runs an unattached program on a request.
+pub(super) fn ask(program: &Xdp, step: &'static str, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+    let request = Request { peer: peer.0, forget: u8::from(forget), reserved: [0; 14] };
+    let options = TestRunOptions { data_in: Some(request.as_bytes()), ..TestRunOptions::new() };
+    let done = program
+        .test_run(options)
+        .map_err(|source| KernelError::Program { program: step, source: Box::new(source) })?;
+    if done.return_value == XDP_PASS { Ok(()) } else { Err(KernelError::Request { step, peer }) }
+}
+
+/// Does by itself what a timer of the kernel would do.
+pub struct Judge(pub(super) Xdp);
+
+impl Judge {
+    /// Judges `peer`: one system call, no allocation unless it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Request`] if `peer` is none.
+    pub fn judge(&self, peer: NodeId) -> Result<(), KernelError> {
+        ask(&self.0, "judge", peer, false)
+    }
+}
+
+/// Asks for changes of the groups' records.
+pub struct Leases(pub(super) Xdp);
+
+impl Leases {
+    /// Has the kernel carry out `order` under the lock of its record, and returns it with what came
+    /// of it. One system call, no allocation unless it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Order`] if there is no such record.
+    pub fn order(&self, order: Order) -> Result<Order, KernelError> {
+        let refused = |why: String| KernelError::Order { op: order.op, group: order.group, why };
+        let mut answer = order;
+        let options = TestRunOptions {
+            data_in: Some(order.as_bytes()),
+            data_out: Some(answer.as_mut_bytes()),
+            ..TestRunOptions::new()
+        };
+        let done = self.0.test_run(options).map_err(|error| refused(describe(&error)))?;
+        if done.return_value == XDP_PASS {
+            Ok(answer)
+        } else {
+            Err(refused("there is no such group".to_owned()))
+        }
+    }
+}
+
+/// The reader of events.
+pub struct Events(pub(super) RingBuf<MapData>);
+
+impl Events {
+    /// Returns the next event, if there is one. Allocates nothing and makes no system call.
+    pub fn take(&mut self) -> Option<Event> {
+        loop {
+            let item = self.0.next()?;
+            if let Ok(event) = Event::read_from_bytes(&item) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The kernel half's log.
+pub struct KernelLog(pub(super) EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    /// Hands on what has been logged since.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsRawFd for KernelLog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
