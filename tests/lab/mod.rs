@@ -1,10 +1,11 @@
-//! The lab: two nodes, a client and a switch as network namespaces of one machine, with the real
-//! kernel path between them.
+//! The lab: two nodes, a client, perhaps a witness, and a switch as network namespaces of one
+//! machine, with the real kernel path between them.
 //!
 //! ```text
 //!   node a ──eth0── a-client ┐                      ┌ b-client ──eth0── node b
 //!      │                     ├── br0 (client net) ──┤                      │
-//!      │                     └──────── client ──────┘                      │
+//!      │                     ├────── client         │                      │
+//!      │                     └────── w-client ── witness                   │
 //!      └────eth1─── a-direct ─── br1 (direct link) ─── b-direct ───eth1────┘
 //! ```
 //!
@@ -12,7 +13,8 @@
 //! at once, so the lab proves nothing about false takeovers between separate machines.
 //!
 //! Reading order: [`addresses`] (who is where), [`switch`] (the wires, and cutting them), [`node`]
-//! (the processes), [`client`] (the judge), [`Lab`] (all of it), [`guard`] (cleaning up).
+//! (the processes), [`client`] (who asks), [`judge`] (who watches the wire), [`faults`] (what can
+//! go wrong), [`Lab`] (all of it), [`guard`] (cleaning up).
 
 pub mod addresses;
 pub mod agent;
@@ -21,8 +23,12 @@ pub mod capture;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod faults;
+pub mod fence;
 pub mod guard;
+pub mod judge;
 pub mod keeper;
+pub mod lease;
 pub mod mounts;
 pub mod netns;
 pub mod node;
@@ -31,6 +37,7 @@ pub mod responder;
 pub mod socket;
 pub mod switch;
 pub mod takeover;
+pub mod witness;
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +58,9 @@ use crate::{
     addresses::{Link, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6},
     client::{Client, Pace},
     config::{Files, Settings},
+    fence::PowerSwitch,
     guard::Guard,
+    judge::Judge,
     netns::Netns,
     node::Process,
     switch::Switch,
@@ -99,6 +108,7 @@ pub struct Lab {
     starts: u32,
     daemons: BTreeMap<Machine, Process>,
     responders: BTreeMap<Machine, Process>,
+    fence: Option<PowerSwitch>,
     switch: Switch,
     machines: BTreeMap<Machine, Netns>,
     /// Last, since it waits until all is removed.
@@ -134,7 +144,7 @@ impl Lab {
         };
         let switch = create("sw")?;
         let mut machines = BTreeMap::new();
-        for machine in [Machine::A, Machine::B, Machine::Client] {
+        for machine in options.settings.machines() {
             machines.insert(machine, create(machine.name())?);
         }
         guard.path(&directory)?;
@@ -152,8 +162,15 @@ impl Lab {
             &options.settings,
             options.config.as_deref(),
         )?;
+        let fence = if options.settings.has_fence() {
+            let namespaces = NODES.map(|node| machines[&node].name().to_owned());
+            Some(PowerSwitch::start(&files.fence_socket, switch.wires().clone(), namespaces)?)
+        } else {
+            None
+        };
         let mut lab = Self {
             options,
+            fence,
             name,
             cluster,
             files,
@@ -166,6 +183,9 @@ impl Lab {
         };
         for node in NODES {
             lab.start_responder(node)?;
+        }
+        if lab.options.hb.is_some() && lab.has_witness() {
+            lab.start_witness()?;
         }
         Ok(lab)
     }
@@ -245,6 +265,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Returns where the kernel half of a node publishes its leases; in a lab without `hb`, where
+    /// [`lease::write`] may publish some in its stead.
+    #[must_use]
+    pub fn leases(&self, node: Machine) -> PathBuf {
+        if self.options.hb.is_some() {
+            self.pins(node).join(lease::MAP)
+        } else {
+            self.files.directory.join(format!("{node}.leases"))
+        }
+    }
+
+    /// Returns the responder of a node, if it runs.
+    pub fn responder_mut(&mut self, node: Machine) -> Option<&mut Process> {
+        self.responders.get_mut(&node)
+    }
+
     /// Starts the responder of a node and waits until it answers.
     ///
     /// # Errors
@@ -254,7 +290,8 @@ impl Lab {
         let log = self.next_log(node, "responder");
         let options = &self.options;
         let netns = &self.machines[&node];
-        let process = node::respond(&options.agent, node, netns, &log, options.limit)?;
+        let leases = self.leases(node);
+        let process = node::respond(&options.agent, node, netns, &log, options.limit, &leases)?;
         self.responders.insert(node, process);
         Ok(())
     }
@@ -381,6 +418,15 @@ impl Lab {
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts a judge.
+    ///
+    /// # Errors
+    ///
+    /// If a socket or a thread cannot be made.
+    pub fn judge(&self) -> Result<Judge> {
+        Judge::start(self.netns(Machine::Client), self.switch.netns())
     }
 
     /// Starts a client.
