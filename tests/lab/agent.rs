@@ -1,7 +1,11 @@
 //! What the lab runs as processes of their own, as hidden verbs of an executable that calls
 //! [`main`] first.
 
-use std::{path::{Path, PathBuf}, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 

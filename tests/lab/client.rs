@@ -241,11 +241,8 @@ fn send(entry: &Entry, socket: &Socket, pace: Pace, stop: &AtomicBool) -> Result
         clock::sleep_until(due);
         let now = clock::now();
         sent.worst_lateness = sent.worst_lateness.max(now.since(due));
-        let question = Datagram {
-            sequence: sequence.into(),
-            sent_ns: now.ns().into(),
-            ..Datagram::default()
-        };
+        let question =
+            Datagram { sequence: sequence.into(), sent_ns: now.ns().into(), ..Datagram::default() };
         sent.times.push(now);
         if socket.send_to(question.as_bytes(), pace.target).is_err() {
             sent.errors += 1;

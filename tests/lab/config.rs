@@ -227,11 +227,7 @@ format = "json"
 }
 
 /// Writes the keys that are said, if any is.
-fn write_section(
-    text: &mut String,
-    section: &str,
-    keys: &[(&str, &Option<String>)],
-) -> Result<()> {
+fn write_section(text: &mut String, section: &str, keys: &[(&str, &Option<String>)]) -> Result<()> {
     if keys.iter().any(|(_, value)| value.is_some()) {
         write!(text, "\n[{section}]\n")?;
     }
@@ -268,11 +264,8 @@ fn write_key(path: &Path) -> Result<()> {
 
 /// Writes a program that runs a verb of the agent.
 fn write_script(path: &Path, agent: &Path, verb: &str, argument: &Path) -> Result<()> {
-    let script = format!(
-        "#!/bin/sh\nexec '{}' {verb} '{}' \"$@\"\n",
-        agent.display(),
-        argument.display()
-    );
+    let script =
+        format!("#!/bin/sh\nexec '{}' {verb} '{}' \"$@\"\n", agent.display(), argument.display());
     write_file(path, &script)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", path.display()))

@@ -207,9 +207,8 @@ fn object(path: &Path) -> io::Result<OwnedFd> {
     }
     let request = ObjGet { pathname: text.as_ptr() as u64, bpf_fd: 0, file_flags: READ_ONLY };
     // SAFETY: the request names a string that ends in zero and lives until the call returns.
-    let handle = unsafe {
-        libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const request, size_of::<ObjGet>())
-    };
+    let handle =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const request, size_of::<ObjGet>()) };
     if handle < 0 {
         return Err(io::Error::last_os_error());
     }

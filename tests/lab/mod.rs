@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod agent;
 pub mod binary;
 pub mod capture;
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod config;
@@ -32,6 +33,7 @@ pub mod lease;
 pub mod mounts;
 pub mod netns;
 pub mod node;
+pub mod power;
 pub mod requirements;
 pub mod responder;
 pub mod socket;
@@ -55,7 +57,7 @@ use hb_ebpf::time::BootTime;
 use serde_json::Value;
 
 use crate::{
-    addresses::{Link, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6},
+    addresses::{Machine, NODES},
     client::{Client, Pace},
     config::{Files, Settings},
     fence::PowerSwitch,
@@ -306,70 +308,16 @@ impl Lab {
         self.switch.heal(machine)
     }
 
-    /// Ends a node as a loss of power would: every link falls silent in one instant, which is
-    /// returned, and then every process of the node is killed.
-    ///
-    /// # Errors
-    ///
-    /// If a process outlives the kill.
-    pub fn crash(&mut self, node: Machine) -> Result<BootTime> {
-        // Listed before, so that the kill follows the cut closely and takes little time from the
-        // takeover, which shares the cores.
-        let processes = self.machines[&node].processes()?;
-        let at = self.switch.cut(node);
-        for pid in processes {
-            netns::signal(pid, libc::SIGKILL)?;
-        }
-        thread::sleep(Duration::from_millis(20));
-        self.machines[&node].kill_processes()?;
-        self.daemons.remove(&node);
-        self.responders.remove(&node);
-        Ok(at)
+    /// Returns the power switch of the nodes; only policy `safe` has one.
+    #[must_use]
+    pub fn power_switch(&self) -> Option<&PowerSwitch> {
+        self.fence.as_ref()
     }
 
-    /// Sends a signal to the daemon of a node; returns the time just before.
-    ///
-    /// # Errors
-    ///
-    /// If there is no daemon or the kernel refuses.
-    pub fn signal(&self, node: Machine, signal: i32) -> Result<BootTime> {
-        let daemon = self.daemons.get(&node).with_context(|| format!("{node} has no daemon"))?;
-        let at = clock::now();
-        daemon.signal(signal)?;
-        Ok(at)
-    }
-
-    /// Puts a node into the state a machine boots into: nothing runs but the responder, nothing
-    /// is pinned, no service address is configured, every link works. What is on its disk stays.
-    ///
-    /// # Errors
-    ///
-    /// If a step fails.
-    pub fn reboot(&mut self, node: Machine) -> Result<()> {
-        self.machines[&node].kill_processes()?;
-        self.daemons.remove(&node);
-        self.responders.remove(&node);
-        guard::remove_path(&pins(&self.cluster).join(node.name()))?;
-        guard::remove_path(&socket(&self.cluster, node))?;
-        let netns = &self.machines[&node];
-        // Whatever prefix length the address has: the daemon chooses it.
-        netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/32")])?;
-        netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/128")])?;
-        self.switch.heal(node);
-        self.start_responder(node)
-    }
-
-    /// Adds the service addresses to a node by hand, as a stand-in for the daemon.
-    ///
-    /// # Errors
-    ///
-    /// If `ip` refuses.
-    pub fn add_vip(&self, node: Machine) -> Result<()> {
-        let interface = Link::Client.interface();
-        self.machines[&node].ip_batch(&format!(
-            "address add {VIP4}/{PREFIX4} dev {interface}\n\
-             address add {VIP6}/{PREFIX6} dev {interface} nodad preferred_lft 0\n"
-        ))
+    /// Returns what the lab was set up with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.options.settings
     }
 
     /// Returns what `hb status --json` says on a node.

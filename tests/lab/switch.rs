@@ -54,6 +54,7 @@ type Held = BTreeMap<(Machine, Link), XdpLinkId>;
 /// The switch of a lab, its machines plugged in.
 pub struct Switch {
     wires: Wires,
+    parted: bool,
     held: Held,
     /// Holds the programs on their ports.
     programs: Ebpf,
@@ -88,7 +89,7 @@ impl Switch {
             .collect();
         let (programs, ports, held) = netns.enter(|| attach(&names))??;
         let wires = Wires { ports, table: Arc::new(Table::map(&programs)?) };
-        Ok(Self { wires, held, programs, netns })
+        Ok(Self { wires, parted: false, held, programs, netns })
     }
 
     /// Takes the program for what a machine sends off its port. A native `XDP_TX` of the machine
@@ -132,7 +133,7 @@ impl Switch {
     /// # Errors
     ///
     /// If `ip` refuses.
-    pub fn part(&self, parted: bool) -> Result<BootTime> {
+    pub fn part(&mut self, parted: bool) -> Result<BootTime> {
         let at = clock::now();
         let mut lines = String::new();
         for node in NODES {
@@ -143,7 +144,27 @@ impl Switch {
             self.wires.store(node, &[Link::Direct], Direction::Both, parted);
         }
         self.netns.ip_batch(&lines)?;
+        self.parted = parted;
         Ok(at)
+    }
+
+    /// Returns whether the nodes are parted.
+    #[must_use]
+    pub fn is_parted(&self) -> bool {
+        self.parted
+    }
+
+    /// Returns whether the nodes hear each other both ways on some link, as far as the switch can
+    /// tell.
+    #[must_use]
+    pub fn connects_nodes(&self) -> bool {
+        LINKS.iter().any(|&link| {
+            let isolated = self.parted && link == Link::Client;
+            let carries = |node| {
+                self.port(node, link).is_some_and(|port| port.drop_in == 0 && port.drop_out == 0)
+            };
+            !isolated && NODES.into_iter().all(carries)
+        })
     }
 }
 

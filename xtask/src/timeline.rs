@@ -20,6 +20,10 @@ pub(crate) struct Instants {
     pub(crate) verdict_ns: Option<i64>,
     /// The fast path of b saw it.
     pub(crate) seen_ns: Option<i64>,
+    /// b sought the group first.
+    pub(crate) sought_ns: Option<i64>,
+    /// A majority had promised, and the gate of b opened.
+    pub(crate) won_ns: Option<i64>,
     /// The new epoch was in the kernel of b.
     pub(crate) published_ns: Option<i64>,
     /// The last service address was up on b.
@@ -51,6 +55,8 @@ impl Instants {
             ("silence is deadtime", self.due_ns),
             ("verdict in the kernel of b", self.verdict_ns),
             ("verdict seen by the fast path of b", self.seen_ns),
+            ("group sought by b", self.sought_ns),
+            ("lease won by b", self.won_ns),
             ("new epoch published by b", self.published_ns),
             ("addresses up on b", self.address_ns),
             ("first announcement has left b", self.announced_ns),

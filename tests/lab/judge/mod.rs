@@ -46,7 +46,8 @@ impl Judge {
     /// If a socket or a thread cannot be made.
     pub fn start(client: &Netns, switch: &Netns) -> Result<Self> {
         let taps = switch.enter(|| tap::Taps::open().context("cannot watch the switch"))??;
-        let prober = client.enter(|| probe::Prober::open().context("cannot probe both nodes"))??;
+        let prober =
+            client.enter(|| probe::Prober::open().context("cannot probe both nodes"))??;
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Departures::default()));
         let watcher = {
@@ -103,7 +104,8 @@ impl Judge {
         for thread in self.threads.drain(..) {
             thread.join().map_err(|_| anyhow!("a thread of the judge panicked"))??;
         }
-        let mut seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut seen =
+            std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         seen.answers.sort_by_key(|departure| departure.at);
         seen.claims.sort_by_key(|claim| claim.at);
         Ok(seen)

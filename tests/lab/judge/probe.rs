@@ -41,7 +41,11 @@ impl Prober {
         ];
         // Of protocol 0, it only sends.
         let packets = Socket::packet(0)?;
-        Ok(Self { packets, index: crate::socket::interface_index(Link::Client.interface())?, _sinks: sinks })
+        Ok(Self {
+            packets,
+            index: crate::socket::interface_index(Link::Client.interface())?,
+            _sinks: sinks,
+        })
     }
 
     /// Asks until told to stop.

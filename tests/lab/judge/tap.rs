@@ -103,7 +103,12 @@ const fn statement(code: u32, k: u32) -> libc::sock_filter {
 }
 
 const fn jump(k: u32, yes: u8, no: u8) -> libc::sock_filter {
-    libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: yes, jf: no, k }
+    libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: yes,
+        jf: no,
+        k,
+    }
 }
 
 const HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;

@@ -15,8 +15,7 @@ fn judge(answers: &[Departure]) -> Vec<(Rule, u64)> {
 }
 
 fn judge_with(answers: &[Departure], claims: &[(u64, Machine)]) -> Vec<(Rule, u64)> {
-    let claims =
-        claims.iter().map(|&(at, node)| NodeClaim { at: BootTime(at), node }).collect();
+    let claims = claims.iter().map(|&(at, node)| NodeClaim { at: BootTime(at), node }).collect();
     violations(&Departures { answers: answers.to_vec(), claims })
         .into_iter()
         .map(|violation| (violation.rule, violation.at.ns()))
@@ -44,9 +43,8 @@ fn one_late_answer_of_the_old_node_is_found() {
 
 #[test]
 fn two_nodes_that_take_turns_are_found_at_each_turn_of_the_lower_one() {
-    let answers: Vec<_> = (0..5)
-        .flat_map(|n| [answer(10 + 2 * n, A, 0x101), answer(11 + 2 * n, B, 0x202)])
-        .collect();
+    let answers: Vec<_> =
+        (0..5).flat_map(|n| [answer(10 + 2 * n, A, 0x101), answer(11 + 2 * n, B, 0x202)]).collect();
     let times: Vec<_> = judge(&answers).into_iter().map(|(_, at)| at).collect();
     assert_eq!(times, [12, 14, 16, 18]);
 }
