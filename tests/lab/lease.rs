@@ -30,17 +30,20 @@ pub struct Lease {
     pub sequence: u32,
     /// Id of the node that holds, as far as this node knows; 0 for none.
     pub holder: u8,
-    /// State of the node's own record.
+    /// What this node is to the group; [`HOLDING`] is what matters here.
     pub state: u8,
     /// Zero.
     pub reserved: [u8; 2],
-    /// Epoch of that holder.
+    /// Epoch that this node seeks, holds or released, or did last; 0 for none.
     pub epoch: u64,
     /// When the lease ends; 0 if this node does not hold.
     pub expires_ns: u64,
     /// Zero.
     pub reserved2: u64,
 }
+
+/// State of a node that holds the group; its lease may have run out.
+pub const HOLDING: u8 = 2;
 
 impl Lease {
     /// Returns whether it lets this node serve at `now`, if its controller lives.
@@ -130,14 +133,13 @@ pub struct Source {
     mapped: Option<(u64, Leases)>,
     /// The newest epoch the node itself held.
     held: u64,
-    node: u8,
 }
 
 impl Source {
-    /// Reads, for `node`, what lies at `path`, now or later.
+    /// Reads what lies at `path`, now or later.
     #[must_use]
-    pub fn new(path: PathBuf, node: u8) -> Self {
-        Self { path, mapped: None, held: 0, node }
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, mapped: None, held: 0 }
     }
 
     /// Returns the lease; `None` while there is no map.
@@ -147,7 +149,7 @@ impl Source {
             self.mapped = Some((inode, Leases::open(&self.path).ok()?));
         }
         let lease = self.mapped.as_ref()?.1.read()?;
-        if lease.holder == self.node && lease.epoch != 0 {
+        if lease.state == HOLDING && lease.epoch != 0 {
             self.held = lease.epoch;
         }
         Some(lease)
@@ -227,13 +229,14 @@ mod tests {
     #[test]
     fn a_source_follows_the_path_and_keeps_what_the_node_held() {
         let path = place("lease");
-        let mut source = Source::new(path.clone(), 1);
+        let mut source = Source::new(path.clone());
         assert_eq!(source.own_epoch(), 0);
-        write(&path, Lease { holder: 2, epoch: 0x102, ..Lease::default() }).unwrap();
-        assert_eq!(source.own_epoch(), 0, "another node's epoch is not this node's");
-        write(&path, Lease { holder: 1, epoch: 0x201, expires_ns: 9, ..Lease::default() }).unwrap();
+        let seeks = Lease { state: 1, epoch: 0x101, ..Lease::default() };
+        write(&path, seeks).unwrap();
+        assert_eq!(source.own_epoch(), 0, "what is sought is not held");
+        write(&path, Lease { state: HOLDING, epoch: 0x201, ..Lease::default() }).unwrap();
         assert_eq!(source.own_epoch(), 0x201);
-        write(&path, Lease { holder: 2, epoch: 0x302, ..Lease::default() }).unwrap();
+        write(&path, Lease { epoch: 0x301, ..seeks }).unwrap();
         assert_eq!(source.own_epoch(), 0x201);
         fs::remove_file(&path).unwrap();
         assert_eq!(source.own_epoch(), 0x201);

@@ -142,7 +142,7 @@ impl Responder {
         listener.set_nonblocking(true).context("cannot make a listener non-blocking")?;
         Ok(Self {
             node,
-            source: Source::new(leases.into(), node),
+            source: Source::new(leases.into()),
             clock: RealTime::sample(),
             sockets,
             listener,

@@ -75,14 +75,15 @@ impl Lengths {
     #[must_use]
     pub fn settings(&self, policy: &str, gate: Option<&str>) -> Settings {
         let text = |duration: Duration| format!("{}us", duration.as_micros());
+        let promises = policy != "available";
         Settings {
             interval: text(self.interval),
             misses: self.misses,
             initdead: text(self.initdead),
             controller_deadtime: text(self.controller_deadtime),
             policy: policy.into(),
-            lease: Some(text(self.lease)),
-            margin: Some(text(self.margin)),
+            lease: promises.then(|| text(self.lease)),
+            margin: promises.then(|| text(self.margin)),
             gate: gate.map(Into::into),
             auto_failback: true,
             ..Settings::default()
