@@ -189,8 +189,6 @@ struct ObjGet {
 
 /// `BPF_OBJ_GET` of `linux/bpf.h`.
 const OBJ_GET: libc::c_int = 7;
-/// `BPF_F_RDONLY` of `linux/bpf.h`.
-const READ_ONLY: u32 = 1 << 3;
 /// Magic number of the BPF file system (`linux/magic.h`).
 const BPF_FS: i64 = 0xcafe_4a11;
 
@@ -207,7 +205,10 @@ fn object(path: &Path) -> io::Result<OwnedFd> {
         let file: File = OpenOptions::new().read(true).open(path)?;
         return Ok(file.into());
     }
-    let request = ObjGet { pathname: text.as_ptr() as u64, bpf_fd: 0, file_flags: READ_ONLY };
+    // Not for reading only: the kernel maps no descriptor that was opened so (`bpf_map_mmap` wants
+    // a shared mapping, and `mmap` takes that from a file that cannot be written). The map itself
+    // refuses to be written.
+    let request = ObjGet { pathname: text.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the request names a string that ends in zero and lives until the call returns.
     let handle =
         unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const request, size_of::<ObjGet>()) };

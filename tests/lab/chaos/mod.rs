@@ -170,8 +170,8 @@ impl Chaos {
             switch.set_broken(broken);
             drop(switch.take_requests());
         }
-        let began = clock::now();
         let judge = lab.judge()?;
+        let began = clock::now();
         thread::sleep(CALM);
         let deeds = faults::carry_out(lab, plan)?;
         let mended = deeds.last().map_or(began, |deed| deed.ended);
