@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{config, fence, guard, keeper, responder};
+use crate::{
+    config::{self, Settings},
+    fence, guard, keeper, responder,
+};
 
 /// Runs an agent if `arguments`, without the program's name, name one; `None` if they do not.
 pub fn main(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
@@ -42,9 +45,12 @@ fn respond(arguments: &[String]) -> Result<()> {
 }
 
 fn keep(arguments: &[String]) -> Result<()> {
-    let [name, hb, config] = arguments else {
-        anyhow::bail!("needs a name, an hb binary and a configuration, got {arguments:?}");
+    let [name, hb, config, policy, lease] = arguments else {
+        anyhow::bail!(
+            "needs a name, an hb binary, a configuration, a policy and a lease, got {arguments:?}"
+        );
     };
-    let path = |text: &String| (text != "-").then(|| PathBuf::from(text));
-    keeper::keep(name, path(hb), path(config))
+    let said = |text: &String| (text != "-").then(|| text.clone());
+    let settings = Settings { policy: policy.clone(), lease: said(lease), ..Settings::default() };
+    keeper::keep(name, said(hb).map(PathBuf::from), said(config).map(PathBuf::from), settings)
 }

@@ -36,8 +36,6 @@ pub(crate) struct Instants {
     pub(crate) resource_started_ns: Option<i64>,
     /// First answer of b arrived at the client.
     pub(crate) first_answer_new_ns: Option<i64>,
-    /// b reported the controller of a as dead.
-    pub(crate) controller_dead_ns: Option<i64>,
     /// The daemon of a was started or continued.
     pub(crate) repaired_ns: Option<i64>,
     /// b reported the controller of a as alive again.
@@ -63,7 +61,6 @@ impl Instants {
             ("first announcement on the client's wire", self.announcement_on_wire_ns),
             ("resource started on b", self.resource_started_ns),
             ("first answer of b", self.first_answer_new_ns),
-            ("controller of a dead, says b", self.controller_dead_ns),
             ("daemon of a started or continued", self.repaired_ns),
             ("controller of a alive, says b", self.controller_alive_ns),
         ]
@@ -135,7 +132,6 @@ impl Run {
             ("addresses", self.instants.address_ns),
             ("on the wire", self.instants.announcement_on_wire_ns),
             ("first answer", self.instants.first_answer_new_ns),
-            ("reported dead", self.instants.controller_dead_ns),
             ("repaired", self.instants.controller_alive_ns),
         ];
         for (name, ns) in parts {

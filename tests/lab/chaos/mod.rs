@@ -181,6 +181,7 @@ impl Chaos {
         let back = judge.wait_for_service(mended, bound).map(|answer| answer.at);
         let settled = settle(lab);
         thread::sleep(CALM);
+        let ended = clock::now();
         let seen = judge.finish()?;
         let violations = verdict::violations(&seen);
         let heal = self.lengths.interval * HEAL_INTERVALS;
@@ -194,7 +195,7 @@ impl Chaos {
             faults: plan.iter().map(|planned| planned.fault.to_string()).collect(),
             fence_broken: lab.power_switch().is_some() && broken,
             answers: seen.answers.len(),
-            silence_ns: verdict::longest_silence(&seen.answers, began, clock::now()),
+            silence_ns: verdict::longest_silence(&seen.answers, began, ended),
             back_ns: back.map(|at| at.ns() - mended.ns()),
             bound_ns: bound.as_nanos() as u64,
             duals,

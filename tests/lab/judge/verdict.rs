@@ -47,8 +47,8 @@ pub enum Rule {
     /// A node claimed a service address while another one had answered under an epoch that the
     /// claiming node did not reach with its next answer either.
     Claim,
-    /// A question that was asked before another node began to serve was answered after that by
-    /// the node's next holding: work of epoch e in e + 2.
+    /// A question that was asked before another node began to serve was answered by a node that had
+    /// served before that one and did so again: work of epoch e in e + 2.
     Stale,
 }
 
@@ -121,6 +121,7 @@ pub fn violations(seen: &Departures) -> Vec<Violation> {
             false
         });
         let other = &known[place(answer.node.peer())];
+        let own = &known[place(answer.node)];
         let breach = |rule, after| Violation {
             rule,
             at: answer.at,
@@ -132,6 +133,7 @@ pub fn violations(seen: &Departures) -> Vec<Violation> {
             found.push(breach(Rule::Order, after));
         } else if let Some((_, &after)) = other.first.range(..answer.epoch).next_back()
             && after.at > answer.asked
+            && own.first.range(..after.epoch).next().is_some()
         {
             found.push(breach(Rule::Stale, after));
         }

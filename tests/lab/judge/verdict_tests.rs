@@ -73,6 +73,8 @@ fn an_old_question_answered_after_another_node_served_is_found() {
     // Asked while the other node served already: it was on its way to the new holder.
     let fresh = Departure { asked: BootTime(35), ..late };
     assert_eq!(judge(&[answers[0], answers[1], answers[2], fresh]), []);
+    // The judge began in the middle: when b began to serve is not known.
+    assert_eq!(judge(&[answers[1], late]), []);
     // Left unread within one holding: slow, and right.
     let slow = Departure { asked: BootTime(2), ..answer(60, A, 0x101) };
     assert_eq!(judge(&[answers[0], slow]), []);
