@@ -56,6 +56,20 @@ pub enum Verb {
     /// the next start goes on where it was. Refused while the daemon runs. Needs the configuration
     /// and the key file.
     Detach(Which),
+    /// Try the fence agent of the configuration on a node.
+    ///
+    /// The agent is called just as the daemon calls it. `off` and `reboot` really do it, and the
+    /// daemon is not told: it believes only fences that it asked for.
+    Fence {
+        /// Name of the node.
+        node: String,
+        /// What to ask the agent for.
+        #[arg(long, value_enum, default_value_t = FenceVerb::Status)]
+        action: FenceVerb,
+        /// Where to look for the agent.
+        #[command(flatten)]
+        which: Which,
+    },
     /// Make a key for the cluster.
     Key {
         /// What to do with them.
@@ -68,6 +82,17 @@ pub enum Verb {
         #[arg(long, required = true)]
         default: bool,
     },
+}
+
+/// What to ask a fence agent for.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum FenceVerb {
+    /// Whether the node is on. Changes nothing.
+    Status,
+    /// Turn it off.
+    Off,
+    /// Turn it off and on.
+    Reboot,
 }
 
 /// What to do with keys.

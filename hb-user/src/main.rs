@@ -11,10 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, KeyVerb, Socket, Verb, Which},
-    config::{Config, DEFAULT_FILE, LogFormat, hostname},
+    cli::{Cli, FenceVerb, KeyVerb, Socket, Verb, Which},
+    config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
-    daemon, key,
+    daemon::{self, Prepared},
+    fence::{self, Action, Asker},
+    key,
     logging::{self, Format},
     status::render,
 };
@@ -46,7 +48,8 @@ fn act(verb: Verb) -> Result<()> {
                 prepared.config.cluster.name,
                 local.links.len(),
                 prepared.config.groups.len(),
-            ))
+            ))?;
+            say(&expectations(&prepared))
         }
         Verb::Status { socket, json } => {
             let report = connect(&socket)?.status()?;
@@ -63,12 +66,78 @@ fn act(verb: Verb) -> Result<()> {
             let found = daemon::detach(&remains)?;
             say(if found { "detached\n" } else { "nothing was attached\n" })
         }
+        Verb::Fence { node, action, which } => fence(&node, action, &which),
         Verb::Key { verb: KeyVerb::Generate { file } } => {
             key::generate(&file)?;
             say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
         }
         Verb::Config { .. } => say(DEFAULT_FILE),
     }
+}
+
+/// What an operator may expect of a checked configuration, and what they should look at.
+fn expectations(prepared: &Prepared) -> String {
+    let config = &prepared.config;
+    let mut text = format!("policy {}\n{}", config.cluster.policy.as_str(), config.expected());
+    if config.gate.mode != GateMode::On {
+        let mode = config.gate.mode.as_str();
+        text += &format!("the gate is in mode {mode}: two nodes may serve at once\n");
+    }
+    let mut interfaces: Vec<_> =
+        prepared.vips.iter().flatten().map(|vip| vip.interface.as_str()).collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    for interface in interfaces {
+        let Some(queue) = Queue::read(interface) else { continue };
+        let (drains, margin) = (queue.drains_in(), config.lease.margin);
+        if drains > margin && config.cluster.policy != Policy::Available {
+            text += &format!(
+                "{interface}: {} packets of {} bytes may wait for {} at {} Mbit/s, longer than \
+                 margin {}; if it is ever full, shorten txqueuelen or raise margin\n",
+                queue.packets,
+                queue.mtu,
+                Readable(drains),
+                queue.mbits,
+                Readable(margin),
+            );
+        }
+    }
+    text
+}
+
+/// Runs the fence agent as the daemon would, but for an operator.
+fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
+    let config = Config::load(&which.config)?;
+    let hostname = hostname().context("cannot read the name of this host")?;
+    let local = config.identify(which.node.as_deref(), &hostname)?;
+    let Some(agent) = &config.fence else {
+        bail!("{} has no [fence]: nothing is ever fenced", which.config.display());
+    };
+    let Some(target) = config.node(target) else {
+        let names: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+        bail!("there is no node {target:?}; nodes: {}", names.join(", "));
+    };
+    let action = match action {
+        FenceVerb::Status => Action::Status,
+        FenceVerb::Off => Action::Off,
+        FenceVerb::Reboot => Action::Reboot,
+    };
+    let asker = Asker {
+        cluster: config.cluster.name.to_string(),
+        node: local.me.name.to_string(),
+        epoch: None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let report = runtime.block_on(fence::run(agent, target, action, &asker));
+    if let Some(last) = report.attempts.last() {
+        for line in &last.said {
+            say(&format!("  {line}\n"))?;
+        }
+    }
+    if report.answered() { say(&format!("{report}\n")) } else { bail!("{report}") }
 }
 
 fn run(which: &Which) -> Result<()> {

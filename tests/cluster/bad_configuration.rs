@@ -64,7 +64,7 @@ const CASES: [Case; 12] = [
         from: "policy = \"available\"",
         to: "policy = \"witness\"",
         on: "policy",
-        say: &["\"witness\" is not supported"],
+        say: &["policy = \"witness\" needs a third machine", "add [witness]"],
     },
     Case {
         from: "preferred = \"a\"",

@@ -1,6 +1,9 @@
 //! May this packet pass?
 
-use super::{record::Record, terms::Terms};
+use super::{
+    record::{ENDLESS, Record},
+    terms::Terms,
+};
 use crate::{epoch::Epoch, wire::State};
 
 /// Returns the epoch under which a packet may pass at `now`, or `None` if the gate is closed.
@@ -12,6 +15,34 @@ pub const fn open(record: &Record, now: u64) -> Option<Epoch> {
     match record.state() {
         State::Holding if now < record.lease_end_ns => Some(Epoch(record.epoch)),
         _ => None,
+    }
+}
+
+/// Returns what the gate goes by, published beside the record: when the lease ends, exclusive; 0 if
+/// this node does not hold; [`ENDLESS`].
+#[inline(always)]
+#[must_use]
+pub const fn until(record: &Record) -> u64 {
+    match record.state() {
+        State::Holding => record.lease_end_ns,
+        _ => 0,
+    }
+}
+
+/// Tells whether a packet may pass at `now`, by what [`until`] published and the stamp of this
+/// machine's controller.
+#[inline(always)]
+#[must_use]
+pub const fn passes(
+    expires_ns: u64,
+    controller_stamp_ns: u64,
+    controller_deadtime_ns: u64,
+    now: u64,
+) -> bool {
+    if expires_ns == ENDLESS {
+        now.saturating_sub(controller_stamp_ns) <= controller_deadtime_ns
+    } else {
+        now < expires_ns
     }
 }
 

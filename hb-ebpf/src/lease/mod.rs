@@ -18,13 +18,15 @@
 //! A frame is handed to [`word::hear`] only if it is authentic and fresh, which is decided before;
 //! `docs/safety.md` says why leases stay safe even if an old frame slips through.
 
+pub mod available;
 pub mod gate;
 pub mod holder;
+pub mod op;
 pub mod record;
 pub mod start;
 pub mod terms;
 pub mod voter;
 pub mod word;
 
-pub use record::Record;
-pub use terms::{Terms, TermsError, Timing};
+pub use record::{ENDLESS, Record};
+pub use terms::{Policy, Terms, TermsError, Timing};

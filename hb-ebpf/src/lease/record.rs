@@ -48,9 +48,13 @@ pub struct Record {
     pub released: u8,
     /// 1 while sockets and addresses of an earlier epoch may still be here.
     pub unclean: u8,
-    /// Zero.
-    pub reserved: [u8; 4],
+    /// Grows with every transition that changes what frames say, renewals apart.
+    pub changes: u32,
 }
+
+/// A [`Record::lease_end_ns`] without an end of its own: the gate is open for as long as the age of
+/// this machine's controller is at most its deadtime.
+pub const ENDLESS: u64 = u64::MAX;
 
 const _: () = assert!(size_of::<Record>() == 136);
 
@@ -86,6 +90,20 @@ impl Record {
             _ => self.open_until_ns,
         };
         last != 0 && now < last.saturating_add(terms.wait_ns())
+    }
+
+    /// Returns what frames say of the record, renewals apart.
+    #[inline(always)]
+    const fn said(&self) -> (u64, u64, u8, u8, u8) {
+        (self.epoch, self.promised, self.state, self.successor, self.released)
+    }
+
+    /// Counts a change of what frames say since `before`.
+    #[inline(always)]
+    pub(super) fn count_change(&mut self, before: &Self) {
+        if self.said() != before.said() {
+            self.changes = self.changes.wrapping_add(1);
+        }
     }
 
     /// Returns the highest epoch known here.

@@ -16,6 +16,31 @@ pub const RHO_DEFAULT: u32 = 205;
 const RHO_SHIFT: u32 = RHO_ONE.trailing_zeros();
 const _: () = assert!(RHO_ONE.is_power_of_two());
 
+/// Who may serve when nodes cannot hear each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Policy {
+    /// A majority of the nodes and a third voter.
+    Witness = 1,
+    /// Both nodes, or one whose peer is confirmed to be fenced.
+    Safe = 2,
+    /// Each node on its own.
+    Available = 3,
+}
+
+impl Policy {
+    /// Returns the policy of a code from the map; an unknown one is read as the strictest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            2 => Self::Safe,
+            3 => Self::Available,
+            _ => Self::Witness,
+        }
+    }
+}
+
 /// The lengths an operator chooses, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -61,8 +86,8 @@ pub struct Terms {
     pub own: u8,
     /// 1 on a machine that only votes.
     pub witness: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// A [`Policy`].
+    pub policy: u8,
     /// Ids of the voters; 0 beyond `count`.
     pub voters: [u8; MAX_VOTERS],
     /// Zero.
@@ -78,6 +103,7 @@ impl Terms {
     ///
     /// The first [`TermsError`] found, with the numbers that do not fit.
     pub fn new(
+        policy: Policy,
         timing: &Timing,
         voters: &[u8],
         own: u8,
@@ -95,7 +121,7 @@ impl Terms {
             count: voters.len() as u8,
             own,
             witness: u8::from(witness == Some(own)),
-            reserved: 0,
+            policy: policy as u8,
             voters: [0; MAX_VOTERS],
             padding: [0; 3],
         };
@@ -103,6 +129,13 @@ impl Terms {
             *slot = *voter;
         }
         Ok(terms)
+    }
+
+    /// Returns the policy.
+    #[inline(always)]
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        Policy::from_code(self.policy)
     }
 
     /// Returns how long a request for `lease_ns` binds the voter from its arrival:

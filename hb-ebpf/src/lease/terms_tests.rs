@@ -21,7 +21,7 @@ pub(crate) fn terms() -> Terms {
         count: 3,
         own: 1,
         witness: 0,
-        reserved: 0,
+        policy: Policy::Witness as u8,
         voters: [1, OTHER, WITNESS, 4, 0],
         padding: [0; 3],
     }
@@ -42,11 +42,11 @@ fn timing() -> Timing {
 
 #[test]
 fn good_lengths_pass() {
-    let terms = Terms::new(&timing(), &[1, 2, 9], 2, Some(9)).unwrap();
+    let terms = Terms::new(Policy::Witness, &timing(), &[1, 2, 9], 2, Some(9)).unwrap();
     assert_eq!((terms.count, terms.own, terms.witness), (3, 2, 0));
     assert_eq!(terms.voters, [1, 2, 9, 0, 0]);
     assert_eq!(terms.longest_lease_ns, L_MAX_NS);
-    assert_eq!(Terms::new(&timing(), &[1, 2, 9], 9, Some(9)).unwrap().witness, 1);
+    assert_eq!(Terms::new(Policy::Witness, &timing(), &[1, 2, 9], 9, Some(9)).unwrap().witness, 1);
 }
 
 #[test]
@@ -67,15 +67,15 @@ fn lengths_are_checked_against_each_other_with_their_numbers() {
         (Timing { controller_deadtime_ns: L_MAX_NS, ..good }, "controller_deadtime 2000000000 ns"),
     ];
     for (timing, said) in cases {
-        let error = Terms::new(&timing, &[1, 2, 3], 1, Some(3)).unwrap_err().to_string();
+        let error = Terms::new(Policy::Witness, &timing, &[1, 2, 3], 1, Some(3)).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
-    assert!(Terms::new(&Timing { drain_ns: 240_041, ..good }, &[1, 2], 1, None).is_ok());
+    assert!(Terms::new(Policy::Witness, &Timing { drain_ns: 240_041, ..good }, &[1, 2], 1, None).is_ok());
 }
 
 #[test]
 fn voters_are_checked() {
-    let terms = |voters: &[u8], own, witness| Terms::new(&timing(), voters, own, witness);
+    let terms = |voters: &[u8], own, witness| Terms::new(Policy::Witness, &timing(), voters, own, witness);
     assert_eq!(terms(&[1], 1, None), Err(TermsError::Count { count: 1 }));
     assert_eq!(terms(&[1, 2, 3, 4, 5, 6], 1, None), Err(TermsError::Count { count: 6 }));
     assert_eq!(terms(&[1, 2, 1], 1, None), Err(TermsError::Voter { id: 1 }));

@@ -1,10 +1,10 @@
 //! The record in a frame, and a frame taken.
 
 use super::{
-    gate,
+    available, gate,
     holder::{self, Promise, Taken},
     record::Record,
-    terms::Terms,
+    terms::{Policy, Terms},
     voter::{self, Request, Verdict},
 };
 use crate::{
@@ -21,6 +21,8 @@ pub struct Heard {
     pub released: bool,
     /// What became of the promise in it, if there was one.
     pub promise: Option<Taken>,
+    /// Whether this node gave way to a higher epoch, without a request.
+    pub yielded: bool,
 }
 
 /// Fills the part of `word` that tells of leases; `health` is left alone.
@@ -37,7 +39,8 @@ pub fn speak(
     word: &mut GroupWord,
 ) {
     let state = record.state();
-    let asks = controller_lives && matches!(state, State::Seeking | State::Holding);
+    let voted = !matches!(terms.policy(), Policy::Available);
+    let asks = voted && controller_lives && matches!(state, State::Seeking | State::Holding);
     let own = matches!(state, State::Seeking | State::Holding | State::Released);
     word.state = record.state;
     word.successor = if state == State::Released { record.successor } else { 0 };
@@ -58,6 +61,29 @@ pub fn speak(
 /// Takes the word of an authentic, fresh frame that `source` sent at `transmit_ns` on its clock.
 #[inline(always)]
 pub fn hear(
+    record: &mut Record,
+    terms: &Terms,
+    source: u8,
+    transmit_ns: u64,
+    word: &GroupWord,
+    now: u64,
+) -> Heard {
+    let before = *record;
+    let heard = match terms.policy() {
+        Policy::Available => {
+            let yielded = available::hear(record, terms, source, word, now);
+            Heard { yielded, ..Heard::default() }
+        }
+        Policy::Witness | Policy::Safe => {
+            hear_voter(record, terms, source, transmit_ns, word, now)
+        }
+    };
+    record.count_change(&before);
+    heard
+}
+
+#[inline(always)]
+fn hear_voter(
     record: &mut Record,
     terms: &Terms,
     source: u8,

@@ -144,6 +144,20 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// Reads a number as it is written, `1` or `0.2`.
+    pub(super) fn number(&self, key: &'static str) -> Option<At<String>> {
+        let value = self.value(key)?;
+        let number = match value.get_ref() {
+            DeValue::Float(float) => float.to_string(),
+            DeValue::Integer(integer) => integer.to_string(),
+            _ => {
+                self.wrong_kind(key, value, "no number; write one such as 0.2, without quotes");
+                return None;
+            }
+        };
+        Some(At { value: number, position: self.at(value) })
+    }
+
     pub(super) fn duration(&self, key: &'static str) -> Option<At<Duration>> {
         let value = self.value(key)?;
         let DeValue::String(text) = value.get_ref() else {
@@ -258,6 +272,27 @@ impl<'d> Section<'d> {
             (key, child)
         };
         self.table.iter().map(entry).collect()
+    }
+
+    /// Reads the texts, whole numbers and truth values of this table, whose keys are the file's to
+    /// choose, as they would be written without quotes. With that the table is read to its end.
+    pub(super) fn scalars(self) -> Vec<(At<&'d str>, Option<String>)> {
+        let scalar = |(key, value): (&'d Spanned<_>, &'d Spanned<DeValue<'d>>)| {
+            let text: &'d std::borrow::Cow<'d, str> = key.get_ref();
+            let key =
+                At { value: text.as_ref(), position: self.problems.position(key.span().start) };
+            let value = match value.get_ref() {
+                DeValue::String(text) => Some(text.to_string()),
+                DeValue::Integer(integer) if integer.radix() == 10 => Some(integer.to_string()),
+                DeValue::Boolean(flag) => Some(flag.to_string()),
+                _ => {
+                    self.wrong_kind(key.value, value, "no text; write it in quotes");
+                    None
+                }
+            };
+            (key, value)
+        };
+        self.table.iter().map(scalar).collect()
     }
 
     /// Reads `key` as a text for all, or as a table of texts by a name of the file's choice.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{ClusterName, Config, Group, Link, LinkAddress, Resource, ResourceKind};
 
 /// First bytes of the canonical form; changes when the form does.
-const FORM: &str = "hb configuration 1";
+const FORM: &str = "hb configuration 2";
 
 pub(super) fn cluster_id(name: &ClusterName) -> u32 {
     let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(name.as_str()));
@@ -31,10 +31,24 @@ pub(super) fn fingerprint(config: &Config) -> u64 {
     ] {
         form.duration(timer);
     }
+    let lease = &config.lease;
+    for length in [lease.length, lease.margin, lease.drain, lease.seek] {
+        form.duration(length);
+    }
+    form.bytes(&lease.rho.to_be_bytes());
     form.count(config.nodes.len());
     for node in &config.nodes {
         form.bytes(&[node.id.0]);
         form.text(node.name.as_str());
+    }
+    if let Some(witness) = &config.witness {
+        form.bytes(&[witness.id.0]);
+        form.text(witness.name.as_str());
+    }
+    // Not the options: they may be secret, and a fingerprint travels in the clear.
+    if let Some(fence) = &config.fence {
+        form.text(fence.action.as_str());
+        form.duration(fence.delay);
     }
     form.count(config.links.len());
     for link in &config.links {

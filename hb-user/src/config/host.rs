@@ -236,7 +236,7 @@ impl<'c> HostCheck<'c> {
             LinkAddress::Ip(ip) => self.own_ip(interface, ip, own.address_position),
         }
         let one_hop = link.min_hops == u8::MAX && link.transport != Transport::Ethernet;
-        for (peer, end) in &link.peers {
+        for (peer, end) in link.others() {
             let LinkAddress::Ip(ip) = end.address else { continue };
             let subnets = self.subnets(interface);
             if one_hop && !subnets.iter().any(|subnet| contains(*subnet, ip)) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hb_ebpf::maps::Transport;
 
-use super::{Config, Link, LinkEnd, Name, Node, nearest::suggestion};
+use super::{Config, Link, LinkEnd, Name, Node, Witness, nearest::suggestion};
 use crate::id::{LinkId, NodeId};
 
 /// The configuration as one node sees it: who it is, who the others are, and which end of each
@@ -15,6 +15,8 @@ pub struct Local {
     pub me: Node,
     /// The others, by rank.
     pub peers: Vec<Node>,
+    /// The machine that votes and never serves, if there is one.
+    pub witness: Option<Witness>,
     /// The links, at the index of their [`LinkId`].
     pub links: Vec<LocalLink>,
     /// This node's own state directory: `<state_dir>/<cluster>-<node>`, so that nodes of a lab can
@@ -39,6 +41,23 @@ pub struct LocalLink {
     pub own: LinkEnd,
     /// The peers' ends, by rank.
     pub peers: Vec<(NodeId, LinkEnd)>,
+    /// The witness's end, if it is on this link.
+    pub witness: Option<(NodeId, LinkEnd)>,
+}
+
+impl Local {
+    /// Returns the id of the witness, if there is one.
+    #[must_use]
+    pub fn witness_id(&self) -> Option<NodeId> {
+        self.witness.as_ref().map(|witness| witness.id)
+    }
+}
+
+impl LocalLink {
+    /// Returns every other end of the link: the peers' by rank, then the witness's.
+    pub fn others(&self) -> impl Iterator<Item = &(NodeId, LinkEnd)> {
+        self.peers.iter().chain(&self.witness)
+    }
 }
 
 /// Why a host is no node of the configuration.
@@ -100,18 +119,21 @@ impl Config {
     pub fn for_node(&self, name: &str) -> Option<Local> {
         let me = self.node(name)?.clone();
         let peers = self.nodes.iter().filter(|node| node.id != me.id).cloned().collect();
-        let links = self.links.iter().map(|link| local_link(link, me.id)).collect::<Option<_>>()?;
+        let witness = self.witness.clone();
+        let links = self.links.iter().map(|link| local_link(link, me.id, witness.as_ref()));
+        let links = links.collect::<Option<_>>()?;
         let own_name = format!("{}-{}", self.cluster.name, me.name);
         let control_socket = match &self.cluster.control_socket {
             Some(path) => path.clone(),
             None => PathBuf::from(format!("/run/hb/{own_name}.sock")),
         };
         let state_dir = self.cluster.state_dir.join(own_name);
-        Some(Local { me, peers, links, state_dir, control_socket })
+        Some(Local { me, peers, witness, links, state_dir, control_socket })
     }
 }
 
-fn local_link(link: &Link, me: NodeId) -> Option<LocalLink> {
+fn local_link(link: &Link, me: NodeId, witness: Option<&Witness>) -> Option<LocalLink> {
+    let witness = witness.map(|witness| witness.id);
     Some(LocalLink {
         id: link.id,
         name: link.name.clone(),
@@ -120,8 +142,9 @@ fn local_link(link: &Link, me: NodeId) -> Option<LocalLink> {
         own: link.end(me)?.clone(),
         peers: link
             .ends()
-            .filter(|(node, _)| *node != me)
+            .filter(|(node, _)| *node != me && Some(*node) != witness)
             .map(|(node, end)| (node, end.clone()))
             .collect(),
+        witness: witness.and_then(|id| Some((id, link.end(id)?.clone()))),
     })
 }

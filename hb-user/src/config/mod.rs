@@ -13,9 +13,12 @@ mod error;
 mod file;
 mod fingerprint;
 mod host;
+mod lease;
 mod local;
 mod names;
 mod nearest;
+mod policy;
+mod queue;
 mod timers;
 
 use std::{
@@ -33,8 +36,11 @@ use crate::id::{GroupId, LinkId, NodeId};
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use host::{HostView, Interface, hostname};
+pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};
 pub use local::{IdentifyError, Local, LocalLink};
 pub use names::{ClusterName, InterfaceName, Name, NameError};
+pub use policy::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness};
+pub use queue::Queue;
 pub use timers::{
     CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,
     TimersError,
@@ -54,12 +60,20 @@ pub struct Config {
     pub cluster: Cluster,
     /// When silence means what.
     pub timers: Timers,
+    /// How long leases last.
+    pub lease: LeaseTiming,
     /// The nodes, by rank: lowest id first. Exactly two.
     pub nodes: Vec<Node>,
+    /// The third machine that votes; there is one under policy `witness` alone.
+    pub witness: Option<Witness>,
     /// The links, at the index of their [`LinkId`]; 1 to 4.
     pub links: Vec<Link>,
     /// The groups, at the index of their [`GroupId`]; 1 to 8.
     pub groups: Vec<Group>,
+    /// How a silent node is made sure to be off; there is one under policy `safe` alone.
+    pub fence: Option<Fence>,
+    /// How the gate treats packets of service addresses.
+    pub gate: Gate,
     /// How to log.
     pub log: Log,
     path: PathBuf,
@@ -80,23 +94,6 @@ pub struct Cluster {
     pub control_socket: Option<PathBuf>,
     /// Who counts misses.
     pub engine: Engine,
-}
-
-/// Who may serve when nodes cannot hear each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Each on its own: across a partition two nodes may serve.
-    Available,
-}
-
-impl Policy {
-    /// Returns the word of the file.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Available => "available",
-        }
-    }
 }
 
 /// Who counts misses.
@@ -153,13 +150,14 @@ impl Link {
         255 - self.multihop
     }
 
-    /// Returns the end of the link at `node`; every node of the configuration has one.
+    /// Returns the end of the link at `node`; every node of the configuration has one, the witness
+    /// on one link or more.
     #[must_use]
     pub fn end(&self, node: NodeId) -> Option<&LinkEnd> {
         self.ends.get(&node)
     }
 
-    /// Returns the ends of the link, by rank of their nodes.
+    /// Returns the ends of the link, by id; that of the witness among them if it is on this link.
     pub fn ends(&self) -> impl Iterator<Item = (NodeId, &LinkEnd)> {
         self.ends.iter().map(|(id, end)| (*id, end))
     }

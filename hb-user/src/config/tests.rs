@@ -6,6 +6,7 @@ use super::*;
 
 mod bad;
 mod host;
+mod policy;
 
 /// A small configuration without an error.
 const GOOD: &str = r#"[cluster]
@@ -178,7 +179,11 @@ fn default_file_names_every_key() {
     // Each unknown key is answered with the keys there are.
     let section = |header: &str| {
         let name = format!("{header}\nzzzzzzzz = 1\n");
-        let text = DEFAULT_FILE.replacen(&format!("{header}\n"), &name, 1);
+        let text = match DEFAULT_FILE.contains(&format!("\n{header}\n")) {
+            true => DEFAULT_FILE.replacen(&format!("{header}\n"), &name, 1),
+            // It goes with another policy.
+            false => format!("{DEFAULT_FILE}{name}"),
+        };
         let errors = parse(&text).unwrap_err().to_string();
         let keys = errors.split_once("known keys: ").expect(&errors).1;
         keys.lines().next().unwrap().split(", ").map(str::to_owned).collect::<Vec<_>>()
@@ -186,6 +191,10 @@ fn default_file_names_every_key() {
     for header in [
         "[cluster]",
         "[timers]",
+        "[lease]",
+        "[gate]",
+        "[witness]",
+        "[fence]",
         "[[node]]",
         "[[link]]",
         "[[group]]",
@@ -196,7 +205,7 @@ fn default_file_names_every_key() {
         for key in section(header) {
             let table = matches!(
                 (header, key.as_str()),
-                ("[[link]]", "node") | ("[[group]]", "address" | "resource")
+                ("[[link]]" | "[fence]", "node") | ("[[group]]", "address" | "resource")
             );
             assert!(table || DEFAULT_FILE.contains(&key), "{header} {key}");
         }

@@ -13,7 +13,7 @@ const FIRST_FD: libc::c_uint = 3;
 /// blocked, the usual soft limit of locked memory and no file descriptor but the standard three.
 ///
 /// The hard limit of locked memory stays, so that a service that needs more may raise its own.
-pub(super) fn confine(command: &mut Command) {
+pub(crate) fn confine(command: &mut Command) {
     command.process_group(0);
     // SAFETY: between fork and exec only async-signal-safe calls may be made, since another thread
     // may have held a lock at the fork: `ordinary` makes bare system calls on memory of its own

@@ -17,9 +17,10 @@
 //! `HB_RESOURCE` and `HB_ACTION` (the verb). The epoch grows at each change of holder, so a service
 //! that keeps state elsewhere can use it as a fencing token.
 
-mod confine;
+pub(crate) mod confine;
 mod error;
-mod output;
+pub(crate) mod output;
+pub(crate) mod running;
 mod script;
 mod sequence;
 

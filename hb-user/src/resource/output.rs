@@ -1,6 +1,9 @@
-//! What a script writes, line by line into the log.
+//! What a program writes, line by line into the log.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -13,22 +16,21 @@ pub(super) const LINE_BYTES: usize = 8 * 1024;
 pub(super) const CUT: &str = " [cut]";
 
 /// The last line of a stream, for the error message.
-pub(super) type LastLine = Arc<Mutex<Option<String>>>;
+pub(crate) type LastLine = Arc<Mutex<Option<String>>>;
 
 /// Returns the last line read so far.
-pub(super) fn last_of(line: &LastLine) -> Option<String> {
+pub(crate) fn last_of(line: &LastLine) -> Option<String> {
     line.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Reads `pipe` to its end in a task of its own and logs each line.
+/// Reads `pipe` to its end in a task of its own and hands each line to `log`, and an error that
+/// ends it.
 ///
 /// The task is independent of the script's end on purpose: a service that was started in the
 /// background and kept its output open is neither waited for nor killed by a closed pipe.
-pub(super) fn capture(
+pub(crate) fn capture(
     pipe: impl AsyncRead + Unpin + Send + 'static,
-    group: String,
-    resource: String,
-    stream: &'static str,
+    mut log: impl FnMut(io::Result<&str>) + Send + 'static,
 ) -> (JoinHandle<()>, LastLine) {
     let last = LastLine::default();
     let seen = Arc::clone(&last);
@@ -36,8 +38,9 @@ pub(super) fn capture(
         let mut pipe = pipe;
         let mut lines = Lines::default();
         let mut chunk = [0; 4096];
+        let mut failed = None;
         let mut emit = |line: String| {
-            tracing::info!(group, resource, stream, "{line}");
+            log(Ok(&line));
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
         };
         loop {
@@ -45,12 +48,15 @@ pub(super) fn capture(
                 Ok(0) => break,
                 Ok(count) => lines.push(&chunk[..count], &mut emit),
                 Err(error) => {
-                    tracing::warn!(group, resource, stream, %error, "output could not be read");
+                    failed = Some(error);
                     break;
                 }
             }
         }
         lines.finish(&mut emit);
+        if let Some(error) = failed {
+            log(Err(error));
+        }
     });
     (task, last)
 }

@@ -11,12 +11,11 @@ use hb_ebpf::wire::GROUPS;
 
 use super::{
     super::{
-        Group, InterfaceName, Link, LinkAddress, Name, Readable, Resource, ResourceKind,
-        ServiceAddress,
+        Group, InterfaceName, Link, LinkAddress, Name, Resource, ResourceKind, ServiceAddress,
         error::At,
         file::{Section, TextOrMap},
     },
-    absolute_path,
+    absolute_path, duration_within,
     network::{Nodes, not_unicast},
 };
 use crate::id::{GroupId, NodeId};
@@ -319,20 +318,5 @@ fn script(section: &Section<'_>) -> Option<ResourceKind> {
 }
 
 fn timeout(section: &Section<'_>, key: &'static str, default: Duration) -> Option<Duration> {
-    if section.has(key).is_none() {
-        return Some(default);
-    }
-    let At { value, position } = section.duration(key)?;
-    if !TIMEOUT.contains(&value) {
-        let (least, most) = TIMEOUT.into_inner();
-        let message = format!(
-            "{key} {} is outside {} to {}; choose a time within",
-            Readable(value),
-            Readable(least),
-            Readable(most)
-        );
-        section.problems.add(position, message);
-        return None;
-    }
-    Some(value)
+    duration_within(section, key, default, TIMEOUT)
 }

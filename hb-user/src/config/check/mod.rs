@@ -2,13 +2,19 @@
 
 mod groups;
 mod network;
+mod policy;
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use toml::de::DeTable;
 
 use super::{
     Cluster, ClusterName, Config, ConfigErrors, Engine, Log, LogFormat, MISSES, Node, Policy,
+    Readable,
     error::{At, Position, Problems},
     file::Section,
     timers::{TimerValues, Timers},
@@ -44,9 +50,17 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
     let cluster_section = required_section(&root, "cluster");
     let timers_section = required_section(&root, "timers");
     let nodes = network::nodes(&root);
-    let cluster = cluster_section.and_then(|section| cluster(section, &nodes.complete));
+    let policy = cluster_section.as_ref().and_then(|section| {
+        let value = policy::policy(section)?;
+        Some(At { value, position: section.has("policy")? })
+    });
+    let cluster = cluster_section.and_then(|section| cluster(section, &nodes.complete, policy));
     let (timers, auto_failback) = timers_section.map(timers).unwrap_or_default();
-    let mut links = network::links(&root, &nodes);
+    let witness = policy::witness(&root, policy, &nodes);
+    let lease = policy::lease(&root, policy, timers.as_ref(), &nodes, witness.as_ref());
+    let fence = policy::fence(&root, policy, &nodes);
+    let gate = policy::gate(&root);
+    let mut links = network::links(&root, &nodes, witness.as_ref());
     let groups = groups::groups(&root, &nodes, &links, auto_failback);
     let log = match root.section("log", "[log]") {
         Some(section) => log(section),
@@ -63,9 +77,13 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
     Some(Config {
         cluster: cluster?,
         timers: timers?,
+        lease: lease?,
         nodes,
+        witness: witness.and_then(|witness| witness.complete),
         links,
         groups,
+        fence,
+        gate: gate?,
         log,
         path: path.into(),
     })
@@ -79,13 +97,12 @@ fn required_section<'d>(root: &Section<'d>, key: &'static str) -> Option<Section
     root.section(key, &name)
 }
 
-fn cluster(section: Section<'_>, nodes: &[Node]) -> Option<Cluster> {
+fn cluster(section: Section<'_>, nodes: &[Node], policy: Option<At<Policy>>) -> Option<Cluster> {
     let name = section.required_text("name", "give the cluster a name, such as name = \"pair\"");
     let name = section.checked(name, ClusterName::new);
     let key_hint = "name the file that `hb key generate` wrote, such as \"/etc/hb/key\"";
     let key_file = section.required_text("key_file", key_hint);
     let key_file = absolute_path(&section, "key_file", key_file);
-    let policy = policy(&section);
     let state_dir = match section.has("state_dir") {
         Some(_) => absolute_path(&section, "state_dir", section.text("state_dir")),
         None => Some("/var/lib/hb".into()),
@@ -111,7 +128,7 @@ fn cluster(section: Section<'_>, nodes: &[Node]) -> Option<Cluster> {
     Some(Cluster {
         name: name?.value,
         key_file: key_file?,
-        policy: policy?,
+        policy: policy?.value,
         state_dir: state_dir?,
         control_socket,
         engine: engine?,
@@ -126,27 +143,6 @@ fn check_socket(section: &Section<'_>, path: &Path, position: Position) {
              set a shorter control_socket"
         );
         section.problems.add(position, message);
-    }
-}
-
-fn policy(section: &Section<'_>) -> Option<Policy> {
-    let hint = "say who may serve when nodes cannot hear each other: policy = \"available\"";
-    let text = section.required_text("policy", hint)?;
-    match text.value {
-        "available" => Some(Policy::Available),
-        "witness" | "safe" => {
-            let message = format!(
-                "policy = {:?} is not supported by this version; use \"available\" if two nodes \
-                 may serve while they cannot hear each other, else do not use this version",
-                text.value
-            );
-            section.problems.add(text.position, message);
-            None
-        }
-        _ => {
-            section.unknown_choice("policy", text, ["available", "witness", "safe"]);
-            None
-        }
     }
 }
 
@@ -213,8 +209,8 @@ fn timers(section: Section<'_>) -> (Option<Timers>, Option<bool>) {
 /// Returns deadtime, and the key it was given by.
 fn deadtime(
     section: &Section<'_>,
-    interval: Option<At<std::time::Duration>>,
-) -> (&'static str, Option<std::time::Duration>) {
+    interval: Option<At<Duration>>,
+) -> (&'static str, Option<Duration>) {
     match (section.has("deadtime"), section.has("misses")) {
         (None, None) => {
             let hint = "write how long a silence means dead, such as misses = 5 or \
@@ -270,5 +266,30 @@ fn absolute_path(section: &Section<'_>, key: &str, text: Option<At<&str>>) -> Op
         return Some(value.into());
     };
     section.problems.add(position, format!("{key} = {value:?} {hint}"));
+    None
+}
+
+/// Reads a duration within a range, `default` if there is none.
+fn duration_within(
+    section: &Section<'_>,
+    key: &'static str,
+    default: Duration,
+    range: RangeInclusive<Duration>,
+) -> Option<Duration> {
+    if section.has(key).is_none() {
+        return Some(default);
+    }
+    let At { value, position } = section.duration(key)?;
+    if range.contains(&value) {
+        return Some(value);
+    }
+    let (least, most) = range.into_inner();
+    let message = format!(
+        "{key} {} is outside {} to {}; choose a time within",
+        Readable(value),
+        Readable(least),
+        Readable(most)
+    );
+    section.problems.add(position, message);
     None
 }

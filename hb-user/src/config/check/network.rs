@@ -7,11 +7,14 @@ use std::{
 
 use hb_ebpf::maps::{MAX_LINKS, MAX_NODES, Transport};
 
-use super::super::{
-    InterfaceName, Link, LinkAddress, LinkEnd, Name, Node,
-    error::{At, Position},
-    file::Section,
-    nearest::suggestion,
+use super::{
+    super::{
+        InterfaceName, Link, LinkAddress, LinkEnd, Name, Node, Witness,
+        error::{At, Position},
+        file::Section,
+        nearest::suggestion,
+    },
+    policy::ReadWitness,
 };
 use crate::id::{LinkId, NodeId};
 
@@ -38,6 +41,11 @@ impl Nodes {
             section.problems.add(name.position, message);
         }
         found.and_then(|(_, id)| *id)
+    }
+
+    /// Tells whether a node is called `name`.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.names.iter().any(|(known, _)| known.as_str() == name)
     }
 
     /// Reports the nodes that `have` says have none of what belongs to every node.
@@ -108,7 +116,7 @@ pub(super) fn nodes(root: &Section<'_>) -> Nodes {
 }
 
 /// Reads the links.
-pub(super) fn links(root: &Section<'_>, nodes: &Nodes) -> Vec<Link> {
+pub(super) fn links(root: &Section<'_>, nodes: &Nodes, witness: Option<&ReadWitness>) -> Vec<Link> {
     let sections = root.sections("link", "[[link]]");
     if sections.is_empty() && root.has("link").is_none() {
         root.missing("[[link]]", "describe at least one network path between the nodes");
@@ -131,7 +139,8 @@ pub(super) fn links(root: &Section<'_>, nodes: &Nodes) -> Vec<Link> {
             }
             names.push(name.value.clone());
         }
-        let link = link(section, LinkId(index as u8), name.map(|name| name.value), nodes);
+        let id = LinkId(index as u8);
+        let link = link(section, id, name.map(|name| name.value), nodes, witness);
         let Some(link) = link else { continue };
         for (node, end) in &link.ends {
             let owner = format!("{node} on link {:?}", link.name.as_str());
@@ -145,10 +154,27 @@ pub(super) fn links(root: &Section<'_>, nodes: &Nodes) -> Vec<Link> {
         }
         links.push(link);
     }
+    if let Some(Witness { name, id }) = witness.and_then(|witness| witness.complete.as_ref())
+        && let Some(position) = witness.map(|witness| witness.position)
+        && !links.is_empty()
+        && !links.iter().any(|link| link.ends.contains_key(id))
+    {
+        let message = format!(
+            "the witness {name} is on no link, so no node can hear its vote; add \
+             [link.node.{name}] to at least one"
+        );
+        root.problems.add(position, message);
+    }
     links
 }
 
-fn link(section: Section<'_>, id: LinkId, name: Option<Name>, nodes: &Nodes) -> Option<Link> {
+fn link(
+    section: Section<'_>,
+    id: LinkId,
+    name: Option<Name>,
+    nodes: &Nodes,
+    witness: Option<&ReadWitness>,
+) -> Option<Link> {
     section.required_text("transport", "choose one of udp4, udp6, ethernet");
     let transports =
         [("udp4", Transport::Udp4), ("udp6", Transport::Udp6), ("ethernet", Transport::Ethernet)];
@@ -184,7 +210,13 @@ fn link(section: Section<'_>, id: LinkId, name: Option<Name>, nodes: &Nodes) -> 
                 format!("link {label:?} has no end at node {node}; add [link.node.{node}]")
             });
             for (name, entry) in entries {
-                let node = nodes.find(&section, name);
+                let witness = witness.filter(|witness| {
+                    witness.name.as_ref().is_some_and(|known| known.as_str() == name.value)
+                });
+                let node = match witness {
+                    Some(witness) => witness.complete.as_ref().map(|witness| witness.id),
+                    None => nodes.find(&section, name),
+                };
                 let end = entry.and_then(|entry| link_end(entry, transport));
                 if let (Some(node), Some(end)) = (node, end) {
                     ends.insert(node, end);

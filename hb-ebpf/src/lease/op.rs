@@ -1,0 +1,156 @@
+//! What a daemon may ask of a record: the transitions by number, as they travel to the kernel.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{
+    available, holder,
+    record::Record,
+    start,
+    terms::{Policy, Terms},
+};
+
+/// What to do with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    /// Begin without a record, at [`Order::generation`].
+    Start = 1,
+    /// Begin without a record and without a generation on disk.
+    Learner = 2,
+    /// Seek the group.
+    Seek = 3,
+    /// Seek it no longer.
+    GiveUp = 4,
+    /// Hold it no longer after the lease ran out.
+    StepDown = 5,
+    /// Sockets and addresses of the epoch left last are gone.
+    Cleaned = 6,
+    /// Give it to [`Order::node`], 0 for whoever seeks it.
+    Release = 7,
+    /// [`Order::generation`] is on disk.
+    GenerationStored = 8,
+    /// The clock jumped, or the configuration changed: what was promised counts from now.
+    ClockJumped = 9,
+    /// Nothing: only tell what the record is.
+    Read = 14,
+}
+
+impl Op {
+    /// Returns the operation of a code from an order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Start,
+            2 => Self::Learner,
+            3 => Self::Seek,
+            4 => Self::GiveUp,
+            5 => Self::StepDown,
+            6 => Self::Cleaned,
+            7 => Self::Release,
+            8 => Self::GenerationStored,
+            9 => Self::ClockJumped,
+            14 => Self::Read,
+            _ => return None,
+        })
+    }
+}
+
+/// [`Order::code`]: done as asked.
+pub const DONE: u8 = 0;
+/// [`Order::code`]: nothing to do, or not in this state.
+pub const NOTHING: u8 = 255;
+/// [`Order::code`]: no such operation or group.
+pub const UNKNOWN: u8 = 254;
+
+/// An order to change a record, and what came of it: 168 bytes, in host order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Order {
+    /// An [`Op`].
+    pub op: u8,
+    /// The group.
+    pub group: u8,
+    /// Successor, for [`Op::Release`].
+    pub node: u8,
+    /// Out: [`DONE`], [`NOTHING`], [`UNKNOWN`] or a [`holder::SeekError`].
+    pub code: u8,
+    /// Generation, for [`Op::Start`] and [`Op::GenerationStored`].
+    pub generation: u32,
+    /// Epoch the order is about, where it needs one; out: that of the record.
+    pub epoch: u64,
+    /// Out: when it was carried out.
+    pub now_ns: u64,
+    /// Which cluster's record, on a machine that keeps several.
+    pub home: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Out: the record as it is then.
+    pub record: Record,
+}
+
+const _: () = assert!(size_of::<Order>() == 168);
+
+impl Order {
+    /// An order without argument.
+    #[must_use]
+    pub fn new(op: Op, group: u8) -> Self {
+        Self { op: op as u8, group, ..Self::default() }
+    }
+}
+
+/// Carries out `order` on `record` at `now`. What came of it is in the order.
+#[inline(always)]
+pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
+    let before = *record;
+    let available = matches!(terms.policy(), Policy::Available);
+    order.code = match Op::from_code(order.op) {
+        Some(Op::Start) => {
+            *record = start::start(terms, order.generation, now);
+            record.changes = before.changes;
+            if available {
+                // Nothing was promised before that could bind.
+                record.blocked_until_ns = 0;
+            }
+            DONE
+        }
+        Some(Op::Learner) => {
+            *record = start::start_as_learner();
+            record.changes = before.changes;
+            DONE
+        }
+        Some(Op::Seek) => {
+            let sought = if available {
+                available::seek(record, terms, now)
+            } else {
+                holder::seek(record, terms, now)
+            };
+            match sought {
+                Ok(_) => DONE,
+                Err(error) => error as u8,
+            }
+        }
+        Some(Op::GiveUp) => code(holder::give_up(record, terms, now)),
+        Some(Op::StepDown) => code(holder::step_down(record, now)),
+        Some(Op::Cleaned) => code(holder::cleaned(record)),
+        Some(Op::Release) => code(holder::release(record, terms, order.node, now).is_some()),
+        Some(Op::GenerationStored) => code(start::generation_stored(record, order.generation)),
+        Some(Op::ClockJumped) => {
+            start::clock_jumped(record, terms, now);
+            DONE
+        }
+        Some(Op::Read) => DONE,
+        None => UNKNOWN,
+    };
+    record.count_change(&before);
+    order.epoch = record.epoch;
+    order.now_ns = now;
+    order.record = *record;
+}
+
+#[inline(always)]
+const fn code(done: bool) -> u8 {
+    if done { DONE } else { NOTHING }
+}
