@@ -7,7 +7,11 @@ use hb_ebpf::time::BootTime;
 use serde::Serialize;
 
 use super::Evidence;
-use crate::{Lab, judge::verdict, takeover};
+use crate::{
+    Lab,
+    judge::verdict::{self, Stretch},
+    takeover,
+};
 
 /// Two nodes that served during a partition, as policy `available` accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,8 +81,38 @@ impl RunReport {
     }
 }
 
-/// Stretches shown at most: two nodes that take turns make one of each answer.
-const STRETCHES: usize = 40;
+/// Two nodes that take turns make a stretch of each answer: so many in a row become one line.
+const TURNS: usize = 6;
+/// A stretch of at most so many answers is a turn.
+const TURN: usize = 5;
+
+/// Says who answered when, a line for each stretch, and one where nodes take turns.
+fn lines(stretches: &[Stretch]) -> Vec<(BootTime, String)> {
+    let ms = |from: BootTime, to: BootTime| to.ns().saturating_sub(from.ns()) as f64 / 1e6;
+    let mut lines = Vec::new();
+    let mut rest = stretches;
+    while let Some(first) = rest.first() {
+        let turns = rest.iter().take_while(|stretch| stretch.count <= TURN).count();
+        let taken = if turns >= TURNS { turns } else { 1 };
+        let (shown, others) = rest.split_at(taken);
+        rest = others;
+        let last = shown.last().map_or(first.last, |stretch| stretch.last);
+        let lasts = ms(first.first.at, last);
+        let (node, epoch) = (first.first.node, first.first.epoch);
+        let text = if taken == 1 {
+            format!(
+                "{node} answers under epoch {epoch:#x}: {} times, for {lasts:.3} ms",
+                first.count
+            )
+        } else {
+            format!(
+                "{node} under epoch {epoch:#x} and others take {taken} turns, for {lasts:.3} ms"
+            )
+        };
+        lines.push((first.first.at, text));
+    }
+    lines
+}
 
 /// Puts in order of time what was done, what left the nodes and what the daemons logged.
 pub(super) fn timeline(lab: &Lab, began: BootTime, evidence: &Evidence<'_>) -> Result<Vec<String>> {
@@ -91,24 +125,13 @@ pub(super) fn timeline(lab: &Lab, began: BootTime, evidence: &Evidence<'_>) -> R
         let result = if request.done { "is switched off" } else { "is not switched off: broken" };
         events.push((request.at, format!("fence: {} {result}", request.node)));
     }
-    let first = evidence.violations.first();
-    let stretches = verdict::stretches(&evidence.seen.answers);
-    let from = first.map_or(0, |violation| {
-        let place = stretches.iter().position(|stretch| stretch.first.at >= violation.at);
-        place.unwrap_or(0).saturating_sub(STRETCHES / 2)
-    });
-    for stretch in stretches.iter().skip(from).take(STRETCHES) {
-        let lasts = stretch.last.ns().saturating_sub(stretch.first.at.ns()) as f64 / 1e6;
-        events.push((
-            stretch.first.at,
-            format!(
-                "{} answers under epoch {:#x}: {} times, for {lasts:.3} ms",
-                stretch.first.node, stretch.first.epoch, stretch.count
-            ),
-        ));
-    }
-    if let Some(first) = first {
+    events.extend(lines(&verdict::stretches(&evidence.seen.answers)));
+    if let Some(first) = evidence.violations.first() {
         events.push((first.at, format!("VIOLATION: {first}")));
+    }
+    if let [_, .., last] = evidence.violations {
+        let count = evidence.violations.len();
+        events.push((last.at, format!("the last of {count} violations: {last}")));
     }
     events.extend(takeovers(lab)?);
     events.retain(|&(at, _)| at >= began);
@@ -139,4 +162,34 @@ fn takeovers(lab: &Lab) -> Result<Vec<(BootTime, String)>> {
         }
     }
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{addresses::Machine, judge::Departure};
+
+    fn stretch(at: u64, node: Machine, count: usize) -> Stretch {
+        let first = Departure { at: BootTime(at), node, epoch: 7, asked: BootTime(0) };
+        Stretch { first, last: BootTime(at + 1_000_000), count }
+    }
+
+    #[test]
+    fn turns_become_one_line_and_long_stretches_stay() {
+        let mut all = vec![stretch(0, Machine::A, 100)];
+        for turn in 0..10 {
+            let node = if turn % 2 == 0 { Machine::B } else { Machine::A };
+            all.push(stretch(10_000_000 + turn * 1_000_000, node, 1));
+        }
+        all.push(stretch(90_000_000, Machine::B, 50));
+        let said: Vec<_> = lines(&all).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(
+            said,
+            [
+                "a answers under epoch 0x7: 100 times, for 1.000 ms",
+                "b under epoch 0x7 and others take 10 turns, for 10.000 ms",
+                "b answers under epoch 0x7: 50 times, for 1.000 ms"
+            ]
+        );
+    }
 }
