@@ -13,6 +13,7 @@ mod cluster {
     mod addresses;
     mod attach;
     mod bad_configuration;
+    mod chaos;
     mod controller;
     mod crash;
     mod engine;
@@ -26,4 +27,5 @@ mod cluster {
     mod start;
     mod startup_interrupted;
     mod transports;
+    mod unread;
 }

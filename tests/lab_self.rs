@@ -187,7 +187,7 @@ fn nothing_is_left_after_a_signal() {
 
 fn keeper(name: &str) -> Child {
     let mut keeper = Command::new(env!("CARGO_BIN_EXE_lab-agent"))
-        .args(["lab-keeper", name, "-", "-"])
+        .args(["lab-keeper", name, "-", "-", "available", "-"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -55,6 +55,21 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// A lab with the `hb` under test.
+pub(crate) fn options(settings: Settings) -> Options {
+    static HB: OnceLock<PathBuf> = OnceLock::new();
+    let hb = HB.get_or_init(|| {
+        let given = std::env::var_os("HB_BIN").map(PathBuf::from);
+        binary::hb(given.as_deref()).unwrap()
+    });
+    let mut options = Options::new().unwrap();
+    options.agent = PathBuf::from(env!("CARGO_BIN_EXE_lab-agent"));
+    options.hb = Some(hb.clone());
+    options.settings = settings;
+    options.limit = Duration::from_secs(180);
+    options
+}
+
 /// Two nodes and a client.
 pub(crate) struct Cluster {
     pub(crate) lab: Lab,
@@ -63,17 +78,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A lab without daemons.
     pub(crate) fn new(settings: Settings) -> Self {
-        static HB: OnceLock<PathBuf> = OnceLock::new();
-        let hb = HB.get_or_init(|| {
-            let given = std::env::var_os("HB_BIN").map(PathBuf::from);
-            binary::hb(given.as_deref()).unwrap()
-        });
-        let mut options = Options::new().unwrap();
-        options.agent = PathBuf::from(env!("CARGO_BIN_EXE_lab-agent"));
-        options.hb = Some(hb.clone());
-        options.settings = settings;
-        options.limit = Duration::from_secs(180);
-        Self { lab: Lab::up(options).unwrap() }
+        Self { lab: Lab::up(options(settings)).unwrap() }
     }
 
     /// Both daemons run and `a` serves.

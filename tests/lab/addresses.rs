@@ -16,28 +16,35 @@ pub enum Machine {
     B,
     /// Who asks the service.
     Client,
+    /// Who only votes.
+    Witness,
 }
+
+/// All machines, in the order they are shown in.
+pub const MACHINES: [Machine; 4] = [Machine::A, Machine::B, Machine::Client, Machine::Witness];
 
 /// The two machines that run `hb`.
 pub const NODES: [Machine; 2] = [Machine::A, Machine::B];
 
 impl Machine {
-    /// Returns its name, which is the node name in the configuration.
+    /// Returns its name, which is the name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::A => "a",
             Self::B => "b",
             Self::Client => "client",
+            Self::Witness => "w",
         }
     }
 
-    /// Returns the last octet of its addresses, for a node its id.
+    /// Returns the last octet of its addresses, for a node and the witness its id.
     #[must_use]
     pub const fn id(self) -> u8 {
         match self {
             Self::A => 1,
             Self::B => 2,
+            Self::Witness => 3,
             Self::Client => 10,
         }
     }
@@ -48,13 +55,13 @@ impl Machine {
         NODES.into_iter().find(|node| node.id() == id)
     }
 
-    /// Returns the other node; for the client, the client.
+    /// Returns the other node; for a machine that is no node, itself.
     #[must_use]
     pub const fn peer(self) -> Self {
         match self {
             Self::A => Self::B,
             Self::B => Self::A,
-            Self::Client => Self::Client,
+            other => other,
         }
     }
 
@@ -63,7 +70,7 @@ impl Machine {
     pub const fn links(self) -> &'static [Link] {
         match self {
             Self::A | Self::B => &[Link::Client, Link::Direct],
-            Self::Client => &[Link::Client],
+            Self::Client | Self::Witness => &[Link::Client],
         }
     }
 
@@ -90,10 +97,10 @@ impl Machine {
         Mac([0x02, 0x68, 0x62, 0, link as u8, self.id()])
     }
 
-    /// Returns the node that owns `mac`.
+    /// Returns the machine that owns `mac`.
     #[must_use]
     pub fn of_mac(mac: Mac) -> Option<Self> {
-        [Self::A, Self::B, Self::Client]
+        MACHINES
             .into_iter()
             .find(|machine| machine.links().iter().any(|&link| machine.mac(link) == mac))
     }
@@ -109,12 +116,9 @@ impl FromStr for Machine {
     type Err = anyhow::Error;
 
     fn from_str(name: &str) -> anyhow::Result<Self> {
-        [Self::A, Self::B, Self::Client]
-            .into_iter()
-            .find(|machine| machine.name() == name)
-            .ok_or_else(|| {
-                anyhow::anyhow!("no machine {name:?} in the lab: it has a, b and client")
-            })
+        MACHINES.into_iter().find(|machine| machine.name() == name).ok_or_else(|| {
+            anyhow::anyhow!("no machine {name:?} in the lab: it has a, b, client and perhaps w")
+        })
     }
 }
 

@@ -1,11 +1,18 @@
 //! What the lab runs as processes of their own, as hidden verbs of an executable that calls
 //! [`main`] first.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 
-use crate::{config, guard, keeper, responder};
+use crate::{
+    config::{self, Settings},
+    fence, guard, keeper, responder,
+};
 
 /// Runs an agent if `arguments`, without the program's name, name one; `None` if they do not.
 pub fn main(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
@@ -14,6 +21,7 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
     let result = match verb.as_str() {
         "lab-guard" => guard::guard(),
         "lab-responder" => respond(&rest),
+        "lab-fence" => fence::agent(&rest),
         "lab-resource" => config::resource(&rest),
         "lab-keeper" => keep(&rest),
         _ => return None,
@@ -28,18 +36,21 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
 }
 
 fn respond(arguments: &[String]) -> Result<()> {
-    let [node, seconds] = arguments else {
-        anyhow::bail!("needs a node id and a number of seconds, got {arguments:?}");
+    let [node, seconds, leases] = arguments else {
+        anyhow::bail!("needs a node id, a number of seconds and a map, got {arguments:?}");
     };
     let node = node.parse().with_context(|| format!("{node:?} is no node id"))?;
     let seconds = seconds.parse().with_context(|| format!("{seconds:?} is no time"))?;
-    responder::respond(node, Duration::from_secs(seconds))
+    responder::respond(node, Duration::from_secs(seconds), Path::new(leases))
 }
 
 fn keep(arguments: &[String]) -> Result<()> {
-    let [name, hb, config] = arguments else {
-        anyhow::bail!("needs a name, an hb binary and a configuration, got {arguments:?}");
+    let [name, hb, config, policy, lease] = arguments else {
+        anyhow::bail!(
+            "needs a name, an hb binary, a configuration, a policy and a lease, got {arguments:?}"
+        );
     };
-    let path = |text: &String| (text != "-").then(|| PathBuf::from(text));
-    keeper::keep(name, path(hb), path(config))
+    let said = |text: &String| (text != "-").then(|| text.clone());
+    let settings = Settings { policy: policy.clone(), lease: said(lease), ..Settings::default() };
+    keeper::keep(name, said(hb).map(PathBuf::from), said(config).map(PathBuf::from), settings)
 }

@@ -51,7 +51,8 @@ pub struct Capture {
     sockets: [Socket; 2],
 }
 
-const ETHERNET: usize = 14;
+/// Length of an Ethernet header.
+pub(crate) const ETHERNET: usize = 14;
 
 impl Capture {
     /// Begins to watch; to be called inside the namespace.
@@ -94,7 +95,7 @@ impl Capture {
 }
 
 /// Reads a claim from a frame, or `None` for a frame that makes none.
-fn parse(frame: &[u8]) -> Option<(ClaimKind, IpAddr, Mac)> {
+pub(crate) fn parse(frame: &[u8]) -> Option<(ClaimKind, IpAddr, Mac)> {
     match frame.get(12..ETHERNET)? {
         [0x08, 0x06] => {
             let arp = frame.get(ETHERNET..ETHERNET + 28)?;

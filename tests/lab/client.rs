@@ -52,6 +52,8 @@ pub struct Answer {
     pub sequence: u64,
     /// Who answered.
     pub node: Machine,
+    /// Newest epoch that node had held by then.
+    pub epoch: u64,
     /// When the question was sent.
     pub sent: BootTime,
     /// When the answer arrived at the client's interface.
@@ -239,13 +241,8 @@ fn send(entry: &Entry, socket: &Socket, pace: Pace, stop: &AtomicBool) -> Result
         clock::sleep_until(due);
         let now = clock::now();
         sent.worst_lateness = sent.worst_lateness.max(now.since(due));
-        let question = Datagram {
-            sequence: sequence.into(),
-            sent_ns: now.ns().into(),
-            answered_ns: 0.into(),
-            node: 0,
-            reserved: [0; 7],
-        };
+        let question =
+            Datagram { sequence: sequence.into(), sent_ns: now.ns().into(), ..Datagram::default() };
         sent.times.push(now);
         if socket.send_to(question.as_bytes(), pace.target).is_err() {
             sent.errors += 1;
@@ -292,6 +289,7 @@ fn receive(
                 answers.push(Answer {
                     sequence: datagram.sequence.get(),
                     node: NODES[index],
+                    epoch: datagram.epoch.get(),
                     sent: BootTime(datagram.sent_ns.get()),
                     received: at,
                 });

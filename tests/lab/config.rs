@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::addresses::{Link, NODES, PREFIX4, PREFIX6, VIP4, VIP6};
+use crate::addresses::{Link, MACHINES, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6};
 
 /// What may differ from lab to lab.
 #[derive(Clone, Debug)]
@@ -23,8 +23,18 @@ pub struct Settings {
     pub initdead: String,
     /// Age at which a controller is dead.
     pub controller_deadtime: String,
-    /// Who may serve when nodes do not hear each other.
+    /// Who may serve when nodes do not hear each other: `witness`, `safe` or `available`.
     pub policy: String,
+    /// Length of a lease; the default of `hb` if not said, as with the three that follow.
+    pub lease: Option<String>,
+    /// Longest time from the gate to the wire.
+    pub margin: Option<String>,
+    /// How long a vote stays given after a release.
+    pub drain: Option<String>,
+    /// What the gate does: `on`, `dry-run` or `bypass`.
+    pub gate: Option<String>,
+    /// With `safe`, how long the node of higher id waits before it fences.
+    pub fence_delay: String,
     /// Who counts the misses.
     pub engine: String,
     /// Whether the group returns to `a` when `a` does.
@@ -45,12 +55,38 @@ impl Default for Settings {
             initdead: "1s".into(),
             controller_deadtime: "20ms".into(),
             policy: "available".into(),
+            lease: None,
+            margin: None,
+            drain: None,
+            gate: None,
+            fence_delay: "300ms".into(),
             engine: "auto".into(),
             auto_failback: false,
             links: vec![(Link::Client, "udp4"), (Link::Direct, "ethernet")],
             resource: true,
             extra: String::new(),
         }
+    }
+}
+
+impl Settings {
+    /// Returns whether a third machine votes.
+    #[must_use]
+    pub fn has_witness(&self) -> bool {
+        self.policy == "witness"
+    }
+
+    /// Returns whether a silent node is fenced.
+    #[must_use]
+    pub fn has_fence(&self) -> bool {
+        self.policy == "safe"
+    }
+
+    /// Returns the machines of a lab with these settings.
+    #[must_use]
+    pub fn machines(&self) -> Vec<Machine> {
+        let wanted = |&machine: &Machine| machine != Machine::Witness || self.has_witness();
+        MACHINES.into_iter().filter(wanted).collect()
     }
 }
 
@@ -63,6 +99,8 @@ pub struct Files {
     pub config: PathBuf,
     /// Where the resource notes what it was told.
     pub resource_log: PathBuf,
+    /// Where the lab's power switch listens ([`crate::fence`]).
+    pub fence_socket: PathBuf,
 }
 
 /// Writes configuration, key and resource of cluster `name` into `directory`, which is made.
@@ -83,25 +121,21 @@ pub fn write(
         directory: directory.into(),
         config: directory.join("hb.toml"),
         resource_log: directory.join("resource.log"),
+        fence_socket: directory.join("fence.sock"),
     };
     let key = directory.join("key");
     let program = directory.join("resource.sh");
+    let fence = directory.join("fence.sh");
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     write_key(&key)?;
-    let script = format!(
-        "#!/bin/sh\nexec '{}' lab-resource '{}' \"$@\"\n",
-        agent.display(),
-        files.resource_log.display()
-    );
-    write_file(&program, &script)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("cannot make {} executable", program.display()))?;
+    write_script(&program, agent, "lab-resource", &files.resource_log)?;
+    write_script(&fence, agent, "lab-fence", &files.fence_socket)?;
     let text = match config {
         Some(path) => {
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
         }
-        None => text(name, directory, &key, &program, settings)?,
+        None => text(name, directory, [&key, &program, &fence], settings)?,
     };
     write_file(&files.config, &text)?;
     Ok(files)
@@ -110,8 +144,7 @@ pub fn write(
 fn text(
     name: &str,
     directory: &Path,
-    key: &Path,
-    program: &Path,
+    [key, program, fence]: [&Path; 3],
     settings: &Settings,
 ) -> Result<String> {
     let mut text = format!(
@@ -142,12 +175,33 @@ format = "json"
         initdead = settings.initdead,
         controller_deadtime = settings.controller_deadtime,
     );
+    let lengths =
+        [("length", &settings.lease), ("margin", &settings.margin), ("drain", &settings.drain)];
+    write_section(&mut text, "lease", &lengths)?;
+    write_section(&mut text, "gate", &[("mode", &settings.gate)])?;
+    if settings.has_witness() {
+        let (name, id) = (Machine::Witness, Machine::Witness.id());
+        write!(text, "\n[witness]\nname = \"{name}\"\nid = {id}\n")?;
+    }
+    if settings.has_fence() {
+        write!(
+            text,
+            "\n[fence]\ncommand = \"{}\"\ntimeout = \"2s\"\nretries = 0\ndelay = \"{}\"\n",
+            fence.display(),
+            settings.fence_delay
+        )?;
+        for node in NODES {
+            write!(text, "[fence.node.{node}]\nplug = \"{node}\"\n")?;
+        }
+    }
     for node in NODES {
         write!(text, "\n[[node]]\nname = \"{node}\"\nid = {}\n", node.id())?;
     }
     for &(link, transport) in &settings.links {
         write!(text, "\n[[link]]\nname = \"{}\"\ntransport = \"{transport}\"\n", link.name())?;
-        for node in NODES {
+        let witness = Some(Machine::Witness)
+            .filter(|witness| settings.has_witness() && witness.links().contains(&link));
+        for node in NODES.into_iter().chain(witness) {
             write!(text, "[link.node.{node}]\ninterface = \"{}\"\n", link.interface())?;
             match transport {
                 "ethernet" => writeln!(text, "mac = \"{}\"", node.mac(link))?,
@@ -172,6 +226,19 @@ format = "json"
     Ok(text)
 }
 
+/// Writes the keys that are said, if any is.
+fn write_section(text: &mut String, section: &str, keys: &[(&str, &Option<String>)]) -> Result<()> {
+    if keys.iter().any(|(_, value)| value.is_some()) {
+        write!(text, "\n[{section}]\n")?;
+    }
+    for (key, value) in keys {
+        if let Some(value) = value {
+            writeln!(text, "{key} = \"{value}\"")?;
+        }
+    }
+    Ok(())
+}
+
 /// Name of the lab's one group.
 pub const GROUP: &str = "web";
 
@@ -193,6 +260,15 @@ fn write_key(path: &Path) -> Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(line.as_bytes()))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes a program that runs a verb of the agent.
+fn write_script(path: &Path, agent: &Path, verb: &str, argument: &Path) -> Result<()> {
+    let script =
+        format!("#!/bin/sh\nexec '{}' {verb} '{}' \"$@\"\n", agent.display(), argument.display());
+    write_file(path, &script)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", path.display()))
 }
 
 fn write_file(path: &Path, text: &str) -> Result<()> {

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::{
     Lab, Options,
     addresses::{Machine, NODES},
+    config::Settings,
     guard, node,
 };
 
@@ -130,13 +131,18 @@ pub fn tell(name: &str, command: &Command) -> Result<Reply> {
     }
 }
 
-/// Sets up lab `name`, with daemons if there is an `hb`, prints `ready` and holds it until told
+/// Sets up lab `name` with these settings, with daemons if there is an `hb`, prints `ready` and holds it until told
 /// to take it down.
 ///
 /// # Errors
 ///
 /// If a lab of that name stands already, or this one cannot be set up.
-pub fn keep(name: &str, hb: Option<PathBuf>, config: Option<PathBuf>) -> Result<()> {
+pub fn keep(
+    name: &str,
+    hb: Option<PathBuf>,
+    config: Option<PathBuf>,
+    settings: Settings,
+) -> Result<()> {
     let path = socket(name)?;
     fs::create_dir_all(guard::DIRECTORY)
         .with_context(|| format!("cannot make {}", guard::DIRECTORY))?;
@@ -147,6 +153,7 @@ pub fn keep(name: &str, hb: Option<PathBuf>, config: Option<PathBuf>) -> Result<
     let mut options = Options::new()?;
     options.hb = hb;
     options.config = config;
+    options.settings = settings;
     options.limit = STANDING;
     let mut lab = Lab::up(options)?;
     lab.guard.path(&path)?;
@@ -201,7 +208,7 @@ fn reply(mut stream: &UnixStream, reply: &Reply) -> Result<()> {
 
 fn describe(lab: &mut Lab) -> Result<Description> {
     let mut machines = Vec::new();
-    for machine in [Machine::A, Machine::B, Machine::Client] {
+    for machine in lab.settings().machines() {
         let mut daemon = None;
         if let Some(process) = lab.daemons.get_mut(&machine)
             && process.ended()?.is_none()

@@ -1,10 +1,11 @@
-//! The lab: two nodes, a client and a switch as network namespaces of one machine, with the real
-//! kernel path between them.
+//! The lab: two nodes, a client, perhaps a witness, and a switch as network namespaces of one
+//! machine, with the real kernel path between them.
 //!
 //! ```text
 //!   node a ──eth0── a-client ┐                      ┌ b-client ──eth0── node b
 //!      │                     ├── br0 (client net) ──┤                      │
-//!      │                     └──────── client ──────┘                      │
+//!      │                     ├────── client         │                      │
+//!      │                     └────── w-client ── witness                   │
 //!      └────eth1─── a-direct ─── br1 (direct link) ─── b-direct ───eth1────┘
 //! ```
 //!
@@ -12,25 +13,33 @@
 //! at once, so the lab proves nothing about false takeovers between separate machines.
 //!
 //! Reading order: [`addresses`] (who is where), [`switch`] (the wires, and cutting them), [`node`]
-//! (the processes), [`client`] (the judge), [`Lab`] (all of it), [`guard`] (cleaning up).
+//! (the processes), [`client`] (who asks), [`judge`] (who watches the wire), [`faults`] (what can
+//! go wrong), [`Lab`] (all of it), [`guard`] (cleaning up).
 
 pub mod addresses;
 pub mod agent;
 pub mod binary;
 pub mod capture;
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod faults;
+pub mod fence;
 pub mod guard;
+pub mod judge;
 pub mod keeper;
+pub mod lease;
 pub mod mounts;
 pub mod netns;
 pub mod node;
+pub mod power;
 pub mod requirements;
 pub mod responder;
 pub mod socket;
 pub mod switch;
 pub mod takeover;
+pub mod witness;
 
 use std::{
     collections::BTreeMap,
@@ -48,10 +57,12 @@ use hb_ebpf::time::BootTime;
 use serde_json::Value;
 
 use crate::{
-    addresses::{Link, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6},
+    addresses::{Machine, NODES},
     client::{Client, Pace},
     config::{Files, Settings},
+    fence::PowerSwitch,
     guard::Guard,
+    judge::Judge,
     netns::Netns,
     node::Process,
     switch::Switch,
@@ -99,6 +110,7 @@ pub struct Lab {
     starts: u32,
     daemons: BTreeMap<Machine, Process>,
     responders: BTreeMap<Machine, Process>,
+    fence: Option<PowerSwitch>,
     switch: Switch,
     machines: BTreeMap<Machine, Netns>,
     /// Last, since it waits until all is removed.
@@ -134,7 +146,7 @@ impl Lab {
         };
         let switch = create("sw")?;
         let mut machines = BTreeMap::new();
-        for machine in [Machine::A, Machine::B, Machine::Client] {
+        for machine in options.settings.machines() {
             machines.insert(machine, create(machine.name())?);
         }
         guard.path(&directory)?;
@@ -152,8 +164,15 @@ impl Lab {
             &options.settings,
             options.config.as_deref(),
         )?;
+        let fence = if options.settings.has_fence() {
+            let namespaces = NODES.map(|node| machines[&node].name().to_owned());
+            Some(PowerSwitch::start(&files.fence_socket, switch.wires().clone(), namespaces)?)
+        } else {
+            None
+        };
         let mut lab = Self {
             options,
+            fence,
             name,
             cluster,
             files,
@@ -166,6 +185,9 @@ impl Lab {
         };
         for node in NODES {
             lab.start_responder(node)?;
+        }
+        if lab.options.hb.is_some() && lab.has_witness() {
+            lab.start_witness()?;
         }
         Ok(lab)
     }
@@ -245,6 +267,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Returns where the kernel half of a node publishes its leases; in a lab without `hb`, where
+    /// [`lease::write`] may publish some in its stead.
+    #[must_use]
+    pub fn leases(&self, node: Machine) -> PathBuf {
+        if self.options.hb.is_some() {
+            self.pins(node).join(lease::MAP)
+        } else {
+            self.files.directory.join(format!("{node}.leases"))
+        }
+    }
+
+    /// Returns the responder of a node, if it runs.
+    pub fn responder_mut(&mut self, node: Machine) -> Option<&mut Process> {
+        self.responders.get_mut(&node)
+    }
+
     /// Starts the responder of a node and waits until it answers.
     ///
     /// # Errors
@@ -254,7 +292,8 @@ impl Lab {
         let log = self.next_log(node, "responder");
         let options = &self.options;
         let netns = &self.machines[&node];
-        let process = node::respond(&options.agent, node, netns, &log, options.limit)?;
+        let leases = self.leases(node);
+        let process = node::respond(&options.agent, node, netns, &log, options.limit, &leases)?;
         self.responders.insert(node, process);
         Ok(())
     }
@@ -269,70 +308,16 @@ impl Lab {
         self.switch.heal(machine)
     }
 
-    /// Ends a node as a loss of power would: every link falls silent in one instant, which is
-    /// returned, and then every process of the node is killed.
-    ///
-    /// # Errors
-    ///
-    /// If a process outlives the kill.
-    pub fn crash(&mut self, node: Machine) -> Result<BootTime> {
-        // Listed before, so that the kill follows the cut closely and takes little time from the
-        // takeover, which shares the cores.
-        let processes = self.machines[&node].processes()?;
-        let at = self.switch.cut(node);
-        for pid in processes {
-            netns::signal(pid, libc::SIGKILL)?;
-        }
-        thread::sleep(Duration::from_millis(20));
-        self.machines[&node].kill_processes()?;
-        self.daemons.remove(&node);
-        self.responders.remove(&node);
-        Ok(at)
+    /// Returns the power switch of the nodes; only policy `safe` has one.
+    #[must_use]
+    pub fn power_switch(&self) -> Option<&PowerSwitch> {
+        self.fence.as_ref()
     }
 
-    /// Sends a signal to the daemon of a node; returns the time just before.
-    ///
-    /// # Errors
-    ///
-    /// If there is no daemon or the kernel refuses.
-    pub fn signal(&self, node: Machine, signal: i32) -> Result<BootTime> {
-        let daemon = self.daemons.get(&node).with_context(|| format!("{node} has no daemon"))?;
-        let at = clock::now();
-        daemon.signal(signal)?;
-        Ok(at)
-    }
-
-    /// Puts a node into the state a machine boots into: nothing runs but the responder, nothing
-    /// is pinned, no service address is configured, every link works. What is on its disk stays.
-    ///
-    /// # Errors
-    ///
-    /// If a step fails.
-    pub fn reboot(&mut self, node: Machine) -> Result<()> {
-        self.machines[&node].kill_processes()?;
-        self.daemons.remove(&node);
-        self.responders.remove(&node);
-        guard::remove_path(&pins(&self.cluster).join(node.name()))?;
-        guard::remove_path(&socket(&self.cluster, node))?;
-        let netns = &self.machines[&node];
-        // Whatever prefix length the address has: the daemon chooses it.
-        netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/32")])?;
-        netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/128")])?;
-        self.switch.heal(node);
-        self.start_responder(node)
-    }
-
-    /// Adds the service addresses to a node by hand, as a stand-in for the daemon.
-    ///
-    /// # Errors
-    ///
-    /// If `ip` refuses.
-    pub fn add_vip(&self, node: Machine) -> Result<()> {
-        let interface = Link::Client.interface();
-        self.machines[&node].ip_batch(&format!(
-            "address add {VIP4}/{PREFIX4} dev {interface}\n\
-             address add {VIP6}/{PREFIX6} dev {interface} nodad preferred_lft 0\n"
-        ))
+    /// Returns what the lab was set up with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.options.settings
     }
 
     /// Returns what `hb status --json` says on a node.
@@ -381,6 +366,15 @@ impl Lab {
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts a judge.
+    ///
+    /// # Errors
+    ///
+    /// If a socket or a thread cannot be made.
+    pub fn judge(&self) -> Result<Judge> {
+        Judge::start(self.netns(Machine::Client), self.switch.netns())
     }
 
     /// Starts a client.

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -17,6 +17,7 @@ use crate::{
     addresses::Machine,
     clock,
     netns::{self, Netns},
+    responder::Order,
 };
 
 /// A process in a node's namespace, killed on drop.
@@ -26,7 +27,7 @@ pub struct Process {
     what: String,
     log: PathBuf,
     /// Held open: the responder ends when it closes.
-    _input: Option<ChildStdin>,
+    input: Option<ChildStdin>,
 }
 
 impl Process {
@@ -42,7 +43,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {what}"))?;
         let input = child.stdin.take();
-        Ok(Self { child, what, log: log.into(), _input: input })
+        Ok(Self { child, what, log: log.into(), input })
     }
 
     /// Returns its pid.
@@ -73,6 +74,42 @@ impl Process {
     /// If the kernel refuses.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("cannot wait for {}", self.what))
+    }
+
+    /// Gives a responder an order and waits until it is carried out.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended, or does not obey within five seconds.
+    pub fn order(&mut self, order: Order) -> Result<()> {
+        let done = match order {
+            Order::Hold => "held",
+            Order::Read => "reads",
+        };
+        let before = self.count_lines(done)?;
+        let input =
+            self.input.as_mut().with_context(|| format!("{} takes no orders", self.what))?;
+        input
+            .write_all(&[order as u8])
+            .with_context(|| format!("cannot write to {}", self.what))?;
+        self.wait_for_line(done, before + 1)
+    }
+
+    fn count_lines(&self, wanted: &str) -> Result<usize> {
+        let said = fs::read_to_string(&self.log)
+            .with_context(|| format!("cannot read {}", self.log.display()))?;
+        Ok(said.lines().filter(|&line| line == wanted).count())
+    }
+
+    /// Waits until it has said a line so often.
+    fn wait_for_line(&mut self, line: &str, times: usize) -> Result<()> {
+        let end = clock::now().after(Duration::from_secs(5));
+        while self.count_lines(line)? < times {
+            self.check()?;
+            ensure!(clock::now() < end, "{} does not say {line:?} within 5 s", self.what);
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Waits for its end.
@@ -120,7 +157,7 @@ impl Drop for Process {
 }
 
 /// Starts a responder in the namespace of `node` and waits until it answers; it ends with this
-/// process or after `limit`.
+/// process or after `limit`. It reads its node's leases at `leases`.
 ///
 /// # Errors
 ///
@@ -131,23 +168,16 @@ pub fn respond(
     netns: &Netns,
     log: &Path,
     limit: Duration,
+    leases: &Path,
 ) -> Result<Process> {
     let mut command = netns.command(agent)?;
     command
         .args(["lab-responder", &node.id().to_string(), &limit.as_secs().to_string()])
+        .arg(leases)
         .stdin(Stdio::piped());
     let mut process = Process::spawn(command, format!("the responder of {node}"), log)?;
-    let end = clock::now().after(Duration::from_secs(5));
-    loop {
-        let said =
-            fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
-        if said.lines().any(|line| line == "ready") {
-            return Ok(process);
-        }
-        process.check()?;
-        ensure!(clock::now() < end, "{} is not ready after 5 s", process.what);
-        thread::sleep(Duration::from_millis(2));
-    }
+    process.wait_for_line("ready", 1)?;
+    Ok(process)
 }
 
 /// Starts the daemon of `node` in its namespace, without waiting for anything.

@@ -1,9 +1,15 @@
-//! The service of the lab: a UDP responder in each node's namespace, so that what answers at the
+//! The service of the lab: a responder in each node's namespace, so that what answers at the
 //! service address is a process of the node that holds it, and dies with it.
+//!
+//! It behaves as a service should: it listens at the service addresses themselves, beside the
+//! node's own, and a socket that the node destroyed with its lease it closes, with all that waits
+//! in it. Told to, it leaves requests unread for a while.
 
 use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr},
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
     time::Duration,
 };
 
@@ -11,13 +17,14 @@ use anyhow::{Context, Result, bail};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U64};
 
 use crate::{
-    addresses::SERVICE_PORT,
+    addresses::{SERVICE_PORT, VIP4, VIP6},
     clock::{self, RealTime},
+    lease::Source,
     socket::Socket,
 };
 
-/// A question and its answer, 32 bytes each, so that an answer is never larger than its question.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+/// A question and its answer, 40 bytes each, so that an answer is never larger than its question.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Datagram {
     /// Number of the question.
@@ -26,38 +33,46 @@ pub struct Datagram {
     pub sent_ns: U64,
     /// Boot time it was answered; 0 in a question.
     pub answered_ns: U64,
+    /// Newest epoch the node that answers has held, read after the question was; 0 in a question
+    /// and from a node that never held.
+    pub epoch: U64,
     /// Id of the node that answers; 0 in a question.
     pub node: u8,
     /// Zero.
     pub reserved: [u8; 7],
 }
 
+/// What a responder is told on its standard input, a byte each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Order {
+    /// Leave everything unread from now on.
+    Hold = b'h',
+    /// Read and answer again.
+    Read = b'r',
+}
+
 /// Answers questions at every address of the namespace, from the address that was asked, until
-/// standard input ends or `limit` has passed.
+/// standard input ends or `limit` has passed. `leases` is where the node's kernel half publishes
+/// its leases.
 ///
 /// # Errors
 ///
 /// If a socket cannot be opened or breaks.
-pub fn respond(node: u8, limit: Duration) -> Result<()> {
+pub fn respond(node: u8, limit: Duration, leases: &Path) -> Result<()> {
     let end = clock::now().after(limit);
-    let v4 = Socket::udp((Ipv4Addr::UNSPECIFIED, SERVICE_PORT).into())
-        .with_context(|| format!("cannot bind UDP port {SERVICE_PORT}"))?;
-    let v6 = Socket::udp((Ipv6Addr::UNSPECIFIED, SERVICE_PORT).into())
-        .with_context(|| format!("cannot bind UDP port {SERVICE_PORT} for IPv6"))?;
-    v4.keep_destinations(true).context("cannot ask for IPv4 destinations")?;
-    v6.keep_destinations(false).context("cannot ask for IPv6 destinations")?;
+    let mut responder = Responder::open(node, leases)?;
     if let Err(error) = clock::real_time(30) {
         eprintln!("responder {node}: ordinary scheduling: {error}");
     }
-    println!("ready");
-    let clock = RealTime::sample();
-    let mut unsent = 0_u64;
+    say("ready")?;
+    let mut held = false;
     while clock::now() < end {
-        let mut waits = [v4.raw(), v6.raw(), libc::STDIN_FILENO].map(|fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        });
+        let sockets = if held { Vec::new() } else { responder.waits() };
+        let mut waits: Vec<_> = std::iter::once(libc::STDIN_FILENO)
+            .chain(sockets)
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .collect();
         // SAFETY: `waits` is valid for the call and as long as said.
         let ready = unsafe { libc::poll(waits.as_mut_ptr(), waits.len() as libc::nfds_t, 1000) };
         if ready < 0 {
@@ -67,44 +82,179 @@ pub fn respond(node: u8, limit: Duration) -> Result<()> {
             }
             bail!("cannot wait for questions: {error}");
         }
-        for (socket, wait) in [(&v4, waits[0]), (&v6, waits[1])] {
-            if wait.revents != 0 {
-                unsent += answer_all(socket, node, clock)?;
+        if waits[0].revents != 0 {
+            let mut byte = [0];
+            match io::stdin().read(&mut byte).context("cannot read orders")? {
+                0 => break,
+                _ if byte[0] == Order::Hold as u8 => held = true,
+                _ if byte[0] == Order::Read as u8 => held = false,
+                _ => bail!("byte {:#x} is no order", byte[0]),
             }
-        }
-        if waits[2].revents != 0 {
-            break;
+            // Whoever gave the order goes on when it is carried out.
+            say(if held { "held" } else { "reads" })?;
+        } else if !held {
+            responder.serve()?;
         }
     }
-    println!("ended; {unsent} answers could not be sent");
-    Ok(())
+    say(&format!(
+        "ended; {} answers could not be sent, {} sockets were destroyed",
+        responder.unsent, responder.destroyed
+    ))
 }
 
-/// Answers what waits on `socket`; returns how many answers could not be sent, as happens when
-/// the address leaves between question and answer.
-fn answer_all(socket: &Socket, node: u8, clock: RealTime) -> Result<u64> {
-    let mut unsent = 0;
-    let mut buffer = [0; 64];
-    // No more at a time than would keep the other socket waiting for a millisecond.
-    for _ in 0..64 {
-        let received = match socket.receive(&mut buffer, clock) {
-            Ok(Some(received)) => received,
-            Ok(None) => break,
-            // A pending error of an earlier answer, such as an unreachable client.
-            Err(_) => {
-                unsent += 1;
-                continue;
+fn say(line: &str) -> Result<()> {
+    println!("{line}");
+    io::stdout().flush().context("cannot write to standard output")
+}
+
+/// A stream and what of a question has arrived on it.
+struct Stream {
+    stream: TcpStream,
+    arrived: Vec<u8>,
+}
+
+struct Responder {
+    node: u8,
+    source: Source,
+    clock: RealTime,
+    /// Local addresses and their sockets: those of the service before the wildcards.
+    sockets: Vec<(IpAddr, Socket)>,
+    listener: TcpListener,
+    streams: Vec<Stream>,
+    unsent: u64,
+    destroyed: u64,
+}
+
+impl Responder {
+    fn open(node: u8, leases: &Path) -> Result<Self> {
+        let locals = [
+            IpAddr::from(VIP4),
+            VIP6.into(),
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv6Addr::UNSPECIFIED.into(),
+        ];
+        let sockets = locals
+            .into_iter()
+            .map(|local| Ok((local, listen(local)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, SERVICE_PORT))
+            .with_context(|| format!("cannot bind TCP port {SERVICE_PORT}"))?;
+        listener.set_nonblocking(true).context("cannot make a listener non-blocking")?;
+        Ok(Self {
+            node,
+            source: Source::new(leases.into()),
+            clock: RealTime::sample(),
+            sockets,
+            listener,
+            streams: Vec::new(),
+            unsent: 0,
+            destroyed: 0,
+        })
+    }
+
+    fn waits(&self) -> Vec<RawFd> {
+        let streams = self.streams.iter().map(|stream| stream.stream.as_raw_fd());
+        let sockets = self.sockets.iter().map(|(_, socket)| socket.raw());
+        sockets.chain([self.listener.as_raw_fd()]).chain(streams).collect()
+    }
+
+    /// Answers what waits.
+    fn serve(&mut self) -> Result<()> {
+        for place in 0..self.sockets.len() {
+            if !self.answer_datagrams(place) {
+                let local = self.sockets[place].0;
+                self.destroyed += 1;
+                self.sockets[place].1 = listen(local)?;
             }
-        };
-        let (Ok(question), Some(from), Some(to)) =
-            (Datagram::read_from_bytes(&buffer[..received.length]), received.from, received.to)
-        else {
-            continue;
-        };
-        let answer = Datagram { answered_ns: clock::now().ns().into(), node, ..question };
-        if socket.send_from(answer.as_bytes(), to, from).is_err() {
-            unsent += 1;
+        }
+        while let Ok((stream, _)) = self.listener.accept() {
+            stream.set_nonblocking(true).context("cannot make a stream non-blocking")?;
+            self.streams.push(Stream { stream, arrived: Vec::new() });
+        }
+        let mut streams = std::mem::take(&mut self.streams);
+        streams.retain_mut(|stream| self.answer_stream(stream));
+        self.streams = streams;
+        Ok(())
+    }
+
+    fn answer(&mut self, question: Datagram) -> Datagram {
+        Datagram {
+            epoch: self.source.own_epoch().into(),
+            answered_ns: clock::now().ns().into(),
+            node: self.node,
+            ..question
         }
     }
-    Ok(unsent)
+
+    /// Answers what waits on a socket; returns `false` if the socket was destroyed, and what still
+    /// waits in it must never be answered.
+    fn answer_datagrams(&mut self, place: usize) -> bool {
+        let mut buffer = [0; 64];
+        // No more at a time than would keep the other sockets waiting for a millisecond.
+        for _ in 0..64 {
+            let received = match self.sockets[place].1.receive(&mut buffer, self.clock) {
+                Ok(Some(received)) => received,
+                Ok(None) => break,
+                Err(error) if is_destroyed(&error) => return false,
+                // A pending error of an earlier answer, such as an unreachable client.
+                Err(_) => {
+                    self.unsent += 1;
+                    continue;
+                }
+            };
+            let (Ok(question), Some(from), Some(to)) =
+                (Datagram::read_from_bytes(&buffer[..received.length]), received.from, received.to)
+            else {
+                continue;
+            };
+            let answer = self.answer(question);
+            match self.sockets[place].1.send_from(answer.as_bytes(), to, from) {
+                Ok(()) => {}
+                // Told once, to whoever asks the socket first.
+                Err(error) if is_destroyed(&error) => return false,
+                // As when the address leaves between question and answer.
+                Err(_) => self.unsent += 1,
+            }
+        }
+        true
+    }
+
+    /// Answers what arrived on a stream; returns `false` when it has ended.
+    fn answer_stream(&mut self, stream: &mut Stream) -> bool {
+        let mut buffer = [0; 256];
+        loop {
+            match stream.stream.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => stream.arrived.extend(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) => {
+                    self.destroyed += u64::from(is_destroyed(&error));
+                    return false;
+                }
+            }
+            while let Ok((question, _)) = Datagram::read_from_prefix(&stream.arrived) {
+                stream.arrived.drain(..size_of::<Datagram>());
+                let answer = self.answer(question);
+                if stream.stream.write_all(answer.as_bytes()).is_err() {
+                    self.unsent += 1;
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// What the kernel says of a socket that `SOCK_DESTROY` ended.
+fn is_destroyed(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNABORTED)
+}
+
+/// Opens the socket for one local address, which need not be configured yet.
+fn listen(local: IpAddr) -> Result<Socket> {
+    let socket = Socket::udp_beside(SocketAddr::new(local, SERVICE_PORT))
+        .with_context(|| format!("cannot bind UDP port {SERVICE_PORT} of {local}"))?;
+    socket
+        .keep_destinations(local.is_ipv4())
+        .with_context(|| format!("cannot ask for destinations at {local}"))?;
+    Ok(socket)
 }

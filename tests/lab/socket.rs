@@ -31,6 +31,9 @@ pub struct Received {
     pub to: Option<IpAddr>,
 }
 
+/// `PACKET_IGNORE_OUTGOING` of `linux/if_packet.h`, Linux 4.20.
+const PACKET_IGNORE_OUTGOING: i32 = 23;
+
 /// Room for the control messages asked for here, aligned as they have to be.
 #[repr(C, align(8))]
 struct Control([u8; 256]);
@@ -47,9 +50,27 @@ impl Socket {
         if local.is_ipv6() {
             socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
         }
-        let (name, length) = to_name(local);
-        // SAFETY: `name` holds an address of `length` bytes.
-        check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), length) })?;
+        socket.bind(local)?;
+        Ok(socket)
+    }
+
+    /// Opens a UDP socket bound to `local`, which need not be an address of this machine yet,
+    /// beside others of the same port that are opened by this call too.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn udp_beside(local: SocketAddr) -> io::Result<Self> {
+        let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let socket = Self::open(family, libc::SOCK_DGRAM, 0)?;
+        socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+        if local.is_ipv4() {
+            socket.set(libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?;
+        } else {
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+            socket.set(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?;
+        }
+        socket.bind(local)?;
         Ok(socket)
     }
 
@@ -61,6 +82,69 @@ impl Socket {
     /// If the kernel refuses: no `CAP_NET_RAW`.
     pub fn packet(ethertype: u16) -> io::Result<Self> {
         Self::open(libc::AF_PACKET, libc::SOCK_RAW, i32::from(ethertype.to_be()))
+    }
+
+    /// Opens a packet socket that sees all frames that come in at one interface of the namespace
+    /// the calling thread is in, before a bridge takes them.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such interface, or the kernel refuses: no `CAP_NET_RAW`.
+    pub fn packet_on(interface: &str) -> io::Result<Self> {
+        // Of protocol 0 it sees nothing yet, so no frame of another interface gets in.
+        let socket = Self::packet(0)?;
+        socket.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        // SAFETY: all-zero is a valid `sockaddr_ll`.
+        let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        name.sll_family = libc::AF_PACKET as u16;
+        name.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        name.sll_ifindex = interface_index(interface)? as i32;
+        let length = size_of::<libc::sockaddr_ll>() as u32;
+        // SAFETY: `name` holds an address of `length` bytes.
+        check(unsafe { libc::bind(socket.raw(), (&raw const name).cast(), length) })?;
+        Ok(socket)
+    }
+
+    /// Has the kernel keep only what `program` (a classic BPF program) returns nonzero for.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program.
+    pub fn filter(&self, program: &[libc::sock_filter]) -> io::Result<()> {
+        let program =
+            libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the option's value names instructions that outlive the call, which copies them.
+        check(unsafe {
+            libc::setsockopt(
+                self.raw(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size_of::<libc::sock_fprog>() as u32,
+            )
+        })
+        .map(drop)
+    }
+
+    /// Returns how many frames a packet socket had no room for since the last call.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses: this is no packet socket.
+    pub fn lost(&self) -> io::Result<u32> {
+        let mut figures = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of::<libc::tpacket_stats>() as u32;
+        // SAFETY: `figures` is as long as said and valid for the call.
+        check(unsafe {
+            libc::getsockopt(
+                self.raw(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut figures).cast(),
+                &raw mut length,
+            )
+        })?;
+        Ok(figures.tp_drops)
     }
 
     /// Asks for the time of arrival and for a receive buffer of `bytes`.
@@ -178,12 +262,15 @@ impl Socket {
     ///
     /// If there is no such interface, or whatever `sendto` says.
     pub fn send_frame(&self, interface: &str, frame: &[u8]) -> io::Result<()> {
-        let name = CString::new(interface)?;
-        // SAFETY: the string ends in zero.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        if index == 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.send_frame_to(interface_index(interface)?, frame)
+    }
+
+    /// Sends a whole Ethernet frame from a packet socket through the interface of that index.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `sendto` says.
+    pub fn send_frame_to(&self, index: u32, frame: &[u8]) -> io::Result<()> {
         // SAFETY: all-zero is a valid `sockaddr_ll`.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
@@ -267,6 +354,12 @@ impl Socket {
         Ok(Self { handle: unsafe { OwnedFd::from_raw_fd(handle) } })
     }
 
+    fn bind(&self, local: SocketAddr) -> io::Result<()> {
+        let (name, length) = to_name(local);
+        // SAFETY: `name` holds an address of `length` bytes.
+        check(unsafe { libc::bind(self.raw(), (&raw const name).cast(), length) }).map(drop)
+    }
+
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
         // SAFETY: the option's value is an `int`, valid for the call.
         check(unsafe {
@@ -279,6 +372,20 @@ impl Socket {
             )
         })?;
         Ok(())
+    }
+}
+
+/// Returns the index of an interface of the namespace the calling thread is in.
+///
+/// # Errors
+///
+/// If there is none of that name.
+pub fn interface_index(interface: &str) -> io::Result<u32> {
+    let name = CString::new(interface)?;
+    // SAFETY: the string ends in zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
     }
 }
 

@@ -6,8 +6,10 @@ use std::{
     ffi::CString,
     fmt::Write as _,
     io,
+    ops::Deref,
     os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +26,7 @@ use hb_ebpf::{
 };
 
 use crate::{
-    addresses::{LINKS, Link, Machine},
+    addresses::{LINKS, Link, Machine, NODES},
     clock,
     netns::Netns,
 };
@@ -51,8 +53,8 @@ type Held = BTreeMap<(Machine, Link), XdpLinkId>;
 
 /// The switch of a lab, its machines plugged in.
 pub struct Switch {
-    ports: Ports,
-    table: Table,
+    wires: Wires,
+    parted: bool,
     held: Held,
     /// Holds the programs on their ports.
     programs: Ebpf,
@@ -86,8 +88,8 @@ impl Switch {
             .flat_map(|&(machine, _)| machine.links().iter().map(move |&link| (machine, link)))
             .collect();
         let (programs, ports, held) = netns.enter(|| attach(&names))??;
-        let table = Table::map(&programs)?;
-        Ok(Self { ports, table, held, programs, netns })
+        let wires = Wires { ports, table: Arc::new(Table::map(&programs)?) };
+        Ok(Self { wires, parted: false, held, programs, netns })
     }
 
     /// Takes the program for what a machine sends off its port. A native `XDP_TX` of the machine
@@ -117,6 +119,71 @@ impl Switch {
         &self.netns
     }
 
+    /// Returns the wires, for whoever cuts them from another thread.
+    #[must_use]
+    pub fn wires(&self) -> &Wires {
+        &self.wires
+    }
+
+    /// Parts the nodes from each other, or joins them again: neither hears the other on any link,
+    /// while the client and the witness hear both.
+    ///
+    /// Takes some milliseconds. Returns the time just before the first step.
+    ///
+    /// # Errors
+    ///
+    /// If `ip` refuses.
+    pub fn part(&mut self, parted: bool) -> Result<BootTime> {
+        let at = clock::now();
+        let mut lines = String::new();
+        for node in NODES {
+            // Isolated ports of a bridge exchange nothing with each other (bridge(8)).
+            let port = port_name(node, Link::Client);
+            let word = if parted { "on" } else { "off" };
+            writeln!(lines, "link set {port} type bridge_slave isolated {word}")?;
+            self.wires.store(node, &[Link::Direct], Direction::Both, parted);
+        }
+        self.netns.ip_batch(&lines)?;
+        self.parted = parted;
+        Ok(at)
+    }
+
+    /// Returns whether the nodes are parted.
+    #[must_use]
+    pub fn is_parted(&self) -> bool {
+        self.parted
+    }
+
+    /// Returns whether the nodes hear each other both ways on some link, as far as the switch can
+    /// tell.
+    #[must_use]
+    pub fn connects_nodes(&self) -> bool {
+        LINKS.iter().any(|&link| {
+            let isolated = self.parted && link == Link::Client;
+            let carries = |node| {
+                self.port(node, link).is_some_and(|port| port.drop_in == 0 && port.drop_out == 0)
+            };
+            !isolated && NODES.into_iter().all(carries)
+        })
+    }
+}
+
+impl Deref for Switch {
+    type Target = Wires;
+
+    fn deref(&self) -> &Wires {
+        &self.wires
+    }
+}
+
+/// What can be cut: the ports and what drops on each.
+#[derive(Clone)]
+pub struct Wires {
+    ports: Ports,
+    table: Arc<Table>,
+}
+
+impl Wires {
     /// Cuts every port of `machine`, both ways, in one instant.
     ///
     /// Returns the time just before the first store. The stores take some tens of nanoseconds
@@ -202,9 +269,12 @@ fn plug(switch: &Netns, machine: Machine, inside: &Netns) -> Result<()> {
     inside.ip_batch(&inner)
 }
 
-fn port_name(machine: Machine, link: Link) -> String {
+/// Returns the name of the port of a machine, an interface of the switch's namespace.
+#[must_use]
+pub fn port_name(machine: Machine, link: Link) -> String {
     match machine {
         Machine::Client => "client".into(),
+        // Also `w-client`: the witness is plugged in as a node is.
         node => format!("{node}-{}", link.name()),
     }
 }

@@ -23,12 +23,34 @@ pub struct Takeover {
     pub verdict: Option<BootTime>,
     /// When the fast path saw it.
     pub seen: Option<BootTime>,
+    /// When it sought the group first.
+    pub sought: Option<BootTime>,
+    /// When a majority had promised, and the gate opened.
+    pub won: Option<BootTime>,
     /// When the new epoch was published to the kernel.
     pub published: Option<BootTime>,
     /// When the last address was up.
     pub address: Option<BootTime>,
     /// When the first announcement had left.
     pub announced: Option<BootTime>,
+}
+
+impl Takeover {
+    /// Returns the instants it names, in the order in which they come.
+    pub fn steps(&self) -> impl Iterator<Item = (&'static str, BootTime)> {
+        [
+            ("silence is deadtime", self.due),
+            ("verdict in the kernel", self.verdict),
+            ("verdict seen by the fast path", self.seen),
+            ("group sought", self.sought),
+            ("lease won", self.won),
+            ("epoch published", self.published),
+            ("addresses up", self.address),
+            ("first announcement has left", self.announced),
+        ]
+        .into_iter()
+        .filter_map(|(what, at)| Some((what, at?)))
+    }
 }
 
 /// Reads all takeovers from a daemon's log. Lines that are not JSON, as of a panic, are skipped.
@@ -56,6 +78,8 @@ fn takeover(line: &str) -> Option<Takeover> {
         due: instant(fields, "due_ns"),
         verdict: instant(fields, "verdict_ns"),
         seen: instant(fields, "seen_ns"),
+        sought: instant(fields, "sought_ns"),
+        won: instant(fields, "won_ns"),
         published: instant(fields, "published_ns"),
         address: instant(fields, "address_ns"),
         announced: instant(fields, "announced_ns"),

@@ -21,12 +21,14 @@ use hb_ebpf::time::BootTime;
 
 use crate::{
     fault::Fault,
-    plot, prepare,
+    plot,
+    policy::Policy,
+    prepare,
     timeline::{Report, Run, after},
 };
 
-/// Sets up two nodes, a switch and a client on this machine, breaks node a and shows what the
-/// client saw.
+/// Sets up two nodes, a witness, a switch and a client on this machine, breaks node a and shows
+/// what the client saw.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     /// How often.
@@ -42,8 +44,11 @@ pub(crate) struct Demo {
     #[arg(long, default_value_t = 3)]
     misses: u32,
     /// Who may serve when the nodes do not hear each other.
-    #[arg(long, default_value = "available")]
-    policy: String,
+    #[arg(long, value_enum, default_value = "witness")]
+    policy: Policy,
+    /// Length of a lease; hb's own default if not given.
+    #[arg(long, value_name = "DURATION")]
+    lease: Option<String>,
     /// Write all runs and their summary to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -59,12 +64,10 @@ pub(crate) struct Demo {
 const START: Duration = Duration::from_secs(15);
 /// The service moves within this, or the run has failed.
 const MOVE: Duration = Duration::from_secs(3);
-/// A dead controller is reported within this, and a repaired one is alive again.
-const REPORT: Duration = Duration::from_secs(10);
+/// A repaired daemon is alive again within this, a voter without its record included.
+const REPAIR: Duration = Duration::from_secs(10);
 /// How long the client asks before the fault, and after the last event that is waited for.
 const CALM: Duration = Duration::from_millis(150);
-/// How long a node must resist taking over from one whose controller is dead.
-const RESIST: Duration = Duration::from_millis(300);
 /// The client ends by itself after this long.
 const CLIENT: Duration = Duration::from_secs(60);
 
@@ -78,16 +81,16 @@ impl Demo {
         options.settings = Settings {
             interval: self.interval.clone(),
             misses: self.misses,
-            policy: self.policy.clone(),
+            policy: self.policy.name().into(),
+            lease: self.lease.clone(),
             ..Settings::default()
         };
         let mut lab = Lab::up(options)?;
+        let witness = if lab.has_witness() { ", a witness w" } else { "" };
         println!(
-            "lab {}: nodes a and b, a client asking {VIP4} every 100 us; {} x {}, policy {}",
+            "lab {}: nodes a and b{witness}, a client asking {VIP4} every 100 us; {}",
             lab.name(),
-            self.misses,
-            self.interval,
-            self.policy
+            self.lengths()
         );
 
         let mut runs = Vec::new();
@@ -120,6 +123,16 @@ impl Demo {
         Ok(())
     }
 
+    /// What a figure is never to be quoted without.
+    fn lengths(&self) -> String {
+        let lease = match (&self.lease, self.policy) {
+            (_, Policy::Available) => String::new(),
+            (Some(lease), _) => format!(", lease {lease}"),
+            (None, _) => ", default lease".into(),
+        };
+        format!("{} x {}, policy {}{lease}", self.misses, self.interval, self.policy.name())
+    }
+
     fn show(&self, report: &Report) -> Result<()> {
         if let Some(typical) = typical(report)
             && typical.fault_ns.is_some()
@@ -134,13 +147,7 @@ impl Demo {
             println!("numbers are in {}", path.display());
         }
         if let Some(path) = &self.plot {
-            let title = format!(
-                "{} of node a, {} x {}, policy {}",
-                self.fault.name(),
-                self.misses,
-                self.interval,
-                self.policy
-            );
+            let title = format!("{} of node a, {}", self.fault.name(), self.lengths());
             plot::draw(path, &title, &report.runs)?;
             println!("a picture is in {}", path.display());
         }
@@ -186,7 +193,7 @@ fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
         "node a fell silent before the fault"
     );
     thread::sleep(CALM);
-    if fault.moves() { moved(lab, fault, client, run) } else { stayed(lab, fault, client, run) }
+    moved(lab, fault, client, run)
 }
 
 /// Boots both nodes at once and waits until the preferred one serves and each sees the other's
@@ -209,20 +216,23 @@ fn start(lab: &mut Lab) -> Result<()> {
     }
 }
 
-/// A fault after which b must serve.
+/// After any fault, b must serve, and a not any more; nor when its daemon is back.
 fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<()> {
     let log = daemon_log(lab, Machine::B)?;
     let resource = lab.files().resource_log.clone();
     let at = match fault {
         Fault::Crash => lab.crash(Machine::A)?,
         Fault::Cut => lab.cut(Machine::A),
-        _ => lab.signal(Machine::A, libc::SIGTERM)?,
+        Fault::Stop => lab.signal(Machine::A, libc::SIGTERM)?,
+        Fault::Kill => lab.signal(Machine::A, libc::SIGKILL)?,
+        Fault::Freeze => lab.signal(Machine::A, libc::SIGSTOP)?,
     };
     run.fault_ns = Some(at.ns());
     let answered = client.wait_for_answer(Machine::B, at, MOVE);
     // The resource comes after the addresses, and its program takes its time.
     let started = wait_for_resource(&resource, at)?;
     thread::sleep(CALM);
+    repair(lab, fault, at, run)?;
     let seen = client.finish()?;
 
     fill_in(run, at, &seen);
@@ -233,6 +243,8 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
         run.instants.due_ns = relative(takeover.due);
         run.instants.verdict_ns = relative(takeover.verdict);
         run.instants.seen_ns = relative(takeover.seen);
+        run.instants.sought_ns = relative(takeover.sought);
+        run.instants.won_ns = relative(takeover.won);
         run.instants.published_ns = relative(takeover.published);
         run.instants.address_ns = relative(takeover.address);
         run.instants.announced_ns = relative(takeover.announced);
@@ -271,47 +283,24 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
     Ok(())
 }
 
-/// A fault that b must report and must not take over for.
-fn stayed(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<()> {
-    let log = daemon_log(lab, Machine::B)?;
-    let signal = if fault == Fault::Kill { libc::SIGKILL } else { libc::SIGSTOP };
-    let at = lab.signal(Machine::A, signal)?;
-    run.fault_ns = Some(at.ns());
-    let reported = lab.wait_for_controller(Machine::B, false, REPORT)?;
-    run.instants.controller_dead_ns = Some(after(at, reported));
-    thread::sleep(RESIST);
-
+/// Brings the daemon of a back where it alone was hit, while b serves.
+fn repair(lab: &mut Lab, fault: Fault, at: BootTime, run: &mut Run) -> Result<()> {
     let repaired = clock::now();
-    if fault == Fault::Kill {
-        lab.daemon_mut(Machine::A).context("node a has no daemon")?.wait(MOVE)?;
-        lab.start_daemon(Machine::A)?;
-    } else {
-        lab.signal(Machine::A, libc::SIGCONT)?;
+    match fault {
+        Fault::Kill => {
+            lab.daemon_mut(Machine::A).context("node a has no daemon")?.wait(MOVE)?;
+            lab.start_daemon(Machine::A)?;
+        }
+        Fault::Freeze => drop(lab.signal(Machine::A, libc::SIGCONT)?),
+        Fault::Crash | Fault::Cut | Fault::Stop => return Ok(()),
     }
     run.instants.repaired_ns = Some(after(at, repaired));
-    let alive = lab.wait_for_controller(Machine::B, true, REPORT)?;
+    let alive = lab.wait_for_controller(Machine::B, true, REPAIR)?;
     run.instants.controller_alive_ns = Some(after(at, alive));
-    let answered = client.wait_for_answer(Machine::A, alive, REPORT);
     thread::sleep(CALM);
-    let seen = client.finish()?;
-    fill_in(run, at, &seen);
-
-    for node in NODES {
-        if let Some(daemon) = lab.daemon_mut(node) {
-            daemon.check()?;
-        }
+    if let Some(daemon) = lab.daemon_mut(Machine::A) {
+        daemon.check()?;
     }
-    ensure!(answered, "node a does not serve after its daemon was repaired");
-    ensure!(
-        run.instants.first_answer_new_ns.is_none(),
-        "node b served, although only the controller of a was dead"
-    );
-    ensure!(
-        run.instants.announcement_on_wire_ns.is_none(),
-        "node b announced the service address, although only the controller of a was dead"
-    );
-    let takeovers = takeover::takeovers(&log)?;
-    ensure!(takeovers.is_empty(), "node b noted a takeover, although only the controller was dead");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The faults a demonstration can inject, and what each must lead to.
+//! The faults a demonstration can inject; each must move the service to node b.
 
 use clap::ValueEnum;
 
@@ -38,11 +38,5 @@ impl Fault {
             Self::Kill => "SIGKILL to the daemon of a, to nothing else",
             Self::Freeze => "SIGSTOP to the daemon of a, to nothing else",
         }
-    }
-
-    /// Returns whether the service must move to node b; if not, it must stay on a while b reports
-    /// the controller of a as dead.
-    pub(crate) const fn moves(self) -> bool {
-        matches!(self, Self::Crash | Self::Cut | Self::Stop)
     }
 }

@@ -18,9 +18,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use crate::prepare;
+use crate::{policy::Policy, prepare};
 
-/// Sets up two nodes, a switch and a client that stand until taken down.
+/// Sets up two nodes, perhaps a witness, a switch and a client that stand until taken down.
 #[derive(Debug, Args)]
 pub(crate) struct Lab {
     #[command(subcommand)]
@@ -40,8 +40,14 @@ enum Verb {
     Up {
         #[command(flatten)]
         name: Name,
-        /// Use this configuration instead of the usual one.
-        #[arg(long, value_name = "FILE")]
+        /// Who may serve when the nodes do not hear each other.
+        #[arg(long, value_enum, default_value = "witness")]
+        policy: Policy,
+        /// Length of a lease; hb's own default if not given.
+        #[arg(long, value_name = "DURATION")]
+        lease: Option<String>,
+        /// Use this configuration instead of the usual one; it must be of that policy.
+        #[arg(long, value_name = "FILE", conflicts_with = "lease")]
         config: Option<PathBuf>,
         /// Use this hb binary instead of building one.
         #[arg(long, value_name = "FILE")]
@@ -55,7 +61,7 @@ enum Verb {
         #[command(flatten)]
         name: Name,
     },
-    /// Run a command on a machine (a, b or client) of a lab.
+    /// Run a command on a machine (a, b, client or w) of a lab.
     Exec {
         /// The machine.
         machine: String,
@@ -90,10 +96,11 @@ impl Lab {
     /// Does what the verb says.
     pub(crate) fn run(&self) -> Result<()> {
         match &self.verb {
-            Verb::Up { name, config, hb, no_daemons } => {
+            Verb::Up { name, policy, lease, config, hb, no_daemons } => {
                 prepare::machine()?;
                 let hb = if *no_daemons { None } else { Some(::lab::binary::hb(hb.as_deref())?) };
-                up(&name.name, hb.as_deref(), config.as_deref())
+                let lease = lease.as_deref();
+                up(&name.name, hb.as_deref(), config.as_deref(), *policy, lease)
             }
             Verb::Down { name } => {
                 keeper::tell(&name.name, &keeper::Command::Down)?;
@@ -115,7 +122,13 @@ impl Lab {
     }
 }
 
-fn up(name: &str, hb: Option<&Path>, config: Option<&Path>) -> Result<()> {
+fn up(
+    name: &str,
+    hb: Option<&Path>,
+    config: Option<&Path>,
+    policy: Policy,
+    lease: Option<&str>,
+) -> Result<()> {
     let config = config
         .map(|path| path.canonicalize().with_context(|| format!("cannot find {}", path.display())))
         .transpose()?;
@@ -136,6 +149,7 @@ fn up(name: &str, hb: Option<&Path>, config: Option<&Path>) -> Result<()> {
         .args(["lab-keeper", name])
         .arg(path(hb))
         .arg(path(config.as_deref()))
+        .args([policy.name(), lease.unwrap_or("-")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(errors);
@@ -194,7 +208,8 @@ fn exec(name: &str, machine: &str, command: &[String]) -> Result<()> {
     let lab = describe(name)?;
     let found = lab.machines.iter().find(|m| m.name == machine);
     let Some(found) = found else {
-        bail!("no machine {machine:?} in the lab: it has a, b and client");
+        let names: Vec<_> = lab.machines.iter().map(|m| m.name.as_str()).collect();
+        bail!("no machine {machine:?} in the lab: it has {}", names.join(", "));
     };
     let [program, arguments @ ..] = command else { bail!("no command to run") };
     let netns = Netns::open(&found.netns)?;
@@ -210,7 +225,7 @@ fn show(lab: &Description) {
         println!("  addresses: {}", machine.addresses.join(", "));
         if let Some(pid) = machine.daemon {
             println!("  daemon pid {pid}");
-        } else if machine.name != "client" {
+        } else if machine.name == "a" || machine.name == "b" {
             println!("  no daemon runs");
         }
         if !machine.cut.is_empty() {

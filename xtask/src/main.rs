@@ -1,6 +1,7 @@
 //! Builds, demonstrates, tests and measures hb: `cargo xtask <verb>`.
 
 mod build_ebpf;
+mod chaos;
 mod ci;
 mod demo;
 mod fault;
@@ -9,6 +10,7 @@ mod lab;
 mod linker;
 mod packages;
 mod plot;
+mod policy;
 mod prepare;
 mod privilege;
 mod run;
@@ -32,6 +34,7 @@ struct Arguments {
 enum Verb {
     /// Rebuild the kernel objects, which are kept in the repository
     BuildEbpf(build_ebpf::Options),
+    Chaos(chaos::Chaos),
     /// Run every check that a change must pass, in the order of the table it prints
     Ci,
     Demo(demo::Demo),
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     }
     let done = match Arguments::parse().verb {
         Verb::BuildEbpf(options) => build_ebpf::run(&options),
+        Verb::Chaos(verb) => verb.run(),
         Verb::Ci => ci::run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Lab(verb) => verb.run(),

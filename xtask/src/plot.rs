@@ -22,7 +22,7 @@ const MARKS: [(&str, RGBColor); 8] = [
     ("first announcement on the client's wire", RGBColor(148, 103, 189)),
     (RESOURCE, RGBColor(140, 86, 75)),
     ("first answer of b", RGBColor(44, 160, 44)),
-    ("controller of a dead, says b", RGBColor(255, 127, 14)),
+    ("lease won by b", RGBColor(255, 127, 14)),
     ("controller of a alive, says b", RGBColor(23, 190, 207)),
 ];
 

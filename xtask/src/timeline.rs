@@ -20,6 +20,10 @@ pub(crate) struct Instants {
     pub(crate) verdict_ns: Option<i64>,
     /// The fast path of b saw it.
     pub(crate) seen_ns: Option<i64>,
+    /// b sought the group first.
+    pub(crate) sought_ns: Option<i64>,
+    /// A majority had promised, and the gate of b opened.
+    pub(crate) won_ns: Option<i64>,
     /// The new epoch was in the kernel of b.
     pub(crate) published_ns: Option<i64>,
     /// The last service address was up on b.
@@ -32,8 +36,6 @@ pub(crate) struct Instants {
     pub(crate) resource_started_ns: Option<i64>,
     /// First answer of b arrived at the client.
     pub(crate) first_answer_new_ns: Option<i64>,
-    /// b reported the controller of a as dead.
-    pub(crate) controller_dead_ns: Option<i64>,
     /// The daemon of a was started or continued.
     pub(crate) repaired_ns: Option<i64>,
     /// b reported the controller of a as alive again.
@@ -51,13 +53,14 @@ impl Instants {
             ("silence is deadtime", self.due_ns),
             ("verdict in the kernel of b", self.verdict_ns),
             ("verdict seen by the fast path of b", self.seen_ns),
+            ("group sought by b", self.sought_ns),
+            ("lease won by b", self.won_ns),
             ("new epoch published by b", self.published_ns),
             ("addresses up on b", self.address_ns),
             ("first announcement has left b", self.announced_ns),
             ("first announcement on the client's wire", self.announcement_on_wire_ns),
             ("resource started on b", self.resource_started_ns),
             ("first answer of b", self.first_answer_new_ns),
-            ("controller of a dead, says b", self.controller_dead_ns),
             ("daemon of a started or continued", self.repaired_ns),
             ("controller of a alive, says b", self.controller_alive_ns),
         ]
@@ -129,7 +132,6 @@ impl Run {
             ("addresses", self.instants.address_ns),
             ("on the wire", self.instants.announcement_on_wire_ns),
             ("first answer", self.instants.first_answer_new_ns),
-            ("reported dead", self.instants.controller_dead_ns),
             ("repaired", self.instants.controller_alive_ns),
         ];
         for (name, ns) in parts {

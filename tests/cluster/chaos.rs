@@ -1,0 +1,84 @@
+//! A short series of random faults under each policy, and the proof that the judge can fail:
+//! `cargo xtask chaos` does longer ones.
+
+use std::time::Duration;
+
+use lab::{
+    Lab,
+    addresses::Machine,
+    chaos::{Chaos, Lengths, RunReport},
+    faults::{Fault, Kind, Planned},
+};
+
+use super::support::options;
+
+/// Runs of each series; a run lasts about a second, with a voter that forgets three.
+const RUNS: u64 = 6;
+/// Every machine that runs this test makes the same choices.
+const SEED: u64 = 20_000;
+
+fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
+    let lengths = Lengths::default();
+    let settings = lengths.settings(policy, gate);
+    let kinds = Chaos::all_kinds(&settings);
+    (Chaos { lengths, kinds }, Chaos::start(options(settings)).unwrap())
+}
+
+fn assert_good(report: &RunReport) {
+    assert!(report.failures.is_empty(), "{}\n{}", report.line(), report.timeline.join("\n"));
+}
+
+fn series(policy: &str) {
+    let (chaos, mut lab) = start(policy, None);
+    let mut answers = 0;
+    for seed in SEED..SEED + RUNS {
+        let report = chaos.run(&mut lab, seed).unwrap();
+        assert_good(&report);
+        answers += report.answers;
+    }
+    // The judge saw a service, and not an empty wire.
+    assert!(answers > 1000, "{answers} answers in {RUNS} runs");
+}
+
+#[test]
+fn never_two_servers_with_a_witness() {
+    series("witness");
+}
+
+#[test]
+fn never_two_servers_with_a_fence() {
+    series("safe");
+}
+
+#[test]
+fn two_servers_in_partitions_only_with_policy_available() {
+    series("available");
+}
+
+/// One fault that lasts until the other node serves.
+fn plan(kind: Kind) -> [Planned; 1] {
+    let (from, until) = (Duration::from_millis(10), Duration::from_millis(400));
+    [Planned { fault: Fault::of(kind, Machine::A), from, until }]
+}
+
+#[test]
+fn without_the_gate_the_judge_finds_two_servers_under_each_fault() {
+    let (chaos, mut lab) = start("witness", Some("bypass"));
+    for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
+        let report = chaos.run_plan(&mut lab, 0, &plan(kind), false).unwrap();
+        assert!(report.violations > 0, "{kind}: {}", report.line());
+        assert!(report.failures[0].starts_with("two servers: a answered"), "{}", report.line());
+    }
+}
+
+#[test]
+fn with_the_gate_the_same_faults_are_takeovers() {
+    let (chaos, mut lab) = start("witness", None);
+    for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
+        let report = chaos.run_plan(&mut lab, 0, &plan(kind), false).unwrap();
+        assert_good(&report);
+        // The other node served meanwhile: the fault was longer than any silence.
+        let silence = Duration::from_nanos(report.silence_ns);
+        assert!(silence < Duration::from_millis(300), "{kind}: {}", report.line());
+    }
+}

@@ -1,0 +1,353 @@
+//! What can go wrong in the lab, and how each of it is mended.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use hb_ebpf::time::BootTime;
+
+use crate::{
+    Lab,
+    addresses::{Link, Machine, NODES},
+    clock,
+    responder::Order,
+    switch::Direction,
+};
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// SIGSTOP to a daemon; it is continued later.
+    Freeze,
+    /// SIGKILL to a daemon; it is started again later.
+    Kill,
+    /// SIGTERM to a daemon; it is started again later.
+    Stop,
+    /// One link of a node is cut, both ways.
+    CutLink,
+    /// Every link of a node is cut, both ways.
+    Cut,
+    /// A link of a node, or every one, loses all packets in one direction.
+    OneWay,
+    /// The nodes do not hear each other; client and witness hear both.
+    Partition,
+    /// The witness is cut from everybody.
+    WitnessGone,
+    /// The witness starts anew, without its record.
+    WitnessRestart,
+    /// A daemon is killed, all that is pinned removed, and the daemon started.
+    Forget,
+    /// Loss of power: every link is cut and every process killed; the node boots later.
+    Crash,
+    /// A responder leaves questions unread for a while.
+    Unread,
+}
+
+/// All kinds.
+pub const KINDS: [Kind; 12] = [
+    Kind::Freeze,
+    Kind::Kill,
+    Kind::Stop,
+    Kind::CutLink,
+    Kind::Cut,
+    Kind::OneWay,
+    Kind::Partition,
+    Kind::WitnessGone,
+    Kind::WitnessRestart,
+    Kind::Forget,
+    Kind::Crash,
+    Kind::Unread,
+];
+
+impl Kind {
+    /// Returns its word on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::CutLink => "cut-link",
+            Self::Cut => "cut",
+            Self::OneWay => "one-way",
+            Self::Partition => "partition",
+            Self::WitnessGone => "witness-gone",
+            Self::WitnessRestart => "witness-restart",
+            Self::Forget => "forget",
+            Self::Crash => "crash",
+            Self::Unread => "unread",
+        }
+    }
+
+    /// Returns whether only a lab with a witness has it.
+    #[must_use]
+    pub const fn needs_witness(self) -> bool {
+        matches!(self, Self::WitnessGone | Self::WitnessRestart)
+    }
+
+    /// Returns whether a voter starts without its record, and so takes no part for a while.
+    #[must_use]
+    pub const fn forgets(self) -> bool {
+        matches!(self, Self::WitnessRestart | Self::Forget | Self::Crash)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        KINDS.into_iter().find(|kind| kind.name() == name).with_context(|| {
+            let names: Vec<_> = KINDS.iter().map(|kind| kind.name()).collect();
+            format!("no fault is called {name:?}: take some of {}", names.join(", "))
+        })
+    }
+}
+
+/// A fault with its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What happens.
+    pub kind: Kind,
+    /// To which node; of no meaning for what happens to none.
+    pub node: Machine,
+    /// On which link, `None` for all; of no meaning elsewhere.
+    pub link: Option<Link>,
+    /// Which way packets are lost; of no meaning elsewhere.
+    pub direction: Direction,
+}
+
+impl Fault {
+    /// A fault of a node, on all its links where it is one of links, both ways.
+    #[must_use]
+    pub const fn of(kind: Kind, node: Machine) -> Self {
+        Self { kind, node, link: None, direction: Direction::Both }
+    }
+
+    fn links(&self) -> &'static [Link] {
+        match self.link {
+            None => self.node.links(),
+            Some(Link::Client) => &[Link::Client],
+            Some(Link::Direct) => &[Link::Direct],
+        }
+    }
+
+    /// Lets it happen.
+    ///
+    /// # Errors
+    ///
+    /// If the lab refuses; that a daemon to be frozen or killed does not run is none.
+    pub fn inject(&self, lab: &mut Lab) -> Result<()> {
+        let node = self.node;
+        match self.kind {
+            Kind::Freeze => signal(lab, node, libc::SIGSTOP),
+            Kind::Kill => end(lab, node, libc::SIGKILL),
+            // A frozen daemon leaves in order when it is thawed, or is killed in the end.
+            Kind::Stop => signal(lab, node, libc::SIGTERM),
+            Kind::CutLink | Kind::OneWay => {
+                for &link in self.links() {
+                    lab.switch().cut_link(node, link, self.direction);
+                }
+                Ok(())
+            }
+            Kind::Cut => {
+                lab.cut(node);
+                Ok(())
+            }
+            Kind::Partition => lab.switch_mut().part(true).map(drop),
+            Kind::WitnessGone => {
+                lab.cut(Machine::Witness);
+                Ok(())
+            }
+            Kind::WitnessRestart => lab.restart_witness(),
+            Kind::Forget => {
+                end(lab, node, libc::SIGKILL)?;
+                lab.detach(node)?;
+                lab.start_daemon(node)
+            }
+            Kind::Crash => lab.crash(node).map(drop),
+            Kind::Unread => order(lab, node, Order::Hold),
+        }
+    }
+
+    /// Mends it.
+    ///
+    /// # Errors
+    ///
+    /// If the lab refuses.
+    pub fn mend(&self, lab: &mut Lab) -> Result<()> {
+        let node = self.node;
+        match self.kind {
+            Kind::Freeze => signal(lab, node, libc::SIGCONT),
+            Kind::Kill => ensure_daemon(lab, node),
+            Kind::Stop => {
+                // One that hangs is a defect, which the wait reports.
+                if let Some(daemon) = lab.daemon_mut(node) {
+                    daemon.signal(libc::SIGCONT)?;
+                    daemon.wait(LEAVE)?;
+                }
+                ensure_daemon(lab, node)
+            }
+            Kind::CutLink | Kind::OneWay => {
+                for &link in self.links() {
+                    lab.switch().heal_link(node, link, self.direction);
+                }
+                Ok(())
+            }
+            Kind::Cut => {
+                lab.heal(node);
+                Ok(())
+            }
+            Kind::Partition => lab.switch_mut().part(false).map(drop),
+            Kind::WitnessGone => {
+                lab.heal(Machine::Witness);
+                Ok(())
+            }
+            Kind::WitnessRestart | Kind::Forget => Ok(()),
+            Kind::Crash => boot(lab, node),
+            Kind::Unread => order(lab, node, Order::Read),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node;
+        let links = self.link.map_or("all links", Link::name);
+        match (self.kind, self.direction) {
+            (Kind::Partition | Kind::WitnessGone | Kind::WitnessRestart, _) => {
+                write!(f, "{}", self.kind)
+            }
+            (Kind::CutLink, _) => write!(f, "{} of {node} ({links})", self.kind),
+            (Kind::OneWay, Direction::FromMachine) => {
+                write!(f, "{} from {node} ({links})", self.kind)
+            }
+            (Kind::OneWay, _) => write!(f, "{} to {node} ({links})", self.kind),
+            _ => write!(f, "{} of {node}", self.kind),
+        }
+    }
+}
+
+/// A daemon that is asked to leave has left within this.
+const LEAVE: Duration = Duration::from_secs(5);
+
+fn signal(lab: &mut Lab, node: Machine, signal: i32) -> Result<()> {
+    if lab.daemon_runs(node)? {
+        lab.signal(node, signal)?;
+    }
+    Ok(())
+}
+
+fn end(lab: &mut Lab, node: Machine, kill: i32) -> Result<()> {
+    signal(lab, node, kill)?;
+    match lab.daemon_mut(node) {
+        Some(daemon) => daemon.wait(LEAVE).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Starts the daemon of a node unless it runs; on a node that was switched off, after a boot.
+fn ensure_daemon(lab: &mut Lab, node: Machine) -> Result<()> {
+    if lab.daemon_runs(node)? {
+        Ok(())
+    } else if lab.responder_runs(node)? {
+        lab.start_daemon(node)
+    } else {
+        boot(lab, node)
+    }
+}
+
+fn boot(lab: &mut Lab, node: Machine) -> Result<()> {
+    lab.reboot(node)?;
+    lab.start_daemon(node)
+}
+
+fn order(lab: &mut Lab, node: Machine, order: Order) -> Result<()> {
+    if lab.responder_runs(node)?
+        && let Some(responder) = lab.responder_mut(node)
+    {
+        responder.order(order)?;
+    }
+    Ok(())
+}
+
+/// Mends whatever may still be wrong with the lab, also what a fence did: all wires carry, all
+/// daemons run.
+///
+/// # Errors
+///
+/// If the lab refuses.
+pub fn mend_all(lab: &mut Lab) -> Result<()> {
+    if lab.switch().is_parted() {
+        lab.switch_mut().part(false)?;
+    }
+    for node in NODES {
+        signal(lab, node, libc::SIGCONT)?;
+        // Before the wires: a node that was switched off comes back as one that boots.
+        ensure_daemon(lab, node)?;
+        lab.heal(node);
+        order(lab, node, Order::Read)?;
+    }
+    if lab.has_witness() {
+        lab.heal(Machine::Witness);
+    }
+    Ok(())
+}
+
+/// A fault and when it happens and is mended, counted from the begin of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The fault.
+    pub fault: Fault,
+    /// When it happens.
+    pub from: Duration,
+    /// When it is mended.
+    pub until: Duration,
+}
+
+/// Something that was done to the lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// Just before.
+    pub began: BootTime,
+    /// Just after.
+    pub ended: BootTime,
+    /// What.
+    pub what: String,
+    /// Whether the nodes heard each other on some link, both ways, from then on.
+    pub connected: bool,
+}
+
+/// Carries out a plan and then mends all that is left; returns what was done when.
+///
+/// # Errors
+///
+/// If the lab refuses a step, named in the error.
+pub fn carry_out(lab: &mut Lab, plan: &[Planned]) -> Result<Vec<Deed>> {
+    let mut steps: Vec<(Duration, bool, Fault)> =
+        plan.iter().flat_map(|p| [(p.from, true, p.fault), (p.until, false, p.fault)]).collect();
+    steps.sort_by_key(|&(at, ..)| at);
+    let start = clock::now();
+    let mut deeds = Vec::new();
+    for (at, happens, fault) in steps {
+        clock::sleep_until(start.after(at));
+        let began = clock::now();
+        let done = if happens { fault.inject(lab) } else { fault.mend(lab) };
+        let what = format!("{fault}{}", if happens { "" } else { ": mended" });
+        done.with_context(|| what.clone())?;
+        let (ended, connected) = (clock::now(), lab.switch().connects_nodes());
+        deeds.push(Deed { began, ended, what, connected });
+    }
+    let began = clock::now();
+    mend_all(lab).context("mending all")?;
+    let (ended, connected) = (clock::now(), lab.switch().connects_nodes());
+    if !connected {
+        bail!("the nodes are not connected although all is mended");
+    }
+    deeds.push(Deed { began, ended, what: "all is mended".into(), connected });
+    Ok(deeds)
+}

@@ -1,0 +1,260 @@
+//! The application-visible lease of the lab's group, as the kernel half of a node publishes it.
+//!
+//! Read here from its layout alone, and not with the library of `hb`, so that whoever judges does
+//! not lean on what is judged.
+
+use std::{
+    ffi::CString,
+    fs::{self, File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+    ptr::NonNull,
+    sync::atomic::{Ordering, fence},
+};
+
+use anyhow::{Context, Result};
+use hb_ebpf::time::BootTime;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// One entry of map `LEASES`; the group's number is its index.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Lease {
+    /// Odd while the entry is being written.
+    pub sequence: u32,
+    /// Id of the node that holds, as far as this node knows; 0 for none.
+    pub holder: u8,
+    /// What this node is to the group; [`HOLDING`] is what matters here.
+    pub state: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Epoch that this node seeks, holds or released, or did last; 0 for none.
+    pub epoch: u64,
+    /// When the lease ends; 0 if this node does not hold.
+    pub expires_ns: u64,
+    /// Zero.
+    pub reserved2: u64,
+}
+
+/// State of a node that holds the group; its lease may have run out.
+pub const HOLDING: u8 = 2;
+
+impl Lease {
+    /// Returns whether it lets this node serve at `now`, if its controller lives.
+    #[must_use]
+    pub const fn is_open(&self, now: BootTime) -> bool {
+        now.ns() < self.expires_ns
+    }
+}
+
+/// Entries of the map: `GROUPS` of a frame.
+const ENTRIES: usize = 8;
+const BYTES: usize = ENTRIES * size_of::<Lease>();
+/// Name of the map, and of its pin.
+pub const MAP: &str = "LEASES";
+/// Attempts to read an entry between two writes of it; one lasts some nanoseconds.
+const ATTEMPTS: u32 = 10_000;
+
+/// The leases of one node, mapped.
+#[derive(Debug)]
+pub struct Leases {
+    entries: NonNull<Lease>,
+}
+
+// SAFETY: the memory is mapped until the drop and only read, one volatile read at a time.
+unsafe impl Send for Leases {}
+
+impl Leases {
+    /// Maps a pinned map, or a file of the same layout.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or the kernel refuses.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let handle = object(path)?;
+        // SAFETY: a fresh mapping of a descriptor that is open; it outlives the descriptor.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                BYTES,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                handle.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let entries = NonNull::new(address.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { entries })
+    }
+
+    /// Reads the lease of the lab's one group; `None` if it was never at rest.
+    #[must_use]
+    pub fn read(&self) -> Option<Lease> {
+        let place = self.entries.as_ptr();
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the first entry lies in the mapping, which is aligned to a page, and any
+            // bytes are a lease.
+            let before = unsafe { (&raw const (*place).sequence).read_volatile() };
+            fence(Ordering::Acquire);
+            // SAFETY: as above; a torn read is noticed by the sequence.
+            let lease = unsafe { place.read_volatile() };
+            fence(Ordering::Acquire);
+            // SAFETY: as above.
+            let after = unsafe { (&raw const (*place).sequence).read_volatile() };
+            if before == after && before % 2 == 0 {
+                return Some(lease);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Leases {
+    fn drop(&mut self) {
+        // SAFETY: mapped with this length by `open`, and nothing refers to it any more.
+        unsafe { libc::munmap(self.entries.as_ptr().cast(), BYTES) };
+    }
+}
+
+/// The leases at a path, mapped anew whenever another map lies there: a node that starts without
+/// its record pins a new one.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    mapped: Option<(u64, Leases)>,
+    /// The newest epoch the node itself held.
+    held: u64,
+}
+
+impl Source {
+    /// Reads what lies at `path`, now or later.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, mapped: None, held: 0 }
+    }
+
+    /// Returns the lease; `None` while there is no map.
+    pub fn lease(&mut self) -> Option<Lease> {
+        let inode = fs::metadata(&self.path).ok()?.ino();
+        if self.mapped.as_ref().is_none_or(|&(mapped, _)| mapped != inode) {
+            self.mapped = Some((inode, Leases::open(&self.path).ok()?));
+        }
+        let lease = self.mapped.as_ref()?.1.read()?;
+        if lease.state == HOLDING && lease.epoch != 0 {
+            self.held = lease.epoch;
+        }
+        Some(lease)
+    }
+
+    /// Returns the newest epoch at which the node itself held, seen by this or an earlier call; 0
+    /// if none was. What is answered carries this: a node that answers although it no longer holds
+    /// gives itself away.
+    pub fn own_epoch(&mut self) -> u64 {
+        self.lease();
+        self.held
+    }
+}
+
+/// Writes a file that stands in for the map where no kernel half publishes one.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub fn write(path: &Path, lease: Lease) -> Result<()> {
+    let mut entries = [Lease::default(); ENTRIES];
+    entries[0] = lease;
+    // A new file each time, as a file that is written in place may be read half-written.
+    let other = path.with_extension("new");
+    fs::write(&other, entries.as_bytes())
+        .and_then(|()| fs::rename(&other, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The start of `union bpf_attr` for `BPF_OBJ_GET`.
+#[repr(C)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `BPF_OBJ_GET` of `linux/bpf.h`.
+const OBJ_GET: libc::c_int = 7;
+/// Magic number of the BPF file system (`linux/magic.h`).
+const BPF_FS: i64 = 0xcafe_4a11;
+
+/// Opens a pinned object for reading, or an ordinary file.
+fn object(path: &Path) -> io::Result<OwnedFd> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid `statfs`.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in zero and `facts` is as large as the call expects.
+    if unsafe { libc::statfs(text.as_ptr(), &raw mut facts) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if facts.f_type != BPF_FS {
+        let file: File = OpenOptions::new().read(true).open(path)?;
+        return Ok(file.into());
+    }
+    // Not for reading only: the kernel maps no descriptor that was opened so (`bpf_map_mmap` wants
+    // a shared mapping, and `mmap` takes that from a file that cannot be written). The map itself
+    // refuses to be written.
+    let request = ObjGet { pathname: text.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the request names a string that ends in zero and lives until the call returns.
+    let handle =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const request, size_of::<ObjGet>()) };
+    if handle < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is fresh and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(handle as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("hb-lab-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn a_source_follows_the_path_and_keeps_what_the_node_held() {
+        let path = place("lease");
+        let mut source = Source::new(path.clone());
+        assert_eq!(source.own_epoch(), 0);
+        let seeks = Lease { state: 1, epoch: 0x101, ..Lease::default() };
+        write(&path, seeks).unwrap();
+        assert_eq!(source.own_epoch(), 0, "what is sought is not held");
+        write(&path, Lease { state: HOLDING, epoch: 0x201, ..Lease::default() }).unwrap();
+        assert_eq!(source.own_epoch(), 0x201);
+        write(&path, Lease { epoch: 0x301, ..seeks }).unwrap();
+        assert_eq!(source.own_epoch(), 0x201);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(source.own_epoch(), 0x201);
+    }
+
+    #[test]
+    fn an_entry_that_is_being_written_is_not_read() {
+        let path = place("odd");
+        write(&path, Lease { sequence: 1, ..Lease::default() }).unwrap();
+        assert_eq!(Leases::open(&path).unwrap().read(), None);
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_lease_is_open_before_its_end() {
+        let lease = Lease { expires_ns: 10, ..Lease::default() };
+        assert!(lease.is_open(BootTime(9)));
+        assert!(!lease.is_open(BootTime(10)));
+    }
+}
