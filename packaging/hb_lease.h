@@ -58,8 +58,11 @@ static inline const struct hb_lease *hb_lease_open(const char *path)
 	int saved;
 
 	memset(&attr, 0, sizeof(attr));
+	/*
+	 * Not with BPF_F_RDONLY: a file that is open for reading alone has no shared mappings, and
+	 * maps have no others. The map is frozen instead, so nobody can write it this way.
+	 */
 	attr.pathname = (uint64_t)(uintptr_t)path;
-	attr.file_flags = BPF_F_RDONLY;
 	fd = syscall(SYS_bpf, BPF_OBJ_GET, &attr, sizeof(attr));
 	if (fd < 0)
 		return NULL;
