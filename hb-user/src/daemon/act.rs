@@ -1,12 +1,12 @@
 //! Carrying out what the core wants.
 
-use hb_ebpf::wire::GROUPS;
+use hb_ebpf::{lease::op::Op, wire::GROUPS};
 
 use super::{Daemon, LocalVip};
 use crate::{
     address::{AddressSocket, Batch, Change, Done},
     clock,
-    core::{Action, Input, Takeover},
+    core::{Action, Input},
     fast::Command,
     id::{GroupId, NodeId},
     resource::Order,
@@ -28,18 +28,24 @@ impl Daemon {
     fn carry_out(&mut self) -> bool {
         while let Some(action) = self.core.poll_action() {
             match action {
-                Action::Publish { words, leaving } => {
-                    self.command(Command::Publish { words, leaving });
+                Action::Publish { health, leaving } => {
+                    self.command(Command::Publish { health, leaving });
                 }
-                Action::Arm { peer, takeovers } => {
-                    let mut armed = [None; GROUPS];
-                    for (slot, Takeover { group, epoch }) in armed.iter_mut().zip(takeovers) {
-                        *slot = Some((group, epoch));
+                Action::Arm { peer, groups } => {
+                    let mut armed = [false; GROUPS];
+                    for group in groups {
+                        if let Some(slot) = armed.get_mut(group.0 as usize) {
+                            *slot = true;
+                        }
                     }
-                    self.command(Command::Arm { peer, takeovers: armed });
+                    self.command(Command::Arm { peer, groups: armed });
                 }
-                Action::Take { group, epoch, .. } => self.command(Command::Take { group, epoch }),
+                Action::Seek { group, .. } => self.command(Command::Seek { group }),
+                Action::GiveUp { group } => self.command(Command::GiveUp { group }),
                 Action::Announce { group } => self.command(Command::Announce { group }),
+                Action::Release { group, successor, .. } => {
+                    self.command(Command::Release { group, successor });
+                }
                 Action::Drop { group, .. } => self.command(Command::Drop { group }),
                 Action::StartResources { group, epoch, reason } => {
                     let resuming = self
@@ -71,6 +77,14 @@ impl Daemon {
         false
     }
 
+    /// Ends the work of an epoch that was left, once its addresses are gone.
+    pub(super) fn clean(&mut self, group: GroupId, result: Result<(), String>) {
+        if result.is_ok() {
+            self.order(group, Op::Cleaned);
+        }
+        self.feed(Input::Dropped { group, result });
+    }
+
     fn held_epoch(&self, group: GroupId) -> hb_ebpf::epoch::Epoch {
         let view = self.core.view();
         view.groups
@@ -93,7 +107,11 @@ impl Daemon {
 
     pub(super) fn node_name(&self, node: NodeId) -> &str {
         let named = self.config.nodes.iter().find(|known| known.id == node);
-        named.map_or("unknown node", |known| known.name.as_str())
+        let witness = self.local.witness.as_ref().filter(|witness| witness.id == node);
+        named
+            .map(|known| known.name.as_str())
+            .or(witness.map(|witness| witness.name.as_str()))
+            .unwrap_or("unknown node")
     }
 
     pub(super) fn group_name(&self, group: GroupId) -> &str {
