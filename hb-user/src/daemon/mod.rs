@@ -18,6 +18,7 @@
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
+mod keys;
 mod notice;
 mod observe;
 mod prepare;
@@ -132,6 +133,7 @@ struct Daemon {
     /// When this node, or a peer, was last found to have been paused, and for how many milliseconds.
     paused: Option<(BootTime, u64)>,
     state: StateDir,
+    keys: keys::Keys,
     /// The highest generation on the disk.
     generation: u32,
 }
