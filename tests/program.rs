@@ -6,6 +6,7 @@ mod program {
     mod arrivals;
     mod foreign;
     mod interfaces;
+    mod lease_view;
     #[path = "../net/namespace.rs"]
     mod namespace;
     mod packets;

@@ -217,7 +217,14 @@ fn measure(frame: &Frame, kind: Kind, link: &mut Link, now: u64, continued: bool
         link.transmit_ns = transmit;
         link.transmit_arrival_ns = now;
     }
+    if let Kind::Probe = kind {
+        link.probe_key = frame.key_id;
+    }
     if let Kind::Answer = kind {
+        if link.answer_key != frame.key_id {
+            link.answer_key = frame.key_id;
+            link.answer_key_changes = link.answer_key_changes.wrapping_add(1);
+        }
         let there = frame.echo_age_ns.get();
         let rtt = now.saturating_sub(frame.echo_ns.get()).saturating_sub(there);
         link.rtt_ns = rtt;

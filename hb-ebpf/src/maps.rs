@@ -331,12 +331,15 @@ pub struct Link {
     pub offset_ns: i64,
     /// `FLAG_*` bits of the newest frame on this link.
     pub flags: u32,
-    /// Zero.
-    pub reserved: u16,
+    /// Key id of the newest probe of the peer: the key it sends with. 0 for none yet.
+    pub probe_key: u8,
+    /// Key id of the newest answer, that of the probe it is for. 0 for none yet.
+    pub answer_key: u8,
     /// MAC address that the newest fresh frame on this link came from.
     pub mac: [u8; 6],
-    /// Zero.
-    pub padding: [u8; 4],
+    /// Grows with each answer under another key than the one before: a probe under a second key
+    /// was answered, so the peer knows that key.
+    pub answer_key_changes: u32,
     /// Round trips of answers.
     pub rtts: Histogram,
     /// Times between arrivals.

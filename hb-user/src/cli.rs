@@ -70,7 +70,7 @@ pub enum Verb {
         #[command(flatten)]
         which: Which,
     },
-    /// Make a key for the cluster.
+    /// Make a key for the cluster, or replace it.
     Key {
         /// What to do with them.
         #[command(subcommand)]
@@ -106,6 +106,35 @@ pub enum KeyVerb {
         #[arg(value_name = "FILE", default_value = "/etc/hb/key")]
         file: PathBuf,
     },
+    /// Put a new key in the place of the old one, step by step, without a missed heartbeat.
+    ///
+    /// On one node: `--step add`. Copy the key file to every other machine of the cluster, and run
+    /// `--step accept` there. Then `--step use` on each node, then `--step drop` on each machine. A
+    /// step is refused while it would cut off another machine, and can be repeated.
+    Rotate {
+        /// Which step.
+        #[arg(long, value_enum)]
+        step: KeyStep,
+        /// Do not ask machines that are silent; they need the new key file before they start.
+        #[arg(long)]
+        force: bool,
+        /// Which daemon to tell, and which key file.
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+/// A step of a key's rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum KeyStep {
+    /// Add a random key to the key file, as the second, and take it here.
+    Add,
+    /// Take the second key of a key file that was copied here.
+    Accept,
+    /// Send with the newer key, once every other machine has shown that it knows it.
+    Use,
+    /// Forget the older key, here and in the key file, once nobody sends with it.
+    Drop,
 }
 
 const DEFAULT_CONFIG: &str = "/etc/hb/hb.toml";

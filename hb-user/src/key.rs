@@ -2,7 +2,10 @@
 //!
 //! The key file is text: one line `<id> <64 hexadecimal digits>` for each of one or two secrets,
 //! and `#` comments. Frames are sent under the first; both are taken. So secrets are changed
-//! without a gap: add the new one as second everywhere, make it first everywhere, drop the old one.
+//! without a gap: add the new one as second everywhere, make it first everywhere, drop the old one
+//! ([`rotate`]).
+
+pub mod rotate;
 
 use std::{
     fmt,
@@ -107,6 +110,18 @@ pub enum KeyError {
         line: usize,
         /// What is wrong.
         fault: KeyFault,
+    },
+    /// Which of its two keys is the newer cannot be told.
+    #[error(
+        "the ids {} and {} of the keys in {path} do not follow each other, so which one is the newer \
+         cannot be told; give the new one the id {}, everywhere",
+        ids[0], ids[1], rotate::successor(ids[0])
+    )]
+    Order {
+        /// The file.
+        path: PathBuf,
+        /// The ids, in its order.
+        ids: [u8; 2],
     },
     /// It will not be overwritten.
     #[error("{0} exists and is not overwritten; remove it first if no node uses it any more")]
@@ -273,24 +288,38 @@ fn check_access(path: &Path, mode: u32, owner: u32, euid: u32) -> Result<(), Key
 /// [`KeyError::Exists`] if there is such a file, which stays as it is; [`KeyError::Random`] and
 /// [`KeyError::Write`] if the system refuses.
 pub fn generate(path: &Path) -> Result<(), KeyError> {
-    let mut secret = Secret { id: 1, bytes: [0; SECRET_LEN] };
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut secret.bytes))
-        .map_err(KeyError::Random)?;
-    let mut text = String::with_capacity(512);
-    text.push_str("# Key of an hb cluster. Copy it to every node; keep it secret.\n1 ");
-    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
-    for byte in secret.bytes {
-        text.extend([digit(byte >> 4), digit(byte & 15)]);
-    }
-    text.push('\n');
-    let mut text = text.into_bytes();
+    let mut text = text_of(&[draw(1)?]);
     let written = durable::create(path, &text);
     wipe(&mut text);
     written.map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyError::Exists(path.into()),
         _ => KeyError::Write { path: path.into(), source },
     })
+}
+
+/// Draws a random secret.
+fn draw(id: u8) -> Result<Secret, KeyError> {
+    let mut secret = Secret { id, bytes: [0; SECRET_LEN] };
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut secret.bytes))
+        .map_err(KeyError::Random)?;
+    Ok(secret)
+}
+
+/// Returns the content of a key file; to be wiped.
+fn text_of(secrets: &[Secret]) -> Vec<u8> {
+    // Room for all of it: growing would leave copies behind.
+    let mut text = String::with_capacity(512);
+    text.push_str("# Key of an hb cluster. Copy it to every node; keep it secret.\n");
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    for secret in secrets {
+        text.push_str(&format!("{} ", secret.id));
+        for byte in secret.bytes {
+            text.extend([digit(byte >> 4), digit(byte & 15)]);
+        }
+        text.push('\n');
+    }
+    text.into_bytes()
 }
 
 /// Returns the keys that `me` shares with `peer`: one for each direction and secret, the secret to

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, FenceVerb, KeyVerb, Socket, Verb, Which},
+    cli::{Cli, FenceVerb, KeyStep, KeyVerb, Socket, Verb, Which},
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
     daemon::{self, Prepared},
     fence::{self, Action, Asker},
-    key,
+    key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
     status::render,
 };
@@ -71,6 +71,7 @@ fn act(verb: Verb) -> Result<()> {
             key::generate(&file)?;
             say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
         }
+        Verb::Key { verb: KeyVerb::Rotate { step, force, socket } } => rotate(step, force, &socket),
         Verb::Config { .. } => say(DEFAULT_FILE),
     }
 }
@@ -103,6 +104,41 @@ fn expectations(prepared: &Prepared) -> String {
         }
     }
     text
+}
+
+/// Does one step of a key's rotation. The daemon comes first where it may refuse, the file where it
+/// is what the daemon reads; what is done twice does no harm.
+fn rotate(step: KeyStep, force: bool, socket: &Socket) -> Result<()> {
+    let path = Config::load(&socket.which.config)?.cluster.key_file;
+    // Before anything is written: there is nobody to rotate for.
+    drop(connect(socket)?);
+    let newest = || {
+        let newest = ClusterKeys::load(&path)?.newest();
+        let (newest, _) = newest.map_err(|ids| KeyError::Order { path: path.clone(), ids })?;
+        Ok::<_, KeyError>(newest)
+    };
+    match step {
+        KeyStep::Add => {
+            let id = key::rotate::add(&path)?;
+            request(socket, &Request::LoadKeys)?;
+            say(&format!(
+                "{}: holds key {id}; copy it to every other machine, mode 0600, and run `hb key \
+                 rotate --step accept` there\n",
+                path.display()
+            ))
+        }
+        KeyStep::Accept => request(socket, &Request::LoadKeys),
+        KeyStep::Use => {
+            request(socket, &Request::UseKey { id: newest()?, force })?;
+            key::rotate::prefer_newest(&path)?;
+            Ok(())
+        }
+        KeyStep::Drop => {
+            request(socket, &Request::KeepKey { id: newest()?, force })?;
+            key::rotate::keep_newest(&path)?;
+            Ok(())
+        }
+    }
 }
 
 /// Runs the fence agent as the daemon would, but for an operator.

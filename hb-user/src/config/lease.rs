@@ -185,12 +185,7 @@ pub(super) fn terms(
 ) -> Result<Terms, TermsError> {
     let timing = lease.checked_with(policy, timers);
     let voters: Vec<u8> = voters.iter().map(|voter| voter.0).collect();
-    let policy = match policy {
-        Policy::Witness => hb_ebpf::lease::Policy::Witness,
-        Policy::Safe => hb_ebpf::lease::Policy::Safe,
-        Policy::Available => hb_ebpf::lease::Policy::Available,
-    };
-    Terms::new(policy, &timing, &voters, own.0, witness.map(|witness| witness.0))
+    Terms::new(policy.into(), &timing, &voters, own.0, witness.map(|witness| witness.0))
 }
 
 /// What an operator may expect: how long leases and promises last, and when another node serves.

@@ -20,6 +20,22 @@ pub enum Request {
         /// Name of the group.
         group: String,
     },
+    /// Take the keys that were added to the key file, beside those in use.
+    LoadKeys,
+    /// Send with the key of that id, once every other node has shown that it knows it.
+    UseKey {
+        /// Its id.
+        id: u8,
+        /// Do not ask nodes that are silent.
+        force: bool,
+    },
+    /// Take no other key than that of this id, once no node sends with another.
+    KeepKey {
+        /// Its id.
+        id: u8,
+        /// Do not mind nodes that are silent.
+        force: bool,
+    },
     /// Leave in order: give the groups to others, then end.
     Stop,
 }
@@ -30,7 +46,11 @@ impl Request {
     pub const fn changes(&self) -> bool {
         match self {
             Self::Ping | Self::Status => false,
-            Self::Clear { .. } | Self::Stop => true,
+            Self::Clear { .. }
+            | Self::LoadKeys
+            | Self::UseKey { .. }
+            | Self::KeepKey { .. }
+            | Self::Stop => true,
         }
     }
 
@@ -41,6 +61,9 @@ impl Request {
             Self::Ping => "ping",
             Self::Status => "status",
             Self::Clear { .. } => "clear",
+            Self::LoadKeys => "load-keys",
+            Self::UseKey { .. } => "use-key",
+            Self::KeepKey { .. } => "keep-key",
             Self::Stop => "stop",
         }
     }

@@ -19,6 +19,7 @@
 
 mod act;
 mod gate;
+mod keys;
 mod notice;
 mod observe;
 mod prepare;
@@ -135,6 +136,7 @@ struct Daemon {
     /// When this node, or a peer, was last found to have been paused, and for how many milliseconds.
     paused: Option<(BootTime, u64)>,
     state: StateDir,
+    keys: keys::Keys,
     /// The highest generation on the disk.
     generation: u32,
 }

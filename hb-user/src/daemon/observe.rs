@@ -166,6 +166,7 @@ impl Daemon {
             let buddy = alive.iter().find(|other| **other != peer).copied();
             self.shared.set_buddy(peer, buddy);
         }
+        self.go_on_with_keys();
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();
@@ -281,6 +282,10 @@ impl Daemon {
     pub(super) fn on_request(&mut self, command: Command) {
         let Command { request, reply } = command;
         let answer = match request {
+            // These two take a while, and answer by themselves.
+            Request::UseKey { id, force } => return self.use_key(id, force, reply),
+            Request::KeepKey { id, force } => return self.keep_key(id, force, reply),
+            Request::LoadKeys => self.load_keys(),
             Request::Ping => Reply::Pong { version: report::VERSION.to_owned() },
             Request::Status => match self.report() {
                 Ok(report) => Reply::Status { report: Box::new(report) },

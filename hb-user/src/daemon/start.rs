@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Daemon, EngineKind,
+    keys::Keys,
     prepare::{Prepared, pins},
     records::{self, Beginning},
     resources::Worker,
@@ -198,11 +199,13 @@ fn assemble(
     }
 
     // Nothing can be wrong with the node any more: say who it is.
+    let mut live_keys = BTreeMap::new();
     for peer in (1..=MAX_NODES as u8).map(NodeId) {
         let known = local.peers.iter().map(|node| node.id).chain(local.witness_id());
         let known = known.into_iter().any(|id| id == peer);
-        let keys = known.then(|| peer_keys(&keys, identity.cluster, local.me.id, peer));
-        kernel.set_keys(peer, &keys.unwrap_or_default())?;
+        let shared_keys = known.then(|| peer_keys(&keys, identity.cluster, local.me.id, peer));
+        kernel.set_keys(peer, &shared_keys.unwrap_or_default())?;
+        live_keys.extend(shared_keys.map(|keys| (peer, keys)));
         for link in (0..MAX_LINKS as u8).map(LinkId) {
             kernel.set_path(peer, link, &paths.remove(&(peer, link)).unwrap_or_default())?;
         }
@@ -271,6 +274,7 @@ fn assemble(
         trials: BTreeMap::new(),
         memory: BTreeMap::new(),
         resource_states: BTreeMap::new(),
+        keys: Keys::new(&keys, live_keys),
         addresses: AddressSocket::open()?,
         state,
         generation,

@@ -27,7 +27,7 @@ use std::{
 use hb_ebpf::{
     epoch::Epoch,
     lease::Terms,
-    maps::{Cause, Event},
+    maps::{Cause, Event, PeerKeys},
     time::BootTime,
     wire::{GROUPS, Health},
 };
@@ -96,6 +96,17 @@ pub enum Command {
     Restore {
         /// The group.
         group: GroupId,
+    },
+    /// Go by these keys in probes to a peer.
+    Keys {
+        /// The peer, or the witness.
+        peer: NodeId,
+        /// The keys shared with it.
+        keys: PeerKeys,
+        /// Which of them to send with.
+        slot: usize,
+        /// Precede each probe by one under the other, to see whether it is answered.
+        trial: bool,
     },
     /// End the thread.
     Exit,

@@ -62,18 +62,46 @@ impl TargetCounters {
 /// The stream of probes to one target.
 pub(super) struct Stream {
     target: Target,
+    /// Which of the target's keys is sent with.
+    slot: usize,
+    /// Whether each probe is preceded by one under the other key, to see whether that is answered.
+    trial: bool,
     sequence: u64,
     frame: Frame,
 }
 
 impl Stream {
     pub(super) fn new(target: Target) -> Self {
-        Self { target, sequence: 0, frame: Frame::default() }
+        Self { target, slot: 0, trial: false, sequence: 0, frame: Frame::default() }
+    }
+
+    /// Goes by other keys from now on, if the stream is one to `peer`.
+    pub(super) fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys, slot: usize, trial: bool) {
+        if self.target.peer == peer {
+            self.target.keys = *keys;
+            self.slot = slot & 1;
+            self.trial = trial;
+        }
     }
 
     /// Sends a probe that leaves at `now`.
     pub(super) fn send(
         &mut self,
+        shared: &Shared,
+        terms: &Terms,
+        counters: &TargetCounters,
+        now: BootTime,
+    ) {
+        // The trial goes first, so that the newest probe the peer knows is under the key we use.
+        if self.trial {
+            self.send_with(self.slot ^ 1, shared, terms, counters, now);
+        }
+        self.send_with(self.slot, shared, terms, counters, now);
+    }
+
+    fn send_with(
+        &mut self,
+        slot: usize,
         shared: &Shared,
         terms: &Terms,
         counters: &TargetCounters,
@@ -93,7 +121,7 @@ impl Stream {
             now: now.ns(),
             refused: 0,
         };
-        answer::address(&mut self.frame, &node, peer.0, link.0, keys.ids[0]);
+        answer::address(&mut self.frame, &node, peer.0, link.0, keys.ids[slot]);
         answer::fill(&mut self.frame, Kind::Probe, &node, &stamp);
         for group in 0..node.groups {
             if let Some(record) = shared.record(GroupId(group)) {
@@ -101,7 +129,7 @@ impl Stream {
                 answer::speak_of(&mut self.frame, group, &record, terms, &node, now.ns());
             }
         }
-        self.frame.sign(&keys.transmit[0]);
+        self.frame.sign(&keys.transmit[slot]);
         let bytes: &[u8; FRAME_LEN] = zerocopy::transmute_ref!(&self.frame);
         debug_assert_eq!(bytes, self.frame.as_bytes());
         match socket.send(bytes) {

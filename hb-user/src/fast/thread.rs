@@ -177,10 +177,8 @@ impl Worker {
     /// waited while this thread did not run.
     fn on_death(&mut self, event: &Event, seen: BootTime) {
         let peer = NodeId(event.peer);
-        let dead = self
-            .shared
-            .peer(peer)
-            .is_some_and(|peer| Life::from_code(peer.life) == Life::Dead);
+        let dead =
+            self.shared.peer(peer).is_some_and(|peer| Life::from_code(peer.life) == Life::Dead);
         if dead {
             let trigger = Trigger::Death(peer, Cause::from_code(event.cause));
             self.seek_armed(event, trigger, seen);
@@ -279,6 +277,11 @@ impl Worker {
                 {
                     let Added { result, .. } = found.add(&mut self.addresses, epoch);
                     self.report(Report::Restored { group, result });
+                }
+            }
+            Command::Keys { peer, keys, slot, trial } => {
+                for stream in &mut self.streams {
+                    stream.set_keys(peer, &keys, slot, trial);
                 }
             }
             Command::Exit => {}

@@ -1,0 +1,202 @@
+//! What an application sees of a lease, in Rust and in C, of a map that this test writes as the
+//! kernel half would.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use hb_user::lease_view::{ENDLESS, GROUPS, Lease, LeaseView, ReadError, State, now_ns};
+
+use super::rig::Pins;
+
+/// `BPF_MAP_CREATE`, `BPF_MAP_UPDATE_ELEM`, `BPF_OBJ_PIN`, `BPF_MAP_FREEZE`;
+/// `BPF_MAP_TYPE_ARRAY`; `BPF_F_MMAPABLE` (`linux/bpf.h`).
+const CREATE: libc::c_int = 0;
+const UPDATE: libc::c_int = 2;
+const PIN: libc::c_int = 6;
+const FREEZE: libc::c_int = 22;
+const ARRAY: u32 = 2;
+const MMAPABLE: u32 = 1 << 10;
+
+/// Calls bpf(2) with an attribute of 64-bit words; every word of those used here is one field of
+/// eight bytes or two of four.
+fn bpf(command: libc::c_int, attribute: &[u64]) -> io::Result<i32> {
+    // SAFETY: the attribute is readable for its length; addresses in it are of locals of the
+    // callers that outlive the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attribute.as_ptr(), size_of_val(attribute))
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// A map of leases, pinned.
+struct Leases {
+    map: OwnedFd,
+    pin: PathBuf,
+}
+
+impl Leases {
+    fn new(directory: &Path) -> Self {
+        fs::create_dir_all(directory).unwrap();
+        let attribute = [pair(ARRAY, 4), pair(32, GROUPS as u32), pair(MMAPABLE, 0)];
+        let map = bpf(CREATE, &attribute).unwrap();
+        // SAFETY: just made, and nobody else's.
+        let map = unsafe { OwnedFd::from_raw_fd(map) };
+        let pin = directory.join("LEASES");
+        let name = CString::new(pin.as_os_str().as_bytes()).unwrap();
+        bpf(PIN, &[name.as_ptr() as u64, pair(map.as_raw_fd() as u32, 0)]).unwrap();
+        Self { map, pin }
+    }
+
+    fn write(&self, group: u32, words: &[u64; 4]) {
+        self.try_write(group, words).unwrap();
+    }
+
+    fn try_write(&self, group: u32, words: &[u64; 4]) -> io::Result<i32> {
+        let key = [group];
+        let map = pair(self.map.as_raw_fd() as u32, 0);
+        bpf(UPDATE, &[map, key.as_ptr() as u64, words.as_ptr() as u64, 0])
+    }
+
+    fn freeze(&self) {
+        bpf(FREEZE, &[pair(self.map.as_raw_fd() as u32, 0)]).unwrap();
+    }
+}
+
+/// The bytes of a record as the document lays it out.
+fn record(sequence: u32, holder: u8, state: u8, epoch: u64, expires_ns: u64) -> [u64; 4] {
+    let second = u32::from_ne_bytes([holder, state, 0, 0]);
+    [pair(sequence, second), epoch, expires_ns, 0]
+}
+
+#[test]
+fn a_view_sees_what_is_written() {
+    let pins = Pins::new();
+    let leases = Leases::new(pins.path());
+    let view = LeaseView::open(&leases.pin).unwrap();
+    let nothing = Lease { holder: 0, state: State::Idle, epoch: 0, expires_ns: 0 };
+    assert_eq!(view.read(GROUPS - 1), Ok(nothing));
+    assert_eq!(view.read(GROUPS), Err(ReadError::Group { group: GROUPS }));
+
+    leases.write(7, &record(2, 3, 2, 0x1_0000_0203, 5_000));
+    let held = Lease { holder: 3, state: State::Holding, epoch: 0x1_0000_0203, expires_ns: 5_000 };
+    assert_eq!(view.read(7), Ok(held));
+    assert_eq!((held.held_at(4_999), held.held_at(5_000)), (Some(held.epoch), None));
+    assert_eq!(view.read(0), Ok(nothing), "another group");
+    leases.write(7, &record(4, 3, 2, 0x1_0000_0203, ENDLESS));
+    assert_eq!(view.read(7).unwrap().held_at(now_ns().unwrap()), Some(held.epoch));
+
+    leases.write(7, &record(5, 3, 3, 0, 0));
+    assert_eq!(view.read(7), Err(ReadError::Unsteady), "half written for ever");
+
+    assert!(view.is_current());
+    fs::remove_file(&leases.pin).unwrap();
+    assert!(!view.is_current());
+    assert_eq!(LeaseView::open(&leases.pin).unwrap_err().kind(), io::ErrorKind::NotFound);
+    let again = Leases::new(pins.path());
+    assert!(!view.is_current(), "another map under the same name");
+    assert!(LeaseView::open(&again.pin).unwrap().is_current());
+}
+
+/// As the daemon leaves it: for programs of the kernel to write, and nobody else.
+#[test]
+fn a_frozen_map_is_read_and_not_written() {
+    let pins = Pins::new();
+    let leases = Leases::new(pins.path());
+    leases.write(1, &record(2, 1, 2, 9, 8));
+    let before = LeaseView::open(&leases.pin).unwrap();
+    leases.freeze();
+    let after = LeaseView::open(&leases.pin).unwrap();
+    assert_eq!(before.read(1), after.read(1));
+    assert_eq!(after.read(1).unwrap().epoch, 9);
+    let refused = leases.try_write(1, &record(4, 1, 2, 9, 8)).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+}
+
+/// A writer that never rests, and a reader that must not see halves of two records.
+#[test]
+fn no_look_sees_two_records_at_once() {
+    const LOOKS: u32 = 200_000;
+    let pins = Pins::new();
+    let leases = Leases::new(pins.path());
+    let view = LeaseView::open(&leases.pin).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number: u32 = 0;
+            while !done.load(Ordering::Relaxed) {
+                // The kernel copies a value in an order of its own; only the two odd writes around
+                // it make it whole, as the kernel half does with its sequence.
+                let next = number.wrapping_add(1);
+                let (old, new) = (u64::from(number), u64::from(next));
+                leases.write(0, &record(2 * number + 1, 1, 2, old, old));
+                leases.write(0, &record(2 * number + 1, 1, 2, new, new));
+                leases.write(0, &record(2 * next, 1, 2, new, new));
+                number = next;
+            }
+        });
+        let mut last = 0;
+        for _ in 0..LOOKS {
+            let Ok(lease) = view.read(0) else { continue };
+            assert_eq!(lease.epoch, lease.expires_ns, "two records at once");
+            assert!(lease.epoch >= last);
+            last = lease.epoch;
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(last > 0);
+    });
+}
+
+/// The header, and the example of the document as it stands there.
+#[test]
+fn the_c_header_reads_the_same() {
+    let Some(compiler) = ["cc", "gcc", "clang"].into_iter().find(|compiler| {
+        Command::new(compiler).arg("--version").output().is_ok_and(|ran| ran.status.success())
+    }) else {
+        println!("no C compiler here: the header was not tried");
+        return;
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let document = fs::read_to_string(root.join("docs/application-lease.md")).unwrap();
+    let (_, example) = document.split_once("```c\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (source, program) = (directory.path().join("lease.c"), directory.path().join("lease"));
+    fs::write(&source, example).unwrap();
+    for standard in ["gnu99", "gnu17"] {
+        let mut compile = Command::new(compiler);
+        compile.args(["-Wall", "-Wextra", "-Werror", "-O2"]).arg(format!("-std={standard}"));
+        compile.arg("-I").arg(root.join("packaging")).arg("-o").arg(&program).arg(&source);
+        let compiled = compile.output().unwrap();
+        let said = String::from_utf8_lossy(&compiled.stderr);
+        assert!(compiled.status.success(), "{standard}: {said}");
+    }
+
+    let pins = Pins::new();
+    let leases = Leases::new(pins.path());
+    let says = |words: &[u64; 4]| {
+        leases.write(0, words);
+        let ran = Command::new(&program).arg(&leases.pin).output().unwrap();
+        String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr)
+    };
+    let epoch = 4_294_967_553;
+    let later = now_ns().unwrap() + 3_600_000_000_000;
+    assert_eq!(says(&record(2, 1, 2, epoch, later)), "holder 1 state 2 epoch 4294967553 held\n");
+    assert_eq!(says(&record(2, 1, 2, epoch, ENDLESS)), "holder 1 state 2 epoch 4294967553 held\n");
+    assert_eq!(says(&record(2, 2, 0, epoch, 0)), "holder 2 state 0 epoch 4294967553 not held\n");
+    assert_eq!(says(&record(2, 1, 2, epoch, 1)), "holder 1 state 2 epoch 4294967553 not held\n");
+    assert!(says(&record(3, 1, 2, epoch, later)).starts_with("group 0: "));
+}
