@@ -1,9 +1,13 @@
 //! What this node says: the part of a frame that probes and answers share, and the answer itself.
 
 use crate::{
+    lease::{Record, Terms, word},
     maps::{Node, Words},
     time::L_MAX_NS,
-    wire::{Be16, Be32, Be64, FLAG_ANSWERS_HEARD, Frame, KNOWN_FEATURES, Kind, MAGIC, VERSION},
+    wire::{
+        Be16, Be32, Be64, FLAG_ANSWERS_HEARD, Frame, GROUPS, GroupWord, KNOWN_FEATURES, Kind,
+        MAGIC, VERSION,
+    },
 };
 
 /// What differs from frame to frame.
@@ -25,7 +29,8 @@ pub struct Stamp {
     pub refused: u8,
 }
 
-/// Fills everything but addressing (cluster, nodes, link, key id, page) and the tag.
+/// Fills everything but addressing (cluster, nodes, link, key id, page), what [`speak_of`] says of
+/// each group, and the tag.
 ///
 /// The controller's age is computed here, by whoever transmits, so it keeps growing while the
 /// daemon is frozen.
@@ -52,7 +57,7 @@ pub fn fill(frame: &mut Frame, kind: Kind, node: &Node, stamp: &Stamp) {
     speak(frame, &node.words, heard);
 }
 
-/// Copies the current words. A copy is whole if the generation has not moved meanwhile: once it
+/// Copies how the groups fare. A copy is whole if the generation has not moved meanwhile: once it
 /// has, the writer may be at this half again. Four looks outlast any writer that does not publish
 /// faster than we copy.
 #[inline(always)]
@@ -60,8 +65,10 @@ fn speak(frame: &mut Frame, words: &Words, flags: u32) {
     for _ in 0..4 {
         let generation = generation(words);
         let half = (generation & 1) as usize;
-        if let (Some(copy), Some(own)) = (words.copies.get(half), words.flags.get(half)) {
-            frame.groups = *copy;
+        if let (Some(healths), Some(own)) = (words.healths.get(half), words.flags.get(half)) {
+            for (word, health) in frame.groups.iter_mut().zip(healths) {
+                *word = GroupWord { health: *health, ..GroupWord::default() };
+            }
             frame.flags = Be32::new(flags | own);
         }
         frame.revision = Be32::new(generation);
@@ -69,6 +76,34 @@ fn speak(frame: &mut Frame, words: &Words, flags: u32) {
             break;
         }
     }
+}
+
+/// Says what `record` holds of `group`, in a frame that is filled; `now` is its transmit time.
+///
+/// The changes of all records and of the healths add up to the revision: each only grows.
+#[inline(always)]
+pub fn speak_of(
+    frame: &mut Frame,
+    group: usize,
+    record: &Record,
+    terms: &Terms,
+    node: &Node,
+    now: u64,
+) {
+    let lives = controller_lives(node, now);
+    if let Some(word) = frame.groups.get_mut(group & (GROUPS - 1)) {
+        word::speak(record, terms, lives, now, word);
+    }
+    frame.revision = Be32::new(frame.revision.get().wrapping_add(record.changes));
+}
+
+const _: () = assert!(GROUPS.is_power_of_two());
+
+/// Tells whether the controller of this node is younger than its deadtime.
+#[inline(always)]
+#[must_use]
+pub fn controller_lives(node: &Node, now: u64) -> bool {
+    now.saturating_sub(node.controller_stamp_ns) <= node.controller_deadtime_ns
 }
 
 #[inline(always)]

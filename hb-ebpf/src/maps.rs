@@ -1,17 +1,22 @@
 //! Layout of the maps that kernel and controller share.
 //!
-//! Who writes what: the daemon writes [`Node`], [`Path`], [`PeerKeys`] and the `daemon` part of a
-//! [`Peer`]; the kernel writes everything else, under the lock of the peer's [`PeerLock`], between
-//! two increments of [`Peer::sequence`]. Integers are in host order except in [`GroupWord`]s,
-//! which are kept as they travel. All times are `CLOCK_BOOTTIME` nanoseconds, 0 for never.
+//! Who writes what: the daemon writes [`Node`], [`Path`], [`PeerKeys`], [`Terms`] and the `daemon`
+//! part of a [`Peer`]; the kernel writes everything else. A peer and its links it writes under the
+//! lock of the peer's [`PeerLock`], between two increments of [`Peer::sequence`]; a group's
+//! [`Recorded`] and [`Lease`] under the lock of its [`GroupLock`], between two increments of each
+//! one's own sequence. Integers are in host order except in [`GroupWord`]s, which are kept as they
+//! travel. All times are `CLOCK_BOOTTIME` nanoseconds, 0 for never.
+//!
+//! [`Terms`]: crate::lease::Terms
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
     histogram::Histogram,
+    lease::{Record, Terms, gate},
     siphash::Key,
     window::Window,
-    wire::{GROUPS, GroupWord},
+    wire::{GROUPS, GroupWord, State},
 };
 
 /// Nodes of a cluster; node ids run from 1 to this.
@@ -22,7 +27,7 @@ const _: () = assert!(MAX_LINKS.is_power_of_two());
 /// Slots of the maps that hold one entry per peer and link.
 pub const SLOTS: usize = MAX_NODES * MAX_LINKS;
 /// Number of this layout. Pinned maps with another one are refused, never reinterpreted.
-pub const LAYOUT: u64 = 0x6862_0001_0000_0001;
+pub const LAYOUT: u64 = 0x6862_0001_0000_0002;
 /// Bytes of the ring buffer.
 pub const EVENTS_BYTES: usize = 1 << 16;
 
@@ -43,19 +48,20 @@ pub const fn slot(node: u8, link: u8) -> Option<u32> {
     }
 }
 
-/// The group words a node sends, in two copies: `copies[generation % 2]` is whole, the other one
-/// is being written. A reader that finds `generation` unchanged after copying has a whole one.
+/// How the groups fare on a node, in two copies: `healths[generation % 2]` is whole, the other one
+/// is being written. A reader that finds `generation` unchanged after copying has a whole one. The
+/// rest of a group's word is its [`Record`]'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Words {
-    /// Counts writes; travels as [`crate::wire::Frame::revision`].
+    /// Counts writes; part of what travels as [`crate::wire::Frame::revision`].
     pub generation: u32,
     /// `FLAG_*` bits of the frames to send, for each copy.
     pub flags: [u32; 2],
     /// Zero.
     pub reserved: u32,
-    /// The two copies.
-    pub copies: [[GroupWord; GROUPS]; 2],
+    /// The two copies: codes of [`crate::wire::Health`], by group.
+    pub healths: [[u8; GROUPS]; 2],
 }
 
 /// This node, as its daemon describes it. Map `NODE`, one entry.
@@ -78,9 +84,11 @@ pub struct Node {
     pub incarnation: u32,
     /// This node's id.
     pub id: u8,
+    /// Groups there are: those below this number.
+    pub groups: u8,
     /// Zero.
-    pub reserved: [u8; 7],
-    /// What to say of the groups.
+    pub reserved: [u8; 6],
+    /// How the groups fare.
     pub words: Words,
 }
 
@@ -324,7 +332,11 @@ pub struct Link {
     /// `FLAG_*` bits of the newest frame on this link.
     pub flags: u32,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: u16,
+    /// MAC address that the newest fresh frame on this link came from.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub padding: [u8; 4],
     /// Round trips of answers.
     pub rtts: Histogram,
     /// Times between arrivals.
@@ -376,6 +388,126 @@ pub struct PeerLock {
     pub answers: [u64; MAX_LINKS],
 }
 
+/// The record of one group. Map `GROUPS`, by group; a map with a lock in it cannot be mapped into
+/// the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct GroupLock {
+    /// Guards this entry and its published copies.
+    pub lock: bpf_spin_lock,
+    /// Zero.
+    pub reserved: u32,
+    /// The record.
+    pub record: Record,
+}
+
+/// A copy of a record that userspace can read. Map `RECORDS`, by group, mapped into the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Recorded {
+    /// Odd while the kernel writes the record.
+    pub sequence: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The record.
+    pub record: Record,
+}
+
+/// Who serves a group, for its applications and for the gate. Map `LEASES`, by group; userspace may
+/// only read it. 32 bytes, in host order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Lease {
+    /// Odd while the kernel writes what follows.
+    pub sequence: u32,
+    /// The node that holds the group as far as this one knows; 0 for nobody.
+    pub holder: u8,
+    /// What this node is to the group: a [`crate::wire::State`].
+    pub state: u8,
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Epoch that this node seeks, holds or released; 0 for none.
+    pub epoch: u64,
+    /// When this node's lease ends, exclusive; 0 if it does not hold. With [`ENDLESS`] it ends when
+    /// this node's controller is older than its deadtime.
+    ///
+    /// [`ENDLESS`]: crate::lease::ENDLESS
+    pub expires_ns: u64,
+    /// Zero.
+    pub reserved2: u64,
+}
+
+const _: () = assert!(size_of::<Lease>() == 32);
+
+impl Lease {
+    /// Returns what `record` publishes at `now`, under the sequence number given. `heard` is the node
+    /// that was last heard to hold the group, 0 for none.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(record: &Record, terms: &Terms, heard: u8, sequence: u32, now: u64) -> Self {
+        let expires_ns = gate::until(record);
+        Self {
+            sequence,
+            holder: if expires_ns > now {
+                terms.own
+            } else if record.is_bound(now) && record.released == 0 {
+                crate::epoch::Epoch(record.promised).node()
+            } else {
+                heard
+            },
+            state: record.state,
+            reserved: [0; 2],
+            epoch: record.epoch,
+            expires_ns,
+            reserved2: 0,
+        }
+    }
+}
+
+/// What an [`EventKind::Lease`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum LeaseNews {
+    /// This node holds the group now.
+    Won = 1,
+    /// It holds it no longer, because of what it heard.
+    Lost = 2,
+    /// A release was heard.
+    Released = 3,
+    /// This node seeks the group no longer, because another does.
+    Yielded = 4,
+}
+
+impl LeaseNews {
+    /// Returns the news of a code from the ring buffer.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            1 => Self::Won,
+            2 => Self::Lost,
+            3 => Self::Released,
+            4 => Self::Yielded,
+            _ => return None,
+        })
+    }
+
+    /// Returns the first news, if any, of a record that was `before` and is `after` hearing a word
+    /// that told of a release or not.
+    #[inline(always)]
+    #[must_use]
+    pub fn of(before: State, after: &Record, released: bool) -> Option<Self> {
+        match (before, after.state()) {
+            (State::Seeking, State::Holding) => Some(Self::Won),
+            (State::Holding, State::Idle) => Some(Self::Lost),
+            (State::Seeking, State::Idle) => Some(Self::Yielded),
+            _ if released => Some(Self::Released),
+            _ => None,
+        }
+    }
+}
+
 /// What an [`Event`] tells. The maps hold the facts; an event says that it is time to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -394,6 +526,12 @@ pub enum EventKind {
     Link = 6,
     /// Our own controller is too old: the kernel stopped watching.
     Unwatched = 7,
+    /// A group's record changed.
+    Lease = 8,
+    /// This machine or the peer stood still, or a clock was set.
+    Paused = 9,
+    /// Somebody else claims an address that this node serves.
+    Claim = 10,
 }
 
 impl EventKind {
@@ -408,6 +546,9 @@ impl EventKind {
             5 => Self::Controller,
             6 => Self::Link,
             7 => Self::Unwatched,
+            8 => Self::Lease,
+            9 => Self::Paused,
+            10 => Self::Claim,
             _ => return None,
         })
     }
@@ -419,11 +560,12 @@ impl EventKind {
 pub struct Event {
     /// An [`EventKind`].
     pub kind: u8,
-    /// Node id of the peer.
+    /// Node id of the peer, or of whoever's frame brought the news.
     pub peer: u8,
-    /// Link, for [`EventKind::Link`].
+    /// Link, for [`EventKind::Link`] and [`EventKind::Paused`]; group, for [`EventKind::Lease`];
+    /// number of the address, for [`EventKind::Claim`].
     pub link: u8,
-    /// The [`Cause`], for [`EventKind::Dead`].
+    /// The [`Cause`], for [`EventKind::Dead`]; the [`LeaseNews`], for [`EventKind::Lease`].
     pub cause: u8,
     /// Zero.
     pub reserved: u32,
@@ -431,7 +573,7 @@ pub struct Event {
     pub at_ns: u64,
     /// When that was due: the end of deadtime for [`EventKind::Dead`], else the same as `at_ns`.
     pub due_ns: u64,
-    /// Silence at `at_ns`.
+    /// Silence at `at_ns`; the size of the jump, for [`EventKind::Paused`].
     pub silence_ns: u64,
 }
 

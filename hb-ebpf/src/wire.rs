@@ -175,7 +175,8 @@ pub struct GroupWord {
     pub lease_ns: Be32,
     /// Epoch of the sender's own record: what it holds, seeks or released, else the highest heard.
     pub epoch: Be64,
-    /// Epoch of the promise the sender has given; 0 for none.
+    /// Epoch of the promise the sender has given; 0 for none. With a `promise_lease_ns` of 0 it says
+    /// that the release of that epoch was taken.
     pub promise_epoch: Be64,
     /// Transmit time, on the receiver's clock, of the request that set the promise's end.
     pub promise_t0_ns: Be64,
@@ -237,7 +238,8 @@ pub struct Frame {
     pub refused: u8,
     /// Number of the sender's daemon starts.
     pub incarnation: Be32,
-    /// Grows whenever the sender changes its group words or flags; starts over with an incarnation.
+    /// Grows whenever the sender changes what it says of its groups, renewals of requests and promises
+    /// apart, or its flags; starts over with an incarnation.
     pub revision: Be32,
     /// `FLAG_*` bits.
     pub flags: Be32,

@@ -3,8 +3,8 @@ use crate::maps::Words;
 use crate::wire::{FLAG_LEAVING, GROUPS, GroupWord};
 use zerocopy::FromZeros;
 
-fn word(state: u8) -> [GroupWord; GROUPS] {
-    [GroupWord { state, ..GroupWord::default() }; GROUPS]
+fn word(health: u8) -> [GroupWord; GROUPS] {
+    [GroupWord { health, ..GroupWord::default() }; GROUPS]
 }
 
 fn node() -> Node {
@@ -19,7 +19,7 @@ fn node() -> Node {
             generation: 7,
             flags: [0, FLAG_LEAVING],
             reserved: 0,
-            copies: [word(1), word(2)],
+            healths: [[1; GROUPS], [2; GROUPS]],
         },
         ..Node::new_zeroed()
     }

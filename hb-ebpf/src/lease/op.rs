@@ -83,8 +83,10 @@ pub struct Order {
     pub epoch: u64,
     /// Out: when it was carried out.
     pub now_ns: u64,
+    /// Which cluster's record, on a machine that keeps several.
+    pub home: u32,
     /// Zero.
-    pub reserved: u64,
+    pub reserved: u32,
     /// Out: the record as it is then.
     pub record: Record,
 }

@@ -6,13 +6,13 @@ use aya_ebpf::{
 };
 use hb_ebpf::{
     maps as layout,
-    packet::{self, Bytes, Envelope},
+    packet::{self, Bytes, Envelope, Ethernet},
     refusal::Refusal,
-    wire::{FRAME_LEN, Kind},
+    wire::{FRAME_LEN, GROUPS, Kind},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{maps, report, steps};
+use crate::{maps, records, report, steps};
 
 /// What became of a packet.
 pub(crate) enum Heard {
@@ -116,13 +116,29 @@ fn take(
         }
         code => return Err(code),
     };
-    if refused != 0 && refused != Refusal::MustUnderstand as u64 {
+    if refused != 0 && refused != Refusal::MustUnderstand as u64 && refused != steps::UNFRESH {
         return Err(refused);
     }
+    let groups = maps::NODE.get(maps::home(slot)).map_or(0, |node| u32::from(node.groups));
+    if refused == 0 {
+        remember_sender(&packet, slot);
+        for group in 0..GROUPS as u32 {
+            if group < groups {
+                records::listen(slot, group);
+            }
+        }
+    }
+    let refused = if refused == steps::UNFRESH { 0 } else { refused };
     if let Kind::Answer = kind {
         return Ok(Heard::Taken);
     }
-    if steps::answer(slot, refused) == 0 {
+    steps::answer(slot, refused);
+    for group in 0..GROUPS as u32 {
+        if group < groups {
+            records::speak(slot, group);
+        }
+    }
+    if steps::sign(slot) == 0 {
         return Err(Refusal::KeyId as u64);
     }
     // SAFETY: the entry belongs to this CPU while the program runs, and nothing writes it here.
@@ -133,4 +149,17 @@ fn take(
         return Err(Refusal::Length as u64);
     }
     Ok(Heard::Answered)
+}
+
+/// Notes which MAC address the frame came from: what is handed over to its sender may be sent on to
+/// there.
+#[inline(always)]
+fn remember_sender(packet: &Packet<'_>, slot: u32) {
+    if let (Some(ethernet), Some(link)) =
+        (packet.at::<Ethernet>(0), maps::LINKS.get_ptr_mut(slot))
+    {
+        // SAFETY: the element outlives the program; nobody else writes these bytes, but for another
+        // CPU that has a frame of the same sender at hand.
+        unsafe { (*link).mac = ethernet.source };
+    }
 }

@@ -1,13 +1,15 @@
 //! The program that answers heartbeats and counts their absence in the kernel.
 //!
 //! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`] is attached
-//! to the interfaces; [`arm`], [`disarm`] and [`judge`] are never attached, the daemon runs them
-//! when it wants something done under the kernel's own locks.
+//! to the interfaces; [`arm`], [`watch`], [`judge`] and [`order`] are never attached, the daemon runs
+//! them when it wants something done under the kernel's own locks.
 #![no_std]
 #![no_main]
 
+mod clock;
 mod hear;
 mod maps;
+mod records;
 mod report;
 mod silence;
 mod steps;
@@ -45,6 +47,12 @@ pub(crate) fn watch(ctx: XdpContext) -> u32 {
 #[xdp]
 pub(crate) fn judge(ctx: XdpContext) -> u32 {
     verdict(silence::judge(&ctx))
+}
+
+/// Carries out a [`hb_ebpf::lease::op::Order`], and leaves in its place what came of it.
+#[xdp]
+pub(crate) fn order(ctx: XdpContext) -> u32 {
+    verdict(records::order(&ctx))
 }
 
 /// Tells the caller of `BPF_PROG_TEST_RUN` whether the request was carried out.

@@ -1,20 +1,35 @@
 //! The maps; their layouts are the library's.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_RDONLY},
     btf_maps::{Array, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use hb_ebpf::{
+    lease::{Terms, op::Order},
     maps::{
-        EVENTS_BYTES, Event, Link, MAX_NODES, Node, Path, Peer, PeerKeys, PeerLock, PeerTimer,
-        SLOTS,
+        EVENTS_BYTES, Event, GroupLock, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys,
+        PeerLock, PeerTimer, Recorded, SLOTS,
     },
     refusal::COUNTERS,
-    wire::Frame,
+    wire::{Frame, GROUPS as GROUP_COUNT},
 };
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
+/// Userspace may read and not write.
+const SHOWN: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY) as usize;
+
+/// Returns which home a slot belongs to: an index into `NODE` and `TERMS`. A node has one.
+#[inline(always)]
+pub(crate) fn home(_slot: u32) -> u32 {
+    0
+}
+
+/// Returns the index of a group's record.
+#[inline(always)]
+pub(crate) fn record(home: u32, group: u32) -> u32 {
+    home * GROUP_COUNT as u32 + group
+}
 
 #[btf_map]
 pub(crate) static NODE: Array<Node, 1, MAPPED> = Array::new();
@@ -29,6 +44,14 @@ pub(crate) static KEYS: Array<PeerKeys, MAX_NODES> = Array::new();
 #[btf_map]
 pub(crate) static LOCKS: Array<PeerLock, MAX_NODES> = Array::new();
 #[btf_map]
+pub(crate) static TERMS: Array<Terms, 1> = Array::new();
+#[btf_map]
+pub(crate) static GROUPS: Array<GroupLock, GROUP_COUNT> = Array::new();
+#[btf_map]
+pub(crate) static RECORDS: Array<Recorded, GROUP_COUNT, MAPPED> = Array::new();
+#[btf_map]
+pub(crate) static LEASES: Array<Lease, GROUP_COUNT, SHOWN> = Array::new();
+#[btf_map]
 pub(crate) static TIMERS: Array<PeerTimer, MAX_NODES> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
@@ -41,3 +64,6 @@ pub(crate) static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// The frame at hand: too large for the stack, and aligned here.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Frame, 1> = PerCpuArray::new();
+/// The order at hand.
+#[btf_map]
+pub(crate) static ORDERS: PerCpuArray<Order, 1> = PerCpuArray::new();

@@ -8,7 +8,7 @@ use core::{
 use aya_ebpf::{
     bindings::{bpf_spin_lock, bpf_timer},
     helpers::{
-        bpf_ktime_get_boot_ns, bpf_spin_lock as lock, bpf_spin_unlock as unlock, bpf_timer_init,
+        bpf_spin_lock as lock, bpf_spin_unlock as unlock, bpf_timer_init,
         bpf_timer_set_callback, bpf_timer_start,
     },
     programs::XdpContext,
@@ -18,7 +18,7 @@ use hb_ebpf::{
     maps::{EventKind, Life, Link, MAX_LINKS, PeerTimer, Request, peer_index},
 };
 
-use crate::{maps, report};
+use crate::{clock, maps, report};
 
 const CLOCK_MONOTONIC: u64 = 1;
 const EBUSY: i64 = -16;
@@ -86,7 +86,7 @@ fn begin(index: u32, forget: u8) -> Option<u64> {
         if (*peer).timing.interval_ns == 0 {
             return None;
         }
-        let now = bpf_ktime_get_boot_ns();
+        let now = clock::now();
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
         let peer = &mut *peer;
@@ -125,8 +125,7 @@ fn tick(index: u32) -> Option<u64> {
     let node = maps::NODE.get(0)?;
     let guard = maps::LOCKS.get_ptr_mut(index)?;
     let peer = maps::PEERS.get_ptr_mut(index)?;
-    // SAFETY: plain helper.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = clock::now();
     let age = now.saturating_sub(node.controller_stamp_ns);
     let abandoned = age > ABANDONED_NS && age > node.controller_deadtime_ns;
     // SAFETY: the element outlives the program; one byte.

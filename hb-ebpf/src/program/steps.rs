@@ -7,7 +7,7 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::{
     bindings::bpf_spin_lock,
-    helpers::{bpf_ktime_get_boot_ns, bpf_spin_lock as lock, bpf_spin_unlock as unlock},
+    helpers::{bpf_spin_lock as lock, bpf_spin_unlock as unlock},
 };
 use hb_ebpf::{
     answer,
@@ -18,7 +18,11 @@ use hb_ebpf::{
     wire::Kind,
 };
 
-use crate::{maps, report};
+use crate::{clock, maps, report};
+
+/// What [`note`] returns for a frame that is authentic and counts for nothing: no code of a
+/// [`Refusal`].
+pub(crate) const UNFRESH: u64 = 1 << 32;
 
 /// Returns the tag of the frame under the key (low, high), as its eight bytes in memory order.
 #[unsafe(no_mangle)]
@@ -58,27 +62,27 @@ fn try_authenticate(slot: u32) -> Result<(), Refusal> {
 }
 
 /// Takes note of the authentic frame under the lock of its peer, and wakes the daemon for what is
-/// new. Returns 0 or the code of a [`Refusal`].
+/// new. Returns 0, [`UNFRESH`] or the code of a [`Refusal`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn note(slot: u32) -> u64 {
     match try_note(slot) {
-        Ok(()) => 0,
+        Ok(true) => 0,
+        Ok(false) => UNFRESH,
         Err(refusal) => refusal as u64,
     }
 }
 
 #[inline(always)]
-fn try_note(slot: u32) -> Result<(), Refusal> {
+fn try_note(slot: u32) -> Result<bool, Refusal> {
     let index = slot / MAX_LINKS as u32;
     let frame = maps::SCRATCH.get(0).ok_or(Refusal::Length)?;
-    let node = maps::NODE.get(0).ok_or(Refusal::Source)?;
+    let node = maps::NODE.get(maps::home(slot)).ok_or(Refusal::Source)?;
     let guard = maps::LOCKS.get_ptr_mut(index).ok_or(Refusal::Source)?;
     let peer = maps::PEERS.get_ptr_mut(index).ok_or(Refusal::Source)?;
     let link = maps::LINKS.get_ptr_mut(slot).ok_or(Refusal::Link)?;
     let kind = Kind::from_code(frame.kind).ok_or(Refusal::Kind)?;
-    // SAFETY: plain helper.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let now = clock::now();
     // SAFETY: the lock is the first field of the element and guards it, the peer and its links
     // against other CPUs; within, there are only loads and stores. Userspace reads the peer and
     // its links under the sequence count.
@@ -93,8 +97,8 @@ fn try_note(slot: u32) -> Result<(), Refusal> {
     if news.has(News::UNFRESH) {
         report::refused(slot, 0);
     }
-    tell(news, index as u8 + 1, frame.link, now);
-    Ok(())
+    tell(news, frame.source, frame.link, now);
+    Ok(!news.has(News::UNFRESH))
 }
 
 /// Wakes the daemon for what changed.
@@ -114,12 +118,12 @@ fn tell(news: News, peer: u8, link: u8, now: u64) {
     report::push(report::event(kind, peer, link, now));
 }
 
-/// Rewrites the probe into its signed answer; `refused` is the code of the refusal to tell of, or
-/// 0. Returns 1, or 0 if there was no key.
+/// Rewrites the probe into its answer, but for the groups' records and the tag; `refused` is the
+/// code of the refusal to tell of, or 0. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn answer(slot: u32, refused: u64) -> u64 {
-    try_answer(slot, refused as u8).is_some().into()
+    try_answer(slot, refused as u8).is_none().into()
 }
 
 #[inline(always)]
@@ -128,9 +132,7 @@ fn try_answer(slot: u32, refused: u8) -> Option<()> {
     let frame = maps::SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the entry belongs to this CPU while the program runs.
     let frame = unsafe { &mut *frame };
-    let node = maps::NODE.get(0)?;
-    let (_, transmit) = maps::KEYS.get(index)?.of(frame.key_id)?;
-    let [low, high] = transmit.words;
+    let node = maps::NODE.get(maps::home(slot))?;
     let guard = maps::LOCKS.get_ptr_mut(index)?;
     let link = maps::LINKS.get_ptr_mut(slot)?;
     // SAFETY: the elements outlive the program; the lock guards the counters against other CPUs.
@@ -145,9 +147,25 @@ fn try_answer(slot: u32, refused: u8) -> Option<()> {
         unlock(held);
         (sequence, last_answer_ns)
     };
-    // SAFETY: plain helper.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    answer::answer(frame, node, last_answer_ns, sequence, now, refused);
+    answer::answer(frame, node, last_answer_ns, sequence, clock::now(), refused);
+    Some(())
+}
+
+/// Signs the frame for the peer. Returns 1, or 0 if there was no key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sign(slot: u32) -> u64 {
+    try_sign(slot).is_some().into()
+}
+
+#[inline(always)]
+fn try_sign(slot: u32) -> Option<()> {
+    let index = slot / MAX_LINKS as u32;
+    let frame = maps::SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the entry belongs to this CPU while the program runs.
+    let frame = unsafe { &mut *frame };
+    let (_, transmit) = maps::KEYS.get(index)?.of(frame.key_id)?;
+    let [low, high] = transmit.words;
     frame.tag = tag(low, high).to_ne_bytes();
     Some(())
 }

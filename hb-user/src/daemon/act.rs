@@ -28,19 +28,26 @@ impl Daemon {
     fn carry_out(&mut self) -> bool {
         while let Some(action) = self.core.poll_action() {
             match action {
-                Action::Publish { words, leaving } => {
-                    self.command(Command::Publish { words, leaving });
+                Action::Publish { health, leaving } => {
+                    self.command(Command::Publish { health, leaving });
                 }
-                Action::Arm { peer, takeovers } => {
-                    let mut armed = [None; GROUPS];
-                    for (slot, Takeover { group, epoch }) in armed.iter_mut().zip(takeovers) {
-                        *slot = Some((group, epoch));
+                Action::Arm { peer, groups } => {
+                    let mut armed = [false; GROUPS];
+                    for group in groups {
+                        if let Some(slot) = armed.get_mut(group.0 as usize) {
+                            *slot = true;
+                        }
                     }
-                    self.command(Command::Arm { peer, takeovers: armed });
+                    self.command(Command::Arm { peer, groups: armed });
                 }
-                Action::Take { group, epoch, .. } => self.command(Command::Take { group, epoch }),
+                Action::Seek { group, .. } => self.command(Command::Seek { group }),
+                Action::GiveUp { group } => self.command(Command::GiveUp { group }),
                 Action::Announce { group } => self.command(Command::Announce { group }),
+                Action::Release { group, successor, .. } => {
+                    self.command(Command::Release { group, successor });
+                }
                 Action::Drop { group, .. } => self.command(Command::Drop { group }),
+                Action::Renumber { group } => self.order(group, Op::Renumber),
                 Action::StartResources { group, epoch, reason } => {
                     let resuming = self
                         .resuming

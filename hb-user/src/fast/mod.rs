@@ -3,10 +3,15 @@
 //! It allocates nothing, logs nothing and awaits nothing once it runs. What it shall do at a
 //! peer's death was prepared before (`Command::Arm`); what it did goes to the daemon as a
 //! [`Report`] through a bounded queue, with an eventfd as its bell.
+//!
+//! Who may serve is not its to decide: it asks the kernel's record for the group
+//! ([`hb_ebpf::lease::op`]), waits until the record says that it is won, and only then puts
+//! addresses up.
 
 mod group;
 mod probe;
 mod queue;
+mod seek;
 mod thread;
 
 use std::{
@@ -23,7 +28,7 @@ use hb_ebpf::{
     epoch::Epoch,
     maps::{Cause, Event},
     time::BootTime,
-    wire::{GROUPS, GroupWord},
+    wire::{GROUPS, Health},
 };
 
 pub use group::{Effect, EffectError};
@@ -33,39 +38,50 @@ pub use queue::{Bell, Queue};
 use crate::{
     address::AddressError,
     id::{GroupId, NodeId},
-    kernel::{Events, Judge, Shared},
+    kernel::{Events, Judge, Leases, Shared},
     realtime::{Demand, LockError, Scheduling},
 };
 
-/// Takeovers a peer's death may cause.
-pub type Takeovers = [Option<(GroupId, Epoch)>; GROUPS];
+/// Groups, each by its index.
+pub type Groups = [bool; GROUPS];
 
 /// What the daemon asks of the fast path.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
     /// Say this in frames from now on, and send a probe at once.
     Publish {
-        /// Words of the groups.
-        words: [GroupWord; GROUPS],
+        /// How each group fares here.
+        health: [Health; GROUPS],
         /// The daemon is leaving in order.
         leaving: bool,
     },
-    /// Do this at the instant the kernel declares `peer` dead, and for each group also at the
-    /// instant the peer says that it released the group to this node.
+    /// Seek these groups at the instant the kernel declares `peer` dead or finds its controller
+    /// dead, and each of them at the instant the peer says that it released it to this node.
     Arm {
         /// The peer.
         peer: NodeId,
-        /// What to take, and in which epoch.
-        takeovers: Takeovers,
+        /// What to seek.
+        groups: Groups,
     },
-    /// Put up the addresses of a group and announce them.
-    Take {
+    /// Seek a group, and once it is held put up its addresses and announce them. One that is held
+    /// already is only put up.
+    Seek {
         /// The group.
         group: GroupId,
-        /// The epoch to hold it in.
-        epoch: Epoch,
     },
-    /// Take down the addresses of a group.
+    /// Seek a group no longer, unless it has been won.
+    GiveUp {
+        /// The group.
+        group: GroupId,
+    },
+    /// Give a group away: close its gate, say so, and take down its addresses.
+    Release {
+        /// The group.
+        group: GroupId,
+        /// To whom; `None` for whoever seeks it.
+        successor: Option<NodeId>,
+    },
+    /// Take down the addresses of a group that is held no longer, or whose lease has run out.
     Drop {
         /// The group.
         group: GroupId,
@@ -91,6 +107,8 @@ pub enum Trigger {
     Asked,
     /// The kernel declared a peer dead.
     Death(NodeId, Cause),
+    /// The kernel half of a peer says that its controller is dead.
+    Controller(NodeId),
     /// A peer handed the group over.
     Release(NodeId),
 }
@@ -104,8 +122,10 @@ pub struct Steps {
     pub verdict: BootTime,
     /// When this thread saw it, or the command.
     pub seen: BootTime,
-    /// When frames began to say that this node holds the group.
-    pub published: BootTime,
+    /// When the record began to seek.
+    pub sought: BootTime,
+    /// When this thread saw that the record holds.
+    pub won: BootTime,
     /// When the last address was up.
     pub address: BootTime,
     /// When the last announcement had left.
@@ -166,8 +186,8 @@ pub struct Setup {
     pub events: Events,
     /// With it the thread counts the misses itself; without, the kernel's timers do.
     pub judge: Option<Judge>,
-    /// Words at the start.
-    pub words: [GroupWord; GROUPS],
+    /// The records of the groups.
+    pub leases: Leases,
     /// The priority to ask for.
     pub demand: Demand,
 }

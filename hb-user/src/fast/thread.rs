@@ -8,23 +8,24 @@ use std::{
 };
 
 use hb_ebpf::{
-    epoch::Epoch,
+    lease::op::Op,
     maps::{Cause, Event, EventKind, Life},
     time::BootTime,
-    wire::{GROUPS, GroupWord, Health, State},
+    wire::{GROUPS, State},
 };
 
 use super::{
-    Command, EffectError, Fast, FastError, Queue, Report, Running, Setup, Steps, Takeovers,
+    Command, EffectError, Fast, FastError, Groups, Queue, Report, Running, Setup, Steps,
     TargetCounters, Token, Trigger,
     group::{Added, Group},
     probe::Stream,
+    seek::Seek,
 };
 use crate::{
     address::AddressSocket,
     clock,
     id::{GroupId, NodeId},
-    kernel::{Events, Judge, Shared},
+    kernel::{Events, Judge, Leases, Shared},
     realtime,
 };
 
@@ -50,10 +51,10 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         interval_ns: setup.interval.as_nanos() as u64,
         streams: setup.targets.into_iter().map(Stream::new).collect(),
         groups: setup.effects.into_iter().map(Group::new).collect(),
-        armed: [[None; GROUPS]; hb_ebpf::maps::MAX_NODES],
+        seeks: [None; GROUPS],
+        armed: [[false; GROUPS]; hb_ebpf::maps::MAX_NODES],
         watched: Vec::new(),
-        words: setup.words,
-        leaving: false,
+        leases: setup.leases,
         shared: setup.shared,
         events: setup.events,
         judge: setup.judge,
@@ -90,20 +91,20 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
     Ok(Fast { commands, reports, token, counters, running, thread: Some(thread) })
 }
 
-struct Worker {
-    me: NodeId,
-    interval_ns: u64,
+pub(super) struct Worker {
+    pub(super) me: NodeId,
+    pub(super) interval_ns: u64,
     streams: Vec<Stream>,
-    groups: Vec<Group>,
-    armed: [Takeovers; hb_ebpf::maps::MAX_NODES],
+    pub(super) groups: Vec<Group>,
+    pub(super) seeks: [Option<Seek>; GROUPS],
+    armed: [Groups; hb_ebpf::maps::MAX_NODES],
     /// Peers that this thread judges itself.
     watched: Vec<NodeId>,
-    words: [GroupWord; GROUPS],
-    leaving: bool,
-    shared: Arc<Shared>,
+    pub(super) leases: Leases,
+    pub(super) shared: Arc<Shared>,
     events: Events,
     judge: Option<Judge>,
-    addresses: AddressSocket,
+    pub(super) addresses: AddressSocket,
     commands: Arc<Queue<Command>>,
     reports: Arc<Queue<Report>>,
     token: Arc<Token>,
@@ -136,7 +137,8 @@ impl Worker {
                     next_probe = now + self.interval_ns;
                 }
             }
-            let due = self.judge_due().min(self.announce_due()).min(next_probe);
+            let due = self.judge_due().min(self.seek_due()).min(self.announce_due());
+            let due = due.min(next_probe);
             let now = clock::now().ns();
             if due > now + EARLY_NS {
                 self.poller.wait(due - now);
@@ -144,7 +146,7 @@ impl Worker {
         }
     }
 
-    fn probe(&mut self) {
+    pub(super) fn probe(&mut self) {
         for (stream, counters) in self.streams.iter_mut().zip(self.counters.iter()) {
             stream.send(&self.shared, counters, clock::now());
         }
@@ -154,8 +156,14 @@ impl Worker {
         let seen = clock::now();
         match EventKind::from_code(event.kind) {
             Some(EventKind::Dead) => self.on_death(&event, seen),
+            Some(EventKind::Lease) => {
+                self.pursue(GroupId(event.link));
+                // A release to this node, perhaps.
+                self.on_word(&event, seen);
+            }
             // One event stands for all the news of a frame.
             Some(EventKind::Said | EventKind::Controller | EventKind::Up) => {
+                self.on_controller(&event, seen);
                 self.on_word(&event, seen);
             }
             _ => {}
@@ -163,82 +171,99 @@ impl Worker {
         self.report(Report::Event(event));
     }
 
-    /// Executes what was armed for the death of a peer, if it is dead still: an event may have
+    /// Seeks what was armed for the death of a peer, if it is dead still: an event may have
     /// waited while this thread did not run.
     fn on_death(&mut self, event: &Event, seen: BootTime) {
         let peer = NodeId(event.peer);
-        let dead = |shared: &Shared| {
-            shared.peer(peer).is_some_and(|peer| Life::from_code(peer.life) == Life::Dead)
-        };
-        let Some(armed) = self.armed.get_mut(event.peer.wrapping_sub(1) as usize) else { return };
-        if !dead(&self.shared) {
-            return;
-        }
-        let takeovers = std::mem::replace(armed, [None; GROUPS]);
-        let trigger = Trigger::Death(peer, Cause::from_code(event.cause));
-        let steps = Steps {
-            due: BootTime(event.due_ns),
-            verdict: BootTime(event.at_ns),
-            seen,
-            ..Steps::default()
-        };
-        for (group, epoch) in takeovers.into_iter().flatten() {
-            self.take(group, epoch, trigger, steps);
+        let dead = self
+            .shared
+            .peer(peer)
+            .is_some_and(|peer| Life::from_code(peer.life) == Life::Dead);
+        if dead {
+            let trigger = Trigger::Death(peer, Cause::from_code(event.cause));
+            self.seek_armed(event, trigger, seen);
         }
     }
 
-    /// Executes what was armed for the groups that the peer has just handed to this node.
+    /// Seeks what was armed for the death of a peer's controller.
+    fn on_controller(&mut self, event: &Event, seen: BootTime) {
+        let peer = NodeId(event.peer);
+        if self.shared.peer(peer).is_some_and(|peer| peer.controller_dead != 0) {
+            self.seek_armed(event, Trigger::Controller(peer), seen);
+        }
+    }
+
+    /// Seeks the armed groups that the peer has just handed to this node.
     fn on_word(&mut self, event: &Event, seen: BootTime) {
         let peer = NodeId(event.peer);
-        let Some(armed) = self.armed.get_mut(event.peer.wrapping_sub(1) as usize) else { return };
-        if armed.iter().all(Option::is_none) {
+        let armed = self.armed(peer);
+        if armed == [false; GROUPS] {
             return;
         }
         let Some(state) = self.shared.peer(peer) else { return };
-        let mut given: Takeovers = [None; GROUPS];
-        for (slot, given) in armed.iter_mut().zip(&mut given) {
-            let Some((group, epoch)) = *slot else { continue };
-            let Some(word) = state.words.get(group.0 as usize) else { continue };
-            let released = word.state() == State::Released && word.successor == self.me.0;
-            if released && word.epoch() < epoch {
-                *given = slot.take();
+        let steps = steps(event, seen);
+        for (index, (armed, word)) in armed.into_iter().zip(&state.words).enumerate() {
+            if armed && word.state() == State::Released && word.successor == self.me.0 {
+                self.disarm(peer, index);
+                self.begin(GroupId(index as u8), Trigger::Release(peer), steps);
             }
         }
-        let at = BootTime(event.at_ns);
-        let steps = Steps { due: at, verdict: at, seen, ..Steps::default() };
-        for (group, epoch) in given.into_iter().flatten() {
-            self.take(group, epoch, Trigger::Release(peer), steps);
+    }
+
+    fn seek_armed(&mut self, event: &Event, trigger: Trigger, seen: BootTime) {
+        let peer = NodeId(event.peer);
+        let steps = steps(event, seen);
+        for (index, armed) in self.armed(peer).into_iter().enumerate() {
+            if armed {
+                self.disarm(peer, index);
+                self.begin(GroupId(index as u8), trigger, steps);
+            }
+        }
+    }
+
+    fn armed(&self, peer: NodeId) -> Groups {
+        let index = peer.0.wrapping_sub(1) as usize;
+        self.armed.get(index).copied().unwrap_or_default()
+    }
+
+    fn disarm(&mut self, peer: NodeId, group: usize) {
+        if let Some(armed) = self.armed.get_mut(peer.0.wrapping_sub(1) as usize) {
+            armed[group] = false;
         }
     }
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Publish { words, leaving } => {
-                for (word, new) in self.words.iter_mut().zip(words) {
-                    // A takeover of ours that the daemon has not heard of yet is newer.
-                    if new.epoch() >= word.epoch() {
-                        *word = new;
-                    }
-                }
-                self.leaving = leaving;
-                self.shared.publish(&self.words, leaving);
+            Command::Publish { health, leaving } => {
+                self.shared.publish(&health.map(|health| health as u8), leaving);
                 self.probe();
             }
-            Command::Arm { peer, takeovers } => {
+            Command::Arm { peer, groups } => {
                 if let Some(armed) = self.armed.get_mut(peer.0.wrapping_sub(1) as usize) {
-                    *armed = takeovers;
+                    *armed = groups;
                 }
             }
-            Command::Take { group, epoch } => {
+            Command::Seek { group } => {
                 let steps = Steps { seen: clock::now(), ..Steps::default() };
-                self.take(group, epoch, Trigger::Asked, steps);
+                self.begin(group, Trigger::Asked, steps);
+            }
+            Command::GiveUp { group } => self.give_up(group),
+            Command::Release { group, successor } => {
+                self.end_seek(group);
+                self.order(group, Op::Release, successor);
+                // Before anything that takes time: the successor waits for this word.
+                self.probe();
+                self.take_down(group);
             }
             Command::Drop { group } => {
-                let result = match self.groups.get_mut(group.0 as usize) {
-                    Some(found) => found.remove(&mut self.addresses),
-                    None => Err(EffectError::Unknown),
-                };
-                self.report(Report::Dropped { group, at: clock::now(), result });
+                self.end_seek(group);
+                self.order(group, Op::StepDown, None);
+                if self.state(group) == Some(State::Holding) {
+                    // The lease came back meanwhile; what is taken down must not be let through.
+                    self.order(group, Op::Release, None);
+                    self.probe();
+                }
+                self.take_down(group);
             }
             Command::Announce { group } => {
                 if let Some(found) = self.groups.get_mut(group.0 as usize) {
@@ -258,49 +283,17 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, group: GroupId, epoch: Epoch, trigger: Trigger, mut steps: Steps) {
-        let index = group.0 as usize;
-        let (Some(found), Some(word)) = (self.groups.get_mut(index), self.words.get_mut(index))
-        else {
-            let result = Err(EffectError::Unknown);
-            self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
-            return;
+    fn take_down(&mut self, group: GroupId) {
+        let result = match self.groups.get_mut(group.0 as usize) {
+            Some(found) => found.remove(&mut self.addresses),
+            None => Err(EffectError::Unknown),
         };
-        if trigger == Trigger::Asked && found.taken() == Some(epoch) {
-            // The daemon asked before it had heard that this was done already.
-            let result = Ok(());
-            self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
-            return;
-        }
-        if trigger != Trigger::Asked && epoch <= word.epoch() {
-            // The plan is older than what was said since; the daemon has sent another, or will.
-            return;
-        }
-        if epoch >= word.epoch() {
-            *word = GroupWord {
-                state: State::Holding as u8,
-                health: if word.state() == State::Holding {
-                    word.health
-                } else {
-                    Health::Starting as u8
-                },
-                holder: self.me.0,
-                epoch: hb_ebpf::wire::Be64::new(epoch.0),
-                ..GroupWord::default()
-            };
-            self.shared.publish(&self.words, self.leaving);
-        }
-        steps.published = clock::now();
-        let Added { at, unsent, result } = found.add(&mut self.addresses, epoch);
-        steps.address = at;
-        steps.announced = clock::now();
-        self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
-        self.probe();
+        self.report(Report::Dropped { group, at: clock::now(), result });
     }
 
     /// A full queue drops the report; the daemon looks at the maps and the addresses from time to
     /// time and finds out.
-    fn report(&self, report: Report) {
+    pub(super) fn report(&self, report: Report) {
         let _ = self.reports.push(report);
     }
 
@@ -336,6 +329,12 @@ impl Worker {
         }
         due
     }
+}
+
+/// The steps of a takeover that an event sets off.
+fn steps(event: &Event, seen: BootTime) -> Steps {
+    let verdict = BootTime(event.at_ns);
+    Steps { due: BootTime(event.due_ns), verdict, seen, ..Steps::default() }
 }
 
 /// Waits for descriptors with nanosecond time-outs.

@@ -107,6 +107,16 @@ pub enum KernelError {
         /// For whom.
         peer: NodeId,
     },
+    /// A record could not be asked for a change.
+    #[error("the kernel half did not carry out order {op} for group {group}: {why}")]
+    Order {
+        /// Code of the operation ([`hb_ebpf::lease::op::Op`]).
+        op: u8,
+        /// Index of the group.
+        group: u8,
+        /// What the kernel said.
+        why: String,
+    },
     /// The log of the kernel half cannot be read.
     #[error("cannot read the log of the kernel half")]
     Log(#[source] Cause),

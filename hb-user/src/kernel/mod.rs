@@ -13,5 +13,5 @@ mod shared;
 pub use attach::{Attachment, Mode};
 pub use error::KernelError;
 pub use pins::remove_pins;
-pub use program::{Counters, Events, Judge, Kernel, KernelLog, OBJECT};
+pub use program::{Counters, Events, Judge, Kernel, KernelLog, Leases, OBJECT};
 pub use shared::{Identity, Shared};

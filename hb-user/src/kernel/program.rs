@@ -21,11 +21,13 @@ use aya::{
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use hb_ebpf::{
+    lease::{Terms, op::Order},
     maps::{
-        self, Event, LAYOUT, Link, MAX_NODES, Node, Path, Peer, PeerKeys, PeerLock, PeerTimer,
-        Request, SLOTS,
+        self, Event, GroupLock, LAYOUT, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys,
+        PeerLock, PeerTimer, Recorded, Request, SLOTS,
     },
     refusal::COUNTERS,
+    wire::GROUPS,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -41,13 +43,17 @@ use crate::id::{LinkId, NodeId};
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../kernel/hb-node.bpf.o");
 
 /// Maps that outlive the daemon, with the size of their values and how many there are.
-const PINNED: [(&str, usize, usize); 10] = [
+const PINNED: [(&str, usize, usize); 14] = [
     ("NODE", size_of::<Node>(), 1),
     ("PEERS", size_of::<Peer>(), MAX_NODES),
     ("LINKS", size_of::<Link>(), SLOTS),
     ("PATHS", size_of::<Path>(), SLOTS),
     ("KEYS", size_of::<PeerKeys>(), MAX_NODES),
     ("LOCKS", size_of::<PeerLock>(), MAX_NODES),
+    ("TERMS", size_of::<Terms>(), 1),
+    ("GROUPS", size_of::<GroupLock>(), GROUPS),
+    ("RECORDS", size_of::<Recorded>(), GROUPS),
+    ("LEASES", size_of::<Lease>(), GROUPS),
     ("TIMERS", size_of::<PeerTimer>(), MAX_NODES),
     ("EVENTS", 0, maps::EVENTS_BYTES),
     ("REFUSED", size_of::<[u64; COUNTERS]>(), SLOTS + 1),
@@ -92,7 +98,7 @@ impl Kernel {
         let ebpf = loader.load(object).map_err(|source| KernelError::Load(Box::new(source)))?;
         let mut kernel =
             Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new() };
-        for program in ["heartbeat", "watch", "judge"] {
+        for program in ["heartbeat", "watch", "judge", "order"] {
             let refused = |source| KernelError::Program { program, source: Box::new(source) };
             kernel.program(program)?.load().map_err(refused)?;
         }
@@ -121,8 +127,13 @@ impl Kernel {
     ///
     /// [`KernelError::Mmap`]; [`KernelError::Foreign`] if found maps have another layout number.
     pub fn share(&self) -> Result<Shared, KernelError> {
-        let shared = Shared::new(self.fd("NODE")?, self.fd("PEERS")?, self.fd("LINKS")?)
-            .map_err(KernelError::Mmap)?;
+        let shared = Shared::new(
+            self.fd("NODE")?,
+            self.fd("PEERS")?,
+            self.fd("LINKS")?,
+            self.fd("RECORDS")?,
+        )
+        .map_err(KernelError::Mmap)?;
         let layout = shared.node().layout;
         if layout != LAYOUT && layout != 0 {
             return Err(KernelError::Foreign {
@@ -169,6 +180,15 @@ impl Kernel {
     pub fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys) -> Result<(), KernelError> {
         let index = maps::peer_index(peer.0).ok_or(KernelError::Missing("peer"))?;
         self.set::<{ size_of::<PeerKeys>() }>("KEYS", index, keys.as_bytes())
+    }
+
+    /// Sets how long leases last and who votes.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn set_terms(&mut self, terms: &Terms) -> Result<(), KernelError> {
+        self.set::<{ size_of::<Terms>() }>("TERMS", 0, terms.as_bytes())
     }
 
     fn set<const N: usize>(
@@ -298,16 +318,30 @@ impl Kernel {
     ///
     /// [`KernelError::Program`] if the program cannot be pinned and opened again.
     pub fn judge(&mut self) -> Result<Judge, KernelError> {
-        let failed = |source| KernelError::Program { program: "judge", source: Box::new(source) };
-        let pin = self.pins.join("judge");
+        self.handle("judge").map(Judge)
+    }
+
+    /// Returns what asks for changes of the groups' records, for a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`judge`](Self::judge).
+    pub fn leases(&mut self) -> Result<Leases, KernelError> {
+        self.handle("order").map(Leases)
+    }
+
+    /// Returns one more hold on an unattached program.
+    fn handle(&mut self, name: &'static str) -> Result<Xdp, KernelError> {
+        let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
+        let pin = self.pins.join(name);
         // A pin of an earlier daemon holds an earlier program.
         let _ = fs::remove_file(&pin);
-        let program = self.program("judge")?;
+        let program = self.program(name)?;
         program.pin(&pin).map_err(|source| KernelError::PinLink {
             interface: pin.display().to_string(),
             source: Box::new(source),
         })?;
-        Xdp::from_pin(&pin, XdpAttachType::Interface).map(Judge).map_err(failed)
+        Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(failed)
     }
 
     /// Returns the counters of refused frames of one link, or of those that named none.
@@ -424,6 +458,33 @@ impl Judge {
     /// [`KernelError::Request`] if `peer` is none.
     pub fn judge(&self, peer: NodeId) -> Result<(), KernelError> {
         ask(&self.0, "judge", peer, false)
+    }
+}
+
+/// Asks for changes of the groups' records.
+pub struct Leases(Xdp);
+
+impl Leases {
+    /// Has the kernel carry out `order` under the lock of its record, and returns it with what came
+    /// of it. One system call, no allocation unless it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Order`] if there is no such record.
+    pub fn order(&self, order: Order) -> Result<Order, KernelError> {
+        let refused = |why: String| KernelError::Order { op: order.op, group: order.group, why };
+        let mut answer = order;
+        let options = TestRunOptions {
+            data_in: Some(order.as_bytes()),
+            data_out: Some(answer.as_mut_bytes()),
+            ..TestRunOptions::new()
+        };
+        let done = self.0.test_run(options).map_err(|error| refused(describe(&error)))?;
+        if done.return_value == XDP_PASS {
+            Ok(answer)
+        } else {
+            Err(refused("there is no such group".to_owned()))
+        }
     }
 }
 

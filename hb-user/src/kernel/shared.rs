@@ -13,12 +13,13 @@ use std::{
 };
 
 use hb_ebpf::{
-    maps::{self, Link, Node, Peer, Timing, Words},
+    lease::Record,
+    maps::{self, Link, Node, Peer, Recorded, Timing, Words},
     time::BootTime,
-    wire::{FLAG_LEAVING, GROUPS, GroupWord},
+    wire::{FLAG_LEAVING, GROUPS},
 };
 
-use crate::id::{LinkId, NodeId};
+use crate::id::{GroupId, LinkId, NodeId};
 
 /// A map of `T`s, mapped for reading and writing until dropped.
 struct Mapped<T> {
@@ -69,11 +70,12 @@ impl<T> Drop for Mapped<T> {
     }
 }
 
-/// The node's record, the peers and the links.
+/// The node, the peers, the links and the groups' records.
 pub struct Shared {
     node: Mapped<Node>,
     peers: Mapped<Peer>,
     links: Mapped<Link>,
+    records: Mapped<Recorded>,
 }
 
 /// What a daemon says of its node when it starts.
@@ -89,12 +91,14 @@ pub struct Identity {
     pub nonce: u64,
     /// Fingerprint of the configuration.
     pub config_hash: u64,
+    /// Groups there are.
+    pub groups: u8,
     /// A controller older than this is dead.
     pub controller_deadtime_ns: u64,
 }
 
 impl Shared {
-    /// Maps the three maps.
+    /// Maps the maps.
     ///
     /// # Errors
     ///
@@ -103,11 +107,13 @@ impl Shared {
         node: BorrowedFd<'_>,
         peers: BorrowedFd<'_>,
         links: BorrowedFd<'_>,
+        records: BorrowedFd<'_>,
     ) -> io::Result<Self> {
         Ok(Self {
             node: Mapped::new(node, 1)?,
             peers: Mapped::new(peers, maps::MAX_NODES)?,
             links: Mapped::new(links, maps::SLOTS)?,
+            records: Mapped::new(records, GROUPS)?,
         })
     }
 
@@ -134,6 +140,7 @@ impl Shared {
             );
             ptr::write_volatile(&raw mut (*node).cluster, identity.cluster);
             ptr::write_volatile(&raw mut (*node).id, identity.id.0);
+            ptr::write_volatile(&raw mut (*node).groups, identity.groups);
             ptr::write_volatile(&raw mut (*node).nonce, identity.nonce);
             ptr::write_volatile(&raw mut (*node).config_hash, identity.config_hash);
             ptr::write_volatile(&raw mut (*node).incarnation, identity.incarnation);
@@ -150,9 +157,9 @@ impl Shared {
         stamp.store(now.ns(), Ordering::Release);
     }
 
-    /// Changes what frames say: the copy that is not in use is written, then made current. Only
+    /// Changes what frames say of health: the copy that is not in use is written, then made current. Only
     /// one thread may publish.
-    pub fn publish(&self, words: &[GroupWord; GROUPS], leaving: bool) {
+    pub fn publish(&self, healths: &[u8; GROUPS], leaving: bool) {
         let node = self.node_at();
         // SAFETY: the entry is mapped and the field is an aligned word of it.
         let generation = unsafe { AtomicU32::from_ptr(&raw mut (*node).words.generation) };
@@ -160,18 +167,29 @@ impl Shared {
         let half = (next & 1) as usize;
         // SAFETY: the kernel does not read this half before the generation says so.
         unsafe {
-            ptr::write_volatile(&raw mut (*node).words.copies[half], *words);
+            ptr::write_volatile(&raw mut (*node).words.healths[half], *healths);
             let flags = if leaving { FLAG_LEAVING } else { 0 };
             ptr::write_volatile(&raw mut (*node).words.flags[half], flags);
         }
         generation.store(next, Ordering::Release);
     }
 
-    /// Returns the words that frames carry now.
+    /// Returns what frames say of health now.
     #[must_use]
-    pub fn published(&self) -> [GroupWord; GROUPS] {
-        let Words { generation, copies, .. } = self.node().words;
-        copies[(generation & 1) as usize]
+    pub fn published(&self) -> [u8; GROUPS] {
+        let Words { generation, healths, .. } = self.node().words;
+        healths[(generation & 1) as usize]
+    }
+
+    /// Returns a copy of the record of `group`, of one instant.
+    #[must_use]
+    pub fn record(&self, group: GroupId) -> Option<Record> {
+        let entry = self.records.at(group.0.into())?;
+        const _: () = assert!(offset_of!(Recorded, sequence) % 4 == 0);
+        // SAFETY: the entry is mapped and the field is an aligned word of it.
+        let sequence = unsafe { AtomicU32::from_ptr(&raw mut (*entry).sequence) };
+        // SAFETY: the entry is mapped and any bytes are a `Record`.
+        steady(sequence, || unsafe { ptr::read_volatile(&raw const (*entry).record) })
     }
 
     fn peer_at(&self, peer: NodeId) -> Option<*mut Peer> {
@@ -227,20 +245,25 @@ impl Shared {
         const _: () = assert!(offset_of!(Peer, sequence) % 4 == 0);
         // SAFETY: the entry is mapped and the field is an aligned word of it.
         let sequence = unsafe { AtomicU32::from_ptr(&raw mut (*record).sequence) };
-        for attempt in 0..10_000u32 {
-            let before = sequence.load(Ordering::Acquire);
-            if before % 2 == 0 {
-                // SAFETY: the entry is mapped and any bytes are a `Peer`.
-                let copy = (unsafe { ptr::read_volatile(record) }, read(()));
-                fence(Ordering::Acquire);
-                if sequence.load(Ordering::Relaxed) == before {
-                    return Some(copy);
-                }
-            }
-            if attempt % 64 == 63 {
-                thread::yield_now();
+        // SAFETY: the entry is mapped and any bytes are a `Peer`.
+        steady(sequence, || (unsafe { ptr::read_volatile(record) }, read(())))
+    }
+}
+
+/// Reads under a sequence count that is odd while the kernel writes.
+fn steady<R>(sequence: &AtomicU32, read: impl Fn() -> R) -> Option<R> {
+    for attempt in 0..10_000u32 {
+        let before = sequence.load(Ordering::Acquire);
+        if before.is_multiple_of(2) {
+            let copy = read();
+            fence(Ordering::Acquire);
+            if sequence.load(Ordering::Relaxed) == before {
+                return Some(copy);
             }
         }
-        None
+        if attempt % 64 == 63 {
+            thread::yield_now();
+        }
     }
+    None
 }

@@ -1,0 +1,207 @@
+//! The groups' records: a word heard, a word spoken, an order carried out. The only code that holds
+//! a group's lock.
+
+use core::ptr::{addr_of, addr_of_mut};
+
+use aya_ebpf::{
+    bindings::bpf_spin_lock,
+    helpers::{
+        bpf_spin_lock as lock, bpf_spin_unlock as unlock, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    },
+    programs::XdpContext,
+};
+use hb_ebpf::{
+    answer,
+    lease::{
+        Record, Terms,
+        op::{self, Order},
+        word,
+    },
+    maps::{EventKind, GroupLock, Lease, LeaseNews, Recorded},
+    wire::{GROUPS, State},
+};
+
+use crate::{clock, maps, report};
+
+/// A group's locked entry and its published copies.
+struct Entry {
+    guard: *mut GroupLock,
+    copy: *mut Recorded,
+    lease: *mut Lease,
+}
+
+impl Entry {
+    #[inline(always)]
+    fn of(index: u32) -> Option<Self> {
+        Some(Self {
+            guard: maps::GROUPS.get_ptr_mut(index)?,
+            copy: maps::RECORDS.get_ptr_mut(index)?,
+            lease: maps::LEASES.get_ptr_mut(index)?,
+        })
+    }
+
+    #[inline(always)]
+    fn lock(&self) {
+        // SAFETY: the element outlives the program, and the lock is its first field.
+        unsafe { lock(addr_of_mut!((*self.guard).lock).cast::<bpf_spin_lock>()) };
+    }
+
+    #[inline(always)]
+    fn unlock(&self) {
+        // SAFETY: as above; `lock` was called before.
+        unsafe { unlock(addr_of_mut!((*self.guard).lock).cast::<bpf_spin_lock>()) };
+    }
+
+    /// Copies the record to where userspace and the gate read it. `heard` is the node last heard to
+    /// hold the group. To be called under the lock.
+    #[inline(always)]
+    unsafe fn publish(&self, terms: &Terms, heard: u8, now: u64) {
+        const WORDS: usize = size_of::<Record>() / 8;
+        // SAFETY: the elements outlive the program, and the lock guards the copies against other
+        // writers; a record is a whole number of aligned words. The stores are volatile, since
+        // userspace reads meanwhile.
+        unsafe {
+            let sequence = addr_of_mut!((*self.copy).sequence);
+            let count = sequence.read_volatile();
+            sequence.write_volatile(count.wrapping_add(1));
+            let from = addr_of!((*self.guard).record).cast::<u64>();
+            let to = addr_of_mut!((*self.copy).record).cast::<u64>();
+            for word in 0..WORDS {
+                to.add(word).write_volatile(*from.add(word));
+            }
+            sequence.write_volatile(count.wrapping_add(2));
+
+            let sequence = addr_of_mut!((*self.lease).sequence);
+            let count = sequence.read_volatile();
+            sequence.write_volatile(count.wrapping_add(1));
+            let lease = Lease::of(&(*self.guard).record, terms, heard, count.wrapping_add(1), now);
+            addr_of_mut!((*self.lease).holder).write_volatile(lease.holder);
+            addr_of_mut!((*self.lease).state).write_volatile(lease.state);
+            addr_of_mut!((*self.lease).epoch).write_volatile(lease.epoch);
+            // One store: the gate reads nothing else.
+            addr_of_mut!((*self.lease).expires_ns).write_volatile(lease.expires_ns);
+            sequence.write_volatile(count.wrapping_add(2));
+        }
+    }
+}
+
+/// Takes what the frame in the scratch entry says of `group`. The frame is authentic and fresh.
+/// Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn listen(slot: u32, group: u32) -> u64 {
+    try_listen(slot, group).is_none().into()
+}
+
+#[inline(always)]
+fn try_listen(slot: u32, group: u32) -> Option<()> {
+    let home = maps::home(slot);
+    let frame = maps::SCRATCH.get(0)?;
+    let said = frame.groups[group as usize & (GROUPS - 1)];
+    let (source, transmit_ns) = (frame.source, frame.transmit_ns.get());
+    let terms = maps::TERMS.get(home)?;
+    let entry = Entry::of(maps::record(home, group))?;
+    let holds = matches!(said.state(), State::Holding);
+    let now = clock::now();
+    entry.lock();
+    // SAFETY: the element outlives the program, and its lock is held.
+    let news = unsafe {
+        let record = &mut (*entry.guard).record;
+        let before = record.state();
+        let heard = word::hear(record, terms, source, transmit_ns, &said, now);
+        let news = LeaseNews::of(before, record, heard.released);
+        let last = (*entry.lease).holder;
+        let holder = if holds {
+            source
+        } else if last == source {
+            0
+        } else {
+            last
+        };
+        entry.publish(terms, holder, now);
+        news
+    };
+    entry.unlock();
+    if let Some(news) = news {
+        let mut event = report::event(EventKind::Lease, source, group as u8, now);
+        event.cause = news as u8;
+        report::push(event);
+    }
+    Some(())
+}
+
+/// Says in the frame of the scratch entry what the record of `group` is. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn speak(slot: u32, group: u32) -> u64 {
+    try_speak(slot, group).is_none().into()
+}
+
+#[inline(always)]
+fn try_speak(slot: u32, group: u32) -> Option<()> {
+    let home = maps::home(slot);
+    let frame = maps::SCRATCH.get_ptr_mut(0)?;
+    let terms = maps::TERMS.get(home)?;
+    let node = maps::NODE.get(home)?;
+    let entry = Entry::of(maps::record(home, group))?;
+    entry.lock();
+    // SAFETY: the scratch entry belongs to this CPU while the program runs; the record's lock is
+    // held.
+    unsafe {
+        let frame = &mut *frame;
+        let now = frame.transmit_ns.get();
+        let record = &(*entry.guard).record;
+        answer::speak_of(frame, group as usize, record, terms, node, now);
+    }
+    entry.unlock();
+    Some(())
+}
+
+/// Carries out the order that is the packet, and writes what came of it in its place.
+#[inline(always)]
+pub(crate) fn order(ctx: &XdpContext) -> Option<()> {
+    const LEN: u32 = size_of::<Order>() as u32;
+    let order = maps::ORDERS.get_ptr_mut(0)?;
+    // SAFETY: the helper writes the size of the entry, which belongs to this CPU while the program
+    // runs; it fails where the packet is shorter.
+    if unsafe { bpf_xdp_load_bytes(ctx.ctx, 0, order.cast(), LEN) } != 0 {
+        return None;
+    }
+    if carry_out() != 0 {
+        return None;
+    }
+    // SAFETY: the helper reads the size of the entry.
+    if unsafe { bpf_xdp_store_bytes(ctx.ctx, 0, order.cast(), LEN) } != 0 {
+        return None;
+    }
+    Some(())
+}
+
+/// Carries out the order in its scratch entry. Returns 0 unless there is no such record.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn carry_out() -> u64 {
+    try_carry_out().is_none().into()
+}
+
+#[inline(always)]
+fn try_carry_out() -> Option<()> {
+    let order = maps::ORDERS.get_ptr_mut(0)?;
+    // SAFETY: the entry belongs to this CPU while the program runs.
+    let order = unsafe { &mut *order };
+    let home = order.home;
+    if order.group as usize >= GROUPS {
+        return None;
+    }
+    let terms = maps::TERMS.get(home)?;
+    let entry = Entry::of(maps::record(home, u32::from(order.group)))?;
+    let now = clock::now();
+    entry.lock();
+    // SAFETY: the element outlives the program, and its lock is held.
+    unsafe {
+        op::apply(order, &mut (*entry.guard).record, terms, now);
+        entry.publish(terms, (*entry.lease).holder, now);
+    }
+    entry.unlock();
+    Some(())
+}

@@ -1,0 +1,160 @@
+//! The records of the groups as the daemon deals with them: begun, looked at, kept in step with
+//! the disk.
+//!
+//! The record itself lies in the kernel, which changes it under a lock with every frame. Here it
+//! is only looked at, and asked for a change ([`Op`]).
+
+use hb_ebpf::{
+    lease::{
+        op::{DONE, Op, Order},
+        start,
+    },
+    maps::Life,
+};
+
+use super::{Daemon, resources::describe};
+use crate::{
+    clock,
+    core::{Input, RecordFacts},
+    id::{GroupId, NodeId},
+    kernel::{KernelError, Leases},
+};
+
+/// How the records of a kernel half begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// They were found, and are of this configuration.
+    Found,
+    /// They were found, but are of another configuration: whatever was promised then still binds.
+    Reconfigured,
+    /// There were none; this generation was reserved on the disk for the new ones.
+    New(u32),
+    /// There were none, and neither was there a state directory.
+    Lost,
+}
+
+/// Brings the records of all groups to their beginning. Returns whether this node is a learner.
+///
+/// # Errors
+///
+/// [`KernelError`].
+pub(super) fn begin(
+    leases: &Leases,
+    groups: impl Iterator<Item = GroupId>,
+    beginning: Beginning,
+) -> Result<bool, KernelError> {
+    for group in groups {
+        let mut order = Order::new(Op::Read, group.0);
+        match beginning {
+            Beginning::Found => {}
+            Beginning::Reconfigured => order.op = Op::ClockJumped as u8,
+            Beginning::New(generation) => {
+                order.op = Op::Start as u8;
+                order.generation = generation;
+            }
+            Beginning::Lost => order.op = Op::Learner as u8,
+        }
+        leases.order(order)?;
+    }
+    Ok(beginning == Beginning::Lost)
+}
+
+impl Daemon {
+    /// Asks for a change of a group's record, and tells the core what it is then. Returns whether
+    /// it was changed.
+    pub(super) fn order(&mut self, group: GroupId, op: Op) -> bool {
+        self.order_with(Order::new(op, group.0))
+    }
+
+    /// Does the same with an argument.
+    pub(super) fn order_with(&mut self, order: Order) -> bool {
+        let group = GroupId(order.group);
+        let done = match self.leases.order(order) {
+            Ok(answer) => answer.code == DONE,
+            Err(error) => {
+                let group = self.group_name(group);
+                tracing::error!(group, error = describe(&error), "record not changed");
+                false
+            }
+        };
+        self.look_at_record(group);
+        done
+    }
+
+    /// Tells the core what the record of a group says now.
+    pub(super) fn look_at_record(&mut self, group: GroupId) {
+        if let Some(record) = self.shared.record(group) {
+            let record = RecordFacts::new(&record, clock::now());
+            self.feed(Input::Record { group, record });
+        }
+    }
+
+    /// Looks at all records, and keeps disk and records in step.
+    pub(super) fn look_at_records(&mut self) {
+        self.learn();
+        for group in self.groups() {
+            self.keep_generation(group);
+            self.look_at_record(group);
+        }
+    }
+
+    /// Stores the generation a record has heard of, before it votes for or seeks any epoch of it.
+    pub(super) fn keep_generation(&mut self, group: GroupId) {
+        if self.learner {
+            return;
+        }
+        let Some(record) = self.shared.record(group) else { return };
+        let Some(wanted) = start::generation_wanted(&record) else { return };
+        if wanted > self.generation {
+            match self.state.raise_generation(wanted) {
+                Ok(()) => self.generation = wanted,
+                Err(error) => {
+                    tracing::error!(error = describe(&error), wanted, "generation not stored");
+                    return;
+                }
+            }
+        }
+        let mut order = Order::new(Op::GenerationStored, group.0);
+        order.generation = self.generation;
+        self.order_with(order);
+    }
+
+    /// Ends the life of a learner once every other node was heard: whatever this node may have
+    /// promised before it lost its numbers, those it promised it to know the epoch.
+    fn learn(&mut self) {
+        let alive = |peer: NodeId| {
+            let life = self.shared.peer(peer).map(|peer| Life::from_code(peer.life));
+            matches!(life, Some(Life::Alive | Life::Late))
+        };
+        if self.learner && self.local.peers.iter().all(|peer| alive(peer.id)) {
+            self.confirm("every other machine was heard");
+        }
+    }
+
+    /// Lets a learner take part, above everything it has heard of.
+    pub(super) fn confirm(&mut self, why: &'static str) {
+        let records = self.groups().into_iter().filter_map(|group| self.shared.record(group));
+        let generations: Option<Vec<_>> =
+            records.map(|record| start::learned_generation(&record)).collect();
+        let Some(generation) = generations.and_then(|all| all.into_iter().max()) else {
+            tracing::error!("the generations are used up: give this node a new id");
+            return;
+        };
+        if let Err(error) = self.state.raise_generation(generation) {
+            tracing::error!(error = describe(&error), generation, "generation not stored");
+            return;
+        }
+        self.generation = generation;
+        self.learner = false;
+        tracing::info!(generation, why, "no learner any more");
+        for group in self.groups() {
+            let mut order = Order::new(Op::Start, group.0);
+            order.generation = generation;
+            self.order_with(order);
+        }
+    }
+
+    pub(super) fn groups(&self) -> Vec<GroupId> {
+        self.config.groups.iter().map(|group| group.id).collect()
+    }
+}
