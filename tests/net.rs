@@ -9,5 +9,6 @@ mod net {
     mod link;
     mod memory;
     mod namespace;
+    mod sockets;
     mod syscalls;
 }

@@ -13,10 +13,12 @@ pub mod fence;
 pub mod id;
 pub mod kernel;
 pub mod key;
+pub mod lease_view;
 pub mod link;
 pub mod logging;
 pub mod realtime;
 pub mod resource;
+pub mod sockets;
 pub mod state_dir;
 pub mod status;
 

@@ -185,7 +185,7 @@ pub(super) fn terms(
 ) -> Result<Terms, TermsError> {
     let timing = lease.checked_with(policy, timers);
     let voters: Vec<u8> = voters.iter().map(|voter| voter.0).collect();
-    Terms::new(&timing, &voters, own.0, witness.map(|witness| witness.0))
+    Terms::new(policy.into(), &timing, &voters, own.0, witness.map(|witness| witness.0))
 }
 
 /// What an operator may expect: how long leases and promises last, and when another node serves.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use hb_ebpf::lease;
+
 use super::Name;
 use crate::id::NodeId;
 
@@ -24,6 +26,16 @@ impl Policy {
             Self::Witness => "witness",
             Self::Safe => "safe",
             Self::Available => "available",
+        }
+    }
+}
+
+impl From<Policy> for lease::terms::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Witness => Self::Witness,
+            Policy::Safe => Self::Safe,
+            Policy::Available => Self::Available,
         }
     }
 }

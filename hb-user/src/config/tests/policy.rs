@@ -28,6 +28,7 @@ fn witness_votes() {
     assert_eq!(config.voters(), [NodeId(1), NodeId(2), NodeId(9)]);
     for voter in config.voters() {
         let terms = config.terms(voter).unwrap();
+        assert_eq!(terms.policy(), hb_ebpf::lease::terms::Policy::Witness);
         assert_eq!((terms.own, terms.count, terms.witness == 1), (voter.0, 3, voter.0 == 9));
         assert_eq!((terms.lease_ns, terms.margin_ns, terms.rho), (10_000_000, 200_000, 205));
         assert_eq!(terms.promise_ns(terms.lease_ns), config.lease.promise().as_nanos() as u64);
