@@ -45,6 +45,14 @@ pub struct LocalLink {
     pub witness: Option<(NodeId, LinkEnd)>,
 }
 
+impl Local {
+    /// Returns the id of the witness, if there is one.
+    #[must_use]
+    pub fn witness_id(&self) -> Option<NodeId> {
+        self.witness.as_ref().map(|witness| witness.id)
+    }
+}
+
 impl LocalLink {
     /// Returns every other end of the link: the peers' by rank, then the witness's.
     pub fn others(&self) -> impl Iterator<Item = &(NodeId, LinkEnd)> {

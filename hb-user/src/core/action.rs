@@ -5,7 +5,7 @@ use std::fmt;
 use hb_ebpf::{
     epoch::Epoch,
     maps::Cause,
-    wire::{GROUPS, GroupWord},
+    wire::{GROUPS, Health},
 };
 
 use super::{facts::Life, group::Phase};
@@ -14,43 +14,50 @@ use crate::id::{GroupId, NodeId};
 /// Something the shell has to do.
 ///
 /// All of them are idempotent. The shell carries out the actions on one group's addresses
-/// ([`Take`](Self::Take), [`Announce`](Self::Announce), [`Drop`](Self::Drop)) in order, and those
+/// ([`Seek`](Self::Seek), [`GiveUp`](Self::GiveUp), [`Announce`](Self::Announce),
+/// [`Release`](Self::Release), [`Drop`](Self::Drop)) in order, and those
 /// on its resources in order (a stop may cut a running start short); neither kind waits for the
 /// other, and a result is reported for each that has one.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "words go out a few times a second, and a box would cost an allocation each time"
-)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Say this in every frame from now on, and send one more probe to everybody at once.
-    ///
-    /// A word may have been decided before the core heard of a takeover by the fast path. So from
-    /// the instant the fast path writes a group's word until its [`Took`](super::Input::Took) has
-    /// been handed to the core, the shell leaves that word alone; then it writes the newest one
-    /// published.
+    /// Say this in every frame from now on, and send one more probe to everybody at once. The rest of
+    /// what frames say of a group is its record's.
     Publish {
-        /// The group words, by group id.
-        words: [GroupWord; GROUPS],
+        /// How each group fares here, by group id.
+        health: [Health; GROUPS],
         /// Whether [`hb_ebpf::wire::FLAG_LEAVING`] is to be set.
         leaving: bool,
     },
-    /// What the fast path shall do by itself the instant the kernel declares `peer` dead: publish
-    /// holding at that epoch, add the addresses, announce them, and report
-    /// [`Took`](super::Input::Took). Replaces what was armed for this peer before; once carried
-    /// out, a plan is void.
+    /// The groups that the fast path shall [`Seek`](Self::Seek) by itself the instant the kernel
+    /// declares `peer` dead or hears that its controller is, and each of them the instant `peer`
+    /// releases it to this node. Replaces what was armed for this peer before; a group sought is
+    /// not armed any more.
     Arm {
         /// The peer.
         peer: NodeId,
-        /// What to take; empty for nothing.
-        takeovers: Vec<Takeover>,
+        /// What to seek; empty for nothing.
+        groups: Vec<GroupId>,
     },
-    /// Add the group's addresses and announce them.
-    Take {
+    /// Have the record seek the group, and once it holds add the addresses and announce them; then
+    /// [`Took`](super::Input::Took). A record that holds already is only added and announced.
+    Seek {
         /// The group.
         group: GroupId,
-        /// The epoch it is held at.
-        epoch: Epoch,
+        /// Why.
+        reason: Reason,
+    },
+    /// Seek the group no longer, unless it was won meanwhile.
+    GiveUp {
+        /// The group.
+        group: GroupId,
+    },
+    /// Give the group away: the record closes the gate first, and every frame says so; then the
+    /// addresses go; then [`Dropped`](super::Input::Dropped).
+    Release {
+        /// The group.
+        group: GroupId,
+        /// To whom; `None` for whoever seeks it.
+        successor: Option<NodeId>,
         /// Why.
         reason: Reason,
     },
@@ -59,7 +66,8 @@ pub enum Action {
         /// The group.
         group: GroupId,
     },
-    /// Remove the group's addresses.
+    /// Remove the addresses of a group that the record does not hold, or holds without a lease; then
+    /// [`Dropped`](super::Input::Dropped).
     Drop {
         /// The group.
         group: GroupId,
@@ -88,15 +96,6 @@ pub enum Action {
     Exit,
 }
 
-/// One takeover the fast path may make by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Takeover {
-    /// The group.
-    pub group: GroupId,
-    /// The epoch to hold it at.
-    pub epoch: Epoch,
-}
-
 /// Why a group is taken, given up, or as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -113,10 +112,21 @@ pub enum Reason {
         /// How it was found dead.
         cause: Cause,
     },
+    /// The controller of the node that held it died.
+    ControllerDied(NodeId),
     /// The node that held it handed it over.
     HandedOver(NodeId),
     /// The preferred node stands by.
     Failback(NodeId),
+    /// The operator wants it on that node.
+    Moved(NodeId),
+    /// The record left the epoch: another node holds or seeks a higher one, or this node's clock
+    /// stood still.
+    Lost,
+    /// No majority of the voters answered for as long as a promise lasts.
+    Lapsed,
+    /// No majority of the voters answered a seek.
+    NoMajority,
     /// This daemon leaves in order.
     Leaving,
     /// Another node holds it at a higher epoch.
@@ -138,8 +148,13 @@ impl fmt::Display for Reason {
             Self::Resumed => f.write_str("held by an earlier start of this daemon"),
             Self::NobodyHolds => f.write_str("nobody held it"),
             Self::HolderDied { node, cause } => write!(f, "{node} died: {}", cause.as_str()),
+            Self::ControllerDied(node) => write!(f, "the controller of {node} died"),
             Self::HandedOver(node) => write!(f, "{node} handed it over"),
             Self::Failback(node) => write!(f, "failback to {node}"),
+            Self::Moved(node) => write!(f, "moved to {node}"),
+            Self::Lost => f.write_str("lost to a higher epoch, or to a pause of this machine"),
+            Self::Lapsed => f.write_str("no majority of the voters answered for too long"),
+            Self::NoMajority => f.write_str("no majority of the voters answered"),
             Self::Leaving => f.write_str("leaving in order"),
             Self::Outranked(node) => write!(f, "{node} holds a higher epoch"),
             Self::Failed(error) => write!(f, "failed: {error}"),
@@ -237,6 +252,24 @@ pub enum Transition {
         group: GroupId,
         /// The node.
         node: NodeId,
+    },
+    /// A seek found no majority; it is tried again until it does, and not told again.
+    NoMajority {
+        /// The group.
+        group: GroupId,
+    },
+    /// The lease ran out while this node held the group: its gate is closed until a majority of the
+    /// voters answers again.
+    Lapsed {
+        /// The group.
+        group: GroupId,
+    },
+    /// The lease runs again, in the same epoch.
+    Regained {
+        /// The group.
+        group: GroupId,
+        /// How long the gate was closed, as far as this node looked.
+        closed: std::time::Duration,
     },
     /// This node began to leave in order.
     Leaving,

@@ -47,11 +47,11 @@ impl Standing {
         }
     }
 
-    /// Tells whether the node holds the group as far as anybody can know. A dead daemon does not
-    /// end that: its addresses are still up.
+    /// Tells whether the node holds the group as far as anybody can know. One whose daemon is dead
+    /// asks for no lease any more, and its gate closes or has closed.
     #[must_use]
     pub fn holds(&self) -> bool {
-        self.alive && self.state == State::Holding
+        self.alive && self.controller && self.state == State::Holding
     }
 
     /// Tells whether the node can do anything about the group, now or after an operator's help.
@@ -170,9 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_keeps_it_though_its_daemon_is_dead() {
-        let held = Standing { controller: false, health: Health::Healthy, ..holding(B, 7) };
+    fn a_holder_keeps_it_only_while_it_and_its_daemon_live() {
+        let held = Standing { health: Health::Healthy, ..holding(B, 7) };
         assert_eq!(choose(Some(A), true, &[standby(A), held]), Choice::Held(B));
+        let frozen = Standing { controller: false, ..held };
+        assert_eq!(choose(Some(B), true, &[standby(A), frozen]), Choice::Take(A));
         let dead = Standing { alive: false, ..held };
         assert_eq!(choose(Some(B), true, &[standby(A), dead]), Choice::Take(A));
     }

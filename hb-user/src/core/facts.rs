@@ -1,8 +1,11 @@
 //! What the kernel half says of a peer.
 
 use hb_ebpf::{
+    epoch::Epoch,
+    lease::{Record, gate},
     maps::{self, Cause},
-    wire::{FLAG_LEAVING, GROUPS, GroupWord},
+    time::BootTime,
+    wire::{FLAG_LEAVING, GROUPS, GroupWord, State},
 };
 
 /// A peer's life with the cause of its death.
@@ -65,5 +68,68 @@ impl From<&maps::Peer> for PeerFacts {
             incarnation: peer.incarnation,
             words: peer.words,
         }
+    }
+}
+
+/// What the kernel's record of a group says at one instant.
+///
+/// A state, like [`PeerFacts`]. The default is a record of which nothing was read yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordFacts {
+    /// What this node is to the group.
+    pub state: RecordState,
+    /// Epoch that this node seeks, holds or released, or did last.
+    pub epoch: Epoch,
+    /// Highest epoch known here.
+    pub highest: Epoch,
+    /// When the lease ends or ended; never while this node does not hold,
+    /// [`hb_ebpf::lease::ENDLESS`] for a lease without an end of its own.
+    pub lease_end: BootTime,
+    /// Until when this node's vote is given to another.
+    pub bound_until: BootTime,
+    /// Until when this node takes no part, because it lost its record or mistrusts its clock.
+    pub blocked_until: BootTime,
+    /// Addresses and sockets of an epoch that was left may still be here.
+    pub unclean: bool,
+}
+
+/// The state of a record; idle by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecordState {
+    /// Does not hold the group.
+    #[default]
+    Idle,
+    /// Seeks to hold it.
+    Seeking,
+    /// Holds it, with or without a lease that runs.
+    Holding,
+    /// Held it and gave it away.
+    Released,
+}
+
+impl From<&Record> for RecordFacts {
+    fn from(record: &Record) -> Self {
+        Self {
+            state: match record.state() {
+                State::Idle => RecordState::Idle,
+                State::Seeking => RecordState::Seeking,
+                State::Holding => RecordState::Holding,
+                State::Released => RecordState::Released,
+            },
+            epoch: Epoch(record.epoch),
+            highest: record.highest(),
+            lease_end: BootTime(gate::until(record)),
+            bound_until: BootTime(record.until_ns),
+            blocked_until: BootTime(record.blocked_until_ns),
+            unclean: record.unclean != 0,
+        }
+    }
+}
+
+impl RecordFacts {
+    /// Returns the epoch at which this node holds the group, if it does.
+    #[must_use]
+    pub fn held(&self) -> Option<Epoch> {
+        (self.state == RecordState::Holding).then_some(self.epoch)
     }
 }

@@ -2,7 +2,7 @@
 
 use hb_ebpf::epoch::Epoch;
 
-use super::facts::PeerFacts;
+use super::facts::{PeerFacts, RecordFacts};
 use crate::id::{GroupId, NodeId};
 
 /// A fact, or the result of an [`Action`](super::Action).
@@ -19,18 +19,26 @@ pub enum Input {
         /// The snapshot.
         facts: PeerFacts,
     },
-    /// Addresses were added and announced: answers [`Take`](super::Action::Take), or tells of a
-    /// takeover that the fast path made by itself because the peer of an
-    /// [`Arm`](super::Action::Arm) died.
+    /// What the kernel's record of a group says now.
+    Record {
+        /// The group.
+        group: GroupId,
+        /// The snapshot.
+        record: RecordFacts,
+    },
+    /// The group is held, and its addresses were added and announced: answers
+    /// [`Seek`](super::Action::Seek), or tells of a takeover that the fast path made by itself
+    /// because of what happened to the peer of an [`Arm`](super::Action::Arm).
     Took {
         /// The group.
         group: GroupId,
-        /// The epoch of the plan.
+        /// The epoch of the record.
         epoch: Epoch,
         /// Whether every address is up.
         result: Result<(), String>,
     },
-    /// Addresses were removed: answers [`Drop`](super::Action::Drop).
+    /// Addresses were removed, sockets of theirs destroyed and the record told so: answers
+    /// [`Release`](super::Action::Release) and [`Drop`](super::Action::Drop).
     Dropped {
         /// The group.
         group: GroupId,
@@ -59,6 +67,13 @@ pub enum Input {
         group: GroupId,
         /// What failed and how.
         error: String,
+    },
+    /// The operator wants the group to live on another node.
+    Move {
+        /// The group.
+        group: GroupId,
+        /// That node.
+        to: NodeId,
     },
     /// Leave in order: hand over what is held, then exit.
     Stop,

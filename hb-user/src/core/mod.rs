@@ -1,4 +1,4 @@
-//! Decides, for one node, who should hold what: policy `available`.
+//! Decides, for one node, who should hold what. Whether it may is decided by the kernel's records.
 //!
 //! No clock, no socket, no task, no log: facts and results come in through [`Core::handle`], time
 //! passes through [`Core::handle_timeout`], and everything to be done or said comes out of
@@ -24,11 +24,11 @@ use std::{collections::VecDeque, time::Duration};
 
 use hb_ebpf::{
     time::BootTime,
-    wire::{GROUPS, GroupWord, Health, State},
+    wire::{GROUPS, Health, State},
 };
 
-pub use action::{Action, Reason, Takeover, Transition};
-pub use facts::{Life, PeerFacts};
+pub use action::{Action, Reason, Transition};
+pub use facts::{Life, PeerFacts, RecordFacts, RecordState};
 pub use group::Phase;
 pub use input::Input;
 pub use setup::{Bounds, GroupSetup, ResourceBounds, Setup, SetupError};
@@ -46,13 +46,15 @@ pub struct Core {
     me: NodeId,
     bounds: Bounds,
     peers: Vec<Peer>,
+    /// A machine that only votes.
+    witness: Option<Peer>,
     groups: Vec<Group>,
     started: BootTime,
     now: BootTime,
     joined: bool,
     leaving: Option<BootTime>,
     exited: bool,
-    published: Option<([GroupWord; GROUPS], bool)>,
+    published: Option<([Health; GROUPS], bool)>,
     published_at: BootTime,
     actions: VecDeque<Action>,
 }
@@ -61,8 +63,8 @@ pub struct Core {
 struct Peer {
     id: NodeId,
     facts: PeerFacts,
-    /// What the fast path has; `None` if its plan may have been carried out.
-    armed: Option<Vec<Takeover>>,
+    /// What the fast path has; `None` if it may have acted on it.
+    armed: Option<Vec<GroupId>>,
 }
 
 impl Core {
@@ -74,19 +76,22 @@ impl Core {
     /// A [`SetupError`] if ids are unusable.
     pub fn new(setup: Setup, now: BootTime) -> Result<Self, SetupError> {
         setup.check()?;
-        let Setup { me, nodes, groups, epoch_floor, bounds } = setup;
+        let Setup { me, nodes, witness, groups, bounds } = setup;
         let mut out = Vec::new();
+        let rank = nodes.iter().filter(|node| **node < me).count() as u8;
+        let peer = |id| Peer { id, facts: PeerFacts::default(), armed: Some(Vec::new()) };
         let mut core = Self {
             me,
             bounds,
             peers: nodes
                 .into_iter()
                 .filter(|node| *node != me)
-                .map(|id| Peer { id, facts: PeerFacts::default(), armed: Some(Vec::new()) })
+                .map(peer)
                 .collect(),
+            witness: witness.map(peer),
             groups: groups
                 .into_iter()
-                .map(|group| Group::new(group, me, bounds, epoch_floor, now, &mut out))
+                .map(|group| Group::new(group, me, rank, bounds, now, &mut out))
                 .collect(),
             started: now,
             now,
@@ -111,6 +116,12 @@ impl Core {
         let mut out = Vec::new();
         match input {
             Input::Peer { peer, facts } => self.peer(peer, facts, &mut out),
+            Input::Record { group, record } => {
+                self.with(group, |group| group.recorded(record, now, &mut out));
+            }
+            Input::Move { group, to } => {
+                self.with(group, |group| group.moving = Some(to));
+            }
             Input::Took { group, epoch, result } => {
                 self.with(group, |group| group.took(epoch, result, now, &mut out));
             }
@@ -182,6 +193,7 @@ impl Core {
             peers: self
                 .peers
                 .iter()
+                .chain(&self.witness)
                 .map(|peer| PeerView {
                     peer: peer.id,
                     life: peer.facts.life,
@@ -196,7 +208,7 @@ impl Core {
     fn group_view(&self, index: usize) -> GroupView {
         let group = &self.groups[index];
         let standings = self.standings(index);
-        let own = group.standing(self.leaving.is_some());
+        let own = group.standing(self.leaving.is_some(), self.now);
         let choice = self.choice(index, &standings);
         let blocked = match (&group.failure, choice) {
             _ if !group.phase.is_apart() => None,
@@ -204,6 +216,7 @@ impl Core {
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
             _ if !group.ready => Some(Blocked::Joining),
+            _ if group.is_blocked(self.now) => Some(Blocked::Waiting(group.record.blocked_until)),
             (None, Choice::Take(node)) => Some(Blocked::TurnOf(node)),
             (None, Choice::Wait(node)) => Some(Blocked::WaitingFor(node)),
             (None, Choice::Nobody) => None,
@@ -233,14 +246,27 @@ impl Core {
     }
 
     fn peer(&mut self, id: NodeId, facts: PeerFacts, out: &mut Vec<Action>) {
+        if let Some(witness) = self.witness.as_mut().filter(|witness| witness.id == id) {
+            let before = std::mem::replace(&mut witness.facts, facts);
+            return witness.log_changes(&before, out);
+        }
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) else {
             return;
         };
         let before = std::mem::replace(&mut peer.facts, facts);
         peer.log_changes(&before, out);
-        let plan = match facts.life {
-            Life::Dead(_) if !before.life.is_dead() => peer.armed.take().unwrap_or_default(),
-            _ => Vec::new(),
+        let gone = match facts.life {
+            Life::Dead(cause) if !before.life.is_dead() => {
+                Some(Reason::HolderDied { node: id, cause })
+            }
+            _ if facts.controller_dead && !before.controller_dead => {
+                Some(Reason::ControllerDied(id))
+            }
+            _ => None,
+        };
+        let armed = match gone {
+            Some(_) => peer.armed.take().unwrap_or_default(),
+            None => Vec::new(),
         };
         let returned = before.life.is_dead() && facts.life.is_alive();
         for group in &mut self.groups {
@@ -248,27 +274,14 @@ impl Core {
                 group.peer_returned(out);
             }
             let word = &facts.words[usize::from(group.setup.id.0)];
-            group.heard = group.heard.max(word.epoch());
             let unchanged = facts.incarnation == before.incarnation
                 && word.state() != State::Holding
                 && word.health() == Health::Standby;
             if group.passed_over == Some(id) && !unchanged {
                 group.passed_over = None;
             }
-            // The peer has heard of a hold that was only armed here: it released the group, and the
-            // fast path was faster than the look at that.
-            let carried_out =
-                peer.armed.iter().flatten().any(|takeover| {
-                    takeover.group == group.setup.id && takeover.epoch == word.epoch()
-                });
-            if carried_out {
-                let reason = Reason::HandedOver(id);
-                group.armed_peer_gone(word.epoch(), reason, self.now, out);
-            }
-            let planned = plan.iter().find(|takeover| takeover.group == group.setup.id);
-            if let (Some(takeover), Life::Dead(cause)) = (planned, facts.life) {
-                let reason = Reason::HolderDied { node: id, cause };
-                group.armed_peer_gone(takeover.epoch, reason, self.now, out);
+            if let (Some(reason), true) = (&gone, armed.contains(&group.setup.id)) {
+                group.armed_peer_gone(reason.clone(), self.now, out);
             }
         }
     }
@@ -320,7 +333,7 @@ impl Core {
             standing.leaving |= group.passed_over == Some(peer.id);
             standing
         });
-        [group.standing(self.leaving.is_some())].into_iter().chain(peers).collect()
+        [group.standing(self.leaving.is_some(), self.now)].into_iter().chain(peers).collect()
     }
 
     fn choice(&self, index: usize, standings: &[Standing]) -> Choice {
@@ -333,7 +346,13 @@ impl Core {
         let setup = &self.groups[index].setup;
         let peers = &standings[1..];
         let cause = self.cause(&standings);
+        let able = |node: NodeId| {
+            peers.iter().find(|standing| standing.node == node).is_some_and(|standing| {
+                standing.is_candidate() && standing.health == Health::Standby && !standing.holds()
+            })
+        };
         Around {
+            moved: self.groups[index].moving.filter(|node| able(*node)),
             now: self.now,
             joined: self.joined,
             leaving: self.leaving.is_some(),
@@ -346,15 +365,7 @@ impl Core {
                 Choice::Take(node) => Some(node),
                 _ => None,
             },
-            failback: peers
-                .iter()
-                .filter(|standing| setup.auto_failback && Some(standing.node) == setup.preferred)
-                .find(|standing| {
-                    standing.is_candidate()
-                        && standing.health == Health::Standby
-                        && !standing.holds()
-                })
-                .map(|standing| standing.node),
+            failback: setup.preferred.filter(|node| setup.auto_failback && able(*node)),
         }
     }
 
@@ -366,50 +377,51 @@ impl Core {
         }
         let last = standings
             .iter()
-            .filter(|standing| standing.state == State::Holding && !standing.alive)
+            .filter(|standing| standing.state == State::Holding && !standing.holds())
             .max_by_key(|standing| standing.epoch);
-        let dead = last.and_then(|last| self.peers.iter().find(|peer| peer.id == last.node));
-        match dead.map(|peer| (peer.id, peer.facts.life)) {
-            Some((node, Life::Dead(cause))) => Reason::HolderDied { node, cause },
+        let last = last.and_then(|last| self.peers.iter().find(|peer| peer.id == last.node));
+        match last.map(|peer| (peer.id, peer.facts.life, peer.facts.controller_dead)) {
+            Some((node, Life::Dead(cause), _)) => Reason::HolderDied { node, cause },
+            Some((node, _, true)) => Reason::ControllerDied(node),
             _ => Reason::NobodyHolds,
         }
     }
 
     fn publish(&mut self) {
         let leaving = self.leaving.is_some();
-        let mut words = [GroupWord::default(); GROUPS];
-        for (index, group) in self.groups.iter().enumerate() {
-            let holding = holder(&self.standings(index)).map(|standing| standing.node);
-            words[usize::from(group.setup.id.0)] = group.word(leaving, holding);
+        let mut health = [Health::Starting; GROUPS];
+        for group in &self.groups {
+            health[usize::from(group.setup.id.0)] = group.health(leaving, self.now);
         }
-        if self.published != Some((words, leaving)) {
-            self.published = Some((words, leaving));
+        if self.published != Some((health, leaving)) {
+            self.published = Some((health, leaving));
             self.published_at = self.now;
-            self.actions.push_back(Action::Publish { words, leaving });
+            self.actions.push_back(Action::Publish { health, leaving });
         }
     }
 
     fn arm(&mut self) {
         for position in 0..self.peers.len() {
-            // The fast path may be carrying out the plan for a peer that just died.
+            // The fast path may be acting on what was armed for a peer that just died.
             if self.peers[position].facts.life.is_dead() {
                 continue;
             }
-            let takeovers = self.takeovers(position);
+            let groups = self.takeovers(position);
             let peer = &mut self.peers[position];
-            if peer.armed.as_ref() != Some(&takeovers) {
-                peer.armed = Some(takeovers.clone());
-                self.actions.push_back(Action::Arm { peer: peer.id, takeovers });
+            if peer.armed.as_ref() != Some(&groups) {
+                peer.armed = Some(groups.clone());
+                self.actions.push_back(Action::Arm { peer: peer.id, groups });
             }
         }
     }
 
     /// What this node would take if the peer at `position` died now.
-    fn takeovers(&self, position: usize) -> Vec<Takeover> {
+    fn takeovers(&self, position: usize) -> Vec<GroupId> {
         let able = |group: &Group| {
             group.ready
                 && group.phase.is_apart()
                 && group.failure.is_none()
+                && !group.is_blocked(self.now)
                 && self.leaving.is_none()
         };
         let groups = self.groups.iter().enumerate().filter(|(_, group)| able(group));
@@ -419,8 +431,7 @@ impl Core {
                 // This node comes first.
                 standings[position + 1].alive = false;
                 let mine = self.choice(index, &standings) == Choice::Take(self.me);
-                let epoch = group.next_epoch().filter(|_| mine)?;
-                Some(Takeover { group: group.setup.id, epoch })
+                mine.then_some(group.setup.id)
             })
             .collect()
     }

@@ -15,8 +15,8 @@ pub struct Setup {
     pub nodes: Vec<NodeId>,
     /// All groups.
     pub groups: Vec<GroupSetup>,
-    /// Every epoch sought lies above this one.
-    pub epoch_floor: Epoch,
+    /// A machine that only votes, if there is one.
+    pub witness: Option<NodeId>,
     /// How long to wait for what.
     pub bounds: Bounds,
 }
@@ -32,12 +32,8 @@ pub struct GroupSetup {
     pub auto_failback: bool,
     /// Bounds of its resources; `None` for a group of addresses only.
     pub resources: Option<ResourceBounds>,
-    /// Epoch at which an earlier start of this daemon held it, if the maps it left say so. Its
-    /// addresses may still be up and its resources may run.
+    /// Epoch at which the record held it when this daemon started, if one was found. Its addresses may still be up and its resources may run.
     pub resumed: Option<Epoch>,
-    /// The highest epoch of the group that those maps name in this node's own word, whatever it
-    /// said with it; [`Epoch::NONE`] without maps.
-    pub known: Epoch,
 }
 
 /// How long a group's resources may take. The shell keeps shorter limits of its own and reports
@@ -56,9 +52,11 @@ pub struct Bounds {
     /// The first deadtime after start: how long a better placed node that is still starting is
     /// waited for. After twice as long, a peer without any verdict counts as heard.
     pub initdead: Duration,
-    /// For the fast path to report what it did when an armed peer died. Raising it delays the
-    /// takeover in the rare case that the plan had not reached the fast path in time.
-    pub fast_path: Duration,
+    /// For a majority of the voters to answer a seek, once this node's own vote is free.
+    pub seek: Duration,
+    /// How long a promise binds from its request: so long after the end of a lease another node may
+    /// be serving.
+    pub promise: Duration,
     /// Before a group is taken that another living node may be about to take as well: what both
     /// said has to cross. Two intervals will do; takeovers from the dead and hand-overs skip it.
     pub contend: Duration,

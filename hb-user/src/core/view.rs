@@ -56,6 +56,9 @@ pub enum Blocked {
     Leaving,
     /// Not every peer was heard or declared dead yet.
     Joining,
+    /// The record takes no part before then: it was lost, or the clock jumped. At
+    /// [`u64::MAX`] this node is a learner.
+    Waiting(BootTime),
     /// Another node holds it.
     HeldBy(NodeId),
     /// It is another node's turn to take it.

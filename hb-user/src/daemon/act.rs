@@ -1,12 +1,12 @@
 //! Carrying out what the core wants.
 
-use hb_ebpf::wire::GROUPS;
+use hb_ebpf::{lease::op::Op, wire::GROUPS};
 
 use super::{Daemon, LocalVip};
 use crate::{
     address::{AddressSocket, Batch, Change, Done},
     clock,
-    core::{Action, Input, Takeover},
+    core::{Action, Input},
     fast::Command,
     id::{GroupId, NodeId},
     resource::Order,
@@ -47,7 +47,6 @@ impl Daemon {
                     self.command(Command::Release { group, successor });
                 }
                 Action::Drop { group, .. } => self.command(Command::Drop { group }),
-                Action::Renumber { group } => self.order(group, Op::Renumber),
                 Action::StartResources { group, epoch, reason } => {
                     let resuming = self
                         .resuming
@@ -78,6 +77,14 @@ impl Daemon {
         false
     }
 
+    /// Ends the work of an epoch that was left, once its addresses are gone.
+    pub(super) fn clean(&mut self, group: GroupId, result: Result<(), String>) {
+        if result.is_ok() {
+            self.order(group, Op::Cleaned);
+        }
+        self.feed(Input::Dropped { group, result });
+    }
+
     fn held_epoch(&self, group: GroupId) -> hb_ebpf::epoch::Epoch {
         let view = self.core.view();
         view.groups
@@ -100,7 +107,11 @@ impl Daemon {
 
     pub(super) fn node_name(&self, node: NodeId) -> &str {
         let named = self.config.nodes.iter().find(|known| known.id == node);
-        named.map_or("unknown node", |known| known.name.as_str())
+        let witness = self.local.witness.as_ref().filter(|witness| witness.id == node);
+        named
+            .map(|known| known.name.as_str())
+            .or(witness.map(|witness| witness.name.as_str()))
+            .unwrap_or("unknown node")
     }
 
     pub(super) fn group_name(&self, group: GroupId) -> &str {

@@ -21,6 +21,7 @@ mod act;
 mod notice;
 mod observe;
 mod prepare;
+mod records;
 mod report;
 mod resources;
 mod selftest;
@@ -57,7 +58,7 @@ use crate::{
     core::{Core, Input},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Attachment, Kernel, KernelError, KernelLog, Mode, Shared},
+    kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, Shared},
     state_dir::{StateDir, StateDirError},
 };
 
@@ -105,6 +106,9 @@ struct Daemon {
     inputs: VecDeque<Input>,
     kernel: Kernel,
     shared: Arc<Shared>,
+    leases: Leases,
+    /// This node has no numbers from before, and takes no part yet.
+    learner: bool,
     fast: Fast,
     workers: Vec<Option<Worker>>,
     results: mpsc::UnboundedReceiver<Done>,
@@ -125,6 +129,8 @@ struct Daemon {
     /// When the kernel half's own counters were last looked at.
     counted: BootTime,
     stopping: bool,
+    /// When this node, or a peer, was last found to have been paused, and for how many milliseconds.
+    paused: Option<(BootTime, u64)>,
     state: StateDir,
     /// The highest generation on the disk.
     generation: u32,

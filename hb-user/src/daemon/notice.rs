@@ -99,6 +99,21 @@ impl Daemon {
                 node = self.node_name(*node),
                 "did not take the group in its turn: passed over"
             ),
+            Transition::NoMajority { group } => tracing::warn!(
+                group = self.group_name(*group),
+                missing = self.missing_voters(),
+                "seeking: no majority of the voters answered; trying again until one does"
+            ),
+            Transition::Lapsed { group } => tracing::warn!(
+                group = self.group_name(*group),
+                missing = self.missing_voters(),
+                "lease ran out: the gate is closed until a majority of the voters answers"
+            ),
+            Transition::Regained { group, closed } => tracing::warn!(
+                group = self.group_name(*group),
+                closed_us = closed.as_micros() as u64,
+                "lease renewed: the gate is open again"
+            ),
             Transition::Leaving => tracing::info!("leaving: handing over what is held"),
             Transition::LeftBehind { group, phase } => tracing::warn!(
                 group = self.group_name(*group),
@@ -106,6 +121,17 @@ impl Daemon {
                 "leaving without having handed the group over"
             ),
         }
+    }
+
+    /// Says that this machine, or a peer, stood still.
+    pub(super) fn log_pause(&mut self, peer: NodeId, event: &maps::Event) {
+        let ms = event.silence_ns / 1_000_000;
+        tracing::warn!(
+            peer = self.node_name(peer),
+            ms,
+            "this node was paused, or the peer was: all promises begin anew"
+        );
+        self.paused = Some((BootTime(event.at_ns), ms));
     }
 
     /// Says why, with the names of nodes.
@@ -117,6 +143,8 @@ impl Daemon {
             }
             Reason::HandedOver(node) => format!("{} handed it over", name(node)),
             Reason::Failback(node) => format!("failback to {}", name(node)),
+            Reason::Moved(node) => format!("moved to {}", name(node)),
+            Reason::ControllerDied(node) => format!("the controller of {} died", name(node)),
             Reason::Outranked(node) => format!("{} holds a higher epoch", name(node)),
             other => other.to_string(),
         }
@@ -249,9 +277,8 @@ impl Daemon {
 
 fn epoch_of(phase: &Phase) -> Option<Epoch> {
     match phase {
-        Phase::Idle | Phase::Clearing => None,
+        Phase::Idle | Phase::Seeking | Phase::Clearing => None,
         Phase::Resuming { epoch }
-        | Phase::Taking { epoch }
         | Phase::Starting { epoch }
         | Phase::Serving { epoch }
         | Phase::Stopping { epoch }

@@ -17,7 +17,7 @@ use crate::{
     control::{Command, Reply, Request},
     core::{Input, PeerFacts, Phase},
     fast::{self, EffectError, Report, Steps, Trigger},
-    id::NodeId,
+    id::{GroupId, NodeId},
     kernel::Mode,
 };
 
@@ -54,11 +54,13 @@ impl Daemon {
                 let why = match trigger {
                     Trigger::Asked => None,
                     Trigger::Death(peer, cause) => Some((peer, cause.as_str())),
+                    Trigger::Controller(peer) => Some((peer, "controller-dead")),
                     Trigger::Release(peer) => Some((peer, "handed-over")),
                 };
                 if let Some((peer, cause)) = why {
                     // The core hears of the peer first, so that it knows why.
                     self.look_at(peer);
+                    self.look_at_record(group);
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
                 }
                 if unsent > 0 {
@@ -75,15 +77,14 @@ impl Daemon {
                 }
             }
             Report::Dropped { group, result, .. } => {
-                let result = result.map_err(|error| describe(&error));
-                self.feed(Input::Dropped { group, result });
+                self.clean(group, result.map_err(|error| describe(&error)));
             }
         }
     }
 
     fn log_takeover(
         &self,
-        group: crate::id::GroupId,
+        group: GroupId,
         epoch: hb_ebpf::epoch::Epoch,
         peer: NodeId,
         cause: &'static str,
@@ -98,7 +99,8 @@ impl Daemon {
             due_ns = steps.due.ns(),
             verdict_ns = steps.verdict.ns(),
             seen_ns = steps.seen.ns(),
-            published_ns = steps.published.ns(),
+            sought_ns = steps.sought.ns(),
+            won_ns = steps.won.ns(),
             address_ns = steps.address.ns(),
             announced_ns = steps.announced.ns(),
             took_us = steps.announced.since(steps.due).as_micros() as u64,
@@ -118,29 +120,26 @@ impl Daemon {
                 "this daemon did not run for a while, and the kernel stopped watching: going on"
             );
         }
-        self.look_at(peer);
+        match EventKind::from_code(event.kind) {
+            Some(EventKind::Lease) => {
+                // What brought the news comes first, so that the core knows why.
+                self.look_at(peer);
+                self.look_at_record(GroupId(event.link));
+            }
+            Some(EventKind::Paused) => self.log_pause(peer, event),
+            Some(EventKind::Claim) => {}
+            _ => {
+                self.look_at(peer);
+            }
+        }
     }
 
     /// Tells the core what the map says of a peer now.
     fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
         let state = self.maps().peer(peer)?;
-        self.keep_generation(&state);
         self.log_refusal(peer, &state);
         self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });
         Some(state)
-    }
-
-    /// Stores a generation that a peer speaks of before any epoch of it is used here, so that a
-    /// start without maps goes on above it.
-    fn keep_generation(&mut self, state: &Peer) {
-        let heard = state.words.iter().map(|word| word.epoch().generation()).max().unwrap_or(0);
-        if heard <= self.generation {
-            return;
-        }
-        match self.state.raise_generation(heard) {
-            Ok(()) => self.generation = heard,
-            Err(error) => tracing::error!(error = describe(&error), heard, "generation not stored"),
-        }
     }
 
     /// Goes round: stamps the controller's slot if the fast path went round as well, looks at
@@ -150,8 +149,9 @@ impl Daemon {
         if self.fast.went_round() {
             self.shared.stamp_controller(now);
         }
+        self.look_at_records();
         let mut alive = Vec::new();
-        for peer in self.peers() {
+        for peer in self.others() {
             let Some(state) = self.look_at(peer) else { continue };
             self.log_links(peer, &state);
             if matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
@@ -162,14 +162,14 @@ impl Daemon {
             }
             self.try_links(peer, now);
         }
-        for peer in self.peers() {
+        for peer in self.others() {
             let buddy = alive.iter().find(|other| **other != peer).copied();
             self.shared.set_buddy(peer, buddy);
         }
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();
-            for peer in self.peers() {
+            for peer in self.others() {
                 self.log_refused(peer, now);
             }
             self.restore_addresses();
@@ -318,6 +318,6 @@ impl Daemon {
     }
 }
 
-fn known_name(daemon: &Daemon, group: crate::id::GroupId) -> String {
+fn known_name(daemon: &Daemon, group: GroupId) -> String {
     daemon.group_name(group).to_owned()
 }

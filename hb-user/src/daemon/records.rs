@@ -14,7 +14,6 @@ use hb_ebpf::{
 
 use super::{Daemon, resources::describe};
 use crate::{
-    clock,
     core::{Input, RecordFacts},
     id::{GroupId, NodeId},
     kernel::{KernelError, Leases},
@@ -84,7 +83,7 @@ impl Daemon {
     /// Tells the core what the record of a group says now.
     pub(super) fn look_at_record(&mut self, group: GroupId) {
         if let Some(record) = self.shared.record(group) {
-            let record = RecordFacts::new(&record, clock::now());
+            let record = RecordFacts::from(&record);
             self.feed(Input::Record { group, record });
         }
     }
@@ -152,6 +151,17 @@ impl Daemon {
             order.generation = generation;
             self.order_with(order);
         }
+    }
+
+    /// Returns the names of the voters that are not heard, for people.
+    pub(super) fn missing_voters(&self) -> String {
+        let missing = self.others().into_iter().filter(|peer| {
+            self.shared.peer(*peer).is_none_or(|state| {
+                !matches!(Life::from_code(state.life), Life::Alive | Life::Late)
+            })
+        });
+        let names: Vec<_> = missing.map(|peer| self.node_name(peer).to_owned()).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     }
 
     pub(super) fn groups(&self) -> Vec<GroupId> {

@@ -272,6 +272,13 @@ impl Daemon {
             Some(Blocked::Joining) => Some(
                 "this node is joining: not every peer was heard or declared dead yet".to_owned(),
             ),
+            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(format!(
+                "learner: this node has no state directory from before, and takes part once every                  other machine was heard, or after `hb confirm` on this node"
+            )),
+            Some(Blocked::Waiting(until)) => Some(format!(
+                "this node has no record from before, and takes part in {} ms: until then promises                  of its earlier life may bind",
+                until.since(clock::now()).as_millis()
+            )),
             Some(Blocked::HeldBy(node)) => Some(format!("{} holds it", self.node_name(*node))),
             Some(Blocked::TurnOf(node)) => {
                 Some(format!("it is the turn of {}", self.node_name(*node)))

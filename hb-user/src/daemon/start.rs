@@ -11,25 +11,27 @@ use std::{
 
 use hb_ebpf::{
     epoch::Epoch,
+    lease::TermsError,
     maps::{LAYOUT, MAX_LINKS, MAX_NODES, Path, Timing, Transport},
     time::BootTime,
-    wire::{GROUPS, GroupWord, State},
+    wire::State,
 };
 use tokio::sync::mpsc;
 
 use super::{
     Daemon, EngineKind,
     prepare::{Prepared, pins},
+    records::{self, Beginning},
     resources::Worker,
 };
 use crate::{
     address::{AddressError, AddressSocket, BatchFull},
     announce::{AnnounceError, AnnounceSocket, Announcement},
     clock,
-    config::{Config, Engine, LinkAddress, Local, LocalLink, Resource, ResourceKind},
+    config::{Config, Engine, LinkAddress, Local, LocalLink, Policy, Resource, ResourceKind},
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
     fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
-    id::{LinkId, NodeId},
+    id::{GroupId, LinkId, NodeId},
     kernel::{Identity, Kernel, KernelError, OBJECT, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
@@ -73,6 +75,9 @@ pub enum StartError {
     /// Addresses cannot be listed.
     #[error(transparent)]
     Addresses(#[from] AddressError),
+    /// The voters or the lengths of leases.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
     /// The core.
     #[error(transparent)]
     Core(#[from] SetupError),
@@ -121,9 +126,17 @@ fn assemble(
     let earlier = shared.node();
     let has_record = kernel.found() && earlier.layout == LAYOUT;
     let resumes = has_record && earlier.config_hash == config.fingerprint();
-    let words = if resumes { shared.published() } else { Default::default() };
+    let health = if resumes { shared.published() } else { Default::default() };
+    let terms = config.terms(local.me.id)?;
     let incarnation = state.reserve_incarnation()?;
-    let generation = if has_record { state.generation()? } else { state.reserve_generation()? };
+    let beginning = match state.generation()? {
+        _ if resumes => Beginning::Found,
+        _ if has_record => Beginning::Reconfigured,
+        // Promises of a life that left no number may bind still; without promises there are none.
+        0 if config.cluster.policy != Policy::Available => Beginning::Lost,
+        _ => Beginning::New(state.reserve_generation()?),
+    };
+    let generation = state.generation()?;
     let nonce = if has_record { earlier.nonce } else { random()? };
     let identity = Identity {
         cluster: config.cluster_id(),
@@ -131,6 +144,7 @@ fn assemble(
         incarnation,
         nonce,
         config_hash: config.fingerprint(),
+        groups: config.groups.len() as u8,
         controller_deadtime_ns: config.timers.controller_deadtime().as_nanos() as u64,
     };
     // Attaching may take tens of milliseconds. Frames are answered only once the node has been
@@ -146,7 +160,7 @@ fn assemble(
     for link in &local.links {
         let missing = || StartError::Ends(link.name.to_string());
         let (index, mac) = *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
-        for (peer, end) in &link.peers {
+        for (peer, end) in link.others() {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
             paths.insert((*peer, link.id), path(index, link, &ends));
             targets.push(Target {
@@ -170,7 +184,8 @@ fn assemble(
 
     // Nothing can be wrong with the node any more: say who it is.
     for peer in (1..=MAX_NODES as u8).map(NodeId) {
-        let known = local.peers.iter().any(|node| node.id == peer);
+        let known = local.peers.iter().map(|node| node.id).chain(local.witness_id());
+        let known = known.into_iter().any(|id| id == peer);
         let keys = known.then(|| peer_keys(&keys, identity.cluster, local.me.id, peer));
         kernel.set_keys(peer, &keys.unwrap_or_default())?;
         for link in (0..MAX_LINKS as u8).map(LinkId) {
@@ -182,13 +197,19 @@ fn assemble(
     }
     if !resumes {
         // Words of another configuration are of other groups.
-        shared.publish(&words, false);
+        shared.publish(&health, false);
     }
+    kernel.set_terms(&terms)?;
+    let leases = kernel.leases()?;
+    let groups = (0..config.groups.len() as u8).map(GroupId);
+    let learner = records::begin(&leases, groups, beginning)?;
     shared.introduce(&identity);
     shared.stamp_controller(clock::now());
 
     let now = clock::now();
-    let core = Core::new(core_setup(&config, &local, &words, generation), now)?;
+    let core = Core::new(core_setup(&config, &local, &shared), now)?;
+    let holding = |group| matches!(held(&shared, GroupId(group as u8)), Some(_));
+    let resuming = std::array::from_fn(holding);
     let judge = match engine.0 {
         EngineKind::User => Some(kernel.judge()?),
         EngineKind::KernelTimer => None,
@@ -201,7 +222,8 @@ fn assemble(
         shared: Arc::clone(&shared),
         events: kernel.events()?,
         judge,
-        words,
+        leases: kernel.leases()?,
+        terms,
         demand: demand(config.timers.interval()),
     })?;
 
@@ -230,7 +252,7 @@ fn assemble(
         incarnation,
         started: now,
         tick: tick(&config),
-        resuming: words.map(|word| word.state() == State::Holding),
+        resuming,
         trials: BTreeMap::new(),
         memory: BTreeMap::new(),
         resource_states: BTreeMap::new(),
@@ -245,6 +267,8 @@ fn assemble(
         inputs: VecDeque::new(),
         kernel,
         shared,
+        leases,
+        learner,
         fast,
         workers,
         results,
@@ -253,8 +277,9 @@ fn assemble(
         watch_refused: None,
         counted: BootTime::NEVER,
         stopping: false,
+        paused: None,
     };
-    for peer in daemon.peers() {
+    for peer in daemon.others() {
         daemon.watch(peer, true)?;
     }
     Ok(daemon)
@@ -365,17 +390,16 @@ fn script(resource: &Resource) -> Script {
     }
 }
 
-fn core_setup(
-    config: &Config,
-    local: &Local,
-    words: &[GroupWord; GROUPS],
-    generation: u32,
-) -> Setup {
+/// Returns the epoch at which the record holds a group.
+fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
+    let record = shared.record(group)?;
+    (record.state() == State::Holding).then_some(Epoch(record.epoch))
+}
+
+fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
     // What the workers allow themselves, and then some.
     let slack = Duration::from_secs(5);
     let groups = config.groups.iter().map(|group| {
-        let word = words.get(group.id.0 as usize);
-        let resumed = word.filter(|word| word.state() == State::Holding).map(GroupWord::epoch);
         let sum =
             |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
         let stop = sum(|resource| resource.stop_timeout) + slack;
@@ -385,18 +409,22 @@ fn core_setup(
             preferred: Some(group.preferred),
             auto_failback: group.auto_failback,
             resources: (!group.resources.is_empty()).then_some(ResourceBounds { start, stop }),
-            resumed,
-            known: word.map_or(Epoch::NONE, GroupWord::epoch),
+            resumed: held(shared, group.id),
         }
     });
     Setup {
         me: local.me.id,
         nodes: config.nodes.iter().map(|node| node.id).collect(),
         groups: groups.collect(),
-        epoch_floor: Epoch::floor(generation),
+        witness: local.witness.as_ref().map(|witness| witness.id),
         bounds: Bounds {
             initdead: config.timers.initdead(),
-            fast_path: Duration::from_millis(20),
+            seek: match config.cluster.policy {
+                // The record holds at once; only the fast path may be late.
+                Policy::Available => Duration::from_secs(2),
+                Policy::Witness | Policy::Safe => config.lease.seek,
+            },
+            promise: config.lease.promise(),
             contend: config.timers.interval() * 2,
             take: Duration::from_secs(2),
             drop: Duration::from_secs(2),
@@ -411,6 +439,11 @@ impl Daemon {
     /// Returns the peers.
     pub(super) fn peers(&self) -> Vec<NodeId> {
         self.local.peers.iter().map(|peer| peer.id).collect()
+    }
+
+    /// Returns all other machines: the peers, and the witness if there is one.
+    pub(super) fn others(&self) -> Vec<NodeId> {
+        self.peers().into_iter().chain(self.local.witness_id()).collect()
     }
 
     /// Begins to watch a peer, whoever counts its misses.

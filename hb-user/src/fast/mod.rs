@@ -26,6 +26,7 @@ use std::{
 
 use hb_ebpf::{
     epoch::Epoch,
+    lease::Terms,
     maps::{Cause, Event},
     time::BootTime,
     wire::{GROUPS, Health},
@@ -188,6 +189,8 @@ pub struct Setup {
     pub judge: Option<Judge>,
     /// The records of the groups.
     pub leases: Leases,
+    /// How long leases last and who votes.
+    pub terms: Terms,
     /// The priority to ask for.
     pub demand: Demand,
 }

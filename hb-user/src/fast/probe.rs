@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hb_ebpf::{
     answer::{self, Stamp},
+    lease::Terms,
     maps::PeerKeys,
     time::BootTime,
     wire::{FRAME_LEN, Frame, Kind},
@@ -11,7 +12,7 @@ use hb_ebpf::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    id::{LinkId, NodeId},
+    id::{GroupId, LinkId, NodeId},
     kernel::Shared,
     link::LinkSocket,
 };
@@ -71,7 +72,13 @@ impl Stream {
     }
 
     /// Sends a probe that leaves at `now`.
-    pub(super) fn send(&mut self, shared: &Shared, counters: &TargetCounters, now: BootTime) {
+    pub(super) fn send(
+        &mut self,
+        shared: &Shared,
+        terms: &Terms,
+        counters: &TargetCounters,
+        now: BootTime,
+    ) {
         let Target { peer, link, socket, keys } = &self.target;
         let Some((known, heard)) = shared.link(*peer, *link) else { return };
         let node = shared.node();
@@ -88,6 +95,12 @@ impl Stream {
         };
         answer::address(&mut self.frame, &node, peer.0, link.0, keys.ids[0]);
         answer::fill(&mut self.frame, Kind::Probe, &node, &stamp);
+        for group in 0..node.groups {
+            if let Some(record) = shared.record(GroupId(group)) {
+                let group = usize::from(group);
+                answer::speak_of(&mut self.frame, group, &record, terms, &node, now.ns());
+            }
+        }
         self.frame.sign(&keys.transmit[0]);
         let bytes: &[u8; FRAME_LEN] = zerocopy::transmute_ref!(&self.frame);
         debug_assert_eq!(bytes, self.frame.as_bytes());

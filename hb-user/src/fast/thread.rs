@@ -8,7 +8,7 @@ use std::{
 };
 
 use hb_ebpf::{
-    lease::op::Op,
+    lease::{Terms, op::Op},
     maps::{Cause, Event, EventKind, Life},
     time::BootTime,
     wire::{GROUPS, State},
@@ -55,6 +55,7 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         armed: [[false; GROUPS]; hb_ebpf::maps::MAX_NODES],
         watched: Vec::new(),
         leases: setup.leases,
+        terms: setup.terms,
         shared: setup.shared,
         events: setup.events,
         judge: setup.judge,
@@ -101,6 +102,7 @@ pub(super) struct Worker {
     /// Peers that this thread judges itself.
     watched: Vec<NodeId>,
     pub(super) leases: Leases,
+    terms: Terms,
     pub(super) shared: Arc<Shared>,
     events: Events,
     judge: Option<Judge>,
@@ -148,7 +150,7 @@ impl Worker {
 
     pub(super) fn probe(&mut self) {
         for (stream, counters) in self.streams.iter_mut().zip(self.counters.iter()) {
-            stream.send(&self.shared, counters, clock::now());
+            stream.send(&self.shared, &self.terms, counters, clock::now());
         }
     }
 

@@ -1,48 +1,49 @@
 //! One group on this node, as a state machine.
 //!
-//! "Peer above" and "peer below" are living peers that hold the group at a higher or lower epoch;
-//! "turn" is [`Choice::Take`] of this node. An empty cell changes nothing, and so does every input
-//! that no cell names, so repeated and late results are harmless.
+//! Who holds is decided by the group's record in the kernel; a phase says how far this node is with
+//! what follows from it. "Peer above" and "peer below" are living peers that hold the group at a
+//! higher or lower epoch; "turn" is [`Choice::Take`] of this node; "lost" is a record that does not
+//! hold the phase's epoch any more, or has been without a lease for as long as a promise lasts. An
+//! empty cell changes nothing, and so does every input that no cell names, so repeated and late
+//! results are harmless.
 //!
-//! | phase | its result, good | its result, bad | nothing in time | peer above | leaving, or failed |
+//! | phase | its result, good | its result, bad | nothing in time | lost, or peer above | leaving, or failed |
 //! |---|---|---|---|---|---|
 //! | `Idle` | | | | | (takes nothing) |
 //! | `Resuming` | | | | `Yielding`: Drop | `Stopping`: StopResources |
-//! | `Taking`, fast path | `Starting` or `Serving` | failed | as `Taking`, else Take | | |
-//! | `Taking` | `Starting`: StartResources, or `Serving` | failed | failed | `Yielding`: Drop | `Dropping`: Drop |
+//! | `Seeking` | `Starting`: StartResources, or `Serving` | failed | `Idle`: GiveUp | | `Idle`: GiveUp |
 //! | `Starting` | `Serving` | failed | failed | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Serving` | | failed | | `Yielding`: Drop | `Stopping`: StopResources |
-//! | `Stopping` | `Dropping`: Drop | failed, `Dropping`: Drop | as bad | `Yielding`: Drop | |
-//! | `Dropping` | `Released` | failed, Drop after `retry` | Drop | | |
+//! | `Stopping` | `Dropping`: Release | failed, `Dropping`: Release | as bad | `Yielding`: Drop | |
+//! | `Dropping` | `Released` | failed, Release after `retry` | Release | | |
 //! | `Released` | | | | `Idle` | (takes nothing) |
 //! | `Yielding` | `Clearing`: StopResources, or `Idle` | failed, Drop after `retry` | Drop | | |
 //! | `Clearing` | `Idle` | failed, `Idle` | as bad | | |
 //!
 //! And further:
 //!
-//! - `Idle`, `Released`: on its turn, `Taking` with Take, but only after `contend` if a living peer
-//!   may have come to think it is its own and no release says otherwise; when an armed peer dies, `Taking` without,
-//!   because the fast path is at it. `Released` becomes `Idle` when any peer holds the group.
-//! - `Resuming`: once joined, `Taking` with Take, at the same epoch unless a higher one was heard.
-//! - `Serving`: a preferred node that stands by, with failback, makes it `Stopping`.
+//! - `Idle`, `Released`: on its turn, `Seeking` with Seek, but only after `contend` if a living peer
+//!   may have come to think it is its own and no release says otherwise; and at once when an armed
+//!   peer dies, because the fast path is at it. `Released` becomes `Idle` when any peer holds the
+//!   group. After a seek without a majority the next one begins after a while, by rank.
+//! - `Seeking` is given up when it is another's turn. A result that comes after that is taken all
+//!   the same: the record holds.
+//! - `Resuming`: once joined, `Seeking` with Seek: the record holds, and addresses are put up.
+//! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
+//!   makes it `Stopping`.
 //! - `Resuming` to `Stopping`: a peer below is a conflict won, which Announces at its begin and end.
-//! - `Taking` by the fast path waits for its report, for `fast_path` at most: only then is it known
-//!   whether addresses are there to be dropped.
 //! - `Starting` to `Stopping`: Announce when a dead peer is alive again, for it may have served on
 //!   its side of a partition and given up before anybody here saw it.
-//! - Any phase: a takeover by the fast path at an unknown epoch of ours is adopted (`Idle`,
-//!   `Released`, `Resuming`: as taken; `Dropping`, `Yielding`, `Clearing`: dropped once more).
+//! - Any phase: a group that the fast path took though nobody asked any more is adopted (`Idle`,
+//!   `Released`: as taken; `Dropping`, `Yielding`, `Clearing`: given up once more).
 //!
 //! A failure lasts until the operator clears it or the daemon restarts. The first phase is
 //! `Resuming`, or else `Yielding` at no epoch, which removes what an earlier start may have left.
-//!
-//! **Invariant:** from before the first address is added until the last one is gone, the word says
-//! holding, with an epoch of this node; only leftovers of a start without a record have none.
 
 use hb_ebpf::{
     epoch::Epoch,
     time::BootTime,
-    wire::{Be64, GroupWord, Health, State},
+    wire::{Health, State},
 };
 
 mod phase;
@@ -53,6 +54,7 @@ pub use phase::Phase;
 use super::{
     action::{Action, Reason, Transition},
     choose::{Choice, Standing},
+    facts::{RecordFacts, RecordState},
     setup::{Bounds, GroupSetup},
 };
 use crate::id::{GroupId, NodeId};
@@ -76,8 +78,10 @@ pub(super) struct Around {
     pub(super) rival: Option<(NodeId, Epoch)>,
     /// Who should have it if not this node.
     pub(super) successor: Option<NodeId>,
-    /// The preferred node, if it stands by.
+    /// The preferred node, if it stands by and failback is wanted.
     pub(super) failback: Option<NodeId>,
+    /// The node the operator wants it on, if it stands by.
+    pub(super) moved: Option<NodeId>,
 }
 
 /// One group on this node.
@@ -92,14 +96,24 @@ pub(super) struct Group {
     pub(super) failure: Option<String>,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
-    /// Highest epoch this node ever held or sought.
-    used: Epoch,
-    /// Highest epoch heard of, and the floor.
-    pub(super) heard: Epoch,
+    /// What the record says.
+    pub(super) record: RecordFacts,
+    /// Since when the lease of the group held has run out, as far as this node looked.
+    lapsed: Option<BootTime>,
+    /// Whether the record was seen to seek in this phase.
+    sought: bool,
+    /// Not to seek before this, after a seek without a majority.
+    pause_until: BootTime,
+    /// Seeks without a majority in a row.
+    vain: u32,
+    /// Where the operator wants it.
+    pub(super) moving: Option<NodeId>,
+    /// To whom it is given up.
+    heir: Option<NodeId>,
+    /// The place of this node in the order of seekers, 0 first.
+    rank: u8,
     /// When to stop waiting for the result of the phase.
     deadline: Option<BootTime>,
-    /// While the fast path is taking: what `used` was before.
-    fast_path: Option<Epoch>,
     /// Whether resources may run.
     started: bool,
     /// Whose turn it is, and until when that is waited for.
@@ -114,8 +128,8 @@ impl Group {
     pub(super) fn new(
         setup: GroupSetup,
         me: NodeId,
+        rank: u8,
         bounds: Bounds,
-        floor: Epoch,
         now: BootTime,
         out: &mut Vec<Action>,
     ) -> Self {
@@ -128,10 +142,15 @@ impl Group {
             reason: Reason::Leftover,
             failure: None,
             ready: false,
-            used: resumed.unwrap_or_default(),
-            heard: floor.max(setup.known),
+            record: RecordFacts::default(),
+            lapsed: None,
+            sought: false,
+            pause_until: BootTime::NEVER,
+            vain: 0,
+            moving: None,
+            heir: None,
+            rank,
             deadline: None,
-            fast_path: None,
             started: true,
             waiting: None,
             passed_over: None,
@@ -147,41 +166,26 @@ impl Group {
     }
 
     /// Returns what this node knows of itself.
-    pub(super) fn standing(&self, leaving: bool) -> Standing {
-        let (state, epoch) = self.record();
+    pub(super) fn standing(&self, leaving: bool, now: BootTime) -> Standing {
+        let (state, epoch) = self.hold();
         Standing {
             node: self.me,
             alive: true,
             controller: true,
             leaving,
             state,
-            health: self.health(leaving),
+            health: self.health(leaving, now),
             epoch,
             successor: self.successor().unwrap_or(NodeId(0)),
         }
     }
 
-    /// Returns what frames shall say of the group.
-    pub(super) fn word(&self, leaving: bool, holder: Option<NodeId>) -> GroupWord {
-        let (state, epoch) = self.record();
-        GroupWord {
-            state: state as u8,
-            health: self.health(leaving) as u8,
-            holder: holder.map_or(0, |node| node.0),
-            successor: self.successor().map_or(0, |node| node.0),
-            epoch: Be64::new(epoch.0),
-            ..GroupWord::default()
-        }
-    }
-
-    pub(super) fn health(&self, leaving: bool) -> Health {
+    pub(super) fn health(&self, leaving: bool, now: BootTime) -> Health {
         if self.failure.is_some() {
             return Health::Failed;
         }
         match self.phase {
-            Phase::Resuming { .. } | Phase::Taking { .. } | Phase::Starting { .. } => {
-                Health::Starting
-            }
+            Phase::Resuming { .. } | Phase::Seeking | Phase::Starting { .. } => Health::Starting,
             Phase::Serving { .. } => Health::Healthy,
             Phase::Yielding { .. } | Phase::Clearing if self.reason == Reason::Leftover => {
                 Health::Starting
@@ -191,48 +195,107 @@ impl Group {
             | Phase::Yielding { .. }
             | Phase::Clearing => Health::Stopping,
             Phase::Idle | Phase::Released { .. } if leaving => Health::Stopping,
-            Phase::Idle | Phase::Released { .. } if self.ready => Health::Standby,
+            Phase::Idle | Phase::Released { .. } if self.ready && !self.is_blocked(now) => {
+                Health::Standby
+            }
             Phase::Idle | Phase::Released { .. } => Health::Starting,
         }
     }
 
-    fn record(&self) -> (State, Epoch) {
-        match (self.phase, self.phase.held()) {
+    /// Returns what this node is to the group, and at which epoch: the phase where it says more
+    /// than the record, which may have changed since it was looked at.
+    fn hold(&self) -> (State, Epoch) {
+        match (self.phase, self.phase.held().or(self.record.held())) {
             (_, Some(epoch)) => (State::Holding, epoch),
             (Phase::Released { epoch, .. }, None) => (State::Released, epoch),
-            (_, None) => (State::Idle, self.heard.max(self.used)),
+            (Phase::Seeking, None) => (State::Seeking, self.record.highest),
+            (_, None) => (State::Idle, self.record.highest),
         }
+    }
+
+    /// Tells whether the record takes no part for now.
+    pub(super) fn is_blocked(&self, now: BootTime) -> bool {
+        now < self.record.blocked_until
     }
 
     fn successor(&self) -> Option<NodeId> {
         if let Phase::Released { successor, .. } = self.phase { successor } else { None }
     }
 
-    /// Returns the epoch this node would seek next, or `None` when the numbers are used up.
-    pub(super) fn next_epoch(&self) -> Option<Epoch> {
-        self.heard.max(self.used).next(self.me.0)
-    }
-
     /// Returns when [`settle`](Self::settle) has something to do though nothing happened.
     pub(super) fn timeout(&self) -> Option<BootTime> {
         let waiting = self.waiting.map(|(_, until)| until);
-        self.deadline.into_iter().chain(waiting).min()
+        let apart = self.phase.is_apart();
+        let paused = apart.then_some(self.pause_until);
+        let blocked = apart.then_some(self.record.blocked_until);
+        [self.deadline, waiting, paused, blocked].into_iter().flatten().min()
     }
 
-    /// Takes note that the fast path carries out the plan for a peer that died or released.
+    /// Takes note that the fast path seeks the group, because of what happened to a peer.
     pub(super) fn armed_peer_gone(
         &mut self,
-        epoch: Epoch,
         reason: Reason,
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
-        if self.phase.is_apart() && epoch > self.used {
-            self.fast_path = Some(self.used);
-            self.used = epoch;
-            self.started = false;
-            self.go(Phase::Taking { epoch }, reason, now, out);
-            self.deadline = Some(now.after(self.bounds.fast_path));
+        if self.phase.is_apart() && !self.is_blocked(now) {
+            self.take(reason, now, out);
+        }
+    }
+
+    /// Takes note of what the record says.
+    pub(super) fn recorded(
+        &mut self,
+        record: RecordFacts,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        let won = self.record.held() != record.held() && record.held().is_some();
+        self.record = record;
+        match self.phase {
+            Phase::Seeking if won => self.deadline = Some(now.after(self.bounds.take)),
+            Phase::Seeking if record.state == RecordState::Seeking => self.sought = true,
+            // It made way for a higher epoch.
+            Phase::Seeking if self.sought && record.state == RecordState::Idle => {
+                self.pause(Reason::Lost, now, out);
+            }
+            _ => {}
+        }
+        self.look_at_lease(now, out);
+    }
+
+    /// Gives way where the record does not hold any more, and follows the lease where it does.
+    fn look_at_lease(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        let gives = matches!(self.phase, Phase::Dropping { .. } | Phase::Yielding { .. });
+        let Some(epoch) = self.phase.held().filter(|_| !gives) else {
+            self.lapsed = None;
+            return;
+        };
+        let group = self.id();
+        if self.record == RecordFacts::default() {
+            return;
+        }
+        match self.record.held() {
+            None => {
+                self.lapsed = None;
+                self.give_way(epoch, Reason::Lost, now, out);
+            }
+            Some(_) if now < self.record.lease_end => {
+                if let Some(since) = self.lapsed.take() {
+                    let closed = now.since(since);
+                    out.push(Action::Log(Transition::Regained { group, closed }));
+                }
+            }
+            Some(held) => {
+                let since = *self.lapsed.get_or_insert_with(|| {
+                    out.push(Action::Log(Transition::Lapsed { group }));
+                    self.record.lease_end
+                });
+                if since.after(self.bounds.promise) <= now {
+                    self.lapsed = None;
+                    self.give_way(held, Reason::Lapsed, now, out);
+                }
+            }
         }
     }
 
@@ -254,33 +317,27 @@ impl Group {
         if epoch.node() != self.me.0 {
             return;
         }
-        let unknown = epoch > self.used;
-        self.used = self.used.max(epoch);
+        let known = self.phase.held() == Some(epoch);
         match self.phase {
-            Phase::Taking { epoch: held } => {
-                // The plan may have been replaced while the fast path carried out the older one.
-                let by_fast_path = self.fast_path.is_some_and(|before| epoch > before);
-                if epoch == held || by_fast_path || unknown {
-                    self.taken(held.max(epoch), result, now, out);
-                }
-            }
-            _ if !unknown => {
-                // Reported after it was given up: the fast path was late.
-                if result.is_ok() && self.phase.held().is_none_or(|_| self.is_dropping()) {
-                    self.drop_again(out);
-                }
+            Phase::Seeking => self.taken(epoch, result, now, out),
+            Phase::Resuming { .. } if known => self.taken(epoch, result, now, out),
+            Phase::Idle | Phase::Released { .. } if self.record.held() == Some(epoch) => {
+                self.started = false;
+                self.reason = Reason::FastPath;
+                self.taken(epoch, result, now, out);
             }
             Phase::Idle | Phase::Released { .. } | Phase::Resuming { .. } => {
-                self.started = matches!(self.phase, Phase::Resuming { .. });
-                self.go(Phase::Taking { epoch }, Reason::FastPath, now, out);
-                self.taken(epoch, result, now, out);
+                // Lost again before this was heard.
+                if result.is_ok() {
+                    self.drop_again(out);
+                }
             }
             Phase::Starting { .. } | Phase::Serving { .. } | Phase::Stopping { .. } => {
                 self.renumber(epoch);
             }
             Phase::Dropping { .. } | Phase::Yielding { .. } => {
                 self.renumber(epoch);
-                self.drop_again(out);
+                self.drop_addresses(now, out);
             }
             Phase::Clearing => self.give_way(epoch, self.reason.clone(), now, out),
         }
@@ -305,7 +362,7 @@ impl Group {
         let reason = self.reason.clone();
         match self.phase {
             Phase::Dropping { epoch } => {
-                let successor = around.successor;
+                let successor = self.heir;
                 self.go(Phase::Released { epoch, successor }, reason, now, out);
             }
             _ if self.started && self.setup.resources.is_some() => {
@@ -381,10 +438,14 @@ impl Group {
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
-        self.renumber(epoch);
-        self.fast_path = None;
+        self.vain = 0;
+        self.record.state = RecordState::Holding;
+        self.record.epoch = epoch;
+        self.record.lease_end = self.record.lease_end.max(now.after(self.bounds.promise));
         if let Err(error) = result {
-            return self.fail(format!("adding addresses: {error}"), out);
+            self.fail(format!("adding addresses: {error}"), out);
+            let reason = Reason::Failed(error);
+            return self.release(epoch, reason, now, out);
         }
         let reason = self.reason.clone();
         let Some(bounds) = self.setup.resources else {
@@ -415,7 +476,11 @@ impl Group {
 
     fn drop_addresses(&mut self, now: BootTime, out: &mut Vec<Action>) {
         self.deadline = Some(now.after(self.bounds.drop));
-        out.push(Action::Drop { group: self.id(), reason: self.reason.clone() });
+        let (group, reason) = (self.id(), self.reason.clone());
+        out.push(match self.phase {
+            Phase::Dropping { .. } => Action::Release { group, successor: self.heir, reason },
+            _ => Action::Drop { group, reason },
+        });
     }
 
     fn drop_again(&self, out: &mut Vec<Action>) {
@@ -441,8 +506,7 @@ impl Group {
 
     fn renumber(&mut self, to: Epoch) {
         match &mut self.phase {
-            Phase::Taking { epoch }
-            | Phase::Starting { epoch }
+            Phase::Starting { epoch }
             | Phase::Serving { epoch }
             | Phase::Stopping { epoch }
             | Phase::Dropping { epoch }
@@ -460,9 +524,7 @@ impl Group {
         if to.held().is_none() {
             self.beaten = None;
         }
-        if !matches!(to, Phase::Taking { .. }) {
-            self.fast_path = None;
-        }
+        self.sought = false;
         out.push(Action::Log(Transition::Group { group: self.id(), from, to, reason }));
     }
 

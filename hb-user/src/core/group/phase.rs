@@ -16,11 +16,8 @@ pub enum Phase {
         /// The epoch held.
         epoch: Epoch,
     },
-    /// Addresses are being added.
-    Taking {
-        /// The epoch held.
-        epoch: Epoch,
-    },
+    /// The fast path seeks it, and adds its addresses once it is held.
+    Seeking,
     /// Addresses are up, resources are starting.
     Starting {
         /// The epoch held.
@@ -62,7 +59,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Self::Idle => "idle",
             Self::Resuming { .. } => "resuming",
-            Self::Taking { .. } => "taking",
+            Self::Seeking => "seeking",
             Self::Starting { .. } => "starting",
             Self::Serving { .. } => "serving",
             Self::Stopping { .. } => "stopping",
@@ -80,13 +77,12 @@ impl Phase {
     pub fn held(self) -> Option<Epoch> {
         match self {
             Self::Resuming { epoch }
-            | Self::Taking { epoch }
             | Self::Starting { epoch }
             | Self::Serving { epoch }
             | Self::Stopping { epoch }
             | Self::Dropping { epoch }
             | Self::Yielding { epoch } => (epoch != Epoch::NONE).then_some(epoch),
-            Self::Idle | Self::Released { .. } | Self::Clearing => None,
+            Self::Idle | Self::Seeking | Self::Released { .. } | Self::Clearing => None,
         }
     }
 

@@ -24,8 +24,8 @@ impl Group {
         }
         match self.phase {
             Phase::Idle | Phase::Released { .. } => self.settle_apart(around, out),
+            Phase::Seeking => self.settle_seeking(around, out),
             Phase::Resuming { epoch }
-            | Phase::Taking { epoch }
             | Phase::Starting { epoch }
             | Phase::Serving { epoch }
             | Phase::Stopping { epoch } => self.settle_holding(epoch, around, out),
@@ -38,7 +38,11 @@ impl Group {
         if let (Some((node, _)), Phase::Released { .. }) = (around.rival, self.phase) {
             self.go(Phase::Idle, Reason::HandedOver(node), around.now, out);
         }
-        let able = self.ready && self.failure.is_none() && !around.leaving;
+        let able = self.ready
+            && self.failure.is_none()
+            && !around.leaving
+            && !self.is_blocked(around.now)
+            && !self.record.unclean;
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
             _ => None,
@@ -46,8 +50,14 @@ impl Group {
         if turn != self.waiting.map(|(node, _)| node) {
             self.waiting = None;
         }
+        if turn != Some(self.me) {
+            self.vain = 0;
+            self.pause_until = BootTime::NEVER;
+        } else if around.now < self.pause_until {
+            return;
+        }
         match turn {
-            Some(node) if node == self.me && !around.contested => {
+            Some(node) if node == self.me && (!around.contested || self.vain > 0) => {
                 self.take(around.cause.clone(), around.now, out);
             }
             Some(node) => {
@@ -68,11 +78,41 @@ impl Group {
         }
     }
 
-    fn settle_holding(&mut self, epoch: Epoch, around: &Around, out: &mut Vec<Action>) {
-        if self.fast_path.is_some() {
-            // It may be adding addresses this instant; what it did has to be known first.
+    /// Gives a seek up when it is not this node's turn any more.
+    fn settle_seeking(&mut self, around: &Around, out: &mut Vec<Action>) {
+        if self.record.held().is_some() {
+            // Won: the fast path is putting addresses up.
             return;
         }
+        let able = self.failure.is_none() && !around.leaving;
+        if !able || around.choice != Choice::Take(self.me) {
+            out.push(Action::GiveUp { group: self.id() });
+            let reason = match around.choice {
+                Choice::Held(node) => Reason::Outranked(node),
+                _ => self.reason.clone(),
+            };
+            self.vain = 0;
+            self.go(Phase::Idle, reason, around.now, out);
+        }
+    }
+
+    /// Ends a seek that led to nothing; the next one waits for as long as this node's rank asks.
+    pub(super) fn pause(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
+        if self.vain == 0 {
+            out.push(Action::Log(Transition::NoMajority { group: self.id() }));
+        }
+        self.vain = self.vain.saturating_add(1);
+        let wait = self.bounds.seek * (2 * u32::from(self.rank) + 1);
+        self.pause_until = now.after(wait);
+        self.phase = Phase::Idle;
+        self.since = now;
+        self.deadline = None;
+        self.waiting = None;
+        self.sought = false;
+        self.reason = reason;
+    }
+
+    fn settle_holding(&mut self, epoch: Epoch, around: &Around, out: &mut Vec<Action>) {
         let now = around.now;
         let beaten = around.rival.filter(|(node, theirs)| (*theirs, self.me) < (epoch, *node));
         if let (Some((peer, theirs)), None) = (around.rival, beaten) {
@@ -89,19 +129,26 @@ impl Group {
         }
         if let Some(error) = &self.failure {
             let reason = Reason::Failed(error.clone());
+            self.heir = around.successor;
             return self.release(epoch, reason, now, out);
         }
         if around.leaving {
+            self.heir = around.successor;
             return self.release(epoch, Reason::Leaving, now, out);
         }
-        match (self.phase, around.failback) {
-            (Phase::Serving { .. }, Some(node)) => {
+        match (self.phase, around.failback, around.moved) {
+            (Phase::Serving { .. }, _, Some(node)) => {
+                self.moving = None;
+                self.heir = Some(node);
+                self.release(epoch, Reason::Moved(node), now, out);
+            }
+            (Phase::Serving { .. }, Some(node), None) => {
+                self.heir = Some(node);
                 self.release(epoch, Reason::Failback(node), now, out);
             }
-            (Phase::Resuming { .. }, _) if around.joined => self.resume(epoch, now, out),
-            // The fast path was silent for too long.
-            (Phase::Taking { .. }, _) if self.deadline.is_none() => {
-                self.seize(epoch, self.reason.clone(), now, out);
+            (Phase::Resuming { .. }, ..) if around.joined => {
+                // Resources of the earlier start may run.
+                self.seek(Reason::Resumed, now, out);
             }
             _ => {}
         }
@@ -120,43 +167,40 @@ impl Group {
         } else if let Some((peer, _)) = was {
             out.push(Action::Log(Transition::ConflictOver { group, peer }));
         }
-        if !matches!(self.phase, Phase::Resuming { .. } | Phase::Taking { .. }) {
+        if !matches!(self.phase, Phase::Resuming { .. }) {
             out.push(Action::Announce { group });
         }
     }
 
-    fn take(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
-        let Some(epoch) = self.next_epoch() else {
-            let heard = self.heard.max(self.used).0;
-            return self.fail(format!("no epoch is left above {heard:#x}"), out);
-        };
+    /// Takes a group of which nothing runs here.
+    pub(super) fn take(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
         self.started = false;
-        self.seize(epoch, reason, now, out);
+        self.seek(reason, now, out);
     }
 
-    fn resume(&mut self, epoch: Epoch, now: BootTime, out: &mut Vec<Action>) {
-        // A peer that is dead by now may have held it since.
-        let epoch = if self.heard > epoch { self.next_epoch() } else { Some(epoch) };
-        match epoch {
-            Some(epoch) => self.seize(epoch, Reason::Resumed, now, out),
-            None => self.fail(format!("no epoch is left above {:#x}", self.heard.0), out),
+    fn seek(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
+        // This node's own promise to another is waited out before a majority can be asked.
+        let free = self.record.bound_until.max(now);
+        if self.vain == 0 {
+            self.go(Phase::Seeking, reason.clone(), now, out);
+        } else {
+            self.phase = Phase::Seeking;
+            self.since = now;
         }
-    }
-
-    fn seize(&mut self, epoch: Epoch, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
-        self.used = self.used.max(epoch);
-        self.go(Phase::Taking { epoch }, reason.clone(), now, out);
-        out.push(Action::Take { group: self.id(), epoch, reason });
-        self.deadline = Some(now.after(self.bounds.take));
+        out.push(Action::Seek { group: self.id(), reason });
+        self.deadline = Some(free.after(self.bounds.seek));
     }
 
     fn expire(&mut self, now: BootTime, out: &mut Vec<Action>) {
         self.deadline = None;
         match (self.phase, self.setup.resources) {
-            (Phase::Taking { .. }, _) if self.fast_path.take().is_some() => {}
-            (Phase::Taking { epoch }, _) => {
-                let late = format!("no result within {:?}", self.bounds.take);
-                self.taken(epoch, Err(late), now, out);
+            (Phase::Seeking, _) if self.record.held().is_some() => {
+                let late = format!("no result within {:?} of holding", self.bounds.take);
+                self.taken(self.record.epoch, Err(late), now, out);
+            }
+            (Phase::Seeking, _) => {
+                out.push(Action::GiveUp { group: self.id() });
+                self.pause(Reason::NoMajority, now, out);
             }
             (Phase::Starting { epoch }, Some(bounds)) => {
                 let late = format!("no result within {:?}", bounds.start);
