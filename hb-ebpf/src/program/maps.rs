@@ -19,10 +19,30 @@ const MAPPED: usize = BPF_F_MMAPABLE as usize;
 /// Userspace may read and not write.
 const SHOWN: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY) as usize;
 
-/// Returns which home a slot belongs to: an index into `NODE` and `TERMS`. A node has one.
+/// Returns which home the heartbeat in a packet is for: an index into `NODE` and `TERMS`. A node has
+/// one; a witness one for each cluster.
+#[inline(always)]
+pub(crate) fn home_of<B: Bytes>(_packet: &B, _envelope: Envelope) -> Option<u32> {
+    Some(0)
+}
+
+/// Returns which home a slot belongs to.
 #[inline(always)]
 pub(crate) fn home(_slot: u32) -> u32 {
     0
+}
+
+/// Returns the slot of a peer and a link.
+#[inline(always)]
+pub(crate) fn slot(_home: u32, source: u8, link: u8) -> Result<u32, Refusal> {
+    peer_index(source).ok_or(Refusal::Source)?;
+    layout::slot(source, link).ok_or(Refusal::Link)
+}
+
+/// Returns the slot under which frames are counted that name none.
+#[inline(always)]
+pub(crate) fn nowhere(_home: u32) -> u32 {
+    SLOTS as u32
 }
 
 /// Returns the index of a group's record.
