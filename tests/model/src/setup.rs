@@ -121,7 +121,7 @@ impl Setup {
             count: self.machines(),
             own: id,
             witness: u8::from(id > self.nodes),
-            reserved: 0,
+            policy: hb_ebpf::lease::Policy::Witness as u8,
             voters,
             padding: [0; 3],
         }
