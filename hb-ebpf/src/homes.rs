@@ -87,8 +87,8 @@ pub fn named(home: u32, terms: &Terms, source: u8, link: u8) -> Result<u32, Refu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec;
     use crate::lease::{Policy, Timing};
+    use std::vec;
 
     #[test]
     fn indexes_are_distinct_and_bounded() {

@@ -67,15 +67,20 @@ fn lengths_are_checked_against_each_other_with_their_numbers() {
         (Timing { controller_deadtime_ns: L_MAX_NS, ..good }, "controller_deadtime 2000000000 ns"),
     ];
     for (timing, said) in cases {
-        let error = Terms::new(Policy::Witness, &timing, &[1, 2, 3], 1, Some(3)).unwrap_err().to_string();
+        let error =
+            Terms::new(Policy::Witness, &timing, &[1, 2, 3], 1, Some(3)).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
-    assert!(Terms::new(Policy::Witness, &Timing { drain_ns: 240_041, ..good }, &[1, 2], 1, None).is_ok());
+    assert!(
+        Terms::new(Policy::Witness, &Timing { drain_ns: 240_041, ..good }, &[1, 2], 1, None)
+            .is_ok()
+    );
 }
 
 #[test]
 fn voters_are_checked() {
-    let terms = |voters: &[u8], own, witness| Terms::new(Policy::Witness, &timing(), voters, own, witness);
+    let terms =
+        |voters: &[u8], own, witness| Terms::new(Policy::Witness, &timing(), voters, own, witness);
     assert_eq!(terms(&[1], 1, None), Err(TermsError::Count { count: 1 }));
     assert_eq!(terms(&[1, 2, 3, 4, 5, 6], 1, None), Err(TermsError::Count { count: 6 }));
     assert_eq!(terms(&[1, 2, 1], 1, None), Err(TermsError::Voter { id: 1 }));

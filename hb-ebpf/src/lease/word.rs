@@ -74,9 +74,7 @@ pub fn hear(
             let yielded = available::hear(record, terms, source, word, now);
             Heard { yielded, ..Heard::default() }
         }
-        Policy::Witness | Policy::Safe => {
-            hear_voter(record, terms, source, transmit_ns, word, now)
-        }
+        Policy::Witness | Policy::Safe => hear_voter(record, terms, source, transmit_ns, word, now),
     };
     record.count_change(&before);
     heard

@@ -158,8 +158,7 @@ fn take(
 /// there.
 #[inline(always)]
 fn remember_sender(packet: &Packet<'_>, slot: u32) {
-    if let (Some(ethernet), Some(link)) =
-        (packet.at::<Ethernet>(0), maps::LINKS.get_ptr_mut(slot))
+    if let (Some(ethernet), Some(link)) = (packet.at::<Ethernet>(0), maps::LINKS.get_ptr_mut(slot))
     {
         // SAFETY: the element outlives the program; nobody else writes these bytes, but for another
         // CPU that has a frame of the same sender at hand.

@@ -8,8 +8,8 @@ use core::{
 use aya_ebpf::{
     bindings::{bpf_spin_lock, bpf_timer},
     helpers::{
-        bpf_spin_lock as lock, bpf_spin_unlock as unlock, bpf_timer_init,
-        bpf_timer_set_callback, bpf_timer_start,
+        bpf_spin_lock as lock, bpf_spin_unlock as unlock, bpf_timer_init, bpf_timer_set_callback,
+        bpf_timer_start,
     },
     programs::XdpContext,
 };

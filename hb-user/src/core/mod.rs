@@ -83,11 +83,7 @@ impl Core {
         let mut core = Self {
             me,
             bounds,
-            peers: nodes
-                .into_iter()
-                .filter(|node| *node != me)
-                .map(peer)
-                .collect(),
+            peers: nodes.into_iter().filter(|node| *node != me).map(peer).collect(),
             witness: witness.map(peer),
             groups: groups
                 .into_iter()

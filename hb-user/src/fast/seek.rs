@@ -12,11 +12,7 @@ use hb_ebpf::{
     wire::State,
 };
 
-use super::{
-    EffectError, Report, Steps, Trigger,
-    group::Added,
-    thread::Worker,
-};
+use super::{EffectError, Report, Steps, Trigger, group::Added, thread::Worker};
 use crate::{
     clock,
     id::{GroupId, NodeId},

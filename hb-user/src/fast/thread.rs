@@ -177,10 +177,8 @@ impl Worker {
     /// waited while this thread did not run.
     fn on_death(&mut self, event: &Event, seen: BootTime) {
         let peer = NodeId(event.peer);
-        let dead = self
-            .shared
-            .peer(peer)
-            .is_some_and(|peer| Life::from_code(peer.life) == Life::Dead);
+        let dead =
+            self.shared.peer(peer).is_some_and(|peer| Life::from_code(peer.life) == Life::Dead);
         if dead {
             let trigger = Trigger::Death(peer, Cause::from_code(event.cause));
             self.seek_armed(event, trigger, seen);

@@ -232,24 +232,14 @@ impl Group {
     }
 
     /// Takes note that the fast path seeks the group, because of what happened to a peer.
-    pub(super) fn armed_peer_gone(
-        &mut self,
-        reason: Reason,
-        now: BootTime,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn armed_peer_gone(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
         if self.phase.is_apart() && !self.is_blocked(now) {
             self.take(reason, now, out);
         }
     }
 
     /// Takes note of what the record says.
-    pub(super) fn recorded(
-        &mut self,
-        record: RecordFacts,
-        now: BootTime,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn recorded(&mut self, record: RecordFacts, now: BootTime, out: &mut Vec<Action>) {
         let won = self.record.held() != record.held() && record.held().is_some();
         self.record = record;
         match self.phase {
