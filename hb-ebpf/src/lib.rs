@@ -15,6 +15,7 @@ pub mod deadline;
 pub mod epoch;
 pub mod gate;
 pub mod histogram;
+pub mod homes;
 pub mod lease;
 pub mod maps;
 pub mod packet;

@@ -233,6 +233,14 @@ pub fn claim<B: Bytes + ?Sized>(packet: &B, envelope: Envelope, node: &Node) -> 
     ours.then_some(claim)
 }
 
+/// Returns the cluster that a heartbeat names: of a machine that serves several, the one whose
+/// [`Node`] to [`claim`] it with. `None` where the magic is another: not ours.
+#[inline(always)]
+pub fn cluster<B: Bytes + ?Sized>(packet: &B, envelope: Envelope) -> Option<u32> {
+    let claim: &Claim = packet.at(envelope.frame)?;
+    (claim.magic == MAGIC).then(|| u32::from_be_bytes(claim.cluster))
+}
+
 /// Checks what costs nothing to check, in the order that tells most: length, version, kind, then
 /// path, address and hop limit.
 ///

@@ -18,7 +18,9 @@ use crate::{
 /// When a step failed; the message names all that did.
 pub(crate) fn run() -> Result<()> {
     if kernel_object::is_overridden() {
-        bail!("HB_KERNEL_OBJECT or HB_SWITCH_OBJECT is set: unset it, the kept objects are tested");
+        bail!(
+            "HB_KERNEL_OBJECT, HB_WITNESS_OBJECT or HB_SWITCH_OBJECT is set: unset it, the kept objects are tested"
+        );
     }
     let mut steps = Steps::default();
     let mut outcome = None;

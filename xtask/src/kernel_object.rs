@@ -29,11 +29,16 @@ pub(crate) struct Object {
 }
 
 /// Every object that is kept.
-pub(crate) const OBJECTS: [Object; 2] = [
+pub(crate) const OBJECTS: [Object; 3] = [
     Object {
         binary: "hb-node",
         path: "hb-user/kernel/hb-node.bpf.o",
         variable: "HB_KERNEL_OBJECT",
+    },
+    Object {
+        binary: "hb-witness",
+        path: "hb-user/kernel/hb-witness.bpf.o",
+        variable: "HB_WITNESS_OBJECT",
     },
     Object {
         binary: "hb-switch",

@@ -5,7 +5,6 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use hb_ebpf::{
-    maps as layout,
     packet::{self, Bytes, Envelope, Ethernet},
     refusal::Refusal,
     wire::{FRAME_LEN, GROUPS, Kind},
@@ -66,14 +65,18 @@ impl Bytes for Packet<'_> {
 pub(crate) fn hear(ctx: &XdpContext) -> Heard {
     let packet = Packet(ctx);
     let Some(envelope) = packet::find(&packet) else { return Heard::NotOurs };
-    let Some(node) = maps::NODE.get(0) else { return Heard::NotOurs };
+    let Some(home) = maps::home_of(&packet, envelope) else { return Heard::NotOurs };
+    let Some(node) = maps::NODE.get(home) else { return Heard::NotOurs };
     let Some(claim) = packet::claim(&packet, envelope, node) else { return Heard::NotOurs };
-    let slot = match layout::slot(claim.source, claim.link) {
-        Some(slot) if claim.source != node.id => slot,
-        _ => {
-            let unknown = layout::peer_index(claim.source).is_none() || claim.source == node.id;
-            let refusal = if unknown { Refusal::Source } else { Refusal::Link };
-            report::refused(layout::SLOTS as u32, refusal as usize);
+    let named = if claim.source == node.id {
+        Err(Refusal::Source)
+    } else {
+        maps::slot(home, claim.source, claim.link)
+    };
+    let slot = match named {
+        Ok(slot) => slot,
+        Err(refusal) => {
+            report::refused(maps::nowhere(home), refusal as usize);
             return Heard::Refused;
         }
     };

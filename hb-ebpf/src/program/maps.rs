@@ -9,10 +9,11 @@ use hb_ebpf::{
     gate::{Bounce, COUNTS, Claims, MAX_VIPS, Settings, Vip},
     lease::{Terms, op::Order},
     maps::{
-        EVENTS_BYTES, Event, GroupLock, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys,
-        PeerLock, PeerTimer, Recorded, SLOTS,
+        self as layout, EVENTS_BYTES, Event, GroupLock, Lease, Link, MAX_NODES, Node, Path, Peer,
+        PeerKeys, PeerLock, PeerTimer, Recorded, SLOTS, peer_index,
     },
-    refusal::COUNTERS,
+    packet::{Bytes, Envelope},
+    refusal::{COUNTERS, Refusal},
     wire::{Frame, GROUPS as GROUP_COUNT},
 };
 
@@ -20,12 +21,31 @@ const MAPPED: usize = BPF_F_MMAPABLE as usize;
 /// Userspace may read and not write.
 const SHOWN: usize = (BPF_F_MMAPABLE | BPF_F_RDONLY) as usize;
 
-/// Returns which home a slot belongs to: an index into `NODE` and `TERMS`. A node has one; computed
-/// all the same, because an argument that nothing uses is left undefined, which the verifier
-/// refuses.
+/// Returns which home the heartbeat in a packet is for: an index into `NODE` and `TERMS`. A node has
+/// one; a witness one for each cluster.
+#[inline(always)]
+pub(crate) fn home_of<B: Bytes>(_packet: &B, _envelope: Envelope) -> Option<u32> {
+    Some(0)
+}
+
+/// Returns which home a slot belongs to. Computed all the same, because an argument that nothing
+/// uses is left undefined, which the verifier refuses.
 #[inline(always)]
 pub(crate) fn home(slot: u32) -> u32 {
     slot / SLOTS as u32
+}
+
+/// Returns the slot of a peer and a link.
+#[inline(always)]
+pub(crate) fn slot(_home: u32, source: u8, link: u8) -> Result<u32, Refusal> {
+    peer_index(source).ok_or(Refusal::Source)?;
+    layout::slot(source, link).ok_or(Refusal::Link)
+}
+
+/// Returns the slot under which frames are counted that name none.
+#[inline(always)]
+pub(crate) fn nowhere(_home: u32) -> u32 {
+    SLOTS as u32
 }
 
 /// Returns the index of a group's record.

@@ -171,8 +171,8 @@ impl Interfaces {
             let got =
                 unsafe { libc::recv(self.0.as_raw_fd(), heap.as_mut_ptr().cast(), heap.len(), 0) };
             // An overrun means that much was told: the next read tells whether there is more.
-            let overrun = got < 0
-                && io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+            let overrun =
+                got < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
             if got <= 0 && !overrun {
                 return;
             }

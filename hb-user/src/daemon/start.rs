@@ -30,7 +30,10 @@ use crate::{
     address::{AddressError, AddressSocket, BatchFull},
     announce::{AnnounceError, AnnounceSocket, Announcement},
     clock,
-    config::{Config, Engine, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource, ResourceKind},
+    config::{
+        Config, Engine, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
+        ResourceKind,
+    },
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
     fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},

@@ -2,17 +2,23 @@
 //!
 //! `program` loads and runs programs and is the only module that names aya; `attach` and `gate` decide
 //! on which interfaces they sit and how; `pins` removes what outlives a daemon; `shared` reads and writes the
-//! maps that both halves see.
+//! maps that both halves see. `witness` is the kernel half of a machine that only votes, and `pinned`
+//! how its maps are reached.
 
 mod attach;
 mod error;
 mod gate;
+mod pinned;
 mod pins;
 mod program;
 mod shared;
+mod witness;
 
 pub use attach::{Attachment, Mode};
 pub use error::KernelError;
 pub use pins::remove_pins;
-pub use program::{Counters, Events, Judge, GateCounters, Kernel, KernelLog, Leases, OBJECT};
+pub use program::{
+    Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT,
+};
 pub use shared::{Identity, Shared};
+pub use witness::{Place, Seat, Witness, WitnessMaps};

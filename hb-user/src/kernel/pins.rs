@@ -40,18 +40,27 @@ struct LinkDetach {
     link_fd: u32,
 }
 
+/// Opens what is pinned at `pin`.
+///
+/// # Errors
+///
+/// The kernel's own: `ENOENT` if there is no pin.
+pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: `get` names a string that ends in zero and lives until the call returns.
+    let object = unsafe { bpf(OBJ_GET, &get)? };
+    // SAFETY: the descriptor was just made and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(object) })
+}
+
 /// Detaches the link pinned at `pin`; the pin stays, and leads to a link without an interface.
 ///
 /// # Errors
 ///
 /// The kernel's own: `ENOENT` if there is no pin.
 pub(super) fn detach(pin: &Path) -> io::Result<()> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: `get` names a string that ends in zero and lives until the call returns.
-    let link = unsafe { bpf(OBJ_GET, &get)? };
-    // SAFETY: the descriptor was just made and is nobody else's.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let link = open(pin)?;
     let request = LinkDetach { link_fd: link.as_raw_fd().unsigned_abs() };
     // SAFETY: the request holds a descriptor and no address.
     unsafe { bpf(LINK_DETACH, &request) }.map(drop)
@@ -62,7 +71,7 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
 /// # Safety
 ///
 /// `request` has to be the start of `union bpf_attr` for `command`, and any address in it valid.
-unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<i32> {
+pub(super) unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<i32> {
     // SAFETY: the kernel reads no more than the size given; the rest is the caller's promise.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, &raw const *request, size_of::<T>() as libc::c_uint)

@@ -17,7 +17,12 @@ use super::{KernelError, XDP_PASS, describe};
 use crate::id::NodeId;
 
 /// Runs an unattached program on a request.
-pub(super) fn ask(program: &Xdp, step: &'static str, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+pub(super) fn ask(
+    program: &Xdp,
+    step: &'static str,
+    peer: NodeId,
+    forget: bool,
+) -> Result<(), KernelError> {
     let request = Request { peer: peer.0, forget: u8::from(forget), reserved: [0; 14] };
     let options = TestRunOptions { data_in: Some(request.as_bytes()), ..TestRunOptions::new() };
     let done = program

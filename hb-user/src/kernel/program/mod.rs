@@ -52,8 +52,33 @@ use crate::id::NodeId;
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../kernel/hb-node.bpf.o");
 
-/// Maps that outlive the daemon, with the size of their values and how many there are.
-const PINNED: [(&str, usize, usize); 20] = [
+/// The compiled kernel half of a machine that only votes.
+pub static WITNESS_OBJECT: &[u8] = aya::include_bytes_aligned!("../../../kernel/hb-witness.bpf.o");
+
+/// A map that outlives whoever loaded it: its name, the size of its values and how many there are.
+pub(super) type Pinned = (&'static str, usize, usize);
+
+/// What an object has to hold.
+pub(super) struct Half {
+    /// Maps to be pinned.
+    pub(super) pinned: &'static [Pinned],
+    /// Programs to be loaded.
+    pub(super) programs: &'static [&'static str],
+    /// The program that needs timers, if there is one: a kernel may refuse it.
+    pub(super) timers: Option<&'static str>,
+    /// Whether it stops what leaves.
+    pub(super) gate: bool,
+}
+
+/// The kernel half of a node.
+const NODE_HALF: Half = Half {
+    pinned: &PINNED,
+    programs: &["heartbeat", "watch", "judge", "order"],
+    timers: Some("arm"),
+    gate: true,
+};
+
+const PINNED: [Pinned; 20] = [
     ("NODE", size_of::<Node>(), 1),
     ("PEERS", size_of::<Peer>(), MAX_NODES),
     ("LINKS", size_of::<Link>(), SLOTS),
@@ -103,29 +128,53 @@ impl Kernel {
     ///
     /// [`KernelError::Foreign`] if the maps there are of another layout; they are left alone.
     pub fn open(object: &[u8], pins: &FilePath) -> Result<Self, KernelError> {
+        Self::open_half(&NODE_HALF, object, pins)
+    }
+
+    /// Does the same for any kernel half.
+    pub(super) fn open_half(
+        half: &Half,
+        object: &[u8],
+        pins: &FilePath,
+    ) -> Result<Self, KernelError> {
         let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
         fs::create_dir_all(pins).map_err(unusable)?;
         // One left alone by an interrupted removal must not be taken for one of ours unseen.
-        let found = PINNED.iter().any(|(name, ..)| pins.join(name).exists());
+        let found = half.pinned.iter().any(|(name, ..)| pins.join(name).exists());
         if found {
-            check_pins(pins)?;
+            check_pins(half.pinned, pins)?;
         }
-        let paths: Vec<_> = PINNED.iter().map(|(name, ..)| (*name, pins.join(name))).collect();
+        let paths: Vec<_> = half.pinned.iter().map(|(name, ..)| (*name, pins.join(name))).collect();
         let mut loader = EbpfLoader::new();
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }
         let ebpf = loader.load(object).map_err(|source| KernelError::Load(Box::new(source)))?;
-        let mut kernel =
-            Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new(), gated: Vec::new() };
-        for program in ["heartbeat", "watch", "judge", "order"] {
+        let mut kernel = Self {
+            ebpf,
+            pins: pins.to_owned(),
+            found,
+            timers: Ok(()),
+            attachments: Vec::new(),
+            gated: Vec::new(),
+        };
+        for &program in half.programs {
             let refused = |source| KernelError::Program { program, source: Box::new(source) };
             kernel.program(program)?.load().map_err(refused)?;
         }
-        let refused = |source| KernelError::Program { program: GATE, source: Box::new(source) };
-        kernel.egress_gate()?.load().map_err(refused)?;
-        kernel.timers = kernel.program("arm")?.load().map_err(|error| describe(&error));
+        if half.gate {
+            let refused = |source| KernelError::Program { program: GATE, source: Box::new(source) };
+            kernel.egress_gate()?.load().map_err(refused)?;
+        }
+        if let Some(timers) = half.timers {
+            kernel.timers = kernel.program(timers)?.load().map_err(|error| describe(&error));
+        }
         Ok(kernel)
+    }
+
+    /// Checks the maps of `half` that are pinned at `pins`.
+    pub(super) fn check_half(half: &Half, pins: &FilePath) -> Result<(), KernelError> {
+        check_pins(half.pinned, pins)
     }
 
     /// Tells whether the maps were there before.
@@ -403,8 +452,8 @@ impl Hold {
 }
 
 /// Compares the kinds and sizes of pinned maps with those of this version.
-fn check_pins(pins: &FilePath) -> Result<(), KernelError> {
-    for (name, value, entries) in PINNED {
+fn check_pins(pinned: &[Pinned], pins: &FilePath) -> Result<(), KernelError> {
+    for &(name, value, entries) in pinned {
         let foreign = |what| KernelError::Foreign { path: pins.to_owned(), what };
         let info = MapInfo::from_pin(pins.join(name))
             .map_err(|error| foreign(format!("map {name}: {error}")))?;
