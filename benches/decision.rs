@@ -3,7 +3,7 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use hb_ebpf::{epoch::Epoch, maps::Cause, time::BootTime, wire::Be64};
+use hb_ebpf::{maps::Cause, time::BootTime, wire::Be64};
 use hb_user::{
     core::{Bounds, Core, GroupSetup, Input, Life, PeerFacts, Setup},
     id::{GroupId, NodeId},
@@ -18,7 +18,8 @@ fn standby() -> (Core, PeerFacts) {
     let second = Duration::from_secs(1);
     let bounds = Bounds {
         initdead: second,
-        fast_path: second,
+        seek: second,
+        promise: second,
         contend: second,
         take: second,
         drop: second,
@@ -32,15 +33,8 @@ fn standby() -> (Core, PeerFacts) {
         auto_failback: false,
         resources: None,
         resumed: None,
-        known: Epoch::NONE,
     };
-    let setup = Setup {
-        me: B,
-        nodes: vec![A, B],
-        groups: vec![group],
-        epoch_floor: Epoch::floor(1),
-        bounds,
-    };
+    let setup = Setup { me: B, nodes: vec![A, B], groups: vec![group], witness: None, bounds };
     let mut core = Core::new(setup, NOW).expect("two nodes and a group are a cluster");
     let mut facts = PeerFacts { life: Life::Alive, incarnation: 1, ..PeerFacts::default() };
     facts.words[0].state = 2;

@@ -6,9 +6,10 @@ use std::{fs, mem::offset_of, os::unix::fs::PermissionsExt as _};
 
 use hb_ebpf::{
     answer::{self, Stamp},
+    lease::{Policy, Record, Terms, Timing, terms::RHO_DEFAULT},
     maps::{Node, PeerKeys, Words},
     refusal::Refusal,
-    wire::{Be32, Be64, Frame, GROUPS, GroupWord, Health, Kind, State},
+    wire::{Be32, Frame, GroupWord, Health, Kind, State},
 };
 use hb_user::{
     id::NodeId,
@@ -95,19 +96,39 @@ fn keys(me: u8, peer: u8) -> PeerKeys {
     peer_keys(&keys, 0x0102_0304, NodeId(me), NodeId(peer))
 }
 
+/// The record of the example: node 1 holds the group, and promised it to nobody.
+fn record() -> Record {
+    Record {
+        state: State::Holding as u8,
+        epoch: 0x1_0000_0201,
+        recorded: 0x1_0000_0201,
+        lease_end_ns: 10_001_000_000,
+        generation: 1,
+        changes: 2,
+        ..Record::default()
+    }
+}
+
+/// The terms of the example: two nodes and a witness, leases of 2 ms.
+fn terms() -> Terms {
+    let timing = Timing {
+        lease_ns: 2_000_000,
+        margin_ns: 200_000,
+        drain_ns: 300_000,
+        seek_ns: 2_000_000,
+        rho: RHO_DEFAULT,
+        interval_ns: 200_000,
+        deadtime_ns: 600_000,
+        controller_deadtime_ns: 50_000_000,
+    };
+    Terms::new(Policy::Witness, &timing, &[1, 2, 3], 1, Some(3)).expect("good terms")
+}
+
 /// The probe of the example, made as the daemon makes one.
 fn probe() -> Frame {
-    let mut groups = [GroupWord::new_zeroed(); GROUPS];
-    groups[0] = GroupWord {
-        state: State::Holding as u8,
-        health: Health::Healthy as u8,
-        holder: 1,
-        epoch: Be64::new(0x1_0000_0201),
-        ..GroupWord::default()
-    };
     let mut words = Words::new_zeroed();
     words.generation = 5;
-    words.copies[1] = groups;
+    words.healths[1][0] = Health::Healthy as u8;
     let mut node = Node::new_zeroed();
     node.id = 1;
     node.cluster = 0x0102_0304;
@@ -115,6 +136,8 @@ fn probe() -> Frame {
     node.nonce = 0x1112_1314_1516_1718;
     node.config_hash = 0x3132_3334_3536_3738;
     node.controller_stamp_ns = 9_995_000_000;
+    node.controller_deadtime_ns = 50_000_000;
+    node.groups = 1;
     node.words = words;
     let keys = keys(1, 2);
     let stamp = Stamp {
@@ -129,6 +152,7 @@ fn probe() -> Frame {
     let mut frame = Frame::default();
     answer::address(&mut frame, &node, 2, 0, keys.ids[0]);
     answer::fill(&mut frame, Kind::Probe, &node, &stamp);
+    answer::speak_of(&mut frame, 0, &record(), &terms(), &node, stamp.now);
     frame.sign(&keys.transmit[0]);
     frame
 }

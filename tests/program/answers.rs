@@ -14,14 +14,13 @@ use super::{
     rig::{CLUSTER, KEY_IDS, LINK, ME, NONCE, PEER, Rig, Sender, XDP_DROP, XDP_TX, identity, keys},
 };
 
-fn words(first_byte: u8) -> [GroupWord; GROUPS] {
-    let mut words = [GroupWord::default(); GROUPS];
-    for (n, word) in words.iter_mut().enumerate() {
-        word.state = 2;
-        word.holder = first_byte + n as u8;
-        word.epoch = Be64::new(1 << 40 | n as u64);
-    }
-    words
+fn healths(first: u8) -> [u8; GROUPS] {
+    std::array::from_fn(|n| first + n as u8)
+}
+
+/// The words of a node that has no groups: the healths it published, and nothing else.
+fn words(first_health: u8) -> [GroupWord; GROUPS] {
+    healths(first_health).map(|health| GroupWord { health, ..GroupWord::default() })
 }
 
 /// Sends a probe and reads the answer.
@@ -36,7 +35,7 @@ fn ask(rig: &Rig, probe: &Frame) -> Frame {
 fn every_shape_is_answered_in_full() {
     for shape in Shape::all() {
         let rig = Rig::with(shape);
-        rig.shared.publish(&words(1), true);
+        rig.shared.publish(&healths(1), true);
         let mut sender = Sender::new();
         for (round, key) in [0, 1, 0].into_iter().enumerate() {
             sender.key = key;
@@ -80,13 +79,13 @@ fn every_shape_is_answered_in_full() {
 fn words_are_those_last_published() {
     let (rig, mut sender) = Rig::acquainted();
     for round in 1..6u8 {
-        rig.shared.publish(&words(round), round % 2 == 0);
+        rig.shared.publish(&healths(round), round % 2 == 0);
         let answer = ask(&rig, &sender.probe());
         assert_eq!(answer.revision.get(), u32::from(round));
         assert_eq!(answer.groups, words(round));
         assert_eq!(answer.flags.get() & FLAG_LEAVING != 0, round % 2 == 0);
     }
-    assert_eq!(rig.shared.published(), words(5));
+    assert_eq!(rig.shared.published(), healths(5));
 }
 
 #[test]

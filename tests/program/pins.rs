@@ -5,7 +5,7 @@ use std::fs;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use hb_ebpf::{
     maps::{LAYOUT, Node},
-    wire::{GROUPS, GroupWord},
+    wire::GROUPS,
 };
 use hb_user::kernel::{Kernel, KernelError, OBJECT};
 use zerocopy::IntoBytes;
@@ -43,8 +43,8 @@ fn a_second_daemon_finds_what_the_first_left() {
     assert!(!first.found());
     first.timers().unwrap();
     first.set_keys(PEER, &keys()).unwrap();
-    let words = [GroupWord { holder: 2, ..GroupWord::default() }; GROUPS];
-    first.share().unwrap().publish(&words, false);
+    let healths = [2; GROUPS];
+    first.share().unwrap().publish(&healths, false);
     let left = ids(&pins);
     drop(first);
     let second = open(&pins).unwrap();
@@ -52,7 +52,7 @@ fn a_second_daemon_finds_what_the_first_left() {
     let shared = second.share().unwrap();
     let node = shared.node();
     assert_eq!((node.layout, node.nonce, node.id), (LAYOUT, NONCE, ME.0));
-    assert_eq!(shared.published(), words);
+    assert_eq!(shared.published(), healths);
     assert_eq!(ids(&pins), left, "the same maps");
 }
 

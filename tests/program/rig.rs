@@ -89,6 +89,7 @@ pub(crate) fn identity() -> Identity {
         incarnation: 40,
         nonce: NONCE,
         config_hash: 0x1234_5678,
+        groups: 0,
         controller_deadtime_ns: 50_000_000,
     }
 }
