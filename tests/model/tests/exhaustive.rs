@@ -138,3 +138,15 @@ fn full_three_nodes_with_release() {
     let setup = Setup { nodes: 3, witnesses: 0, releases: 1, recovery: true, ..Setup::even() };
     full("three nodes and a release", &setup);
 }
+
+#[test]
+fn safe_fences() {
+    let setup = Setup {
+        fences: 1,
+        restarts: 1,
+        restarting: &[1, 2],
+        recovery: true,
+        ..Setup::even().safe()
+    };
+    holds("safe: one fence and a restart", Production, &setup);
+}
