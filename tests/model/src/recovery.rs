@@ -8,7 +8,10 @@
 
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{fence::Vow, holder},
+    lease::{
+        fence::{self, Vow},
+        holder,
+    },
     wire::{GroupWord, State as Holds},
 };
 
@@ -51,12 +54,16 @@ pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool
     false
 }
 
-/// A machine that was off starts, and a daemon that waits for a fence gives it up.
+/// A machine that was off starts, a daemon that left is back, and one that waits for a fence gives it
+/// up.
 fn begin<R: Rules>(protocol: &Protocol<R>, system: &mut System, id: u8) {
     let terms = protocol.terms(system, id);
     let machine = &mut system.machines[usize::from(id) - 1];
     if !machine.up {
         protocol.start(machine, &terms);
+    }
+    if machine.record.vow() == Vow::Given {
+        fence::rejoin(&mut machine.record, &terms, Epoch::NONE);
     }
     let epoch = Epoch(machine.record.epoch);
     protocol.rules.report(&mut machine.record, &terms, epoch, false, NOW);

@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
-        Record, Terms, fence, gate,
+        Record, Terms,
+        fence::{self, Reported},
+        gate,
         holder::{self, SeekError},
         start,
         word::{self, Heard},
@@ -57,16 +59,16 @@ pub trait Rules: Copy + Debug + Send + Sync + 'static {
         fence::ask(record, terms)
     }
 
-    /// Hears what came of the fence asked for in `epoch`; tells whether the node holds by it.
+    /// Hears what came of the fence asked for in `epoch`.
     fn report(
         &self,
         record: &mut Record,
-        _terms: &Terms,
+        terms: &Terms,
         epoch: Epoch,
         fenced: bool,
         now: u64,
-    ) -> bool {
-        fence::report(record, epoch, fenced, now)
+    ) -> Reported {
+        fence::report(record, terms, epoch, fenced, now)
     }
 
     /// Takes a frame.

@@ -4,7 +4,7 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         Record, Terms,
-        fence::{self, Vow},
+        fence::{self, Reported, Vow},
     },
 };
 
@@ -55,6 +55,9 @@ impl<R: Rules> Protocol<R> {
             if system.vows < self.setup.vows {
                 moves.push(Move::Leave(id));
             }
+            if machine.record.vow() == Vow::Given {
+                moves.push(Move::Return(id));
+            }
             if machine.record.vow() != Vow::None {
                 moves.push(Move::Absolve(id));
             } else if machine.left != Epoch::NONE {
@@ -102,9 +105,9 @@ impl<R: Rules> Protocol<R> {
                 let terms = self.terms(system, fence.by);
                 let record = &mut system.machines[usize::from(fence.by) - 1].record;
                 let before = *record;
-                let holds = self.rules.report(record, &terms, fence.epoch, fenced, NOW);
+                let reported = self.rules.report(record, &terms, fence.epoch, fenced, NOW);
                 done = *record != before;
-                if holds {
+                if reported == Reported::Holds {
                     system.top.fenced(fence.other(), fence.top);
                 }
                 self.settle(system, fence.by);
@@ -118,6 +121,9 @@ impl<R: Rules> Protocol<R> {
                 });
                 system.vows += 1;
             }
+            Move::Return(id) => self.change(system, id, |machine, terms| {
+                fence::rejoin(&mut machine.record, terms, Epoch::NONE);
+            }),
             Move::Absolve(id) => self.change(system, id, |machine, _| {
                 fence::absolve(&mut machine.record, NOW);
             }),

@@ -96,6 +96,8 @@ pub enum Move {
     Boot(u8),
     /// A node leaves in order: its disk says so, and its promise has no end.
     Leave(u8),
+    /// The daemon of a node that left is back, and the record is still there.
+    Return(u8),
     /// An operator ends the promise without an end.
     Absolve(u8),
     /// What the disk says of a promise without an end is removed, because there is none any more.
@@ -503,6 +505,7 @@ impl<R: Rules> Model for Protocol<R> {
             | Move::Report(..)
             | Move::Boot(_)
             | Move::Leave(_)
+            | Move::Return(_)
             | Move::Absolve(_)
             | Move::Unmark(_) => self.safe_move(&mut system, chosen)?,
             Move::Record(id) => self.change(&mut system, id, |machine, _| {
