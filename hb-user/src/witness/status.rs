@@ -1,0 +1,1 @@
+//! What the kernel half of a witness is doing.
