@@ -180,11 +180,19 @@ pub struct GroupWord {
     pub promise_epoch: Be64,
     /// Transmit time, on the receiver's clock, of the request that set the promise's end.
     pub promise_t0_ns: Be64,
-    /// Length of the lease promised, in nanoseconds.
+    /// Length of the lease promised, in nanoseconds; [`UNLIMITED`] for a promise without an end.
     pub promise_lease_ns: Be32,
+    /// [`WORD_ENDLESS`], or 0.
+    pub flags: u8,
     /// Zero.
-    pub reserved: Be32,
+    pub reserved: [u8; 3],
 }
+
+/// In [`GroupWord::promise_lease_ns`]: the promise ends only when its node is heard to need it no
+/// more, or is fenced.
+pub const UNLIMITED: u32 = u32::MAX;
+/// In [`GroupWord::flags`]: the sender holds without an end.
+pub const WORD_ENDLESS: u8 = 1;
 
 impl GroupWord {
     /// Returns the sender's state.

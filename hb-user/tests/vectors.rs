@@ -69,7 +69,7 @@ fn tables_of_offsets_are_those_of_the_code() {
         layout("### Word of a group"),
         fields!(GroupWord {
             state health holder successor lease_ns epoch promise_epoch promise_t0_ns
-            promise_lease_ns reserved
+            promise_lease_ns flags reserved
         })
     );
 }

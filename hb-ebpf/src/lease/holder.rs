@@ -1,6 +1,10 @@
 //! What a node does to hold a group, and to give it away.
 
-use super::{gate, record::Record, terms::Terms};
+use super::{
+    fence, gate,
+    record::{ENDLESS, Record},
+    terms::Terms,
+};
 use crate::{epoch::Epoch, wire::State};
 
 /// Why a node cannot seek now.
@@ -21,6 +25,8 @@ pub enum SeekError {
     Generation = 6,
     /// The number space is used up.
     Exhausted = 7,
+    /// What comes of an earlier fence is not known yet.
+    Fencing = 8,
 }
 
 /// Begins to seek the group under a new epoch, which is returned. The node's own vote is its own
@@ -45,6 +51,9 @@ pub fn seek(record: &mut Record, terms: &Terms, now: u64) -> Result<Epoch, SeekE
     }
     if record.unclean != 0 {
         return Err(SeekError::Unclean);
+    }
+    if record.fencing != 0 {
+        return Err(SeekError::Fencing);
     }
     let Some(epoch) = record.highest().next(terms.own) else {
         return Err(SeekError::Exhausted);
@@ -139,15 +148,20 @@ pub fn promise(
     if t0 == 0 || t0 > now || now - t0 >= terms.longest_lease_ns {
         return Taken::Stale;
     }
+    let unlimited = fence::is_unlimited(promise, terms);
     let promised_ns = u64::from(promise.lease_ns);
     let lease_ns = if promised_ns < terms.lease_ns { promised_ns } else { terms.lease_ns };
-    let end = t0.saturating_add(lease_ns);
+    let end = if unlimited { ENDLESS } else { t0.saturating_add(lease_ns) };
+    let turns = record.is_endless() != unlimited && fence::may_turn(record, t0, end, now);
     let Some(expires_ns) = record.expires_ns.get_mut(place) else { return Taken::Other };
-    if end <= *expires_ns {
+    if end <= *expires_ns && !turns || record.lease_end_ns == ENDLESS && !turns {
         return Taken::Stale;
     }
     *expires_ns = end;
     record.lease_end_ns = gate::majority_end(record, terms);
+    if turns {
+        record.sought_ns = now;
+    }
     if record.state() == State::Seeking && now < record.lease_end_ns {
         record.state = State::Holding as u8;
         record.recorded = record.epoch;

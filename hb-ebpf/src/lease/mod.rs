@@ -11,6 +11,7 @@
 //! | [`record`] | what a voter remembers of a group |
 //! | [`voter`] | a request or a release is heard |
 //! | [`holder`] | the node seeks, gathers promises, gives up, releases |
+//! | [`fence`] | the other node is made sure to be off; a node leaves for longer (`safe`) |
 //! | [`gate`] | may this packet pass? |
 //! | [`word`] | the record in a frame, and a frame taken |
 //! | [`start`] | a kernel half starts without its record; a clock jumped |
@@ -19,6 +20,7 @@
 //! `docs/safety.md` says why leases stay safe even if an old frame slips through.
 
 pub mod available;
+pub mod fence;
 pub mod gate;
 pub mod holder;
 pub mod op;

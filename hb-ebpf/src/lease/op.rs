@@ -3,11 +3,12 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    available, holder,
+    available, fence, holder,
     record::Record,
     start,
     terms::{Policy, Terms},
 };
+use crate::epoch::Epoch;
 
 /// What to do with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,21 @@ pub enum Op {
     GenerationStored = 8,
     /// The clock jumped, or the configuration changed: what was promised counts from now.
     ClockJumped = 9,
+    /// A fence of the other node begins; only while this one seeks.
+    FenceAsk = 10,
+    /// The other node was fenced, asked for in [`Order::epoch`].
+    Fenced = 11,
+    /// It was not, or nobody knows.
+    FenceFailed = 12,
+    /// The promise to the holder shall have no end: this node leaves.
+    Vow = 13,
     /// Nothing: only tell what the record is.
     Read = 14,
+    /// A node that left is back; it had promised [`Order::epoch`] without an end, 0 for the one in
+    /// the record.
+    Rejoin = 15,
+    /// An operator says that the node it was promised to serves no more.
+    Absolve = 16,
 }
 
 impl Op {
@@ -50,7 +64,13 @@ impl Op {
             7 => Self::Release,
             8 => Self::GenerationStored,
             9 => Self::ClockJumped,
+            10 => Self::FenceAsk,
+            11 => Self::Fenced,
+            12 => Self::FenceFailed,
+            13 => Self::Vow,
             14 => Self::Read,
+            15 => Self::Rejoin,
+            16 => Self::Absolve,
             _ => return None,
         })
     }
@@ -63,7 +83,7 @@ pub const NOTHING: u8 = 255;
 /// [`Order::code`]: no such operation or group.
 pub const UNKNOWN: u8 = 254;
 
-/// An order to change a record, and what came of it: 168 bytes, in host order.
+/// An order to change a record, and what came of it: 176 bytes, in host order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -91,7 +111,7 @@ pub struct Order {
     pub record: Record,
 }
 
-const _: () = assert!(size_of::<Order>() == 168);
+const _: () = assert!(size_of::<Order>() == 176);
 
 impl Order {
     /// An order without argument.
@@ -141,6 +161,12 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
             start::clock_jumped(record, terms, now);
             DONE
         }
+        Some(Op::FenceAsk) => code(fence::ask(record, terms)),
+        Some(Op::Fenced) => code(fence::report(record, Epoch(order.epoch), true, now)),
+        Some(Op::FenceFailed) => code(fence::report(record, Epoch(order.epoch), false, now)),
+        Some(Op::Vow) => code(fence::vow(record, terms, now)),
+        Some(Op::Rejoin) => code(fence::rejoin(record, terms, Epoch(order.epoch))),
+        Some(Op::Absolve) => code(fence::absolve(record, now)),
         Some(Op::Read) => DONE,
         None => UNKNOWN,
     };

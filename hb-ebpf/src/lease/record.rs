@@ -34,7 +34,7 @@ pub struct Record {
     pub promise_t0_ns: u64,
     /// Takes no part before this instant.
     pub blocked_until_ns: u64,
-    /// When the seek began.
+    /// When the seek began; while it holds, when the lease last became endless or ceased to be.
     pub sought_ns: u64,
     /// Lease of the request that set `until_ns`.
     pub promise_lease_ns: u32,
@@ -50,13 +50,19 @@ pub struct Record {
     pub unclean: u8,
     /// Grows with every transition that changes what frames say, renewals apart.
     pub changes: u32,
+    /// A [`Vow`](super::fence::Vow): whether the promise has no end.
+    pub vow: u8,
+    /// 1 while a fence of the other node is under way: nothing is promised.
+    pub fencing: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 /// A [`Record::lease_end_ns`] without an end of its own: the gate is open for as long as the age of
 /// this machine's controller is at most its deadtime.
 pub const ENDLESS: u64 = u64::MAX;
 
-const _: () = assert!(size_of::<Record>() == 136);
+const _: () = assert!(size_of::<Record>() == 144);
 
 impl Record {
     /// Returns the state.
@@ -92,10 +98,18 @@ impl Record {
         last != 0 && now < last.saturating_add(terms.wait_ns())
     }
 
+    /// Tells whether this node holds without an end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_endless(&self) -> bool {
+        self.lease_end_ns == ENDLESS && matches!(self.state(), State::Holding)
+    }
+
     /// Returns what frames say of the record, renewals apart.
     #[inline(always)]
-    const fn said(&self) -> (u64, u64, u8, u8, u8) {
-        (self.epoch, self.promised, self.state, self.successor, self.released)
+    const fn said(&self) -> (u64, u64, u8, u8, u8, u8, bool) {
+        let Self { epoch, promised, state, successor, released, vow, .. } = *self;
+        (epoch, promised, state, successor, released, vow, self.is_endless())
     }
 
     /// Counts a change of what frames say since `before`.

@@ -1,6 +1,9 @@
 //! Beginnings: a machine without its record, a generation on disk, a clock that jumped.
 
-use super::{record::Record, terms::Terms};
+use super::{
+    record::Record,
+    terms::{Policy, Terms},
+};
 use crate::{epoch::Epoch, wire::State};
 
 /// The record of a machine that starts at `now` without one and reserved `generation` on its disk:
@@ -57,6 +60,10 @@ pub fn generation_wanted(record: &Record) -> Option<u32> {
 /// closes, and every promise counts from `now` as if it were the longest.
 #[inline(always)]
 pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
+    if record.is_endless() || matches!(terms.policy(), Policy::Available) {
+        // No promise is counted on, and none was given that a clock could end too soon.
+        return;
+    }
     let later = now.saturating_add(terms.amnesia_ns());
     match record.state() {
         State::Holding => {
@@ -73,7 +80,7 @@ pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
         }
     }
     record.sought_ns = 0;
-    if record.promised != 0 {
+    if record.promised != 0 && record.vow == 0 {
         record.until_ns = later;
     }
     // A learner stays one.

@@ -1,7 +1,15 @@
 //! What a voter does when it hears a request or a release.
 
-use super::{record::Record, terms::Terms};
-use crate::{epoch::Epoch, lease::gate, wire::State};
+use super::{
+    fence::{self, Vow},
+    gate,
+    record::Record,
+    terms::Terms,
+};
+use crate::{
+    epoch::Epoch,
+    wire::{State, UNLIMITED},
+};
 
 /// A request for a group, out of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +46,8 @@ pub enum Verdict {
     Sending = 9,
     /// Refused: this node seeks a higher epoch itself.
     Seeking = 10,
+    /// Refused: this node has the other one fenced, and what comes of it is not known yet.
+    Fencing = 11,
 }
 
 /// Hears a request by node `source`.
@@ -69,6 +79,9 @@ pub fn request(
     if epoch.generation() > record.generation {
         return Verdict::Generation;
     }
+    if record.fencing != 0 {
+        return Verdict::Fencing;
+    }
     if let Some(refusal) = yield_to(record, terms, epoch, now) {
         return refusal;
     }
@@ -82,7 +95,7 @@ pub fn request(
     if epoch.0 <= record.recorded {
         return Verdict::Low;
     }
-    if record.is_bound(now) {
+    if record.is_bound(now) && !fence::may_renumber(record, terms, source) {
         return Verdict::Bound;
     }
     record.promised = epoch.0;
@@ -111,11 +124,17 @@ fn yield_to(record: &mut Record, terms: &Terms, epoch: Epoch, now: u64) -> Optio
 /// Binds the voter for the request's length from now, never shorter than it was.
 #[inline(always)]
 fn promise(record: &mut Record, terms: &Terms, request: &Request, now: u64) {
-    let until_ns = now.saturating_add(terms.promise_ns(u64::from(request.lease_ns)));
+    let until_ns = match record.vow() {
+        Vow::None => now.saturating_add(terms.promise_ns(u64::from(request.lease_ns))),
+        Vow::Given | Vow::Joining => u64::MAX,
+    };
     if until_ns >= record.until_ns {
         record.until_ns = until_ns;
         record.promise_t0_ns = request.transmit_ns;
-        record.promise_lease_ns = request.lease_ns;
+        record.promise_lease_ns = match record.vow() {
+            Vow::Given => UNLIMITED,
+            Vow::None | Vow::Joining => request.lease_ns,
+        };
     }
 }
 
@@ -142,6 +161,7 @@ pub fn release(record: &mut Record, terms: &Terms, source: u8, epoch: Epoch, now
             record.until_ns = drained;
         }
         record.released = 1;
+        record.vow = Vow::None as u8;
         record.promise_lease_ns = 0;
         return true;
     }

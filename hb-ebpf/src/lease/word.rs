@@ -1,7 +1,7 @@
 //! The record in a frame, and a frame taken.
 
 use super::{
-    available, gate,
+    available, fence, gate,
     holder::{self, Promise, Taken},
     record::Record,
     terms::{Policy, Terms},
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     epoch::Epoch,
-    wire::{Be32, Be64, GroupWord, State},
+    wire::{Be32, Be64, GroupWord, State, WORD_ENDLESS},
 };
 
 /// What one word changed.
@@ -56,6 +56,7 @@ pub fn speak(
     word.promise_epoch = Be64::new(record.promised);
     word.promise_t0_ns = Be64::new(record.promise_t0_ns);
     word.promise_lease_ns = Be32::new(record.promise_lease_ns);
+    word.flags = if record.is_endless() { WORD_ENDLESS } else { 0 };
 }
 
 /// Takes the word of an authentic, fresh frame that `source` sent at `transmit_ns` on its clock.
@@ -108,6 +109,10 @@ fn hear_voter(
     record.note(promise.epoch);
     if promise.epoch != Epoch::NONE && promise.lease_ns != 0 {
         heard.promise = Some(holder::promise(record, terms, source, &promise, now));
+    }
+    if let Policy::Safe = terms.policy() {
+        fence::join(record, terms, source, word, now);
+        fence::renumber(record, terms, now);
     }
     heard
 }

@@ -129,6 +129,6 @@ proptest! {
         let mut word = GroupWord { health, ..GroupWord::default() };
         speak(&record, &terms(), true, now, &mut word);
         prop_assert_eq!(word.health, health);
-        prop_assert_eq!(word.reserved.get(), 0);
+        prop_assert_eq!(word.reserved, [0; 3]);
     }
 }

@@ -121,6 +121,9 @@ impl Core {
             Input::Took { group, epoch, result } => {
                 self.with(group, |group| group.took(epoch, result, now, &mut out));
             }
+            Input::Fenced { group, epoch, result } => {
+                self.with(group, |group| group.fenced(epoch, result, now, &mut out));
+            }
             Input::Dropped { group, result } => {
                 if let Some(index) = self.index(group) {
                     let around = self.around(index);
@@ -211,6 +214,7 @@ impl Core {
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
+            _ if group.record.vowed => Some(Blocked::Vowed),
             _ if !group.ready => Some(Blocked::Joining),
             _ if group.is_blocked(self.now) => Some(Blocked::Waiting(group.record.blocked_until)),
             (None, Choice::Take(node)) => Some(Blocked::TurnOf(node)),
@@ -357,6 +361,7 @@ impl Core {
                 && peers.iter().any(Standing::may_act),
             cause,
             rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
+            silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
                 _ => None,

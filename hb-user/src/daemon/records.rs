@@ -4,7 +4,10 @@
 //! The record itself lies in the kernel, which changes it under a lock with every frame. Here it
 //! is only looked at, and asked for a change ([`Op`]).
 
+use std::collections::BTreeMap;
+
 use hb_ebpf::{
+    epoch::Epoch,
     lease::{
         op::{DONE, Op, Order},
         start,
@@ -32,7 +35,8 @@ pub(super) enum Beginning {
     Lost,
 }
 
-/// Brings the records of all groups to their beginning. Returns whether this node is a learner.
+/// Brings the records of all groups to their beginning; `vows` are the epochs promised without an
+/// end, by what is on the disk. Returns whether this node is a learner.
 ///
 /// # Errors
 ///
@@ -41,6 +45,7 @@ pub(super) fn begin(
     leases: &Leases,
     groups: impl Iterator<Item = GroupId>,
     beginning: Beginning,
+    vows: &BTreeMap<GroupId, Epoch>,
 ) -> Result<bool, KernelError> {
     for group in groups {
         let mut order = Order::new(Op::Read, group.0);
@@ -54,6 +59,10 @@ pub(super) fn begin(
             Beginning::Lost => order.op = Op::Learner as u8,
         }
         leases.order(order)?;
+        // An agent of an earlier daemon has nobody to report to.
+        leases.order(Order::new(Op::FenceFailed, group.0))?;
+        let vow = vows.get(&group).copied().unwrap_or(Epoch::NONE);
+        leases.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) })?;
     }
     Ok(beginning == Beginning::Lost)
 }
@@ -93,6 +102,7 @@ impl Daemon {
         self.learn();
         for group in self.groups() {
             self.keep_generation(group);
+            self.look_at_vow(group);
             self.look_at_record(group);
         }
     }

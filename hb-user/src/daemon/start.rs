@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Daemon, EngineKind,
+    fence::Fences,
     keys::Keys,
     prepare::{Prepared, pins},
     records::{self, Beginning},
@@ -31,7 +32,7 @@ use crate::{
     announce::{AnnounceError, AnnounceSocket, Announcement},
     clock,
     config::{
-        Config, Engine, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
+        Config, Engine, Fence, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
         ResourceKind,
     },
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
@@ -50,6 +51,9 @@ use crate::{
 const OBJECT_VARIABLE: &str = "HB_KERNEL_OBJECT";
 /// A timer late by less than this casts no doubt on ourselves, however short the interval.
 const LEAST_LATE: Duration = Duration::from_micros(250);
+
+/// Before a fence that failed is tried again: an operator may be at the power switch.
+const FENCE_RETRY: Duration = Duration::from_secs(5);
 
 /// Why a prepared node did not start. What was begun is undone.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +228,11 @@ fn assemble(
     kernel.set_terms(&terms)?;
     let leases = kernel.leases()?;
     let groups = (0..config.groups.len() as u8).map(GroupId);
-    let learner = records::begin(&leases, groups, beginning)?;
+    let vows = match config.cluster.policy {
+        Policy::Safe => vows(&config, &state)?,
+        Policy::Witness | Policy::Available => BTreeMap::new(),
+    };
+    let learner = records::begin(&leases, groups, beginning, &vows)?;
     shared.introduce(&identity);
     shared.stamp_controller(clock::now());
 
@@ -302,6 +310,8 @@ fn assemble(
         stopping: false,
         paused: None,
         defended: BTreeMap::new(),
+        fences: Fences::new(),
+        vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),
     };
     for peer in daemon.others() {
         daemon.watch(peer, true)?;
@@ -387,6 +397,17 @@ fn script(resource: &Resource) -> Script {
     }
 }
 
+/// Returns the epochs that this node promised without an end before it left.
+fn vows(config: &Config, state: &StateDir) -> Result<BTreeMap<GroupId, Epoch>, StateDirError> {
+    let mut vows = BTreeMap::new();
+    for group in &config.groups {
+        if let Some(epoch) = state.vow(group.name.as_str())? {
+            vows.insert(group.id, epoch);
+        }
+    }
+    Ok(vows)
+}
+
 /// Returns the epoch at which the record holds a group.
 fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
     let record = shared.record(group)?;
@@ -422,6 +443,8 @@ fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
                 Policy::Witness | Policy::Safe => config.lease.seek,
             },
             promise: config.lease.promise(),
+            fence: config.fence.as_ref().map(Fence::longest),
+            fence_retry: FENCE_RETRY,
             contend: config.timers.interval() * 2,
             take: Duration::from_secs(2),
             drop: Duration::from_secs(2),

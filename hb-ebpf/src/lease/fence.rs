@@ -1,0 +1,183 @@
+//! Policy `safe`: two nodes, of which both are needed, or one whose peer is confirmed to be fenced.
+//!
+//! A node that seeks and does not hear the other has it fenced, and then holds without an end: the
+//! other one is off, and when it is back it needs this node's own vote, or a fence of this node. A
+//! node that leaves in order makes its promise unlimited instead, so that it need not be fenced.
+//!
+//! An endless lease becomes an ordinary one with the first limited promise of the other node. Only
+//! the fence is believed here; what an agent may report as done is the operator's to configure.
+
+use super::{
+    gate,
+    holder::Promise,
+    record::{ENDLESS, Record},
+    terms::{Policy, Terms},
+};
+use crate::{
+    epoch::Epoch,
+    wire::{GroupWord, State, UNLIMITED, WORD_ENDLESS},
+};
+
+/// Whether a promise has an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Vow {
+    /// It has.
+    None = 0,
+    /// It has none, and frames say so: this node leaves.
+    Given = 1,
+    /// It has none, of an earlier life of this node. Frames ask for its end, by promising as if it
+    /// had one: it ends when the holder is heard to hold by such promises.
+    Joining = 2,
+}
+
+impl Record {
+    /// Returns whether the promise has an end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn vow(&self) -> Vow {
+        match self.vow {
+            1 => Vow::Given,
+            2 => Vow::Joining,
+            _ => Vow::None,
+        }
+    }
+}
+
+/// Notes that the other node is going to be fenced, for the epoch that this one seeks; tells
+/// whether that may begin. Until [`report`] nothing is promised.
+#[inline(always)]
+pub fn ask(record: &mut Record, terms: &Terms) -> bool {
+    let seeks = matches!(record.state(), State::Seeking);
+    if !matches!(terms.policy(), Policy::Safe) || !seeks || record.fencing != 0 {
+        return false;
+    }
+    record.fencing = 1;
+    true
+}
+
+/// Takes what came of the fence asked for in `epoch`; tells whether this node holds by it.
+///
+/// It counts once, and only in the epoch it was asked for: a node that gave that up meanwhile may
+/// promise again, and the other one may have come back and been given the group since.
+#[inline(always)]
+pub fn report(record: &mut Record, epoch: Epoch, fenced: bool, now: u64) -> bool {
+    let asked = core::mem::replace(&mut record.fencing, 0) != 0;
+    let same = record.epoch == epoch.0;
+    let may_hold = matches!(record.state(), State::Seeking | State::Holding);
+    if !asked || !fenced || !same || !may_hold {
+        return false;
+    }
+    record.state = State::Holding as u8;
+    record.recorded = record.epoch;
+    record.lease_end_ns = ENDLESS;
+    record.sought_ns = now;
+    true
+}
+
+/// Makes the promise to the holder unlimited, because this node leaves; tells whether there was one
+/// to a node that holds, as far as this one knows.
+#[inline(always)]
+pub fn vow(record: &mut Record, terms: &Terms, now: u64) -> bool {
+    let apart = matches!(record.state(), State::Idle | State::Released);
+    let bound = record.is_bound(now) && record.released == 0 && record.promised != 0;
+    if !matches!(terms.policy(), Policy::Safe) || !apart || !bound {
+        return false;
+    }
+    record.vow = Vow::Given as u8;
+    record.until_ns = u64::MAX;
+    record.promise_lease_ns = UNLIMITED;
+    true
+}
+
+/// Begins with the unlimited promise of `epoch` that this node gave when it left, or with the one in
+/// the record if `epoch` is none; tells whether there is one.
+#[inline(always)]
+pub fn rejoin(record: &mut Record, terms: &Terms, epoch: Epoch) -> bool {
+    if !matches!(terms.policy(), Policy::Safe) {
+        return false;
+    }
+    if epoch.0 == Epoch::NONE.0 {
+        if matches!(record.vow(), Vow::None) {
+            return false;
+        }
+    } else {
+        record.promised = epoch.0;
+        record.released = 0;
+        record.promise_t0_ns = 0;
+        record.promise_lease_ns = 0;
+        if epoch.0 > record.recorded {
+            record.recorded = epoch.0;
+        }
+    }
+    record.vow = Vow::Joining as u8;
+    record.until_ns = u64::MAX;
+    true
+}
+
+/// Ends an unlimited promise by an operator's word; tells whether there was one. The group is not
+/// this node's by that: it may seek, and has the other node fenced.
+#[inline(always)]
+pub fn absolve(record: &mut Record, now: u64) -> bool {
+    if matches!(record.vow(), Vow::None) {
+        return false;
+    }
+    record.vow = Vow::None as u8;
+    record.until_ns = now;
+    true
+}
+
+/// Ends the unlimited promise of a node that is back, once the holder holds by limited ones.
+#[inline(always)]
+pub(super) fn join(record: &mut Record, terms: &Terms, source: u8, word: &GroupWord, now: u64) {
+    let holder = matches!(word.state(), State::Holding)
+        && word.epoch().0 == record.promised
+        && word.epoch().node() == source;
+    // Without a lease it has not counted this node's promise yet.
+    let counted = word.holder == source && word.flags & WORD_ENDLESS == 0;
+    if matches!(record.vow(), Vow::Joining) && holder && counted && record.promise_lease_ns != 0 {
+        record.vow = Vow::None as u8;
+        record.until_ns = now.saturating_add(terms.promise_ns(u64::from(record.promise_lease_ns)));
+    }
+}
+
+/// Tells whether a voter bound to `source` may promise it a higher epoch all the same.
+///
+/// Of two voters, the one that holds cannot compete with itself.
+#[inline(always)]
+pub(super) const fn may_renumber(record: &Record, terms: &Terms, source: u8) -> bool {
+    let safe = matches!(terms.policy(), Policy::Safe);
+    safe && record.released == 0 && Epoch(record.promised).node() == source
+}
+
+/// Gives the epoch held a number above every one heard of. Of two openings one of which follows a
+/// fence, the fence is the order; the other node, back with a higher number, could not promise ours.
+#[inline(always)]
+pub(super) fn renumber(record: &mut Record, terms: &Terms, now: u64) {
+    if record.heard <= record.epoch || gate::open(record, now).is_none() {
+        return;
+    }
+    if let Some(next) = record.highest().next(terms.own)
+        && next.generation() <= record.generation
+    {
+        record.epoch = next.0;
+        record.recorded = next.0;
+    }
+}
+
+/// Tells whether a promise has no end.
+#[inline(always)]
+pub(super) const fn is_unlimited(promise: &Promise, terms: &Terms) -> bool {
+    matches!(terms.policy(), Policy::Safe) && promise.lease_ns == UNLIMITED
+}
+
+/// Tells whether a promise that answers a request of `t0` may turn an endless lease into one until
+/// `end`, or the other way round: not if the lease turned since, and not into one that has run out.
+#[inline(always)]
+pub(super) const fn may_turn(record: &Record, t0: u64, end: u64, now: u64) -> bool {
+    t0 >= record.sought_ns && end > now
+}
+
+#[cfg(test)]
+#[path = "fence_tests.rs"]
+mod tests;

@@ -1,0 +1,226 @@
+use super::*;
+use crate::{
+    lease::{
+        gate,
+        holder::{self, SeekError},
+        start,
+        terms::tests::{AFTER, OTHER, terms as witnessed},
+        voter::{Request, Verdict, request},
+        word,
+    },
+    wire::Be64,
+};
+
+/// Node `own` of nodes 1 and 2.
+fn terms(own: u8) -> Terms {
+    let voters = [1, OTHER, 0, 0, 0];
+    Terms { policy: Policy::Safe as u8, count: 2, own, voters, ..witnessed() }
+}
+
+fn fresh(generation: u32) -> Record {
+    Record { recorded: Epoch::floor(generation).0, generation, ..Record::default() }
+}
+
+fn seeking() -> (Record, Terms, Epoch) {
+    let (mut record, terms) = (fresh(1), terms(1));
+    let epoch = holder::seek(&mut record, &terms, AFTER).unwrap();
+    (record, terms, epoch)
+}
+
+/// Node 1, which holds without an end because node 2 was fenced.
+fn alone() -> (Record, Terms, Epoch) {
+    let (mut record, terms, epoch) = seeking();
+    assert!(ask(&mut record, &terms));
+    assert!(report(&mut record, epoch, true, AFTER + 10));
+    (record, terms, epoch)
+}
+
+/// `from` says to `to`, whose terms are `terms`, what its record is.
+fn tell(from: &Record, to: &mut Record, terms: &Terms, now: u64) {
+    let speaker = self::terms(3 - terms.own);
+    let mut said = GroupWord::default();
+    word::speak(from, &speaker, true, now, &mut said);
+    word::hear(to, terms, speaker.own, now, &said, now);
+}
+
+fn ask_for(epoch: Epoch) -> Request {
+    Request { epoch, lease_ns: 200, transmit_ns: AFTER }
+}
+
+#[test]
+fn a_fence_opens_without_an_end_while_the_controller_lives() {
+    let (record, _, epoch) = alone();
+    assert_eq!(gate::open(&record, u64::MAX - 1), Some(epoch));
+    assert!(gate::passes(gate::until(&record), AFTER, 10, AFTER + 10));
+    assert!(!gate::passes(gate::until(&record), AFTER, 10, AFTER + 11));
+}
+
+#[test]
+fn only_a_seeker_under_safe_asks_for_a_fence_and_only_once() {
+    let (mut record, terms, _) = seeking();
+    let mut idle = fresh(1);
+    assert!(!ask(&mut idle, &terms));
+    assert!(!ask(&mut record.clone(), &witnessed()));
+    assert!(ask(&mut record, &terms));
+    assert!(!ask(&mut record, &terms));
+}
+
+#[test]
+fn nothing_is_promised_from_the_request_to_the_report() {
+    let (mut record, terms, epoch) = seeking();
+    let higher = epoch.next(OTHER).unwrap();
+    assert!(ask(&mut record, &terms));
+    assert_eq!(request(&mut record, &terms, OTHER, &ask_for(higher), AFTER), Verdict::Fencing);
+    // Also after the seek was given up, and then no new one begins either.
+    assert!(holder::give_up(&mut record, &terms, AFTER + terms.seek_ns));
+    let later = AFTER + terms.seek_ns;
+    assert_eq!(request(&mut record, &terms, OTHER, &ask_for(higher), later), Verdict::Fencing);
+    assert_eq!(holder::seek(&mut record, &terms, later), Err(SeekError::Fencing));
+    assert!(!report(&mut record, epoch, false, later));
+    assert_eq!(request(&mut record, &terms, OTHER, &ask_for(higher), later), Verdict::Promised);
+}
+
+#[test]
+fn a_report_counts_once_and_in_its_epoch_only() {
+    let (mut record, terms, epoch) = seeking();
+    assert!(!report(&mut record.clone(), epoch, true, AFTER), "nobody asked");
+    assert!(ask(&mut record, &terms));
+    let mut failed = record;
+    assert!(!report(&mut failed, epoch, false, AFTER));
+    assert!(!report(&mut failed, epoch, true, AFTER), "it was reported already");
+    let mut left = record;
+    assert!(holder::give_up(&mut left, &terms, AFTER + terms.seek_ns));
+    assert!(!report(&mut left, epoch, true, AFTER));
+    assert_eq!(left.state(), State::Idle);
+    let mut other = record;
+    assert!(!report(&mut other, epoch.next(1).unwrap(), true, AFTER));
+    assert_eq!(other.state(), State::Seeking);
+    assert!(report(&mut record, epoch, true, AFTER));
+    assert!(!report(&mut record, epoch, true, AFTER));
+}
+
+#[test]
+fn a_node_that_is_back_makes_the_lease_an_ordinary_one() {
+    let (mut a, terms_a, epoch) = alone();
+    let terms_b = terms(2);
+    let mut b = fresh(1);
+    let now = AFTER + 100;
+    tell(&a, &mut b, &terms_b, now);
+    assert_eq!((b.promised, b.is_bound(now)), (epoch.0, true));
+    tell(&b, &mut a, &terms_a, now + 1);
+    assert_eq!(a.lease_end_ns, now + terms_a.lease_ns);
+    assert!(gate::open(&a, now + terms_a.lease_ns).is_none());
+}
+
+#[test]
+fn a_promise_from_before_the_fence_does_not_end_the_endless_lease() {
+    let (mut a, terms_a, epoch) = alone();
+    let old = Promise { epoch, t0_ns: AFTER + 9, lease_ns: 200 };
+    holder::promise(&mut a, &terms_a, OTHER, &old, AFTER + 11);
+    assert!(a.is_endless());
+    // Nor does one that would have run out.
+    let spent = Promise { epoch, t0_ns: AFTER + 11, lease_ns: 200 };
+    holder::promise(&mut a, &terms_a, OTHER, &spent, AFTER + 211);
+    assert!(a.is_endless());
+}
+
+#[test]
+fn a_node_that_leaves_is_not_missed_and_binds_itself_until_it_is_back() {
+    let (mut a, terms_a, epoch) = alone();
+    let terms_b = terms(2);
+    let mut b = fresh(1);
+    let mut now = AFTER + 100;
+    tell(&a, &mut b, &terms_b, now);
+    tell(&b, &mut a, &terms_a, now);
+    assert!(!a.is_endless());
+
+    now += 50;
+    tell(&a, &mut b, &terms_b, now);
+    assert!(vow(&mut b, &terms_b, now));
+    tell(&b, &mut a, &terms_a, now + 1);
+    assert!(a.is_endless());
+
+    // B is back, without its record and out of touch: it neither seeks nor promises another epoch.
+    let mut b = start::start(&terms_b, 2, now);
+    assert!(rejoin(&mut b, &terms_b, epoch));
+    now += 10_000_000;
+    assert_eq!(holder::seek(&mut b, &terms_b, now), Err(SeekError::Bound));
+
+    // It hears A, which takes a number that B can promise, and its promise.
+    for _ in 0..3 {
+        now += 1;
+        tell(&b, &mut a, &terms_a, now);
+        a.generation = 2;
+        tell(&a, &mut b, &terms_b, now);
+    }
+    assert_eq!((b.vow(), a.is_endless()), (Vow::None, false));
+    assert_eq!(b.promised, a.epoch);
+    assert!(b.until_ns <= now + terms_b.promise_ns(terms_b.lease_ns));
+    assert!(a.lease_end_ns < b.until_ns);
+}
+
+#[test]
+fn only_who_is_bound_to_a_holder_can_vow() {
+    let (mut record, terms, _) = seeking();
+    assert!(!vow(&mut record, &terms, AFTER), "it seeks itself");
+    assert!(!vow(&mut fresh(1), &terms, AFTER), "nobody was promised anything");
+    let mut bound = Record { promised: 0x1_0000_0102, until_ns: AFTER + 1, ..fresh(1) };
+    assert!(!vow(&mut bound.clone(), &witnessed(), AFTER));
+    assert!(!vow(&mut bound.clone(), &terms, AFTER + 1), "the promise has run out");
+    assert!(!vow(&mut Record { released: 1, ..bound }, &terms, AFTER));
+    assert!(vow(&mut bound, &terms, AFTER));
+}
+
+#[test]
+fn an_operator_may_end_the_vow_and_the_node_still_has_to_seek() {
+    let terms = terms(2);
+    let mut record = fresh(1);
+    assert!(!absolve(&mut record, AFTER));
+    assert!(rejoin(&mut record, &terms, Epoch(0x1_0000_0101)));
+    assert!(absolve(&mut record, AFTER));
+    assert_eq!((record.state(), gate::open(&record, AFTER)), (State::Idle, None));
+    assert!(holder::seek(&mut record, &terms, AFTER).is_ok());
+}
+
+#[test]
+fn a_release_ends_the_vow() {
+    let terms = terms(2);
+    let mut record = fresh(1);
+    let epoch = Epoch(0x1_0000_0101);
+    rejoin(&mut record, &terms, epoch);
+    record.recorded = epoch.0;
+    let released = GroupWord {
+        state: State::Released as u8,
+        epoch: Be64::new(epoch.0),
+        ..GroupWord::default()
+    };
+    assert!(word::hear(&mut record, &terms, 1, AFTER, &released, AFTER).released);
+    assert_eq!((record.vow(), record.until_ns), (Vow::None, AFTER + terms.drain_ns));
+}
+
+#[test]
+fn a_holder_renumbers_itself_above_what_it_meets_and_its_gate_is_as_it_was() {
+    let (mut a, terms_a, epoch) = alone();
+    // Back from the fence, B promises nothing below its new generation.
+    let terms_b = terms(2);
+    let mut b = start::start(&terms_b, 2, 0);
+    b.blocked_until_ns = 0;
+    let now = AFTER + 100;
+    tell(&a, &mut b, &terms_b, now);
+    assert_eq!(b.promised, 0);
+    tell(&b, &mut a, &terms_a, now);
+    assert_eq!(a.epoch, epoch.0, "its generation is not on A's disk yet");
+    assert!(start::generation_stored(&mut a, 2));
+    tell(&b, &mut a, &terms_a, now);
+    assert!(a.epoch > b.recorded && a.is_endless());
+    assert_eq!(Epoch(a.epoch).node(), 1);
+    tell(&a, &mut b, &terms_b, now);
+    assert_eq!(b.promised, a.epoch);
+}
+
+#[test]
+fn a_clock_that_jumped_ends_no_endless_lease() {
+    let (mut record, terms, epoch) = alone();
+    start::clock_jumped(&mut record, &terms, AFTER + 500);
+    assert_eq!(gate::open(&record, AFTER + 500), Some(epoch));
+}
