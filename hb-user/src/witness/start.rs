@@ -190,7 +190,7 @@ impl Known {
     }
 }
 
-fn is_learner(record: &Record) -> bool {
+pub(super) fn is_learner(record: &Record) -> bool {
     record.blocked_until_ns == u64::MAX
 }
 
