@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, FenceVerb, KeyStep, KeyVerb, Socket, Verb, Which},
+    cli::{Cli, FenceVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
     daemon::{self, Prepared},
@@ -19,6 +19,7 @@ use hb_user::{
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
     status::render,
+    witness::{self, DEFAULT_CONFIGS},
 };
 
 /// How long a daemon may take to answer; one that takes longer is in trouble.
@@ -67,6 +68,7 @@ fn act(verb: Verb) -> Result<()> {
             say(if found { "detached\n" } else { "nothing was attached\n" })
         }
         Verb::Fence { node, action, which } => fence(&node, action, &which),
+        Verb::Witness(verb) => witness(*verb),
         Verb::Key { verb: KeyVerb::Generate { file } } => {
             key::generate(&file)?;
             say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
@@ -139,6 +141,28 @@ fn rotate(step: KeyStep, force: bool, socket: &Socket) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Attaches, shows or takes away the kernel half of a machine that only votes.
+fn witness(verb: WitnessVerb) -> Result<()> {
+    let WitnessVerb { mut config, status: _, json: _, detach, confirm, wait, generic, pins } = verb;
+    if detach {
+        let detached = if config.is_empty() {
+            witness::detach::everything(&pins)?
+        } else {
+            witness::detach::clusters(&config, &pins)?
+        };
+        return say(&format!("{detached:?}\n"));
+    }
+    if config.is_empty() {
+        config.push(DEFAULT_CONFIGS.into());
+    }
+    let request = witness::start::Request { configs: config, pins, confirm, wait, generic };
+    let outcome = witness::start::run(&request)?;
+    for (interface, reason) in outcome.slow() {
+        eprintln!("hb: warning: {interface} is attached in generic mode ({reason})");
+    }
+    say(&outcome.to_string())
 }
 
 /// Runs the fence agent as the daemon would, but for an operator.

@@ -165,7 +165,7 @@ impl Core {
             return None;
         }
         let groups = self.groups.iter().filter_map(Group::timeout);
-        let patience = [self.patient_until()];
+        let patience = (0..self.groups.len()).map(|index| self.patient_until(index));
         let joining = (!self.joined).then(|| self.join_by());
         let leaving = self.leaving.into_iter().flat_map(|since| {
             let released = self.groups.iter().map(|group| group.since.after(self.bounds.patience));
@@ -320,8 +320,11 @@ impl Core {
         self.started.after(self.bounds.initdead * 2)
     }
 
-    fn patient_until(&self) -> BootTime {
-        self.started.after(self.bounds.initdead)
+    /// Until when a better placed node that is starting is waited for. Nodes that boot together wait
+    /// for as long as what they may have promised before, but not to the same instant.
+    fn patient_until(&self, index: usize) -> BootTime {
+        let able = self.groups[index].record.blocked_until;
+        self.started.max(able).after(self.bounds.initdead)
     }
 
     /// What this node knows of all nodes concerning one group, itself first.
@@ -337,7 +340,7 @@ impl Core {
     }
 
     fn choice(&self, index: usize, standings: &[Standing]) -> Choice {
-        let patient = self.now < self.patient_until();
+        let patient = self.now < self.patient_until(index);
         choose(self.groups[index].setup.preferred, patient, standings)
     }
 

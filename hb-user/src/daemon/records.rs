@@ -128,14 +128,15 @@ impl Daemon {
         self.order_with(order);
     }
 
-    /// Ends the life of a learner once every other node was heard: whatever this node may have
-    /// promised before it lost its numbers, those it promised it to know the epoch.
+    /// Ends the life of a learner once every other voter was heard: whatever this node may have
+    /// promised before it lost its numbers, those it promised it to know the epoch, and the witness
+    /// knows what it sought itself.
     fn learn(&mut self) {
         let alive = |peer: NodeId| {
             let life = self.shared.peer(peer).map(|peer| Life::from_code(peer.life));
             matches!(life, Some(Life::Alive | Life::Late))
         };
-        if self.learner && self.local.peers.iter().all(|peer| alive(peer.id)) {
+        if self.learner && self.others().into_iter().all(alive) {
             self.confirm("every other machine was heard");
         }
     }

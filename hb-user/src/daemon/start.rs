@@ -13,7 +13,7 @@ use hb_ebpf::{
     epoch::Epoch,
     gate,
     lease::TermsError,
-    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Path, Timing, Transport},
+    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Timing, Transport},
     time::BootTime,
     wire::State,
 };
@@ -41,6 +41,7 @@ use crate::{
     kernel::{Identity, Kernel, KernelError, OBJECT, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
+    nonce,
     realtime::Demand,
     resource::{Place, Script, Sequence},
     state_dir::{StateDir, StateDirError},
@@ -149,7 +150,7 @@ fn assemble(
         _ => Beginning::New(state.reserve_generation()?),
     };
     let generation = state.generation()?;
-    let nonce = if has_record { earlier.nonce } else { random()? };
+    let nonce = if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
     let identity = Identity {
         cluster: config.cluster_id(),
         id: local.me.id,
@@ -185,7 +186,7 @@ fn assemble(
         let (index, mac) = *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
         for (peer, end) in link.others() {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
-            paths.insert((*peer, link.id), path(index, link, &ends));
+            paths.insert((*peer, link.id), link.path(index, end.address));
             targets.push(Target {
                 peer: *peer,
                 link: link.id,
@@ -340,18 +341,6 @@ fn engine(config: &Config, kernel: &Kernel) -> Result<(EngineKind, String), Star
     }
 }
 
-fn random() -> Result<u64, StartError> {
-    let mut bytes = [0u8; 8];
-    // SAFETY: eight writable bytes.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got == 8 {
-        // Zero means "never seen" on the wire.
-        Ok(u64::from_ne_bytes(bytes) | 1)
-    } else {
-        Err(StartError::Random(io::Error::last_os_error()))
-    }
-}
-
 fn timing(config: &Config) -> Timing {
     let ns = |duration: Duration| duration.as_nanos() as u64;
     let timers = &config.timers;
@@ -394,21 +383,6 @@ fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<End
         }
         _ => return None,
     })
-}
-
-fn path(interface: u32, link: &LocalLink, ends: &Ends) -> Path {
-    let mut path = Path {
-        interface,
-        transport: link.transport as u8,
-        min_hops: link.min_hops,
-        ..Path::default()
-    };
-    match ends {
-        Ends::Ethernet { peer, .. } => path.mac = *peer,
-        Ends::Udp4 { peer, .. } => path.address[..4].copy_from_slice(&peer.octets()),
-        Ends::Udp6 { peer, .. } => path.address = peer.octets(),
-    }
-    path
 }
 
 fn script(resource: &Resource) -> Script {

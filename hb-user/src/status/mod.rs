@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use render::{WIDTH, render};
+pub(crate) use render::{Page, ago, row, span};
 
 /// Everything one node knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -192,6 +192,8 @@ impl Group {
             return Health::Failed;
         }
         match self.phase {
+            // It is still this node's turn, and every node has to see that.
+            Phase::Seeking if self.record.held().is_none() => Health::Standby,
             Phase::Resuming { .. } | Phase::Seeking | Phase::Starting { .. } => Health::Starting,
             Phase::Serving { .. } => Health::Healthy,
             Phase::Yielding { .. } | Phase::Clearing if self.reason == Reason::Leftover => {

@@ -237,7 +237,11 @@ impl Group {
             self.since = now;
         }
         out.push(Action::Seek { group: self.id(), reason });
-        self.deadline = Some(free.after(self.bounds.seek));
+        self.deadline = Some(match self.record.held() {
+            // Held already: only the addresses are waited for.
+            Some(_) => now.after(self.bounds.take),
+            None => free.after(self.bounds.seek),
+        });
     }
 
     fn expire(&mut self, now: BootTime, out: &mut Vec<Action>) {
