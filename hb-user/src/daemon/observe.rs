@@ -57,10 +57,13 @@ impl Daemon {
                     Trigger::Controller(peer) => Some((peer, "controller-dead")),
                     Trigger::Release(peer) => Some((peer, "handed-over")),
                 };
-                if let Some((peer, cause)) = why {
+                if let Some((peer, _)) = why {
                     // The core hears of the peer first, so that it knows why.
                     self.look_at(peer);
-                    self.look_at_record(group);
+                }
+                // And that the record holds: what it does not hold is dropped again.
+                self.look_at_record(group);
+                if let Some((peer, cause)) = why {
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
                 }
                 if unsent > 0 {
