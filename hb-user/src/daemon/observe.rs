@@ -129,6 +129,13 @@ impl Daemon {
                 self.look_at(peer);
                 self.look_at_record(GroupId(event.link));
             }
+            Some(EventKind::Dead | EventKind::Controller) => {
+                // What is sought now waits for this node's own promise, as it was renewed last.
+                for group in self.groups() {
+                    self.look_at_record(group);
+                }
+                self.look_at(peer);
+            }
             Some(EventKind::Paused) => self.log_pause(peer, event),
             Some(EventKind::Claim) => self.on_claim(event),
             _ => {
