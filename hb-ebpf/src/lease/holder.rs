@@ -154,7 +154,7 @@ pub fn promise(
     let end = if unlimited { ENDLESS } else { t0.saturating_add(lease_ns) };
     let turns = record.is_endless() != unlimited && fence::may_turn(record, t0, end, now);
     let Some(expires_ns) = record.expires_ns.get_mut(place) else { return Taken::Other };
-    if end <= *expires_ns && !turns || record.lease_end_ns == ENDLESS && !turns {
+    if !turns && (end <= *expires_ns || record.lease_end_ns == ENDLESS) {
         return Taken::Stale;
     }
     *expires_ns = end;

@@ -122,7 +122,7 @@ impl Core {
                 self.with(group, |group| group.took(epoch, result, now, &mut out));
             }
             Input::Fenced { group, epoch, result } => {
-                self.with(group, |group| group.fenced(epoch, result, now, &mut out));
+                self.with(group, |group| group.fenced(epoch, result.is_ok(), now, &mut out));
             }
             Input::Dropped { group, result } => {
                 if let Some(index) = self.index(group) {

@@ -50,6 +50,7 @@ impl Daemon {
     pub(super) fn on_report(&mut self, report: Report) {
         match report {
             Report::Event(event) => self.on_event(&event),
+            Report::Sought { group } => self.look_at_record(group),
             Report::Took { group, epoch, trigger, steps, unsent, result } => {
                 let why = match trigger {
                     Trigger::Asked => None,

@@ -272,10 +272,11 @@ impl Daemon {
             Some(Blocked::Joining) => Some(
                 "this node is joining: not every peer was heard or declared dead yet".to_owned(),
             ),
-            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(format!(
+            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(
                 "learner: this node has no numbers from before, and takes part once every other \
                  machine was heard, or after `hb confirm` on this node"
-            )),
+                    .to_owned(),
+            ),
             Some(Blocked::Waiting(until)) => Some(format!(
                 "this node has no record from before, and takes part in {} ms: until then promises \
                  of its earlier life may bind",

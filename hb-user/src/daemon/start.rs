@@ -239,7 +239,7 @@ fn assemble(
 
     let now = clock::now();
     let core = Core::new(core_setup(&config, &local, &shared), now)?;
-    let holding = |group| matches!(held(&shared, GroupId(group as u8)), Some(_));
+    let holding = |group| held(&shared, GroupId(group as u8)).is_some();
     let resuming = std::array::from_fn(holding);
     let judge = match engine.0 {
         EngineKind::User => Some(kernel.judge()?),

@@ -81,6 +81,7 @@ impl Worker {
                         return self.win(group, seek);
                     }
                     self.probe();
+                    self.report(Report::Sought { group });
                     seek.due = clock::now().ns() + self.ask_ns(0);
                 }
                 Asked::Later(due) => seek.due = due,

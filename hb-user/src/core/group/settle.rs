@@ -125,7 +125,7 @@ impl Group {
     pub(in crate::core) fn fenced(
         &mut self,
         epoch: Epoch,
-        result: Result<(), String>,
+        done: bool,
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
@@ -133,7 +133,7 @@ impl Group {
             return;
         }
         self.fencing = None;
-        if result.is_ok() {
+        if done {
             // It holds, and the fast path has to be told to look.
             self.deadline = Some(now.after(self.bounds.take));
             out.push(Action::Seek { group: self.id(), reason: self.reason.clone() });
