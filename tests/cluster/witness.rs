@@ -157,7 +157,8 @@ fn a_machine_without_numbers_votes_once_it_has_heard_every_node() {
     let state = cluster.lab.files().directory.join("state").join(format!("{name}-w"));
     fs::remove_dir_all(&state).unwrap();
     cluster.lab.cut(Machine::B);
-    let text = succeed(&cluster, &["--wait", "200ms"]);
+    // Its incarnations begin anew as well, so its answers count once it was silent for L_max.
+    let text = succeed(&cluster, &["--wait", "4s"]);
     assert!(text.contains("does not vote") && text.contains("not heard: b;"), "{text}");
     assert!(succeed(&cluster, &["--status"]).contains("DOES NOT VOTE, it is a learner"));
     cluster.lab.heal(Machine::B);
