@@ -250,6 +250,7 @@ impl Group {
     /// Takes note of what the record says.
     pub(super) fn recorded(&mut self, record: RecordFacts, now: BootTime, out: &mut Vec<Action>) {
         let won = self.record.held() != record.held() && record.held().is_some();
+        let lost = self.record.held().is_some() && record.held().is_none();
         self.record = record;
         if let (Some(_), Some(epoch)) = (self.phase.held(), record.held()) {
             // The record may take a higher number while it holds.
@@ -257,6 +258,8 @@ impl Group {
         }
         match self.phase {
             Phase::Seeking if won => self.deadline = Some(now.after(self.bounds.take)),
+            // Won and lost again before the addresses were up.
+            Phase::Seeking if lost => self.pause(Reason::Lost, now, out),
             Phase::Seeking if record.state == RecordState::Seeking => self.sought = true,
             // It made way for a higher epoch.
             Phase::Seeking if self.sought && record.state == RecordState::Idle => {
