@@ -1,8 +1,13 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{DurationError, parse_duration},
+    witness::DEFAULT_PINS,
+};
 
 /// Keeps service addresses on one node of a pair, and moves them when it dies or leaves.
 #[derive(Debug, Parser)]
@@ -70,6 +75,13 @@ pub enum Verb {
         #[command(flatten)]
         which: Which,
     },
+    /// Let this machine vote as the witness of clusters. Attaches the kernel half and ends.
+    ///
+    /// Nothing has to run afterwards: the kernel votes until the machine restarts or `--detach`.
+    /// Run again, the command adds clusters and takes what changed in the configurations and keys
+    /// of those it knows. A machine without numbers of an earlier start on its disk votes once it
+    /// has heard every node of the cluster.
+    Witness(Box<WitnessVerb>),
     /// Make a key for the cluster, or replace it.
     Key {
         /// What to do with them.
@@ -82,6 +94,42 @@ pub enum Verb {
         #[arg(long, required = true)]
         default: bool,
     },
+}
+
+/// What to do with the witness of this machine.
+#[derive(Debug, clap::Args)]
+pub struct WitnessVerb {
+    /// A configuration, or a directory of files NAME.toml, one for each cluster; may be given more
+    /// than once. /etc/hb/witness.d if not given.
+    #[arg(long, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Show what was heard and promised, for each cluster.
+    #[arg(long, conflicts_with_all = ["detach", "confirm"])]
+    pub status: bool,
+    /// With `--status`: print the whole report as JSON.
+    #[arg(long, requires = "status")]
+    pub json: bool,
+    /// Take the clusters of the configurations given away, or everything if none is given. What was
+    /// promised is forgotten.
+    #[arg(long, conflicts_with = "confirm")]
+    pub detach: bool,
+    /// I am sure that this machine never voted in these clusters, or that it has heard every node
+    /// since it lost its numbers: let it vote.
+    #[arg(long)]
+    pub confirm: bool,
+    /// How long to wait for nodes that have to be heard first; 0s for not at all.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = wait)]
+    pub wait: Duration,
+    /// Attach in generic mode: for drivers that take the program and lose what it sends.
+    #[arg(long)]
+    pub generic: bool,
+    /// Where the kernel half is pinned; each network namespace needs a place of its own.
+    #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_PINS)]
+    pub pins: PathBuf,
+}
+
+fn wait(text: &str) -> Result<Duration, DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
 }
 
 /// What to ask a fence agent for.

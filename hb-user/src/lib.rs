@@ -21,6 +21,8 @@ pub mod resource;
 pub mod sockets;
 pub mod state_dir;
 pub mod status;
+pub mod witness;
 
 mod durable;
+mod nonce;
 mod socket;

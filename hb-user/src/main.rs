@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, FenceVerb, KeyStep, KeyVerb, Socket, Verb, Which},
+    cli::{Cli, FenceVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
     daemon::{self, Prepared},
@@ -19,6 +19,7 @@ use hb_user::{
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
     status::render,
+    witness::{self, DEFAULT_CONFIGS},
 };
 
 /// How long a daemon may take to answer; one that takes longer is in trouble.
@@ -67,6 +68,7 @@ fn act(verb: Verb) -> Result<()> {
             say(if found { "detached\n" } else { "nothing was attached\n" })
         }
         Verb::Fence { node, action, which } => fence(&node, action, &which),
+        Verb::Witness(verb) => witness(*verb),
         Verb::Key { verb: KeyVerb::Generate { file } } => {
             key::generate(&file)?;
             say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
@@ -138,6 +140,49 @@ fn rotate(step: KeyStep, force: bool, socket: &Socket) -> Result<()> {
             key::rotate::keep_newest(&path)?;
             Ok(())
         }
+    }
+}
+
+/// Attaches, shows or takes away the kernel half of a machine that only votes.
+fn witness(verb: WitnessVerb) -> Result<()> {
+    let WitnessVerb { mut config, status, json, detach, confirm, wait, generic, pins } = verb;
+    if detach {
+        let detached = if config.is_empty() {
+            witness::detach::everything(&pins)?
+        } else {
+            witness::detach::clusters(&config, &pins)?
+        };
+        return say(&detached.to_string());
+    }
+    if status {
+        let report = witness::status::report(&known(&config)?, &pins)?;
+        return if json {
+            say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
+        } else {
+            say(&witness::status::render(&report))
+        };
+    }
+    if config.is_empty() {
+        config.push(DEFAULT_CONFIGS.into());
+    }
+    let request = witness::start::Request { configs: config, pins, confirm, wait, generic };
+    let outcome = witness::start::run(&request)?;
+    for (interface, reason) in outcome.slow() {
+        eprintln!("hb: warning: {interface} is attached in generic mode: {reason}");
+    }
+    say(&outcome.to_string())
+}
+
+/// Reads the configurations that give names to what a witness knows. Those that were not asked for
+/// may be missing, or be wrong by now: the status says what the kernel does, not the files.
+fn known(config: &[PathBuf]) -> Result<Vec<Config>> {
+    if !config.is_empty() {
+        let files = witness::prepare::files(config)?;
+        return files.iter().map(|file| Ok(Config::load(file)?)).collect();
+    }
+    match witness::prepare::files(&[DEFAULT_CONFIGS.into()]) {
+        Ok(files) => Ok(files.iter().filter_map(|file| Config::load(file).ok()).collect()),
+        Err(_) => Ok(Vec::new()),
     }
 }
 

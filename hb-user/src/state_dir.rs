@@ -1,7 +1,8 @@
 //! Numbers of one node that must survive its restarts.
 //!
-//! The directory holds `incarnation` and `generation`, each a decimal number, and `lock`, which
-//! the daemon locks for as long as it runs and into which it writes its process id.
+//! The directory holds `incarnation` and `generation`, each a decimal number; `promised-<group>`, the
+//! epoch that a node that left had promised without an end, 0 for none; and `lock`, which the daemon
+//! locks for as long as it runs and into which it writes its process id.
 
 use std::{
     fmt,
@@ -9,7 +10,10 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    str::FromStr,
 };
+
+use hb_ebpf::epoch::Epoch;
 
 use crate::durable;
 
@@ -80,6 +84,17 @@ pub enum StateDirError {
         path: PathBuf,
         /// What the number counts.
         what: Counter,
+        /// Its first bytes.
+        content: String,
+    },
+    /// A file holds something else than an epoch.
+    #[error(
+        "{path} holds {content:?}, not an epoch; write 0 there only if the other node does not \
+         serve, else the epoch that its `hb status` shows"
+    )]
+    CorruptVow {
+        /// The file.
+        path: PathBuf,
         /// Its first bytes.
         content: String,
     },
@@ -199,23 +214,50 @@ impl StateDir {
         self.write(Counter::Generation, generation)
     }
 
+    /// Returns the epoch of `group` that this node promised to its holder without an end when it
+    /// left, if it did and has not been released from that.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or holds no number.
+    pub fn vow(&self, group: &str) -> Result<Option<Epoch>, StateDirError> {
+        let path = self.vow_file(group);
+        match read_number(&path) {
+            Ok(Some(Ok(0))) | Ok(None) => Ok(None),
+            Ok(Some(Ok(epoch))) => Ok(Some(Epoch(epoch))),
+            Ok(Some(Err(content))) => Err(StateDirError::CorruptVow { path, content }),
+            Err(source) => Err(StateDirError::Read { path, source }),
+        }
+    }
+
+    /// Stores such an epoch, or that there is none. It is on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn store_vow(&mut self, group: &str, epoch: Option<Epoch>) -> Result<(), StateDirError> {
+        let path = self.vow_file(group);
+        let number = epoch.unwrap_or(Epoch::NONE).0;
+        durable::replace(&path, format!("{number}\n").as_bytes())
+            .map_err(|source| StateDirError::Write { path, source })
+    }
+
+    fn vow_file(&self, group: &str) -> PathBuf {
+        self.path.join(format!("promised-{group}"))
+    }
+
     fn file(&self, what: Counter) -> PathBuf {
         self.path.join(what.to_string())
     }
 
     fn read(&self, what: Counter) -> Result<u32, StateDirError> {
         let path = self.file(what);
-        let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(source) => return Err(StateDirError::Read { path, source }),
+        match read_number(&path) {
+            Ok(Some(Ok(number))) => Ok(number),
+            Ok(None) => Ok(0),
+            Ok(Some(Err(content))) => Err(StateDirError::Corrupt { path, what, content }),
+            Err(source) => Err(StateDirError::Read { path, source }),
         }
-        number(&bytes).ok_or_else(|| StateDirError::Corrupt {
-            path,
-            what,
-            content: String::from_utf8_lossy(&bytes).into_owned(),
-        })
     }
 
     fn reserve(&mut self, what: Counter) -> Result<u32, StateDirError> {
@@ -233,8 +275,20 @@ impl StateDir {
     }
 }
 
+/// Returns the number in a file, or what is there instead; `None` if there is no such file.
+fn read_number<N: FromStr>(path: &Path) -> io::Result<Option<Result<N, String>>> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let content = || String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Some(number(&bytes).ok_or_else(content)))
+}
+
 /// Reads a decimal number and at most one line end.
-fn number(bytes: &[u8]) -> Option<u32> {
+fn number<N: FromStr>(bytes: &[u8]) -> Option<N> {
     let text = str::from_utf8(bytes).ok()?;
     let digits = text.strip_suffix('\n').unwrap_or(text);
     if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }

@@ -13,13 +13,14 @@ impl Lab {
         self.machines.contains_key(&Machine::Witness)
     }
 
-    /// Has the kernel half of the witness attached, over what it still has pinned.
+    /// Has the kernel half of the witness attached, over what it still has pinned. The first start
+    /// says that the machine never voted before, as an operator would.
     ///
     /// # Errors
     ///
     /// If there is no witness or no `hb` binary, or with what `hb witness` said.
     pub fn start_witness(&self) -> Result<()> {
-        self.run_witness(&[])
+        self.run_witness(&["--confirm"])
     }
 
     /// Restarts the witness as a machine: nothing is pinned any more, what is on its disk stays.
@@ -30,7 +31,7 @@ impl Lab {
     pub fn restart_witness(&self) -> Result<()> {
         self.run_witness(&["--detach"])?;
         guard::remove_path(&self.pins(Machine::Witness))?;
-        self.start_witness()
+        self.run_witness(&["--wait", "0"])
     }
 
     /// Returns what `hb witness --status` prints.
@@ -62,6 +63,8 @@ impl Lab {
             .arg("witness")
             .arg("--config")
             .arg(&self.files.config)
+            .arg("--pins")
+            .arg(self.pins(Machine::Witness))
             .args(arguments)
             .stdin(Stdio::null());
         Ok(command)

@@ -126,23 +126,24 @@ pub fn vow(record: &mut Record, terms: &Terms, now: u64) -> bool {
     true
 }
 
-/// Begins with the unlimited promise of `epoch` that this node gave when it left, or with the one in
-/// the record if `epoch` is none; tells whether there is one.
+/// Begins with the unlimited promise of `epoch` that this node gave when it left, as its disk says,
+/// or with the one in the record; tells whether there is one.
+///
+/// A record that was kept knows more than the disk: the holder may have taken a higher number since,
+/// or the promise may have an end again.
 #[inline(always)]
 pub fn rejoin(record: &mut Record, terms: &Terms, epoch: Epoch) -> bool {
     if !matches!(terms.policy(), Policy::Safe) {
         return false;
     }
-    if epoch.0 == Epoch::NONE.0 {
-        if matches!(record.vow(), Vow::None) {
-            return false;
-        }
-    } else {
+    if epoch.0 > record.promised {
         record.promised = epoch.0;
         record.released = 0;
         if epoch.0 > record.recorded {
             record.recorded = epoch.0;
         }
+    } else if matches!(record.vow(), Vow::None) {
+        return false;
     }
     record.vow = Vow::Joining as u8;
     record.until_ns = u64::MAX;

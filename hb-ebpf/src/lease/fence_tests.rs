@@ -286,3 +286,21 @@ fn a_daemon_that_is_back_says_no_more_that_its_promise_has_no_end() {
     assert_eq!((b.vow(), b.promised), (Vow::None, epoch.0));
     assert!(b.until_ns <= now + terms_b.promise_ns(terms_b.lease_ns));
 }
+
+#[test]
+fn a_record_that_was_kept_knows_more_than_the_disk() {
+    let terms = terms(2);
+    let (old, new) = (Epoch(0x1_0000_0101), Epoch(0x1_0000_0201));
+    let kept = Record { promised: new.0, recorded: new.0, until_ns: AFTER, ..fresh(1) };
+    // The holder took a higher number after this node had left.
+    let mut left = Record { vow: Vow::Given as u8, until_ns: u64::MAX, ..kept };
+    assert!(rejoin(&mut left, &terms, old));
+    assert_eq!((left.vow(), left.promised), (Vow::Joining, new.0));
+    assert_eq!(request(&mut left, &terms, 1, &ask_for(new), AFTER), Verdict::Renewed);
+    // The promise had an end again, and the disk did not say so yet.
+    for stale in [old, new] {
+        let mut joined = kept;
+        assert!(!rejoin(&mut joined, &terms, stale));
+        assert_eq!(joined, kept);
+    }
+}

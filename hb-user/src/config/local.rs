@@ -1,10 +1,10 @@
 //! The configuration as one node sees it.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
-use hb_ebpf::maps::Transport;
+use hb_ebpf::maps::{Path, Transport};
 
-use super::{Config, Link, LinkEnd, Name, Node, Witness, nearest::suggestion};
+use super::{Config, Link, LinkAddress, LinkEnd, Name, Node, Witness, nearest::suggestion};
 use crate::id::{LinkId, NodeId};
 
 /// The configuration as one node sees it: who it is, who the others are, and which end of each
@@ -17,7 +17,7 @@ pub struct Local {
     pub peers: Vec<Node>,
     /// The machine that votes and never serves, if there is one.
     pub witness: Option<Witness>,
-    /// The links, at the index of their [`LinkId`].
+    /// The links, at the index of their [`LinkId`]; on a witness, those it is on.
     pub links: Vec<LocalLink>,
     /// This node's own state directory: `<state_dir>/<cluster>-<node>`, so that nodes of a lab can
     /// share the parent.
@@ -57,6 +57,24 @@ impl LocalLink {
     /// Returns every other end of the link: the peers' by rank, then the witness's.
     pub fn others(&self) -> impl Iterator<Item = &(NodeId, LinkEnd)> {
         self.peers.iter().chain(&self.witness)
+    }
+
+    /// Returns where frames of a machine whose end has `address` have to come from, `interface`
+    /// being the index of this end's interface.
+    #[must_use]
+    pub fn path(&self, interface: u32, address: LinkAddress) -> Path {
+        let mut path = Path {
+            interface,
+            transport: self.transport as u8,
+            min_hops: self.min_hops,
+            ..Path::default()
+        };
+        match address {
+            LinkAddress::Mac(mac) => path.mac = mac,
+            LinkAddress::Ip(IpAddr::V4(ip)) => path.address[..4].copy_from_slice(&ip.octets()),
+            LinkAddress::Ip(IpAddr::V6(ip)) => path.address = ip.octets(),
+        }
+        path
     }
 }
 
@@ -118,17 +136,30 @@ impl Config {
     #[must_use]
     pub fn for_node(&self, name: &str) -> Option<Local> {
         let me = self.node(name)?.clone();
-        let peers = self.nodes.iter().filter(|node| node.id != me.id).cloned().collect();
         let witness = self.witness.clone();
         let links = self.links.iter().map(|link| local_link(link, me.id, witness.as_ref()));
         let links = links.collect::<Option<_>>()?;
+        Some(self.local(me, witness, links))
+    }
+
+    /// Returns the configuration as the machine that only votes sees it, or `None` if there is
+    /// none. It is a node of its own name and id there, without a witness beside it.
+    #[must_use]
+    pub fn for_witness(&self) -> Option<Local> {
+        let Witness { name, id } = self.witness.clone()?;
+        let links = self.links.iter().filter_map(|link| local_link(link, id, None)).collect();
+        Some(self.local(Node { name, id }, None, links))
+    }
+
+    fn local(&self, me: Node, witness: Option<Witness>, links: Vec<LocalLink>) -> Local {
+        let peers = self.nodes.iter().filter(|node| node.id != me.id).cloned().collect();
         let own_name = format!("{}-{}", self.cluster.name, me.name);
         let control_socket = match &self.cluster.control_socket {
             Some(path) => path.clone(),
             None => PathBuf::from(format!("/run/hb/{own_name}.sock")),
         };
         let state_dir = self.cluster.state_dir.join(own_name);
-        Some(Local { me, peers, witness, links, state_dir, control_socket })
+        Local { me, peers, witness, links, state_dir, control_socket }
     }
 }
 

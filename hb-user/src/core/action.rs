@@ -51,6 +51,16 @@ pub enum Action {
         /// The group.
         group: GroupId,
     },
+    /// Have a silent node fenced, for the epoch that the record seeks; then
+    /// [`Fenced`](super::Input::Fenced).
+    Fence {
+        /// The group.
+        group: GroupId,
+        /// The epoch.
+        epoch: Epoch,
+        /// The node.
+        node: NodeId,
+    },
     /// Give the group away: the record closes the gate first, and every frame says so; then the
     /// addresses go; then [`Dropped`](super::Input::Dropped).
     Release {
@@ -257,6 +267,13 @@ pub enum Transition {
     NoMajority {
         /// The group.
         group: GroupId,
+    },
+    /// A silent node is fenced; until that is done nobody serves.
+    Fencing {
+        /// The group.
+        group: GroupId,
+        /// The node.
+        node: NodeId,
     },
     /// The lease ran out while this node held the group: its gate is closed until a majority of the
     /// voters answers again.

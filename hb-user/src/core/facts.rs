@@ -2,7 +2,7 @@
 
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{Record, gate},
+    lease::{Record, fence::Vow, gate},
     maps::{self, Cause},
     time::BootTime,
     wire::{FLAG_LEAVING, GROUPS, GroupWord, State},
@@ -91,6 +91,8 @@ pub struct RecordFacts {
     pub blocked_until: BootTime,
     /// Addresses and sockets of an epoch that was left may still be here.
     pub unclean: bool,
+    /// The promise has no end: this node left, or is back and waits for the holder to confirm it.
+    pub vowed: bool,
 }
 
 /// The state of a record; idle by default.
@@ -122,6 +124,7 @@ impl From<&Record> for RecordFacts {
             bound_until: BootTime(record.until_ns),
             blocked_until: BootTime(record.blocked_until_ns),
             unclean: record.unclean != 0,
+            vowed: record.vow() != Vow::None,
         }
     }
 }

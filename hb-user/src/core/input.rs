@@ -68,6 +68,15 @@ pub enum Input {
         /// What failed and how.
         error: String,
     },
+    /// What came of a [`Fence`](super::Action::Fence). The record was told before.
+    Fenced {
+        /// The group.
+        group: GroupId,
+        /// The epoch it was asked for in.
+        epoch: Epoch,
+        /// Whether the node is fenced.
+        result: Result<(), String>,
+    },
     /// The operator wants the group to live on another node.
     Move {
         /// The group.

@@ -121,6 +121,9 @@ impl Core {
             Input::Took { group, epoch, result } => {
                 self.with(group, |group| group.took(epoch, result, now, &mut out));
             }
+            Input::Fenced { group, epoch, result } => {
+                self.with(group, |group| group.fenced(epoch, result.is_ok(), now, &mut out));
+            }
             Input::Dropped { group, result } => {
                 if let Some(index) = self.index(group) {
                     let around = self.around(index);
@@ -162,7 +165,7 @@ impl Core {
             return None;
         }
         let groups = self.groups.iter().filter_map(Group::timeout);
-        let patience = [self.patient_until()];
+        let patience = (0..self.groups.len()).map(|index| self.patient_until(index));
         let joining = (!self.joined).then(|| self.join_by());
         let leaving = self.leaving.into_iter().flat_map(|since| {
             let released = self.groups.iter().map(|group| group.since.after(self.bounds.patience));
@@ -211,6 +214,7 @@ impl Core {
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
+            _ if group.record.vowed => Some(Blocked::Vowed),
             _ if !group.ready => Some(Blocked::Joining),
             _ if group.is_blocked(self.now) => Some(Blocked::Waiting(group.record.blocked_until)),
             (None, Choice::Take(node)) => Some(Blocked::TurnOf(node)),
@@ -316,8 +320,11 @@ impl Core {
         self.started.after(self.bounds.initdead * 2)
     }
 
-    fn patient_until(&self) -> BootTime {
-        self.started.after(self.bounds.initdead)
+    /// Until when a better placed node that is starting is waited for. Nodes that boot together wait
+    /// for as long as what they may have promised before, but not to the same instant.
+    fn patient_until(&self, index: usize) -> BootTime {
+        let able = self.groups[index].record.blocked_until;
+        self.started.max(able).after(self.bounds.initdead)
     }
 
     /// What this node knows of all nodes concerning one group, itself first.
@@ -333,7 +340,7 @@ impl Core {
     }
 
     fn choice(&self, index: usize, standings: &[Standing]) -> Choice {
-        let patient = self.now < self.patient_until();
+        let patient = self.now < self.patient_until(index);
         choose(self.groups[index].setup.preferred, patient, standings)
     }
 
@@ -357,6 +364,7 @@ impl Core {
                 && peers.iter().any(Standing::may_act),
             cause,
             rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
+            silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
                 _ => None,

@@ -60,6 +60,10 @@ pub struct Bounds {
     /// Before a group is taken that another living node may be about to take as well: what both
     /// said has to cross. Two intervals will do; takeovers from the dead and hand-overs skip it.
     pub contend: Duration,
+    /// For a fence, with the delay before it; `None` if nothing is ever fenced.
+    pub fence: Option<Duration>,
+    /// Before a fence that failed is tried again while the other node stays silent.
+    pub fence_retry: Duration,
     /// For addresses to be added.
     pub take: Duration,
     /// For addresses to be removed.

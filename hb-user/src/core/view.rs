@@ -59,6 +59,8 @@ pub enum Blocked {
     /// The record takes no part before then: it was lost, or the clock jumped. At
     /// [`u64::MAX`] this node is a learner.
     Waiting(BootTime),
+    /// This node left while another one held it, and is bound to that one until it is heard.
+    Vowed,
     /// Another node holds it.
     HeldBy(NodeId),
     /// It is another node's turn to take it.

@@ -41,6 +41,7 @@ impl Daemon {
                     self.command(Command::Arm { peer, groups: armed });
                 }
                 Action::Seek { group, .. } => self.command(Command::Seek { group }),
+                Action::Fence { group, epoch, node } => self.fence(group, epoch, node),
                 Action::GiveUp { group } => self.command(Command::GiveUp { group }),
                 Action::Announce { group } => self.command(Command::Announce { group }),
                 Action::Release { group, successor, .. } => {

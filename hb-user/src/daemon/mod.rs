@@ -18,6 +18,7 @@
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
+mod fence;
 mod gate;
 mod keys;
 mod notice;
@@ -139,6 +140,9 @@ struct Daemon {
     keys: keys::Keys,
     /// The highest generation on the disk.
     generation: u32,
+    fences: fence::Fences,
+    /// Groups promised without an end, on the disk.
+    vowed: [bool; GROUPS],
 }
 
 /// Runs a prepared node until it has left.
@@ -217,6 +221,7 @@ impl Daemon {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if self.act() {
+                self.bid_farewell().await;
                 return Ok(());
             }
             let timeout = self.core.poll_timeout();
@@ -237,6 +242,7 @@ impl Daemon {
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),
+                word = self.fences.next() => self.on_fence(word),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
                 Some(command) = commands.recv() => self.on_request(command),
                 _ = signals.terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },

@@ -104,6 +104,11 @@ impl Daemon {
                 missing = self.missing_voters(),
                 "seeking: no majority of the voters answered; trying again until one does"
             ),
+            Transition::Fencing { group, node } => tracing::info!(
+                group = self.group_name(*group),
+                node = self.node_name(*node),
+                "seeking: the other node is silent, and is to be fenced"
+            ),
             Transition::Lapsed { group } => tracing::warn!(
                 group = self.group_name(*group),
                 missing = self.missing_voters(),

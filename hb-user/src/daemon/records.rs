@@ -4,7 +4,10 @@
 //! The record itself lies in the kernel, which changes it under a lock with every frame. Here it
 //! is only looked at, and asked for a change ([`Op`]).
 
+use std::collections::BTreeMap;
+
 use hb_ebpf::{
+    epoch::Epoch,
     lease::{
         op::{DONE, Op, Order},
         start,
@@ -32,7 +35,8 @@ pub(super) enum Beginning {
     Lost,
 }
 
-/// Brings the records of all groups to their beginning. Returns whether this node is a learner.
+/// Brings the records of all groups to their beginning; `vows` are the epochs promised without an
+/// end, by what is on the disk. Returns whether this node is a learner.
 ///
 /// # Errors
 ///
@@ -41,6 +45,7 @@ pub(super) fn begin(
     leases: &Leases,
     groups: impl Iterator<Item = GroupId>,
     beginning: Beginning,
+    vows: &BTreeMap<GroupId, Epoch>,
 ) -> Result<bool, KernelError> {
     for group in groups {
         let mut order = Order::new(Op::Read, group.0);
@@ -54,6 +59,10 @@ pub(super) fn begin(
             Beginning::Lost => order.op = Op::Learner as u8,
         }
         leases.order(order)?;
+        // An agent of an earlier daemon has nobody to report to.
+        leases.order(Order::new(Op::FenceFailed, group.0))?;
+        let vow = vows.get(&group).copied().unwrap_or(Epoch::NONE);
+        leases.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) })?;
     }
     Ok(beginning == Beginning::Lost)
 }
@@ -67,17 +76,22 @@ impl Daemon {
 
     /// Does the same with an argument.
     pub(super) fn order_with(&mut self, order: Order) -> bool {
+        self.order_for_code(order) == Some(DONE)
+    }
+
+    /// Does the same and returns what came of it, `None` if the kernel did not say.
+    pub(super) fn order_for_code(&mut self, order: Order) -> Option<u8> {
         let group = GroupId(order.group);
-        let done = match self.leases.order(order) {
-            Ok(answer) => answer.code == DONE,
+        let code = match self.leases.order(order) {
+            Ok(answer) => Some(answer.code),
             Err(error) => {
                 let group = self.group_name(group);
                 tracing::error!(group, error = describe(&error), "record not changed");
-                false
+                None
             }
         };
         self.look_at_record(group);
-        done
+        code
     }
 
     /// Tells the core what the record of a group says now.
@@ -93,6 +107,7 @@ impl Daemon {
         self.learn();
         for group in self.groups() {
             self.keep_generation(group);
+            self.look_at_vow(group);
             self.look_at_record(group);
         }
     }
@@ -118,14 +133,15 @@ impl Daemon {
         self.order_with(order);
     }
 
-    /// Ends the life of a learner once every other node was heard: whatever this node may have
-    /// promised before it lost its numbers, those it promised it to know the epoch.
+    /// Ends the life of a learner once every other voter was heard: whatever this node may have
+    /// promised before it lost its numbers, those it promised it to know the epoch, and the witness
+    /// knows what it sought itself.
     fn learn(&mut self) {
         let alive = |peer: NodeId| {
             let life = self.shared.peer(peer).map(|peer| Life::from_code(peer.life));
             matches!(life, Some(Life::Alive | Life::Late))
         };
-        if self.learner && self.local.peers.iter().all(|peer| alive(peer.id)) {
+        if self.learner && self.others().into_iter().all(alive) {
             self.confirm("every other machine was heard");
         }
     }

@@ -272,13 +272,21 @@ impl Daemon {
             Some(Blocked::Joining) => Some(
                 "this node is joining: not every peer was heard or declared dead yet".to_owned(),
             ),
-            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(format!(
-                "learner: this node has no state directory from before, and takes part once every                  other machine was heard, or after `hb confirm` on this node"
-            )),
+            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(
+                "learner: this node has no numbers from before, and takes part once every other \
+                 machine was heard, or after `hb confirm` on this node"
+                    .to_owned(),
+            ),
             Some(Blocked::Waiting(until)) => Some(format!(
-                "this node has no record from before, and takes part in {} ms: until then promises                  of its earlier life may bind",
+                "this node has no record from before, and takes part in {} ms: until then promises \
+                 of its earlier life may bind",
                 until.since(clock::now()).as_millis()
             )),
+            Some(Blocked::Vowed) => Some(
+                "this node left while another one held the group, and is bound to that one until \
+                 it is heard; if it is off for good, `hb confirm` on this node"
+                    .to_owned(),
+            ),
             Some(Blocked::HeldBy(node)) => Some(format!("{} holds it", self.node_name(*node))),
             Some(Blocked::TurnOf(node)) => {
                 Some(format!("it is the turn of {}", self.node_name(*node)))

@@ -13,7 +13,7 @@ use hb_ebpf::{
     epoch::Epoch,
     gate,
     lease::TermsError,
-    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Path, Timing, Transport},
+    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Timing, Transport},
     time::BootTime,
     wire::State,
 };
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Daemon, EngineKind,
+    fence::Fences,
     keys::Keys,
     prepare::{Prepared, pins},
     records::{self, Beginning},
@@ -31,7 +32,7 @@ use crate::{
     announce::{AnnounceError, AnnounceSocket, Announcement},
     clock,
     config::{
-        Config, Engine, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
+        Config, Engine, Fence, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
         ResourceKind,
     },
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
@@ -40,6 +41,7 @@ use crate::{
     kernel::{Identity, Kernel, KernelError, OBJECT, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
+    nonce,
     realtime::Demand,
     resource::{Place, Script, Sequence},
     state_dir::{StateDir, StateDirError},
@@ -49,6 +51,9 @@ use crate::{
 const OBJECT_VARIABLE: &str = "HB_KERNEL_OBJECT";
 /// A timer late by less than this casts no doubt on ourselves, however short the interval.
 const LEAST_LATE: Duration = Duration::from_micros(250);
+
+/// Before a fence that failed is tried again: an operator may be at the power switch.
+const FENCE_RETRY: Duration = Duration::from_secs(5);
 
 /// Why a prepared node did not start. What was begun is undone.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +150,8 @@ fn assemble(
         _ => Beginning::New(state.reserve_generation()?),
     };
     let generation = state.generation()?;
-    let nonce = if has_record { earlier.nonce } else { random()? };
+    let nonce =
+        if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
     let identity = Identity {
         cluster: config.cluster_id(),
         id: local.me.id,
@@ -181,7 +187,7 @@ fn assemble(
         let (index, mac) = *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
         for (peer, end) in link.others() {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
-            paths.insert((*peer, link.id), path(index, link, &ends));
+            paths.insert((*peer, link.id), link.path(index, end.address));
             targets.push(Target {
                 peer: *peer,
                 link: link.id,
@@ -223,13 +229,17 @@ fn assemble(
     kernel.set_terms(&terms)?;
     let leases = kernel.leases()?;
     let groups = (0..config.groups.len() as u8).map(GroupId);
-    let learner = records::begin(&leases, groups, beginning)?;
+    let vows = match config.cluster.policy {
+        Policy::Safe => vows(&config, &state)?,
+        Policy::Witness | Policy::Available => BTreeMap::new(),
+    };
+    let learner = records::begin(&leases, groups, beginning, &vows)?;
     shared.introduce(&identity);
     shared.stamp_controller(clock::now());
 
     let now = clock::now();
     let core = Core::new(core_setup(&config, &local, &shared), now)?;
-    let holding = |group| matches!(held(&shared, GroupId(group as u8)), Some(_));
+    let holding = |group| held(&shared, GroupId(group as u8)).is_some();
     let resuming = std::array::from_fn(holding);
     let judge = match engine.0 {
         EngineKind::User => Some(kernel.judge()?),
@@ -301,6 +311,8 @@ fn assemble(
         stopping: false,
         paused: None,
         defended: BTreeMap::new(),
+        fences: Fences::new(),
+        vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),
     };
     for peer in daemon.others() {
         daemon.watch(peer, true)?;
@@ -327,18 +339,6 @@ fn engine(config: &Config, kernel: &Kernel) -> Result<(EngineKind, String), Star
             Ok((EngineKind::User, format!("the kernel refuses BPF timers: {refusal}")))
         }
         (Engine::Kernel, Err(refusal)) => Err(StartError::Engine(refusal.to_owned())),
-    }
-}
-
-fn random() -> Result<u64, StartError> {
-    let mut bytes = [0u8; 8];
-    // SAFETY: eight writable bytes.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got == 8 {
-        // Zero means "never seen" on the wire.
-        Ok(u64::from_ne_bytes(bytes) | 1)
-    } else {
-        Err(StartError::Random(io::Error::last_os_error()))
     }
 }
 
@@ -386,21 +386,6 @@ fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<End
     })
 }
 
-fn path(interface: u32, link: &LocalLink, ends: &Ends) -> Path {
-    let mut path = Path {
-        interface,
-        transport: link.transport as u8,
-        min_hops: link.min_hops,
-        ..Path::default()
-    };
-    match ends {
-        Ends::Ethernet { peer, .. } => path.mac = *peer,
-        Ends::Udp4 { peer, .. } => path.address[..4].copy_from_slice(&peer.octets()),
-        Ends::Udp6 { peer, .. } => path.address = peer.octets(),
-    }
-    path
-}
-
 fn script(resource: &Resource) -> Script {
     let ResourceKind::Script { program, args } = &resource.kind;
     Script {
@@ -411,6 +396,17 @@ fn script(resource: &Resource) -> Script {
         stop_timeout: resource.stop_timeout,
         status_timeout: resource.status_timeout,
     }
+}
+
+/// Returns the epochs that this node promised without an end before it left.
+fn vows(config: &Config, state: &StateDir) -> Result<BTreeMap<GroupId, Epoch>, StateDirError> {
+    let mut vows = BTreeMap::new();
+    for group in &config.groups {
+        if let Some(epoch) = state.vow(group.name.as_str())? {
+            vows.insert(group.id, epoch);
+        }
+    }
+    Ok(vows)
 }
 
 /// Returns the epoch at which the record holds a group.
@@ -448,6 +444,8 @@ fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
                 Policy::Witness | Policy::Safe => config.lease.seek,
             },
             promise: config.lease.promise(),
+            fence: config.fence.as_ref().map(Fence::longest),
+            fence_retry: FENCE_RETRY,
             contend: config.timers.interval() * 2,
             take: Duration::from_secs(2),
             drop: Duration::from_secs(2),

@@ -149,6 +149,11 @@ pub struct Steps {
 pub enum Report {
     /// The kernel has something to tell; the facts are in the maps.
     Event(Event),
+    /// The record of a group seeks now.
+    Sought {
+        /// The group.
+        group: GroupId,
+    },
     /// The addresses of a group are up, or not.
     Took {
         /// The group.

@@ -22,6 +22,9 @@ use crate::{
 /// run out at any instant.
 const ASK_NS: u64 = 50_000;
 
+/// For so long into a seek; one that takes longer waits for a fence, or for a voter to come back.
+const EAGER_NS: u64 = 10_000_000;
+
 /// A group that this node is after.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seek {
@@ -60,7 +63,7 @@ impl Worker {
                 seek.sought = true;
                 if now >= seek.due {
                     self.probe();
-                    seek.due = now + self.ask_ns();
+                    seek.due = now + self.ask_ns(now.saturating_sub(seek.steps.sought.ns()));
                 }
             }
             // It made way for another, or was given up.
@@ -78,7 +81,8 @@ impl Worker {
                         return self.win(group, seek);
                     }
                     self.probe();
-                    seek.due = clock::now().ns() + self.ask_ns();
+                    self.report(Report::Sought { group });
+                    seek.due = clock::now().ns() + self.ask_ns(0);
                 }
                 Asked::Later(due) => seek.due = due,
                 Asked::Refused => return self.end_seek(group),
@@ -155,8 +159,9 @@ impl Worker {
         }
     }
 
-    fn ask_ns(&self) -> u64 {
-        self.interval_ns.min(ASK_NS)
+    /// Returns how long to wait before the voters are asked again, this long into a seek.
+    fn ask_ns(&self, sought_ns: u64) -> u64 {
+        if sought_ns < EAGER_NS { self.interval_ns.min(ASK_NS) } else { self.interval_ns }
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use render::{Page, ago, row, span};
 pub use render::{WIDTH, render};
 
 /// Everything one node knows.

@@ -232,7 +232,7 @@ fn machinery(page: &mut Page, report: &StatusReport) {
     ));
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
@@ -253,12 +253,12 @@ fn quantiles(quantiles: Option<Quantiles>) -> [String; 3] {
     }
 }
 
-fn ago(us: Option<u64>) -> String {
+pub(crate) fn ago(us: Option<u64>) -> String {
     us.map_or_else(|| "never".to_owned(), |us| format!("{} ago", span(us)))
 }
 
 /// Writes a span of time with the two or three digits that matter.
-fn span(us: u64) -> String {
+pub(crate) fn span(us: u64) -> String {
     let s = us / 1_000_000;
     match us {
         0..1_000 => format!("{us} us"),
@@ -272,13 +272,13 @@ fn span(us: u64) -> String {
 
 /// Text under construction, in which every line is ASCII and fits.
 #[derive(Default)]
-struct Page {
-    text: String,
+pub(crate) struct Page {
+    pub(crate) text: String,
 }
 
 impl Page {
     /// Adds a line; one too long is broken at a space if it has one, and goes on further right.
-    fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         let clean: String = line
             .trim_end()
             .chars()
@@ -305,7 +305,7 @@ impl Page {
     }
 
     /// Adds lines of aligned cells: the first `left` columns to the left, numbers to the right.
-    fn table(&mut self, rows: &[Vec<String>], left: usize) {
+    pub(crate) fn table(&mut self, rows: &[Vec<String>], left: usize) {
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()

@@ -63,7 +63,7 @@ fn begin<R: Rules>(protocol: &Protocol<R>, system: &mut System, id: u8) {
         protocol.start(machine, &terms);
     }
     if machine.record.vow() == Vow::Given {
-        fence::rejoin(&mut machine.record, &terms, Epoch::NONE);
+        fence::rejoin(&mut machine.record, &terms, machine.left);
     }
     let epoch = Epoch(machine.record.epoch);
     protocol.rules.report(&mut machine.record, &terms, epoch, false, NOW);

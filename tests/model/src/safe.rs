@@ -55,7 +55,7 @@ impl<R: Rules> Protocol<R> {
             if system.vows < self.setup.vows {
                 moves.push(Move::Leave(id));
             }
-            if machine.record.vow() == Vow::Given {
+            if machine.record.vow() == Vow::Given || machine.left != Epoch::NONE {
                 moves.push(Move::Return(id));
             }
             if machine.record.vow() != Vow::None {
@@ -122,7 +122,7 @@ impl<R: Rules> Protocol<R> {
                 system.vows += 1;
             }
             Move::Return(id) => self.change(system, id, |machine, terms| {
-                fence::rejoin(&mut machine.record, terms, Epoch::NONE);
+                fence::rejoin(&mut machine.record, terms, machine.left);
             }),
             Move::Absolve(id) => self.change(system, id, |machine, _| {
                 fence::absolve(&mut machine.record, NOW);

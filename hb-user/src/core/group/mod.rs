@@ -26,6 +26,8 @@
 //!   may have come to think it is its own and no release says otherwise; and at once when an armed
 //!   peer dies, because the fast path is at it. `Released` becomes `Idle` when any peer holds the
 //!   group. After a seek without a majority the next one begins after a while, by rank.
+//! - `Seeking`, with a policy that fences: Fence when the record seeks and a peer is dead. Until its
+//!   result nothing is given up; a good one is followed by Seek, after which the record holds.
 //! - `Seeking` is given up when it is another's turn. A result that comes after that is taken all
 //!   the same: the record holds.
 //! - `Resuming`: once joined, `Seeking` with Seek: the record holds, and addresses are put up.
@@ -76,6 +78,8 @@ pub(super) struct Around {
     pub(super) contested: bool,
     /// The living peer that holds it, and at which epoch; the highest of several.
     pub(super) rival: Option<(NodeId, Epoch)>,
+    /// A peer that the kernel declared dead.
+    pub(super) silent: Option<NodeId>,
     /// Who should have it if not this node.
     pub(super) successor: Option<NodeId>,
     /// The preferred node, if it stands by and failback is wanted.
@@ -106,6 +110,8 @@ pub(super) struct Group {
     pause_until: BootTime,
     /// Seeks without a majority in a row.
     vain: u32,
+    /// The epoch for which a fence is under way.
+    fencing: Option<Epoch>,
     /// Where the operator wants it.
     pub(super) moving: Option<NodeId>,
     /// To whom it is given up.
@@ -147,6 +153,7 @@ impl Group {
             sought: false,
             pause_until: BootTime::NEVER,
             vain: 0,
+            fencing: None,
             moving: None,
             heir: None,
             rank,
@@ -185,6 +192,8 @@ impl Group {
             return Health::Failed;
         }
         match self.phase {
+            // It is still this node's turn, and every node has to see that.
+            Phase::Seeking if self.record.held().is_none() => Health::Standby,
             Phase::Resuming { .. } | Phase::Seeking | Phase::Starting { .. } => Health::Starting,
             Phase::Serving { .. } => Health::Healthy,
             Phase::Yielding { .. } | Phase::Clearing if self.reason == Reason::Leftover => {
@@ -213,9 +222,9 @@ impl Group {
         }
     }
 
-    /// Tells whether the record takes no part for now.
+    /// Tells whether the record takes no part for now, or is bound to another node without an end.
     pub(super) fn is_blocked(&self, now: BootTime) -> bool {
-        now < self.record.blocked_until
+        now < self.record.blocked_until || self.record.vowed
     }
 
     fn successor(&self) -> Option<NodeId> {
@@ -241,9 +250,16 @@ impl Group {
     /// Takes note of what the record says.
     pub(super) fn recorded(&mut self, record: RecordFacts, now: BootTime, out: &mut Vec<Action>) {
         let won = self.record.held() != record.held() && record.held().is_some();
+        let lost = self.record.held().is_some() && record.held().is_none();
         self.record = record;
+        if let (Some(_), Some(epoch)) = (self.phase.held(), record.held()) {
+            // The record may take a higher number while it holds.
+            self.renumber(epoch);
+        }
         match self.phase {
             Phase::Seeking if won => self.deadline = Some(now.after(self.bounds.take)),
+            // Won and lost again before the addresses were up.
+            Phase::Seeking if lost => self.pause(Reason::Lost, now, out),
             Phase::Seeking if record.state == RecordState::Seeking => self.sought = true,
             // It made way for a higher epoch.
             Phase::Seeking if self.sought && record.state == RecordState::Idle => {
@@ -289,8 +305,10 @@ impl Group {
         }
     }
 
-    /// Tells those who may have believed a peer that was taken for dead.
-    pub(super) fn peer_returned(&self, out: &mut Vec<Action>) {
+    /// Tells those who may have believed a peer that was taken for dead. With its vote, another seek
+    /// may be worth its while.
+    pub(super) fn peer_returned(&mut self, out: &mut Vec<Action>) {
+        self.pause_until = BootTime::NEVER;
         if let Phase::Starting { .. } | Phase::Serving { .. } | Phase::Stopping { .. } = self.phase
         {
             out.push(Action::Announce { group: self.id() });
@@ -515,6 +533,7 @@ impl Group {
             self.beaten = None;
         }
         self.sought = false;
+        self.fencing = None;
         out.push(Action::Log(Transition::Group { group: self.id(), from, to, reason }));
     }
 

@@ -7,6 +7,7 @@ use crate::{
     core::{
         action::{Action, Reason, Transition},
         choose::Choice,
+        facts::RecordState,
     },
     id::NodeId,
 };
@@ -37,6 +38,16 @@ impl Group {
     fn settle_apart(&mut self, around: &Around, out: &mut Vec<Action>) {
         if let (Some((node, _)), Phase::Released { .. }) = (around.rival, self.phase) {
             self.go(Phase::Idle, Reason::HandedOver(node), around.now, out);
+        }
+        if let Some(epoch) = self.record.held()
+            && around.now < self.record.lease_end
+        {
+            // Won after this node had given up: what is open here is served here, or given away.
+            if self.failure.is_none() && !around.leaving {
+                return self.take(Reason::FastPath, around.now, out);
+            }
+            self.heir = around.successor;
+            return self.release(epoch, Reason::Leaving, around.now, out);
         }
         let able = self.ready
             && self.failure.is_none()
@@ -84,6 +95,20 @@ impl Group {
             // Won: the fast path is putting addresses up.
             return;
         }
+        if self.fencing.is_some() {
+            // The record promises nothing before the report, so giving up would help nobody.
+            return;
+        }
+        if let (Some(node), Some(longest)) = (around.silent, self.bounds.fence)
+            && self.record.state == RecordState::Seeking
+        {
+            let (group, epoch) = (self.id(), self.record.epoch);
+            self.fencing = Some(epoch);
+            self.deadline = Some(around.now.after(longest));
+            out.push(Action::Fence { group, epoch, node });
+            out.push(Action::Log(Transition::Fencing { group, node }));
+            return;
+        }
         let able = self.failure.is_none() && !around.leaving;
         if !able || around.choice != Choice::Take(self.me) {
             out.push(Action::GiveUp { group: self.id() });
@@ -94,6 +119,29 @@ impl Group {
             self.vain = 0;
             self.go(Phase::Idle, reason, around.now, out);
         }
+    }
+
+    /// Takes note of what came of a fence; the record was told before.
+    pub(in crate::core) fn fenced(
+        &mut self,
+        epoch: Epoch,
+        done: bool,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        if self.fencing != Some(epoch) || !matches!(self.phase, Phase::Seeking) {
+            return;
+        }
+        self.fencing = None;
+        if done {
+            // It holds, and the fast path has to be told to look.
+            self.deadline = Some(now.after(self.bounds.take));
+            out.push(Action::Seek { group: self.id(), reason: self.reason.clone() });
+            return;
+        }
+        out.push(Action::GiveUp { group: self.id() });
+        self.pause(Reason::NoMajority, now, out);
+        self.pause_until = now.after(self.bounds.fence_retry);
     }
 
     /// Ends a seek that led to nothing; the next one waits for as long as this node's rank asks.
@@ -109,6 +157,7 @@ impl Group {
         self.deadline = None;
         self.waiting = None;
         self.sought = false;
+        self.fencing = None;
         self.reason = reason;
     }
 
@@ -188,7 +237,11 @@ impl Group {
             self.since = now;
         }
         out.push(Action::Seek { group: self.id(), reason });
-        self.deadline = Some(free.after(self.bounds.seek));
+        self.deadline = Some(match self.record.held() {
+            // Held already: only the addresses are waited for.
+            Some(_) => now.after(self.bounds.take),
+            None => free.after(self.bounds.seek),
+        });
     }
 
     fn expire(&mut self, now: BootTime, out: &mut Vec<Action>) {
