@@ -18,6 +18,7 @@
 
 pub mod addresses;
 pub mod agent;
+pub mod bfd;
 pub mod binary;
 pub mod capture;
 pub mod chaos;
@@ -33,6 +34,7 @@ pub mod lease;
 pub mod mounts;
 pub mod netns;
 pub mod node;
+pub mod peers;
 pub mod power;
 pub mod requirements;
 pub mod responder;

@@ -150,7 +150,8 @@ fn assemble(
         _ => Beginning::New(state.reserve_generation()?),
     };
     let generation = state.generation()?;
-    let nonce = if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
+    let nonce =
+        if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
     let identity = Identity {
         cluster: config.cluster_id(),
         id: local.me.id,

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use render::{WIDTH, render};
 pub(crate) use render::{Page, ago, row, span};
+pub use render::{WIDTH, render};
 
 /// Everything one node knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

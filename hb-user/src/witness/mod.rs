@@ -124,7 +124,9 @@ pub enum WitnessError {
     #[error("no witness is attached here (nothing is pinned at {0}): run `hb witness`")]
     Absent(PathBuf),
     /// A cluster is not known here.
-    #[error("this machine does not vote in cluster {0}; `hb witness --status` lists those it knows")]
+    #[error(
+        "this machine does not vote in cluster {0}; `hb witness --status` lists those it knows"
+    )]
     Unknown(String),
 }
 

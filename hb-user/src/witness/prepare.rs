@@ -7,9 +7,9 @@ use std::{
 };
 
 use hb_ebpf::{
+    homes::PLACES,
     lease::Terms,
     maps::{LAYOUT, MAX_LINKS, Node, PeerKeys},
-    homes::PLACES,
 };
 use zerocopy::FromZeros as _;
 

@@ -94,11 +94,9 @@ impl fmt::Display for Outcome {
                     Readable(*wait)
                 ),
                 Standing::Known => writeln!(f, "{name}: votes, its records were kept"),
-                Standing::Confirmed(wait) => writeln!(
-                    f,
-                    "{name}: every node was heard, votes in {}",
-                    Readable(*wait)
-                ),
+                Standing::Confirmed(wait) => {
+                    writeln!(f, "{name}: every node was heard, votes in {}", Readable(*wait))
+                }
                 Standing::Learner(unheard) => writeln!(
                     f,
                     "{name}: does not vote: there is no number of an earlier start on this disk, \
@@ -210,8 +208,7 @@ fn assign(
             (Some(&home), Some(maps)) => (home, Some(known(maps, home)?)),
             _ => {
                 let free = (0..HOMES as u32).find(|home| !taken.contains(home));
-                let full =
-                    || WitnessError::Full { name: prepared.name().to_owned(), most: HOMES };
+                let full = || WitnessError::Full { name: prepared.name().to_owned(), most: HOMES };
                 (free.ok_or_else(full)?, None)
             }
         };
@@ -296,7 +293,8 @@ impl Seating {
             };
             return Ok(());
         }
-        self.life = (self.state.reserve_incarnation()?, nonce::draw().map_err(WitnessError::Random)?);
+        self.life =
+            (self.state.reserve_incarnation()?, nonce::draw().map_err(WitnessError::Random)?);
         self.plan = if stored == 0 && !confirm {
             Plan::Learn
         } else {

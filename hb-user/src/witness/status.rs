@@ -360,11 +360,8 @@ impl Look<'_> {
 }
 
 fn transport(code: u8) -> &'static str {
-    const CODES: [(Transport, &str); 3] = [
-        (Transport::Ethernet, "ethernet"),
-        (Transport::Udp4, "udp4"),
-        (Transport::Udp6, "udp6"),
-    ];
+    const CODES: [(Transport, &str); 3] =
+        [(Transport::Ethernet, "ethernet"), (Transport::Udp4, "udp4"), (Transport::Udp6, "udp6")];
     CODES.iter().find(|(known, _)| *known as u8 == code).map_or("unknown", |(_, name)| name)
 }
 
