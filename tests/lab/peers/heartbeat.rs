@@ -32,13 +32,15 @@ impl Peer for Heartbeat {
     }
 
     fn files(&self, _node: Machine) -> Vec<File> {
-        // The order matters: what is said of the port after a medium is not heeded.
         let mut config = format!(
             "logfile {HOME}/ha-log\nkeepalive 10ms\nwarntime 20ms\ndeadtime 30ms\n\
-             initdead 2000ms\nudpport 694\n"
+             initdead 2000ms\n"
         );
+        // Lines about a node itself are not heeded, so the file is the same on both.
         for link in LINKS {
-            config += &format!("bcast {}\n", link.interface());
+            for node in NODES {
+                config += &format!("ucast {} {}\n", link.interface(), node.v4(link));
+            }
         }
         config += "auto_failback off\n";
         for node in NODES {

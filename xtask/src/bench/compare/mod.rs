@@ -5,13 +5,13 @@ mod plot;
 mod report;
 mod system;
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use ::lab::{
-    Options,
+    Lab, Options,
     peers::{self, Peer},
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 pub(crate) use self::system::{Hb, Other, System, Variant};
@@ -150,6 +150,10 @@ impl Compare {
                     }
                     let result = measure::measure(system.as_mut(), fault);
                     system.rest()?;
+                    if result.is_err() {
+                        let kept = keep_logs(system.lab_mut(), round + 1)?;
+                        println!("logs are kept in {}", kept.display());
+                    }
                     let (name, config) = (system.name().to_owned(), system.config().to_owned());
                     println!(
                         "round {}/{rounds}, {} of {name}: {}",
@@ -188,6 +192,23 @@ impl Compare {
         }
         Ok(())
     }
+}
+
+/// Puts what a failed run left where the next one leaves it alone.
+fn keep_logs(lab: &mut Lab, round: u32) -> Result<PathBuf> {
+    let directory = lab.keep_files()?;
+    let place = directory.join(format!("failed-round-{round}"));
+    fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+    for entry in fs::read_dir(&directory).context("cannot list the lab's files")? {
+        let entry = entry.context("cannot list the lab's files")?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with("peer-") || text.ends_with(".log") {
+            fs::rename(entry.path(), place.join(&name))
+                .with_context(|| format!("cannot keep {text}"))?;
+        }
+    }
+    Ok(place)
 }
 
 /// Options of a lab that stands for as long as a comparison may take.

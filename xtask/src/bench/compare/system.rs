@@ -25,6 +25,8 @@ pub(crate) trait System {
     fn rest(&mut self) -> Result<()>;
     /// Its lab.
     fn lab(&self) -> &Lab;
+    /// Its lab, to change it.
+    fn lab_mut(&mut self) -> &mut Lab;
     /// Breaks a node; returns when.
     fn inject(&mut self, fault: Fault, node: Machine) -> Result<BootTime>;
     /// A fault happens anywhere within this.
@@ -117,6 +119,10 @@ impl System for Hb {
         &self.lab
     }
 
+    fn lab_mut(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+
     fn inject(&mut self, fault: Fault, node: Machine) -> Result<BootTime> {
         match fault {
             Fault::Crash => self.lab.crash(node),
@@ -165,6 +171,10 @@ impl System for Other {
 
     fn lab(&self) -> &Lab {
         self.0.lab()
+    }
+
+    fn lab_mut(&mut self) -> &mut Lab {
+        self.0.lab_mut()
     }
 
     fn inject(&mut self, fault: Fault, node: Machine) -> Result<BootTime> {
