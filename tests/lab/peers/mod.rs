@@ -17,7 +17,11 @@ use std::{path::Path, time::Duration};
 use crate::addresses::Machine;
 
 pub use self::{
-    frr::Frr, heartbeat::Heartbeat, keepalived::Keepalived, pacemaker::Pacemaker, rig::Rig,
+    frr::Frr,
+    heartbeat::Heartbeat,
+    keepalived::{Keepalived, NOTIFY},
+    pacemaker::Pacemaker,
+    rig::Rig,
     ucarp::Ucarp,
 };
 

@@ -33,7 +33,7 @@ impl Peer for Pacemaker {
     fn files(&self, _node: Machine) -> Vec<File> {
         let mut config = format!(
             "totem {{\n  version: 2\n  cluster_name: lab\n  transport: knet\n  \
-             crypto_cipher: none\n  crypto_hash: none\n  token: 31\n  token_retransmit: 30\n  hold: 30\n  join: 30\n  \
+             crypto_cipher: none\n  crypto_hash: none\n  token: 31\n  token_retransmit: 30\n  hold: 14\n  join: 30\n  \
              consensus: 31\n}}\n\
              quorum {{\n  provider: corosync_votequorum\n  two_node: 1\n  wait_for_all: 0\n}}\n\
              logging {{\n  to_logfile: yes\n  logfile: {HOME}/corosync.log\n  to_syslog: no\n  \

@@ -14,10 +14,13 @@ use ::lab::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-pub(crate) use self::system::{Hb, Other, System, Variant};
 use self::{
     measure::Outcome,
     report::{NotMeasured, Report},
+};
+pub(crate) use self::{
+    measure::measure,
+    system::{Hb, Other, System, Variant},
 };
 use super::facts;
 use crate::{fault::Fault, packages, prepare};
@@ -148,7 +151,7 @@ impl Compare {
                     if fault == Fault::Stop && system.judged() == peers::Judged::BySession {
                         continue;
                     }
-                    let result = measure::measure(system.as_mut(), fault);
+                    let result = measure(system.as_mut(), fault);
                     system.rest()?;
                     if result.is_err() {
                         let kept = keep_logs(system.lab_mut(), round + 1)?;

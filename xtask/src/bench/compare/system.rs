@@ -29,6 +29,12 @@ pub(crate) trait System {
     fn lab_mut(&mut self) -> &mut Lab;
     /// Breaks a node; returns when.
     fn inject(&mut self, fault: Fault, node: Machine) -> Result<BootTime>;
+    /// Stops its processes on a node, or has them go on.
+    fn freeze(&mut self, node: Machine, stop: bool) -> Result<()>;
+    /// Whether it counts misses and doubts, and tells.
+    fn counts_misses(&self) -> bool {
+        false
+    }
     /// A fault happens anywhere within this.
     fn period(&self) -> Duration;
     /// A takeover takes no longer.
@@ -133,6 +139,15 @@ impl System for Hb {
         }
     }
 
+    fn freeze(&mut self, node: Machine, stop: bool) -> Result<()> {
+        let signal = if stop { libc::SIGSTOP } else { libc::SIGCONT };
+        self.lab.signal(node, signal).map(drop)
+    }
+
+    fn counts_misses(&self) -> bool {
+        true
+    }
+
     fn period(&self) -> Duration {
         self.interval
     }
@@ -188,6 +203,11 @@ impl System for Other {
             Fault::Kill => self.0.signal(node, libc::SIGKILL),
             Fault::Freeze => self.0.signal(node, libc::SIGSTOP),
         }
+    }
+
+    fn freeze(&mut self, node: Machine, stop: bool) -> Result<()> {
+        let signal = if stop { libc::SIGSTOP } else { libc::SIGCONT };
+        self.0.signal(node, signal).map(drop)
     }
 
     fn period(&self) -> Duration {
