@@ -30,7 +30,7 @@ const SCRIPT: &str = "start.sh";
 ///
 /// If a file cannot be written or `unshare` cannot be run.
 pub fn start(peer: &dyn Peer, node: Machine, netns: &Netns, directory: &Path) -> Result<Process> {
-    let home = directory.join(format!("peer-{node}"));
+    let home = home(directory, node);
     guard::remove_path(&home)?;
     write(peer, node, &home)?;
     let mut command = netns.command("unshare")?;
@@ -41,6 +41,12 @@ pub fn start(peer: &dyn Peer, node: Machine, netns: &Netns, directory: &Path) ->
         .stdin(Stdio::null());
     let what = format!("{} on {node}", peer.name());
     Process::spawn(command, what, &directory.join(format!("peer-{node}.log")))
+}
+
+/// Returns where a cage's files and logs lie, below the lab's directory.
+#[must_use]
+pub fn home(directory: &Path, node: Machine) -> PathBuf {
+    directory.join(format!("peer-{node}"))
 }
 
 fn write(peer: &dyn Peer, node: Machine, home: &Path) -> Result<()> {

@@ -12,7 +12,12 @@ mod pacemaker;
 mod rig;
 mod ucarp;
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
 
 use crate::addresses::Machine;
 
@@ -105,6 +110,16 @@ pub trait Peer {
 
     /// Returns how long one node has to serve, and it alone, before both are taken as settled.
     fn settle(&self) -> Duration;
+
+    /// Returns whether the nodes say that they are one cluster; `homes` are their directories.
+    ///
+    /// # Errors
+    ///
+    /// If what they say cannot be read.
+    fn is_joined(&self, homes: &[PathBuf; 2]) -> Result<bool> {
+        let _ = homes;
+        Ok(true)
+    }
 
     /// Returns how long it may take to settle.
     fn start_limit(&self) -> Duration {

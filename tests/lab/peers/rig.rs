@@ -114,7 +114,20 @@ impl Rig {
         let seen = client.finish()?;
         let others = seen.answers.iter().any(|answer| answer.node != holder);
         let half = seen.sent.len() / 2;
-        Ok((!others && seen.answers.len() > half).then_some(holder))
+        let homes = NODES.map(|node| cage::home(&self.lab.files().directory, node));
+        let settled = !others
+            && seen.answers.len() > half
+            && self.peer.is_joined(&homes)?
+            && !self.has_address(holder.peer())?;
+        Ok(settled.then_some(holder))
+    }
+
+    /// Returns whether the service address is configured on a node: one that the client does not
+    /// ask may have it as well.
+    fn has_address(&self, node: Machine) -> Result<bool> {
+        let to = format!("{VIP4}/32");
+        let shown = self.lab.netns(node).ip_json(&["address", "show", "to", &to])?;
+        Ok(shown.to_string().contains(&VIP4.to_string()))
     }
 
     /// Returns `a` once both ends of the session say for the whole time that it is up.

@@ -47,6 +47,19 @@ pub(crate) struct Outcome {
 /// If the system does not settle, or the service does not move within its time.
 pub(crate) fn measure(system: &mut dyn System, fault: Fault) -> Result<Outcome> {
     let holder = system.boot()?;
+    measure_booted(system, fault, holder)
+}
+
+/// Does one run on nodes that are booted already.
+///
+/// # Errors
+///
+/// If the service does not move within its time.
+pub(crate) fn measure_booted(
+    system: &mut dyn System,
+    fault: Fault,
+    holder: Machine,
+) -> Result<Outcome> {
     match system.judged() {
         Judged::ByService => service(system, fault, holder),
         Judged::BySession => session(system, fault, holder),

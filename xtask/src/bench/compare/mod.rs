@@ -14,12 +14,9 @@ use ::lab::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use self::{
-    measure::Outcome,
-    report::{NotMeasured, Report},
-};
+use self::report::{NotMeasured, Report};
 pub(crate) use self::{
-    measure::measure,
+    measure::{Outcome, measure, measure_booted},
     system::{Hb, Other, System, Variant},
 };
 use super::facts;

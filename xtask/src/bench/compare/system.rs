@@ -79,6 +79,8 @@ impl Hb {
         options.settings = Settings {
             interval: format!("{interval_us}us"),
             misses,
+            // What hb takes when nothing is said; the lab's own is for tests that may not wait.
+            controller_deadtime: "100ms".into(),
             policy: policy.into(),
             lease: lease.map(|(length, _)| length.into()),
             margin: lease.map(|(_, margin)| margin.into()),

@@ -14,7 +14,6 @@ use std::{
 };
 
 use ::lab::{
-    addresses::Machine,
     clock::{self, RealTime},
     takeover,
 };
@@ -31,6 +30,25 @@ pub(super) struct Mistake {
     pub(super) ended: Option<BootTime>,
     /// Whether the service was taken over because of it.
     pub(super) took_over: bool,
+    /// Whether it was the daemon that was taken for dead, while the node's kernel half answered.
+    pub(super) of_controller: bool,
+}
+
+const CONTROLLER_DIED: &str = "peer's controller is dead, its kernel half answers";
+const CONTROLLER_ALIVE: &str = "peer's controller is alive";
+
+impl Mistake {
+    /// One that goes on, without a takeover so far.
+    const fn open(began: BootTime, of_controller: bool) -> Self {
+        Self { began, ended: None, took_over: false, of_controller }
+    }
+}
+
+fn end(mistakes: &mut [Mistake], of_controller: bool, at: BootTime) {
+    let open = |m: &&mut Mistake| m.of_controller == of_controller && m.ended.is_none();
+    if let Some(mistake) = mistakes.iter_mut().rev().find(open) {
+        mistake.ended = Some(at);
+    }
 }
 
 /// Reads the mistakes of one node of hb from its daemon's log, those that began at or after
@@ -46,28 +64,36 @@ pub(super) fn of_hb(log: &Path, since: BootTime) -> Result<Vec<Mistake>> {
         let (Some(message), Some(stamp)) = (line["message"].as_str(), stamp) else { continue };
         let at = clock.boot_time(stamp);
         match message {
-            "peer died" => mistakes.push(Mistake { began: at, ended: None, took_over: false }),
-            "peer is alive" => {
-                if let Some(open) = mistakes.last_mut().filter(|mistake| mistake.ended.is_none()) {
-                    open.ended = Some(at);
-                }
-            }
+            "peer died" => mistakes.push(Mistake::open(at, false)),
+            CONTROLLER_DIED => mistakes.push(Mistake::open(at, true)),
+            "peer is alive" => end(&mut mistakes, false, at),
+            CONTROLLER_ALIVE => end(&mut mistakes, true, at),
             _ => {}
         }
     }
     for takeover in takeover::takeovers(log)? {
         let Some(at) = takeover.verdict.or(takeover.seen).or(takeover.published) else { continue };
-        // The line about the death follows the verdict by a round of the daemon's loop.
-        let of_it = mistakes
-            .iter_mut()
-            .find(|mistake| mistake.began >= at && mistake.began <= at.after(LINE_LATE));
+        let of_controller = takeover.cause == "controller-dead";
+        // The line about the death comes a round of the daemon's loop before or after.
+        let of_it = mistakes.iter_mut().find(|mistake| {
+            mistake.of_controller == of_controller
+                && !mistake.took_over
+                && mistake.began.ns().abs_diff(at.ns()) < LINE_LATE.as_nanos() as u64
+        });
         match of_it {
             Some(mistake) => {
-                mistake.began = at;
+                mistake.began = at.min(mistake.began);
                 mistake.took_over = true;
             }
-            // As over a dead controller, whose kernel half answers.
-            None => mistakes.push(Mistake { began: at, ended: Some(at), took_over: true }),
+            None => {
+                // It was alive again before the daemon had a line for it.
+                let ended = Some(at);
+                mistakes.push(Mistake {
+                    ended,
+                    took_over: true,
+                    ..Mistake::open(at, of_controller)
+                });
+            }
         }
     }
     mistakes.retain(|mistake| mistake.began >= since);
@@ -75,7 +101,7 @@ pub(super) fn of_hb(log: &Path, since: BootTime) -> Result<Vec<Mistake>> {
 }
 
 /// A line of the log comes no later than this after what it tells of, also under load.
-const LINE_LATE: Duration = Duration::from_secs(2);
+const LINE_LATE: Duration = Duration::from_secs(1);
 
 /// Reads a time as the log has it, `2026-11-26T12:22:46.347952Z`.
 fn timestamp(text: &str) -> Option<libc::timespec> {
@@ -171,16 +197,13 @@ pub(super) fn of_keepalived(said: &[(BootTime, bool)]) -> Vec<Mistake> {
     for &(at, master) in said {
         match mistakes.last_mut().filter(|mistake| mistake.ended.is_none()) {
             Some(open) if !master => open.ended = Some(at),
-            None if master => mistakes.push(Mistake { began: at, ended: None, took_over: true }),
+            None if master => {
+                mistakes.push(Mistake { took_over: true, ..Mistake::open(at, false) });
+            }
             _ => {}
         }
     }
     mistakes
-}
-
-/// Returns the directory of a node of a cage's files.
-pub(super) fn home(directory: &Path, node: Machine) -> std::path::PathBuf {
-    directory.join(format!("peer-{node}"))
 }
 
 #[cfg(test)]
@@ -204,9 +227,9 @@ mod tests {
         let said = [(5, false), (10, true), (12, true), (20, false), (30, true)];
         let said = said.map(|(at, master)| (BootTime(at), master));
         let mistake = |began, ended: Option<u64>| Mistake {
-            began: BootTime(began),
             ended: ended.map(BootTime),
             took_over: true,
+            ..Mistake::open(BootTime(began), false)
         };
         assert_eq!(of_keepalived(&said), [mistake(10, Some(20)), mistake(30, None)]);
     }

@@ -31,7 +31,7 @@ use self::{
     row::{Row, Watch},
 };
 use super::{
-    compare::{self, Hb, Other, System, Variant},
+    compare::{self, Hb, Other, Outcome, System, Variant, measure_booted},
     facts,
 };
 use crate::{fault::Fault, prepare};
@@ -78,6 +78,8 @@ const VARIANTS: [Variant; 2] = [
 /// Silence after which each takes its peer for dead, in the order they run in.
 const DEADTIMES: [Duration; 3] =
     [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(30)];
+/// Age at which hb takes a daemon for dead, its default.
+const CONTROLLER_DEADTIME: Duration = Duration::from_millis(100);
 /// The loads end by themselves this much after their time.
 const SPARE: Duration = Duration::from_secs(120);
 /// Time a smoke watches.
@@ -123,16 +125,19 @@ impl Load {
 
     /// Watches one rung, then crashes each system on it.
     fn climb(&self, level: Level, systems: &mut [Box<dyn System>]) -> Result<Vec<Row>> {
-        let (time, crashes) = if self.smoke { (SMOKE, 0) } else { (self.time, self.crashes) };
+        let time = if self.smoke { SMOKE } else { self.time };
+        // What freezes daemons puts no load on the machine.
+        let crashes = if self.smoke || level == Level::Freeze { 0 } else { self.crashes };
         let mut holders = Vec::new();
         for system in systems.iter_mut() {
             let holder =
                 system.boot().with_context(|| format!("{} did not start", system.name()))?;
             holders.push(holder);
         }
+        let before = counts(systems)?;
         let recorder = Recorder::start()?;
-        let limit = time + SPARE + Duration::from_secs(u64::from(crashes) * 60);
-        let mut loads = level.start(systems, limit)?;
+        let mut loads = level.start(systems, time + SPARE)?;
+        let attentive = Attentive::begin()?;
         let clients = systems
             .iter()
             .map(|system| {
@@ -142,12 +147,13 @@ impl Load {
             })
             .collect::<Result<Vec<Client>>>()?;
         let notices = notices(systems, &holders)?;
-        let before = counts(systems)?;
         let begin = clock::now();
         let frozen = level.pass(systems, &holders, &mut loads, begin.after(time))?;
         let end = clock::now();
-        let after = counts(systems)?;
+        drop(loads);
+        drop(attentive);
         let record = recorder.finish()?;
+        let after = counts(systems)?;
 
         let mut notices = notices.into_iter();
         let mut rows = Vec::new();
@@ -174,7 +180,14 @@ impl Load {
                 row.longest_heartbeat_gap_us = after.longest_gap_us;
             }
             let deadtime = DEADTIMES[place];
-            let watch = Watch { begin, end, deadtime, frozen: &frozen, record: &record };
+            let watch = Watch {
+                begin,
+                end,
+                deadtime,
+                controller_deadtime: CONTROLLER_DEADTIME,
+                frozen: &frozen,
+                record: &record,
+            };
             row.judge(&mistakes, &watch);
             rows.push(row);
         }
@@ -183,10 +196,10 @@ impl Load {
         }
         for _ in 0..crashes {
             for (system, row) in systems.iter_mut().zip(&mut rows) {
-                for load in &mut loads {
-                    load.check()?;
+                match crash(level, system) {
+                    Ok(outcome) => row.detection_us.extend(outcome.detection_us),
+                    Err(error) => row.failed_crashes.push(format!("{error:#}")),
                 }
-                crash(system.as_mut(), row);
                 system.rest()?;
             }
         }
@@ -194,11 +207,31 @@ impl Load {
     }
 }
 
-/// Crashes a system under the load that runs.
-fn crash(system: &mut dyn System, row: &mut Row) {
-    match compare::measure(system, Fault::Crash) {
-        Ok(outcome) => row.detection_us.extend(outcome.detection_us),
-        Err(error) => row.failed_crashes.push(format!("{error:#}")),
+/// Boots a system, then puts the load on and crashes its holder.
+fn crash(level: Level, system: &mut Box<dyn System>) -> Result<Outcome> {
+    let holder = system.boot()?;
+    let _loads = level.start(std::slice::from_ref(system), SPARE)?;
+    let _attentive = Attentive::begin()?;
+    measure_booted(system.as_mut(), Fault::Crash, holder)
+}
+
+/// While it lives, the calling thread, and each thread it starts, runs before any load: what
+/// measures is not to be what is measured. No process may be started meanwhile, as it would inherit
+/// that.
+struct Attentive;
+
+impl Attentive {
+    fn begin() -> Result<Self> {
+        clock::real_time(60).context("cannot have SCHED_FIFO for the measurement")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Attentive {
+    fn drop(&mut self) {
+        if let Err(error) = clock::ordinary() {
+            eprintln!("cannot go back to ordinary scheduling: {error}");
+        }
     }
 }
 
@@ -208,7 +241,7 @@ fn notices(systems: &[Box<dyn System>], holders: &[Machine]) -> Result<Vec<Optio
         if system.counts_misses() {
             return Ok(None);
         }
-        let home = mistakes::home(&system.lab().files().directory, holder.peer());
+        let home = ::lab::peers::cage::home(&system.lab().files().directory, holder.peer());
         Notices::read(&home.join(::lab::peers::NOTIFY)).map(Some)
     };
     systems.iter().zip(holders).map(read).collect()

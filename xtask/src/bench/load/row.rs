@@ -24,6 +24,9 @@ pub(super) struct Row {
     pub(super) explained_takeovers: usize,
     /// Takeovers from a node whose daemon was stopped at that moment.
     pub(super) takeovers_of_frozen: usize,
+    /// Those of the false ones that took a daemon for dead, by `controller_deadtime`, while the
+    /// kernel half of its node answered; only hb tells them apart.
+    pub(super) false_of_controller: usize,
     /// Times a node took the other for dead, with or without a takeover.
     pub(super) mistakes: usize,
     /// Those of them without a stall that explains them.
@@ -62,6 +65,8 @@ pub(super) struct Watch<'a> {
     pub(super) begin: BootTime,
     pub(super) end: BootTime,
     pub(super) deadtime: Duration,
+    /// Age at which a daemon counts as dead.
+    pub(super) controller_deadtime: Duration,
     pub(super) frozen: &'a [(BootTime, BootTime)],
     pub(super) record: &'a Record,
 }
@@ -73,7 +78,9 @@ impl Row {
     /// Counts and judges mistakes.
     pub(super) fn judge(&mut self, mistakes: &[Mistake], watch: &Watch<'_>) {
         let explained = |mistake: &Mistake| {
-            watch.record.stalls.iter().any(|s| s.explains(mistake.began, watch.deadtime))
+            let deadtime =
+                if mistake.of_controller { watch.controller_deadtime } else { watch.deadtime };
+            watch.record.stalls.iter().any(|stall| stall.explains(mistake.began, deadtime))
         };
         let frozen = |mistake: &Mistake| {
             watch.frozen.iter().any(|&(from, until)| {
@@ -89,6 +96,8 @@ impl Row {
         let took = |m: &&Mistake| m.took_over;
         self.explained_takeovers = mistakes.iter().filter(took).filter(|m| explained(m)).count();
         self.false_takeovers = mistakes.iter().filter(took).filter(|m| !explained(m)).count();
+        let of_controller = mistakes.iter().filter(|m| m.took_over && m.of_controller);
+        self.false_of_controller = of_controller.filter(|m| !explained(m)).count();
         self.mistakes = mistakes.len();
         self.unexplained_mistakes = mistakes.iter().filter(|m| !explained(m)).count();
         let spans: Vec<(BootTime, BootTime)> = mistakes
@@ -130,11 +139,12 @@ fn covered(spans: &[(BootTime, BootTime)]) -> Duration {
 /// Draws rows for a person.
 pub(super) fn text(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<30}{:<16}{:>7}{:>7}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}\n",
+        "{:<30}{:<16}{:>7}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}\n",
         "level",
         "system",
         "s",
         "false",
+        "(daemon)",
         "explained",
         "frozen",
         "mistakes",
@@ -155,11 +165,12 @@ pub(super) fn text(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<30}{:<16}{:>7.0}{:>7}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10.6}{}",
+            "{:<30}{:<16}{:>7.0}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10.6}{}",
             format!("{} {}", row.level, row.what),
             row.system,
             row.seconds,
             row.false_takeovers,
+            row.false_of_controller,
             row.explained_takeovers,
             row.takeovers_of_frozen,
             row.mistakes,
@@ -199,7 +210,7 @@ mod tests {
     }
 
     fn mistake(began: u64, ended: u64) -> Mistake {
-        Mistake { began: at(began), ended: Some(at(ended)), took_over: true }
+        Mistake { began: at(began), ended: Some(at(ended)), took_over: true, of_controller: false }
     }
 
     #[test]
@@ -210,6 +221,7 @@ mod tests {
             begin: at(0),
             end: at(10_000),
             deadtime: Duration::from_millis(1),
+            controller_deadtime: Duration::from_millis(100),
             frozen: &[(at(5000), at(5500))],
             record: &record,
         };
@@ -228,8 +240,11 @@ mod tests {
         let record = Record::default();
         let (begin, end) = (at(0), at(1000));
         let deadtime = Duration::from_millis(1);
+        let controller_deadtime = Duration::from_millis(100);
         let mut row = Row::default();
-        row.judge(&[], &Watch { begin, end, deadtime, frozen: &[], record: &record });
+        let watch =
+            Watch { begin, end, deadtime, controller_deadtime, frozen: &[], record: &record };
+        row.judge(&[], &watch);
         assert_eq!((row.query_accuracy, row.mistake_duration_us), (1.0, None));
     }
 
