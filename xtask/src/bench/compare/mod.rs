@@ -130,10 +130,9 @@ impl Compare {
                 bail!("hb is not measured as {name:?}: take some of {}", names.join(", "));
             }
         }
-        let chosen = |peer: &Box<dyn Peer>| {
-            self.peers.is_empty() || self.peers.iter().any(|n| n == peer.name())
-        };
-        Ok(all.into_iter().filter(chosen).collect())
+        let chosen =
+            |name: &str| self.peers.is_empty() || self.peers.iter().any(|wanted| wanted == name);
+        Ok(all.into_iter().filter(|peer| chosen(peer.name())).collect())
     }
 
     /// Runs each in its turn, those with fewer runs spread over all rounds.

@@ -116,11 +116,14 @@ fn timestamp(text: &str) -> Option<libc::timespec> {
     Some(libc::timespec { tv_sec: (days - 719_468) * 86_400 + seconds, tv_nsec: nanoseconds })
 }
 
+/// When a node said that it was master, or that it was not.
+type Said = Vec<(BootTime, bool)>;
+
 /// Reads what keepalived says of its state on one node, as it says it.
 #[derive(Debug)]
 pub(super) struct Notices {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Vec<(BootTime, bool)>>>>,
+    thread: Option<JoinHandle<Result<Said>>>,
 }
 
 impl Notices {
@@ -168,7 +171,7 @@ impl Notices {
     }
 
     /// Stops; returns when the node said that it was master, or that it was not.
-    pub(super) fn finish(mut self) -> Result<Vec<(BootTime, bool)>> {
+    pub(super) fn finish(mut self) -> Result<Said> {
         self.stop.store(true, Ordering::Release);
         let thread = self.thread.take().context("the reader was finished twice")?;
         thread.join().map_err(|_| anyhow!("the reader panicked"))?

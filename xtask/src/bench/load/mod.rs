@@ -237,14 +237,14 @@ impl Drop for Attentive {
 
 /// Begins to read what the standby of keepalived says, `None` for hb.
 fn notices(systems: &[Box<dyn System>], holders: &[Machine]) -> Result<Vec<Option<Notices>>> {
-    let read = |(system, holder): (&Box<dyn System>, &Machine)| {
+    let read = |system: &dyn System, holder: Machine| {
         if system.counts_misses() {
             return Ok(None);
         }
         let home = ::lab::peers::cage::home(&system.lab().files().directory, holder.peer());
         Notices::read(&home.join(::lab::peers::NOTIFY)).map(Some)
     };
-    systems.iter().zip(holders).map(read).collect()
+    systems.iter().zip(holders).map(|(system, &holder)| read(system.as_ref(), holder)).collect()
 }
 
 /// Returns the mistakes of both nodes of hb.
@@ -266,10 +266,9 @@ struct Counts {
 }
 
 fn counts(systems: &[Box<dyn System>]) -> Result<Vec<Option<Counts>>> {
-    let count = |system: &Box<dyn System>| {
-        system.counts_misses().then(|| counts_of(system.lab())).transpose()
-    };
-    systems.iter().map(count).collect()
+    let count =
+        |system: &dyn System| system.counts_misses().then(|| counts_of(system.lab())).transpose();
+    systems.iter().map(|system| count(system.as_ref())).collect()
 }
 
 fn counts_of(lab: &Lab) -> Result<Counts> {

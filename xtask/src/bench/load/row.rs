@@ -139,7 +139,7 @@ fn covered(spans: &[(BootTime, BootTime)]) -> Duration {
 /// Draws rows for a person.
 pub(super) fn text(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<30}{:<16}{:>7}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}\n",
+        "{:<33}{:<16}{:>7}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}\n",
         "level",
         "system",
         "s",
@@ -165,7 +165,7 @@ pub(super) fn text(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<30}{:<16}{:>7.0}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10.6}{}",
+            "{:<33}{:<16}{:>7.0}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10.6}{}",
             format!("{} {}", row.level, row.what),
             row.system,
             row.seconds,
