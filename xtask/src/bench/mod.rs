@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures, each with its distribution.
 
 mod compare;
+mod dots;
 mod facts;
 mod load;
 

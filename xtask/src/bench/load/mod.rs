@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     compare::{self, Hb, Other, Outcome, System, Variant, measure_booted},
-    facts,
+    dots, facts,
 };
 use crate::{fault::Fault, prepare};
 
@@ -54,6 +54,12 @@ pub(crate) struct Load {
     /// Append each result to this file, a line of JSON each, and show all it has.
     #[arg(long, value_name = "FILE")]
     append: Option<PathBuf>,
+    /// Draw the times of detection of all that is shown into this SVG file.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Only show and draw what the file of `--append` has.
+    #[arg(long, requires = "append")]
+    show: bool,
     /// Use this hb binary instead of building one.
     #[arg(long, value_name = "FILE")]
     hb: Option<PathBuf>,
@@ -88,6 +94,24 @@ const SMOKE: Duration = Duration::from_secs(3);
 impl Load {
     /// Runs the rungs; fails if one could not be watched.
     pub(crate) fn run(&self) -> Result<()> {
+        let mut rows = match &self.append {
+            Some(path) if path.exists() => read(path)?,
+            _ => Vec::new(),
+        };
+        if !self.show {
+            self.measure(&mut rows)?;
+        }
+        // Whatever the order in which they were done.
+        rows.sort_by(|a, b| a.level.cmp(&b.level));
+        println!("\n{}", row::text(&rows));
+        if let Some(path) = &self.plot {
+            dots::draw(path, "from a crash under load to the first word of it", &drawn(&rows))?;
+            println!("a picture is in {}", path.display());
+        }
+        Ok(())
+    }
+
+    fn measure(&self, rows: &mut Vec<Row>) -> Result<()> {
         prepare::machine()?;
         let keepalived = Keepalived { real_time: false };
         compare::ready(&keepalived)?;
@@ -99,10 +123,6 @@ impl Load {
         systems.push(Box::new(Other::up(Box::new(keepalived), compare::options()?)?));
 
         let levels = if self.levels.is_empty() { LEVELS.to_vec() } else { self.levels.clone() };
-        let mut rows = match &self.append {
-            Some(path) if path.exists() => read(path)?,
-            _ => Vec::new(),
-        };
         for level in levels {
             println!("{} {}:", level.name(), level.what());
             let found = self.climb(level, &mut systems)?;
@@ -118,8 +138,6 @@ impl Load {
             }
             rows.extend(found);
         }
-        drop(systems);
-        println!("\n{}", row::text(&rows));
         Ok(())
     }
 
@@ -205,6 +223,27 @@ impl Load {
         }
         Ok(rows)
     }
+}
+
+/// Returns what is drawn of each result that has crashes.
+fn drawn(rows: &[Row]) -> Vec<dots::Row> {
+    let crashed = rows.iter().filter(|row| !row.detection_us.is_empty());
+    crashed
+        .map(|row| {
+            let hb = row.system.starts_with("hb-");
+            dots::Row {
+                title: format!("{} {}: {}", row.level, row.what, row.system),
+                subtitle: format!(
+                    "{} false takeovers in {:.0} s; {} crashes",
+                    row.false_takeovers,
+                    row.seconds,
+                    row.detection_us.len()
+                ),
+                whose: if hb { dots::Whose::Ours } else { dots::Whose::Theirs },
+                ms: row.detection_us.iter().map(|us| us / 1e3).collect(),
+            }
+        })
+        .collect()
 }
 
 /// Boots a system, then puts the load on and crashes its holder.

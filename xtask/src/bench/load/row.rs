@@ -139,7 +139,7 @@ fn covered(spans: &[(BootTime, BootTime)]) -> Duration {
 /// Draws rows for a person.
 pub(super) fn text(rows: &[Row]) -> String {
     let mut text = format!(
-        "{:<33}{:<16}{:>7}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}\n",
+        "{:<33}{:<16}{:>7}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10}{:>10}\n",
         "level",
         "system",
         "s",
@@ -154,7 +154,8 @@ pub(super) fn text(rows: &[Row]) -> String {
         "service ms",
         "T_MR s",
         "T_M ms",
-        "P_A"
+        "P_A",
+        "stall ms"
     );
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".into());
     for row in rows {
@@ -165,7 +166,7 @@ pub(super) fn text(rows: &[Row]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<33}{:<16}{:>7.0}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10.6}{}",
+            "{:<33}{:<16}{:>7.0}{:>7}{:>9}{:>10}{:>7}{:>9}{:>8}{:>12}{:>12}{:>12}{:>10}{:>10}{:>10.6}{:>10}{}",
             format!("{} {}", row.level, row.what),
             row.system,
             row.seconds,
@@ -181,19 +182,12 @@ pub(super) fn text(rows: &[Row]) -> String {
             or_dash(row.mistake_recurrence_s.map(|s| format!("{s:.1}"))),
             or_dash(row.mistake_duration_us.map(ms)),
             row.query_accuracy,
+            ms(row.longest_stall_us),
             if row.failed_crashes.is_empty() {
                 String::new()
             } else {
                 format!("  {} crashes failed", row.failed_crashes.len())
             }
-        );
-    }
-    if let Some(row) = rows.last() {
-        let _ = writeln!(
-            text,
-            "last level: {} stalls of a core, the longest {:.2} ms",
-            row.stalls,
-            row.longest_stall_us / 1e3
         );
     }
     text
