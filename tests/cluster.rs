@@ -28,4 +28,5 @@ mod cluster {
     mod startup_interrupted;
     mod transports;
     mod unread;
+    mod witness;
 }

@@ -14,4 +14,5 @@ mod program {
     mod refusals;
     mod rig;
     mod timers;
+    mod witness;
 }

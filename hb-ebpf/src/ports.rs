@@ -20,6 +20,11 @@ pub struct Port {
     pub drop_in: u32,
     /// Written by the lab: not zero drops what goes to the machine on this port.
     pub drop_out: u32,
+    /// Written by the lab: bit per machine whose packets are not let out to this one, by the last
+    /// byte of their source MAC address.
+    pub deaf_to: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Packets let in; exact, one queue delivers them.
     pub passed_in: u64,
     /// Packets dropped on the way in; exact.

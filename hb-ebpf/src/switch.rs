@@ -48,7 +48,8 @@ fn switch_out(ctx: TcContext) -> i32 {
     };
     // SAFETY: as above; a lost increment of the counters is accepted and documented.
     unsafe {
-        if (&raw const (*port).drop_out).read_volatile() == 0 {
+        let deaf_to = (&raw const (*port).deaf_to).read_volatile();
+        if (&raw const (*port).drop_out).read_volatile() == 0 && !is_from(&ctx, deaf_to) {
             (*port).passed_out += 1;
             TCX_NEXT
         } else {
@@ -56,6 +57,19 @@ fn switch_out(ctx: TcContext) -> i32 {
             TC_ACT_SHOT as i32
         }
     }
+}
+
+/// Tells whether the packet is from one of the machines in `mask`.
+#[inline(always)]
+fn is_from(ctx: &TcContext, mask: u32) -> bool {
+    /// Where the last byte of the source address is in an Ethernet header.
+    const LAST: usize = 11;
+    if mask == 0 || ctx.data() + LAST >= ctx.data_end() {
+        return false;
+    }
+    // SAFETY: the check above keeps the byte inside the packet.
+    let id = unsafe { *((ctx.data() + LAST) as *const u8) };
+    id < u32::BITS as u8 && mask & (1 << id) != 0
 }
 
 #[panic_handler]

@@ -145,14 +145,22 @@ fn rotate(step: KeyStep, force: bool, socket: &Socket) -> Result<()> {
 
 /// Attaches, shows or takes away the kernel half of a machine that only votes.
 fn witness(verb: WitnessVerb) -> Result<()> {
-    let WitnessVerb { mut config, status: _, json: _, detach, confirm, wait, generic, pins } = verb;
+    let WitnessVerb { mut config, status, json, detach, confirm, wait, generic, pins } = verb;
     if detach {
         let detached = if config.is_empty() {
             witness::detach::everything(&pins)?
         } else {
             witness::detach::clusters(&config, &pins)?
         };
-        return say(&format!("{detached:?}\n"));
+        return say(&detached.to_string());
+    }
+    if status {
+        let report = witness::status::report(&known(&config)?, &pins)?;
+        return if json {
+            say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
+        } else {
+            say(&witness::status::render(&report))
+        };
     }
     if config.is_empty() {
         config.push(DEFAULT_CONFIGS.into());
@@ -160,9 +168,22 @@ fn witness(verb: WitnessVerb) -> Result<()> {
     let request = witness::start::Request { configs: config, pins, confirm, wait, generic };
     let outcome = witness::start::run(&request)?;
     for (interface, reason) in outcome.slow() {
-        eprintln!("hb: warning: {interface} is attached in generic mode ({reason})");
+        eprintln!("hb: warning: {interface} is attached in generic mode: {reason}");
     }
     say(&outcome.to_string())
+}
+
+/// Reads the configurations that give names to what a witness knows. Those that were not asked for
+/// may be missing, or be wrong by now: the status says what the kernel does, not the files.
+fn known(config: &[PathBuf]) -> Result<Vec<Config>> {
+    if !config.is_empty() {
+        let files = witness::prepare::files(config)?;
+        return files.iter().map(|file| Ok(Config::load(file)?)).collect();
+    }
+    match witness::prepare::files(&[DEFAULT_CONFIGS.into()]) {
+        Ok(files) => Ok(files.iter().filter_map(|file| Config::load(file).ok()).collect()),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 /// Runs the fence agent as the daemon would, but for an operator.

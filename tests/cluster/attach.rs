@@ -132,16 +132,17 @@ fn native_answers_that_get_lost_are_noticed_and_mended() {
     cluster.wait_until_serving(Machine::A);
     assert!(cluster.logged(Machine::B, "peer died").is_empty());
 
-    // A daemon that starts anew takes over what it finds.
+    // A daemon that starts anew takes over what it finds; its group was taken meanwhile.
     cluster.kill(Machine::A);
+    cluster.wait_until_alone(Machine::B);
     cluster.lab.start_daemon(Machine::A).unwrap();
-    cluster.wait_until_serving(Machine::A);
+    cluster.wait_until_serving(Machine::B);
     let status = cluster.status(Machine::A);
     assert_eq!(link(&status, "client")["attach_mode"], "generic");
 
     let client = cluster.client(VIP4.into());
-    let crash = cluster.lab.crash(Machine::A).unwrap();
-    assert!(client.wait_for_answer(Machine::B, crash, PATIENCE));
-    cluster.wait_until_alone(Machine::B);
+    let crash = cluster.lab.crash(Machine::B).unwrap();
+    assert!(client.wait_for_answer(Machine::A, crash, PATIENCE));
+    cluster.wait_until_alone(Machine::A);
     client.finish().unwrap();
 }

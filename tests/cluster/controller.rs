@@ -2,16 +2,18 @@
 
 use std::{thread, time::Duration};
 
+use hb_ebpf::time::BootTime;
 use lab::{
     addresses::{Machine, NODES, VIP4},
     client::Client,
     clock,
+    config::Settings,
 };
 use serde_json::Value;
 
 use super::{
     holders::Watch,
-    support::{Cluster, PATIENCE, slow},
+    support::{Cluster, PATIENCE, both_vips, slow},
 };
 
 /// What a client may miss while a daemon is killed and started, for reasons of this machine.
@@ -32,8 +34,69 @@ fn served_by_a(client: Client) {
     assert!(gap < GAP, "{gap:?}, client late by {:?}", seen.worst_lateness);
 }
 
-/// Kills the daemon of `node`, looks on, starts it again.
-fn kill_and_repair(node: Machine) {
+/// Asserts that `b` took over from `a`, whose daemon stopped at `fault`: on the client's side nothing
+/// came from `a` any more once `b` had answered.
+fn taken_over_by_b(client: Client, fault: BootTime) {
+    assert!(client.wait_for_answer(Machine::B, fault, PATIENCE));
+    let seen = client.finish().unwrap();
+    let first = seen.first_answer(Machine::B, fault).unwrap();
+    let last = seen.last_answer(Machine::A).unwrap();
+    assert!(last.received < first.received, "a: {last:?}, b: {first:?}");
+}
+
+/// What the other node says of a node whose daemon is dead while its kernel half answers.
+fn told_apart_from_a_death(cluster: &mut Cluster, node: Machine) {
+    let status = dead(cluster, node.peer());
+    assert_eq!(status["peers"][0]["life"], "alive", "its kernel half answers: {status:#}");
+    cluster.wait_for_log(
+        node.peer(),
+        "peer's controller is dead, its kernel half answers",
+        |line| line["peer"] == node.name(),
+    );
+    assert_eq!(cluster.logged(node.peer(), "peer died"), Vec::<Value>::new());
+}
+
+/// The daemon of the holder is killed: the gate closes by itself, though the addresses stay, and
+/// the other node serves. Started again, the daemon stands by.
+fn the_holders_daemon_is_killed(policy: &str) {
+    let mut cluster = Cluster::up(Settings { policy: policy.into(), ..slow() });
+    let epoch = cluster.epoch(Machine::A);
+    let client = cluster.client(VIP4.into());
+    let fault = clock::now();
+    cluster.kill(Machine::A);
+    cluster.wait_until_alone(Machine::B);
+    assert_eq!(cluster.vips(Machine::A), both_vips(), "nobody is there to take them down");
+    told_apart_from_a_death(&mut cluster, Machine::A);
+    taken_over_by_b(client, fault);
+
+    let output = cluster.ask(Machine::A, &["status"]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains(cluster.lab.socket(Machine::A).to_str().unwrap()), "{text}");
+
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::B);
+    assert!(cluster.epoch(Machine::B) > epoch);
+}
+
+#[test]
+fn the_holders_daemon_killed_is_a_takeover_with_policy_available() {
+    the_holders_daemon_is_killed("available");
+}
+
+#[test]
+fn the_holders_daemon_killed_is_a_takeover_with_a_witness() {
+    the_holders_daemon_is_killed("witness");
+}
+
+#[test]
+fn the_holders_daemon_killed_needs_no_fence_as_its_kernel_half_votes() {
+    the_holders_daemon_is_killed("safe");
+}
+
+#[test]
+fn the_standbys_daemon_killed_moves_nothing() {
+    let node = Machine::B;
     let mut cluster = Cluster::up(slow());
     let epoch = cluster.epoch(Machine::A);
     let incarnation = cluster.status(node)["incarnation"].as_u64().unwrap();
@@ -41,44 +104,23 @@ fn kill_and_repair(node: Machine) {
     let watch = Watch::start(&cluster);
 
     cluster.kill(node);
-    let status = dead(&mut cluster, node.peer());
-    assert_eq!(status["peers"][0]["life"], "alive", "its kernel half answers: {status:#}");
-    cluster.wait_for_log(
-        node.peer(),
-        "peer's controller is dead, its kernel half answers",
-        |line| line["peer"] == node.name(),
-    );
+    told_apart_from_a_death(&mut cluster, node);
     // Whatever would come of it by mistake has time to.
     thread::sleep(Duration::from_millis(700));
-    let output = cluster.ask(node, &["status"]);
-    assert!(!output.status.success());
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains(cluster.lab.socket(node).to_str().unwrap()), "{text}");
 
     cluster.lab.start_daemon(node).unwrap();
     cluster.wait_until_serving(Machine::A);
-    let status = cluster.wait_for(node.peer(), "the new incarnation", |status| {
+    let status = cluster.wait_for(Machine::A, "the new incarnation", |status| {
         status["peers"][0]["incarnation"].as_u64() == Some(incarnation + 1)
     });
     assert_eq!(status["peers"][0]["controller"]["alive"], true);
     assert_eq!(cluster.status(node)["incarnation"].as_u64(), Some(incarnation + 1));
 
     let seen = watch.finish();
-    seen.assert_never(Machine::B);
+    seen.assert_never(node);
     assert_eq!(seen.holders.len(), 1, "the addresses stayed: {:?}", seen.holders);
     served_by_a(client);
-    assert_eq!(cluster.logged(node.peer(), "peer died"), Vec::<Value>::new());
     assert_eq!(cluster.epoch(Machine::A), epoch);
-}
-
-#[test]
-fn the_holders_daemon_killed_moves_nothing() {
-    kill_and_repair(Machine::A);
-}
-
-#[test]
-fn the_standbys_daemon_killed_moves_nothing() {
-    kill_and_repair(Machine::B);
 }
 
 #[test]
@@ -107,20 +149,20 @@ fn a_standby_that_was_killed_and_repaired_takes_over() {
     client.finish().unwrap();
 }
 
-/// Stops the daemon of `node` for a second.
-fn freeze(node: Machine) {
+#[test]
+fn a_frozen_standby_accuses_nobody_when_it_thaws() {
     let mut cluster = Cluster::up(slow());
     let epoch = cluster.epoch(Machine::A);
     let client = cluster.client(VIP4.into());
     let watch = Watch::start(&cluster);
 
-    cluster.lab.signal(node, libc::SIGSTOP).unwrap();
-    dead(&mut cluster, node.peer());
+    cluster.lab.signal(Machine::B, libc::SIGSTOP).unwrap();
+    dead(&mut cluster, Machine::A);
     thread::sleep(Duration::from_secs(1));
-    cluster.lab.signal(node, libc::SIGCONT).unwrap();
+    cluster.lab.signal(Machine::B, libc::SIGCONT).unwrap();
 
     cluster.wait_until_serving(Machine::A);
-    cluster.wait_for_log(node.peer(), "peer's controller is alive", |_| true);
+    cluster.wait_for_log(Machine::A, "peer's controller is alive", |_| true);
     // The thawed node could accuse the other one of its own silence for this long.
     thread::sleep(Duration::from_millis(500));
     cluster.wait_until_serving(Machine::A);
@@ -131,6 +173,23 @@ fn freeze(node: Machine) {
     for node in NODES {
         assert_eq!(cluster.logged(node, "peer died"), Vec::<Value>::new(), "{node}");
         assert_eq!(cluster.epoch(node), epoch);
+    }
+}
+
+/// A frozen holder falls silent by itself, and stays so when it thaws: the other one serves.
+#[test]
+fn a_frozen_holder_loses_the_group_and_stands_by_when_it_thaws() {
+    for policy in ["available", "witness"] {
+        let mut cluster = Cluster::up(Settings { policy: policy.into(), ..slow() });
+        let epoch = cluster.epoch(Machine::A);
+        let client = cluster.client(VIP4.into());
+        let fault = cluster.lab.signal(Machine::A, libc::SIGSTOP).unwrap();
+        cluster.wait_until_alone(Machine::B);
+        told_apart_from_a_death(&mut cluster, Machine::A);
+        cluster.lab.signal(Machine::A, libc::SIGCONT).unwrap();
+        cluster.wait_until_serving(Machine::B);
+        taken_over_by_b(client, fault);
+        assert!(cluster.epoch(Machine::B) > epoch, "{policy}");
     }
 }
 
@@ -150,30 +209,20 @@ fn a_standby_that_thaws_after_a_crash_takes_over() {
 }
 
 #[test]
-fn a_standby_that_starts_beside_a_holder_without_daemon_lets_it_serve() {
+fn a_standby_that_starts_beside_a_holder_without_daemon_takes_over() {
     let mut cluster = Cluster::up(slow());
-    let client = cluster.client(VIP4.into());
-    let watch = Watch::start(&cluster);
     cluster.kill(Machine::B);
     cluster.kill(Machine::A);
+    let client = cluster.client(VIP4.into());
+    let start = clock::now();
     cluster.lab.start_daemon(Machine::B).unwrap();
-    let status = dead(&mut cluster, Machine::B);
-    assert_eq!(status["groups"][0]["holder"], "a", "{status:#}");
-    // Longer than it waits for nodes that start.
-    thread::sleep(Duration::from_millis(2500));
-    assert_eq!(cluster.status(Machine::B)["groups"][0]["reason"], "a holds it");
+    dead(&mut cluster, Machine::B);
+    assert!(client.wait_for_answer(Machine::B, start, PATIENCE));
     cluster.lab.start_daemon(Machine::A).unwrap();
-    cluster.wait_until_serving(Machine::A);
-    watch.finish().assert_never(Machine::B);
-    served_by_a(client);
-}
-
-#[test]
-fn a_frozen_holder_moves_nothing() {
-    freeze(Machine::A);
-}
-
-#[test]
-fn a_frozen_standby_accuses_nobody_when_it_thaws() {
-    freeze(Machine::B);
+    cluster.wait_until_serving(Machine::B);
+    let seen = client.finish().unwrap();
+    let first = seen.first_answer(Machine::B, start).unwrap();
+    if let Some(last) = seen.last_answer(Machine::A) {
+        assert!(last.received < first.received, "a: {last:?}, b: {first:?}");
+    }
 }

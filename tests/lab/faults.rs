@@ -28,7 +28,7 @@ pub enum Kind {
     Cut,
     /// A link of a node, or every one, loses all packets in one direction.
     OneWay,
-    /// The nodes do not hear each other; client and witness hear both.
+    /// A node does not hear the other one, nor perhaps the witness; the client hears both.
     Partition,
     /// The witness is cut from everybody.
     WitnessGone,
@@ -119,13 +119,16 @@ pub struct Fault {
     pub link: Option<Link>,
     /// Which way packets are lost; of no meaning elsewhere.
     pub direction: Direction,
+    /// Whether the node is parted from the witness as well; of no meaning elsewhere.
+    pub from_witness: bool,
 }
 
 impl Fault {
-    /// A fault of a node, on all its links where it is one of links, both ways.
+    /// A fault of a node, on all its links where it is one of links, both ways; a partition is from
+    /// the other node and the witness.
     #[must_use]
     pub const fn of(kind: Kind, node: Machine) -> Self {
-        Self { kind, node, link: None, direction: Direction::Both }
+        Self { kind, node, link: None, direction: Direction::Both, from_witness: true }
     }
 
     fn links(&self) -> &'static [Link] {
@@ -158,7 +161,11 @@ impl Fault {
                 lab.cut(node);
                 Ok(())
             }
-            Kind::Partition => lab.switch_mut().part(true).map(drop),
+            Kind::Partition => {
+                let others = [node.peer(), Machine::Witness];
+                lab.switch().part(node, if self.from_witness { &others } else { &others[..1] });
+                Ok(())
+            }
             Kind::WitnessGone => {
                 lab.cut(Machine::Witness);
                 Ok(())
@@ -185,8 +192,9 @@ impl Fault {
             Kind::Freeze => signal(lab, node, libc::SIGCONT),
             Kind::Kill => ensure_daemon(lab, node),
             Kind::Stop => {
-                // One that hangs is a defect, which the wait reports.
-                if let Some(daemon) = lab.daemon_mut(node) {
+                // One that hangs is a defect, which the wait reports. Another fault may have put a new
+                // one in its place.
+                if let Some(daemon) = lab.daemon_mut(node).filter(|d| d.was_told_to_end()) {
                     daemon.signal(libc::SIGCONT)?;
                     daemon.wait(LEAVE)?;
                 }
@@ -202,7 +210,10 @@ impl Fault {
                 lab.heal(node);
                 Ok(())
             }
-            Kind::Partition => lab.switch_mut().part(false).map(drop),
+            Kind::Partition => {
+                lab.switch().part(node, &[]);
+                Ok(())
+            }
             Kind::WitnessGone => {
                 lab.heal(Machine::Witness);
                 Ok(())
@@ -219,8 +230,10 @@ impl fmt::Display for Fault {
         let node = self.node;
         let links = self.link.map_or("all links", Link::name);
         match (self.kind, self.direction) {
-            (Kind::Partition | Kind::WitnessGone | Kind::WitnessRestart, _) => {
-                write!(f, "{}", self.kind)
+            (Kind::WitnessGone | Kind::WitnessRestart, _) => write!(f, "{}", self.kind),
+            (Kind::Partition, _) => {
+                let witness = if self.from_witness { " and the witness" } else { "" };
+                write!(f, "partition of {node} from {}{witness}", node.peer())
             }
             (Kind::CutLink, _) => write!(f, "{} of {node} ({links})", self.kind),
             (Kind::OneWay, Direction::FromMachine) => {
@@ -282,8 +295,8 @@ fn order(lab: &mut Lab, node: Machine, order: Order) -> Result<()> {
 ///
 /// If the lab refuses.
 pub fn mend_all(lab: &mut Lab) -> Result<()> {
-    if lab.switch().is_parted() {
-        lab.switch_mut().part(false)?;
+    for node in NODES {
+        lab.switch().part(node, &[]);
     }
     for node in NODES {
         signal(lab, node, libc::SIGCONT)?;

@@ -372,6 +372,32 @@ impl Lab {
         }
     }
 
+    /// Waits until `node` says that it could take over: a voter that started without its record
+    /// cannot for a while.
+    ///
+    /// # Errors
+    ///
+    /// If a daemon of `node` ended, or after `limit`, with what was said last.
+    pub fn wait_for_standby(&mut self, node: Machine, limit: Duration) -> Result<()> {
+        let end = clock::now().after(limit);
+        loop {
+            if let Some(daemon) = self.daemons.get_mut(&node) {
+                daemon.check()?;
+            }
+            let status = self.status(node);
+            if let Ok(status) = &status
+                && status["groups"][0]["health"] == "standby"
+            {
+                return Ok(());
+            }
+            if clock::now() > end {
+                let said = status.map_or_else(|error| format!("{error:#}"), |s| s.to_string());
+                bail!("{node} does not stand by within {limit:?}; its status: {said}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Starts a judge.
     ///
     /// # Errors

@@ -54,7 +54,6 @@ type Held = BTreeMap<(Machine, Link), XdpLinkId>;
 /// The switch of a lab, its machines plugged in.
 pub struct Switch {
     wires: Wires,
-    parted: bool,
     held: Held,
     /// Holds the programs on their ports.
     programs: Ebpf,
@@ -89,7 +88,7 @@ impl Switch {
             .collect();
         let (programs, ports, held) = netns.enter(|| attach(&names))??;
         let wires = Wires { ports, table: Arc::new(Table::map(&programs)?) };
-        Ok(Self { wires, parted: false, held, programs, netns })
+        Ok(Self { wires, held, programs, netns })
     }
 
     /// Takes the program for what a machine sends off its port. A native `XDP_TX` of the machine
@@ -125,47 +124,23 @@ impl Switch {
         &self.wires
     }
 
-    /// Parts the nodes from each other, or joins them again: neither hears the other on any link,
-    /// while the client and the witness hear both.
-    ///
-    /// Takes some milliseconds. Returns the time just before the first step.
-    ///
-    /// # Errors
-    ///
-    /// If `ip` refuses.
-    pub fn part(&mut self, parted: bool) -> Result<BootTime> {
-        let at = clock::now();
-        let mut lines = String::new();
-        for node in NODES {
-            // Isolated ports of a bridge exchange nothing with each other (bridge(8)).
-            let port = port_name(node, Link::Client);
-            let word = if parted { "on" } else { "off" };
-            writeln!(lines, "link set {port} type bridge_slave isolated {word}")?;
-            self.wires.store(node, &[Link::Direct], Direction::Both, parted);
-        }
-        self.netns.ip_batch(&lines)?;
-        self.parted = parted;
-        Ok(at)
-    }
-
-    /// Returns whether the nodes are parted.
-    #[must_use]
-    pub fn is_parted(&self) -> bool {
-        self.parted
-    }
-
     /// Returns whether the nodes hear each other both ways on some link, as far as the switch can
     /// tell.
     #[must_use]
     pub fn connects_nodes(&self) -> bool {
         LINKS.iter().any(|&link| {
-            let isolated = self.parted && link == Link::Client;
-            let carries = |node| {
-                self.port(node, link).is_some_and(|port| port.drop_in == 0 && port.drop_out == 0)
-            };
-            !isolated && NODES.into_iter().all(carries)
+            NODES.into_iter().all(|node| {
+                self.port(node, link).is_some_and(|port| {
+                    port.drop_in == 0 && port.drop_out == 0 && port.deaf_to & bit(node.peer()) == 0
+                })
+            })
         })
     }
+}
+
+/// Returns the bit of a machine in [`Port::deaf_to`].
+const fn bit(machine: Machine) -> u32 {
+    1 << machine.id()
 }
 
 impl Deref for Switch {
@@ -195,6 +170,25 @@ impl Wires {
     /// Undoes every cut of `machine`. Returns the time just before the first store.
     pub fn heal(&self, machine: Machine) -> BootTime {
         self.store(machine, LINKS.as_slice(), Direction::Both, false)
+    }
+
+    /// Parts `machine` from each of `others`: neither hears the other on any link, while all else
+    /// goes on. Replaces what it was parted from before; none joins it again. Returns the time just
+    /// before the first store.
+    pub fn part(&self, machine: Machine, others: &[Machine]) -> BootTime {
+        let at = clock::now();
+        for (&(owner, _), &index) in &self.ports {
+            let before = self.table.read(index).deaf_to;
+            let deaf_to = if owner == machine {
+                others.iter().fold(0, |mask, other| mask | bit(*other))
+            } else if others.contains(&owner) {
+                before | bit(machine)
+            } else {
+                before & !bit(machine)
+            };
+            self.table.write_deaf_to(index, deaf_to);
+        }
+        at
     }
 
     /// Cuts one port, perhaps one way only. Returns the time just before the store; does nothing
@@ -392,6 +386,11 @@ impl Table {
                 (&raw mut (*port).drop_out).write_volatile(u32::from(drop));
             }
         }
+    }
+
+    fn write_deaf_to(&self, index: u32, mask: u32) {
+        // SAFETY: the port lies in the mapping; the kernel only reads this field.
+        unsafe { (&raw mut (*self.port(index)).deaf_to).write_volatile(mask) };
     }
 
     fn read(&self, index: u32) -> Port {

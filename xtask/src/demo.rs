@@ -196,8 +196,8 @@ fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
     moved(lab, fault, client, run)
 }
 
-/// Boots both nodes at once and waits until the preferred one serves and each sees the other's
-/// controller.
+/// Boots both nodes at once and waits until the preferred one serves, each sees the other's
+/// controller, and the other one could take over.
 fn start(lab: &mut Lab) -> Result<()> {
     lab.forget_logs()?;
     for node in NODES {
@@ -210,7 +210,7 @@ fn start(lab: &mut Lab) -> Result<()> {
         lab.wait_for_controller(node, true, START)?;
     }
     match lab.who_serves(VIP4.into(), START)? {
-        Some(Machine::A) => Ok(()),
+        Some(Machine::A) => lab.wait_for_standby(Machine::B, START),
         Some(node) => bail!("node {node} serves after the start, though a is preferred"),
         None => bail!("no node serves {START:?} after both started"),
     }

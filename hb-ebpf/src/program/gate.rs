@@ -47,28 +47,54 @@ pub(crate) fn arriving(ctx: &XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// Decides about a packet that arrives where no heartbeats are heard: after XDP, before the stack.
+#[inline(always)]
+pub(crate) fn arriving_late(ctx: &TcContext) -> i32 {
+    if bypassed() {
+        return TCX_NEXT;
+    }
+    linearize(ctx);
+    let touched = gate::arriving(&Linear(ctx));
+    if let Some((address, mac)) = touched.claimed
+        && let Some(vip) = find(address)
+    {
+        claimed(vip, mac);
+    }
+    if may_pass([touched.address, touched.target], false) { TCX_NEXT } else { TC_ACT_SHOT as i32 }
+}
+
 /// Decides about a packet that leaves.
 #[inline(always)]
 pub(crate) fn leaving(ctx: &TcContext) -> i32 {
     if bypassed() {
         return TCX_NEXT;
     }
-    // Headers need not lie in the linear part.
+    linearize(ctx);
+    let touched = gate::leaving(&Linear(ctx));
+    if may_pass([touched.address, touched.target], true) { TCX_NEXT } else { TC_ACT_SHOT as i32 }
+}
+
+/// Makes sure that the headers can be read: they need not lie in the linear part.
+#[inline(always)]
+fn linearize(ctx: &TcContext) {
     if ctx.data() + LOOKED_AT as usize > ctx.data_end() {
         // A packet shorter than that is all there is to look at.
         let _ = ctx.pull_data(LOOKED_AT.min(ctx.len()));
     }
-    let touched = gate::leaving(&Leaving(ctx));
-    for address in [touched.address, touched.target] {
+}
+
+#[inline(always)]
+fn may_pass(addresses: [Option<Address>; 2], out: bool) -> bool {
+    for address in addresses {
         if let Some(address) = address
             && let Some(vip) = find(address)
-            && !passes(vip, true)
+            && !passes(vip, out)
             && drops()
         {
-            return TC_ACT_SHOT as i32;
+            return false;
         }
     }
-    TCX_NEXT
+    true
 }
 
 #[inline(always)]
@@ -161,10 +187,10 @@ fn claimed(vip: Vip, mac: [u8; 6]) {
 
 const _: () = assert!(MAX_VIPS <= u8::MAX as usize);
 
-/// The linear part of a packet that leaves.
-struct Leaving<'a>(&'a TcContext);
+/// The linear part of a packet in traffic control.
+struct Linear<'a>(&'a TcContext);
 
-impl Bytes for Leaving<'_> {
+impl Bytes for Linear<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
         self.0.data_end() - self.0.data()
@@ -186,7 +212,7 @@ impl Bytes for Leaving<'_> {
     where
         T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned,
     {
-        // What leaves is not changed.
+        // Nothing is changed here.
         None
     }
 }

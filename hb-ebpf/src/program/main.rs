@@ -1,8 +1,8 @@
 //! The program that answers heartbeats and counts their absence in the kernel.
 //!
-//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`] and
-//! [`gate_egress`] are attached to the interfaces; [`arm`], [`watch`], [`judge`] and [`order`] are never attached, the daemon runs
-//! them when it wants something done under the kernel's own locks.
+//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`], [`gate_ingress`]
+//! and [`gate_egress`] are attached to the interfaces; [`arm`], [`watch`], [`judge`] and [`order`] are
+//! never attached, the daemon runs them when it wants something done under the kernel's own locks.
 #![no_std]
 #![no_main]
 
@@ -30,6 +30,12 @@ pub(crate) fn heartbeat(ctx: XdpContext) -> u32 {
         hear::Heard::Answered => XDP_TX,
         hear::Heard::Taken | hear::Heard::Refused => XDP_DROP,
     }
+}
+
+/// Stops what is for a service address that this node may not serve, where no heartbeats are heard.
+#[classifier]
+pub(crate) fn gate_ingress(ctx: TcContext) -> i32 {
+    gate::arriving_late(&ctx)
 }
 
 /// Stops what is from a service address that this node may not serve.

@@ -31,6 +31,8 @@ pub(super) fn setup(me: NodeId) -> Setup {
             initdead: second * 10,
             seek: Duration::from_millis(10),
             promise: Duration::from_millis(3),
+            fence: None,
+            fence_retry: second * 5,
             contend: Duration::from_millis(2),
             take: second,
             drop: second,

@@ -1,14 +1,24 @@
 //! Every phase of a group meets every input, and every pair of inputs.
+//!
+//! The core runs beside a real record of the kernel half, which its actions change and whose state
+//! it is told, as the daemon does it.
+
+use std::collections::VecDeque;
 
 use hb_ebpf::{
     epoch::Epoch,
+    lease::{
+        Policy, Record, Terms, Timing,
+        op::{self, Op, Order},
+        word,
+    },
     maps::Cause,
     time::BootTime,
-    wire::{GROUPS, GroupWord, Health, State},
+    wire::{GROUPS, Health, State},
 };
 
 use super::{
-    Action, Core, Input, Life, PeerFacts, Phase, Takeover,
+    Action, Core, Input, Life, PeerFacts, Phase, RecordFacts,
     testing::{A, B, GROUP, facts, setup},
 };
 use crate::id::{GroupId, NodeId};
@@ -16,34 +26,74 @@ use crate::id::{GroupId, NodeId};
 const NONE: Epoch = Epoch::NONE;
 const STRANGER: NodeId = NodeId(9);
 const UNKNOWN: GroupId = GroupId(5);
+/// The witness, under the policy that has one.
+const WITNESS: u8 = 3;
 
-/// A core with its clock, and what its actions made true.
+/// A core with its clock and its record.
 #[derive(Clone)]
 struct Bench {
     core: Core,
     now: BootTime,
-    said: [GroupWord; GROUPS],
+    record: Record,
+    terms: Terms,
     actions: Vec<Action>,
 }
 
 impl Bench {
     fn new(me: NodeId, resumed: Option<Epoch>, resources: bool) -> Self {
+        Self::under(Policy::Available, me, resumed, resources)
+    }
+
+    fn under(policy: Policy, me: NodeId, resumed: Option<Epoch>, resources: bool) -> Self {
         let mut setup = setup(me);
         setup.groups[0].resumed = resumed;
-        setup.groups[0].known = resumed.unwrap_or_default();
         if !resources {
             setup.groups[0].resources = None;
         }
+        let timing = Timing {
+            lease_ns: 2_000_000,
+            margin_ns: 200_000,
+            drain_ns: 300_000,
+            seek_ns: 1_000_000,
+            rho: 205,
+            interval_ns: 100_000,
+            deadtime_ns: 300_000,
+            controller_deadtime_ns: 5_000_000,
+        };
+        let (voters, witness): (&[u8], _) = match policy {
+            Policy::Witness => (&[1, 2, WITNESS], Some(WITNESS)),
+            Policy::Safe | Policy::Available => (&[1, 2], None),
+        };
+        if policy == Policy::Safe {
+            setup.bounds.fence = Some(std::time::Duration::from_secs(3));
+        }
+        let terms = Terms::new(policy, &timing, voters, me.0, witness).unwrap();
+        let mut record = Record { recorded: Epoch::floor(1).0, generation: 1, ..Record::default() };
+        if let Some(epoch) = resumed {
+            record.state = State::Holding as u8;
+            (record.epoch, record.recorded) = (epoch.0, epoch.0);
+            record.lease_end_ns = hb_ebpf::lease::ENDLESS;
+        }
         let now = BootTime(1_000_000);
         let core = Core::new(setup, now).unwrap();
-        let said = [GroupWord::default(); GROUPS];
-        let mut bench = Self { core, now, said, actions: Vec::new() };
+        let mut bench = Self { core, now, record, terms, actions: Vec::new() };
+        bench.look();
         bench.drain();
         bench
     }
 
+    /// Gives an input, and what the kernel half makes of it before.
     fn give(&mut self, input: Input) -> Vec<Action> {
         self.now = BootTime(self.now.0 + 1_000);
+        match &input {
+            Input::Dropped { group: GROUP, result: Ok(()) } => self.order(Op::Cleaned),
+            Input::Peer { peer, facts } if *peer == self.other() && facts.life.is_alive() => {
+                let now = self.now.0;
+                word::hear(&mut self.record, &self.terms, peer.0, now, &facts.words[0], now);
+                self.look();
+            }
+            _ => {}
+        }
         self.core.handle(input, self.now);
         self.drain()
     }
@@ -54,13 +104,36 @@ impl Bench {
         Some(self.drain())
     }
 
+    /// Tells the core what the record is.
+    fn look(&mut self) {
+        let record = RecordFacts::from(&self.record);
+        self.core.handle(Input::Record { group: GROUP, record }, self.now);
+    }
+
+    /// Does with the record what the daemon would, and tells the core.
+    fn order(&mut self, op: Op) {
+        op::apply(&mut Order::new(op, 0), &mut self.record, &self.terms, self.now.0);
+        self.look();
+    }
+
     fn drain(&mut self) -> Vec<Action> {
-        let actions: Vec<_> = std::iter::from_fn(|| self.core.poll_action()).collect();
-        for action in &actions {
-            self.judge(action);
-            if let Action::Publish { words, .. } = action {
-                self.said = *words;
+        let mut actions = Vec::new();
+        let mut pending: VecDeque<Action> = VecDeque::new();
+        loop {
+            pending.extend(std::iter::from_fn(|| self.core.poll_action()));
+            let Some(action) = pending.pop_front() else { break };
+            self.judge(&action);
+            match &action {
+                Action::Seek { .. } => self.order(Op::Seek),
+                Action::GiveUp { .. } => self.order(Op::GiveUp),
+                Action::Release { .. } => self.order(Op::Release),
+                Action::Drop { .. } => {
+                    self.order(Op::StepDown);
+                    self.order(Op::Release);
+                }
+                _ => {}
             }
+            actions.push(action);
         }
         assert!(self.core.poll_timeout().is_none_or(|due| due > self.now), "called in the past");
         self.actions.extend_from_slice(&actions);
@@ -69,27 +142,23 @@ impl Bench {
 
     fn judge(&self, action: &Action) {
         match action {
-            Action::Publish { words, .. } => {
-                let (old, new) = (self.said[0], words[0]);
-                assert!(new.epoch() >= old.epoch(), "{old:?} became {new:?}");
-                if new.state() == State::Holding {
-                    assert_eq!(new.epoch().node(), self.core.me.0, "{new:?}");
-                }
-                assert_eq!(words[1..], [GroupWord::default(); GROUPS - 1]);
+            Action::Publish { health, .. } => {
+                assert_eq!(health[1..], [Health::Starting; GROUPS - 1]);
             }
-            Action::Arm { peer, takeovers } => {
+            Action::Arm { peer, groups } => {
                 assert_ne!(*peer, self.core.me);
                 assert!(self.core.peers.iter().any(|known| known.id == *peer));
-                for Takeover { group, epoch } in takeovers {
-                    assert_eq!(*group, GROUP);
-                    assert!(*epoch > self.said[0].epoch());
-                }
+                assert!(groups.iter().all(|group| *group == GROUP));
             }
-            Action::Take { group, epoch, .. } | Action::StartResources { group, epoch, .. } => {
+            Action::StartResources { group, epoch, .. } => {
                 assert_eq!(*group, GROUP);
-                assert_eq!((self.said[0].state(), self.said[0].epoch()), (State::Holding, *epoch));
+                assert_eq!(epoch.node(), self.core.me.0);
             }
-            Action::Announce { group }
+            Action::Seek { group, .. }
+            | Action::GiveUp { group }
+            | Action::Release { group, .. }
+            | Action::Fence { group, .. }
+            | Action::Announce { group }
             | Action::Drop { group, .. }
             | Action::StopResources { group, .. } => assert_eq!(*group, GROUP),
             Action::Log(_) | Action::Exit => {}
@@ -102,7 +171,7 @@ impl Bench {
 
     /// The epoch of ours that results may be about.
     fn epoch(&self) -> Epoch {
-        self.phase().held().unwrap_or(self.said[0].epoch())
+        self.phase().held().unwrap_or(Epoch(self.record.epoch))
     }
 
     fn cleaned(mut self) -> Self {
@@ -277,7 +346,7 @@ fn the_benches_stand_where_their_names_say() {
     let count = |wanted: fn(&Phase) -> bool| phases.iter().filter(|phase| wanted(phase)).count();
     assert_eq!(count(|phase| matches!(phase, Phase::Idle)), 3);
     assert_eq!(count(|phase| matches!(phase, Phase::Resuming { .. })), 1);
-    assert_eq!(count(|phase| matches!(phase, Phase::Taking { .. })), 3);
+    assert_eq!(count(|phase| matches!(phase, Phase::Seeking)), 3);
     assert_eq!(count(|phase| matches!(phase, Phase::Starting { .. })), 1);
     assert_eq!(count(|phase| matches!(phase, Phase::Serving { .. })), 2);
     assert_eq!(count(|phase| matches!(phase, Phase::Stopping { .. })), 3);
@@ -311,11 +380,18 @@ fn what_was_said_twice_changes_nothing() {
             after.give(input.clone());
             let before = after.core.view();
             let again = after.give(input.clone());
-            assert_eq!(after.core.view(), before, "{name}: {input:?}");
-            // Addresses that came up though the group was given up are removed each time.
-            let harmless = |action: &Action| matches!(action, Action::Drop { .. });
-            let late = matches!(input, Input::Took { result: Ok(()), .. });
-            assert!(again.iter().all(|action| late && harmless(action)), "{name}: {again:?}");
+            // Addresses that came up though the group was given up are removed each time, in the
+            // epoch that they came up in.
+            let late = matches!(input, Input::Took { .. });
+            let harmless =
+                |action: &Action| matches!(action, Action::Drop { .. } | Action::Release { .. });
+            if !late {
+                assert_eq!(after.core.view(), before, "{name}: {input:?}");
+            }
+            assert!(
+                again.iter().all(|action| late && harmless(action)),
+                "{name}: {input:?}: {again:?}"
+            );
         }
     }
 }
@@ -364,7 +440,9 @@ fn every_phase_has_an_exit() {
                 || matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. });
             assert!(rests, "{name}: {input:?}: {phases:?}");
             if matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. }) {
-                let drops = |action: &&Action| matches!(action, Action::Drop { .. });
+                let drops = |action: &&Action| {
+                    matches!(action, Action::Drop { .. } | Action::Release { .. })
+                };
                 let exited = after.actions.contains(&Action::Exit);
                 assert!(exited || after.actions.iter().filter(drops).count() > 10, "{name}");
             }
@@ -385,33 +463,161 @@ fn leaving_ends_in_exit_and_silence() {
     }
 }
 
-#[test]
-fn the_plan_for_a_peer_is_not_carried_out_twice() {
-    let floor = Epoch::floor(1);
-    let mut bench = Bench::new(B, None, true).cleaned();
-    let holder = held_by_peer(B, floor);
+/// Node b, standing by, while a holds the group.
+fn standing_by(policy: Policy) -> (Bench, PeerFacts) {
+    let mut bench = Bench::under(policy, B, None, true).cleaned();
+    let holder = held_by_peer(B, Epoch::floor(1));
     let actions = bench.give(peer(A, holder));
-    let armed = actions.iter().find_map(|action| match action {
-        Action::Arm { peer: A, takeovers } => takeovers.first().copied(),
-        _ => None,
-    });
-    let plan = armed.unwrap();
-    let actions = bench.give(peer(A, dead(holder)));
-    assert!(!actions.iter().any(|action| matches!(action, Action::Take { .. })));
-    assert_eq!(bench.phase(), Phase::Taking { epoch: plan.epoch });
-    let actions = bench.give(took(plan.epoch, Ok(())));
-    assert!(actions.iter().any(|action| matches!(action, Action::StartResources { .. })));
-    assert_eq!(bench.phase(), Phase::Starting { epoch: plan.epoch });
+    let armed = Action::Arm { peer: A, groups: vec![GROUP] };
+    assert!(actions.contains(&armed), "{actions:?}");
+    (bench, holder)
+}
+
+fn seeks(action: &Action) -> bool {
+    matches!(action, Action::Seek { .. })
 }
 
 #[test]
-fn a_silent_fast_path_is_replaced() {
-    let mut bench = Bench::new(B, None, true).cleaned();
-    let holder = held_by_peer(B, Epoch::floor(1));
-    bench.give(peer(A, holder));
+fn the_holder_dies_and_the_group_is_sought_taken_and_started() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    let actions = bench.give(peer(A, dead(holder)));
+    assert_eq!(actions.iter().filter(|action| seeks(action)).count(), 1, "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Seeking);
+    let epoch = bench.epoch();
+    let actions = bench.give(took(epoch, Ok(())));
+    assert!(actions.iter().any(|action| matches!(action, Action::StartResources { .. })));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+#[test]
+fn a_silent_fast_path_fails_the_group() {
+    let (mut bench, holder) = standing_by(Policy::Available);
     bench.give(peer(A, dead(holder)));
-    let actions = bench.wait().unwrap();
-    assert!(actions.iter().any(|action| matches!(action, Action::Take { .. })), "{actions:?}");
+    for _ in 0..20 {
+        bench.wait();
+    }
+    assert!(bench.core.view().groups[0].health == Health::Failed, "{:?}", bench.phase());
+}
+
+#[test]
+fn a_seek_without_a_majority_is_tried_again_until_there_is_one() {
+    let (mut bench, holder) = standing_by(Policy::Witness);
+    bench.give(peer(A, dead(holder)));
+    assert_eq!(bench.phase(), Phase::Seeking);
+    let mut tries = 0;
+    for _ in 0..60 {
+        let actions = bench.wait().unwrap();
+        tries += actions.iter().filter(|action| seeks(action)).count();
+    }
+    assert!(tries > 5, "{tries} tries");
+    let said =
+        |action: &&Action| matches!(action, Action::Log(super::Transition::NoMajority { .. }));
+    assert_eq!(bench.actions.iter().filter(said).count(), 1, "told once");
+    while bench.record.state() != State::Seeking {
+        bench.wait();
+    }
+    // The witness is heard at last.
+    let promise = hb_ebpf::lease::holder::Promise {
+        epoch: Epoch(bench.record.epoch),
+        t0_ns: bench.now.0,
+        lease_ns: 2_000_000,
+    };
+    let now = bench.now.0;
+    hb_ebpf::lease::holder::promise(&mut bench.record, &bench.terms, WITNESS, &promise, now);
+    bench.look();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+#[test]
+fn a_lease_that_runs_out_is_said_and_given_way_to_only_after_a_promise() {
+    let (mut bench, holder) = standing_by(Policy::Witness);
+    bench.give(peer(A, dead(holder)));
+    bench.record.state = State::Holding as u8;
+    bench.record.epoch = Epoch::floor(1).next(A.0).unwrap().next(B.0).unwrap().0;
+    bench.record.lease_end_ns = bench.now.0 + 5_000_000;
+    bench.look();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    let said = |bench: &Bench, wanted: fn(&super::Transition) -> bool| {
+        let logs = bench.actions.iter().filter(|action| match action {
+            Action::Log(transition) => wanted(transition),
+            _ => false,
+        });
+        logs.count()
+    };
+    let lapsed: fn(&super::Transition) -> bool =
+        |transition| matches!(transition, super::Transition::Lapsed { .. });
+    bench.now = BootTime(bench.record.lease_end_ns + 1);
+    bench.look();
+    bench.drain();
+    assert_eq!((bench.phase(), said(&bench, lapsed)), (Phase::Serving { epoch }, 1));
+    // It runs again.
+    bench.record.lease_end_ns = bench.now.0 + 1_000_000;
+    bench.look();
+    bench.drain();
+    let regained: fn(&super::Transition) -> bool =
+        |transition| matches!(transition, super::Transition::Regained { .. });
+    assert_eq!((bench.phase(), said(&bench, regained)), (Phase::Serving { epoch }, 1));
+    // And is lost for good.
+    bench.now = BootTime(bench.record.lease_end_ns + 1);
+    bench.look();
+    bench.drain();
+    assert_eq!(bench.phase(), Phase::Serving { epoch }, "it may run again");
+    bench.now = bench.now.after(std::time::Duration::from_millis(10));
+    bench.look();
+    bench.drain();
+    assert!(matches!(bench.phase(), Phase::Yielding { .. }), "{:?}", bench.phase());
+}
+
+#[test]
+fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
+    let (mut bench, holder) = standing_by(Policy::Safe);
+    // Its own promise has run out.
+    bench.now = BootTime(bench.now.0 + 10_000_000);
+    bench.give(peer(A, dead(holder)));
+    let fence = |action: &&Action| matches!(action, Action::Fence { node: A, .. });
+    assert_eq!(bench.actions.iter().filter(fence).count(), 1, "{:?}", bench.actions);
+    let epoch = bench.epoch();
+    bench.give(peer(A, standby()));
+    assert_eq!(bench.phase(), Phase::Seeking, "what was begun is waited for");
+    // It failed: told, and tried again later if the node is still silent.
+    let mut failed = bench.clone();
+    failed.give(Input::Fenced { group: GROUP, epoch, result: bad() });
+    assert_eq!(failed.phase(), Phase::Idle);
+    // It did not.
+    let mut order = Order { epoch: epoch.0, ..Order::new(Op::FenceAsk, 0) };
+    op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
+    op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    bench.look();
+    let actions = bench.give(Input::Fenced { group: GROUP, epoch, result: Ok(()) });
+    assert!(actions.iter().any(seeks), "the fast path has to look: {actions:?}");
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+#[test]
+fn what_is_open_is_served() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    bench.give(Input::Stop);
+    assert!(matches!(bench.phase(), Phase::Stopping { .. }));
+    let mut bench = Bench::new(B, None, true).cleaned().peer(held_by_peer(B, Epoch::floor(1)));
+    // The record was won after the core had given up.
+    bench.record.state = State::Holding as u8;
+    bench.record.epoch = Epoch::floor(1).next(A.0).unwrap().next(B.0).unwrap().0;
+    bench.record.lease_end_ns = hb_ebpf::lease::ENDLESS;
+    bench.look();
+    let actions = bench.drain();
+    assert!(actions.iter().any(seeks), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Seeking);
 }
 
 #[test]
@@ -443,19 +649,13 @@ fn a_peer_that_returns_having_given_up_already_is_outshouted() {
 
 #[test]
 fn a_release_that_only_the_fast_path_saw_is_one_takeover() {
-    let mut bench = Bench::new(B, None, true).cleaned();
-    let actions = bench.give(peer(A, held_by_peer(B, Epoch::floor(1))));
-    let plan = actions.iter().find_map(|action| match action {
-        Action::Arm { peer: A, takeovers } => takeovers.first().copied(),
-        _ => None,
-    });
-    let epoch = plan.unwrap().epoch;
-    // By the time of the look, a has heard that b holds the group, and is idle.
+    let (mut bench, _) = standing_by(Policy::Available);
+    // The fast path heard the release and sought; by the time of the look, a has heard that b holds
+    // the group, and is idle.
+    bench.order(Op::Seek);
+    let epoch = bench.epoch();
     let leaving = PeerFacts { leaving: true, ..facts(State::Idle, Health::Stopping, epoch) };
-    let actions = bench.give(peer(A, leaving));
-    assert!(!actions.iter().any(|action| matches!(action, Action::Take { .. })), "{actions:?}");
-    assert_eq!(bench.phase(), Phase::Taking { epoch });
-    assert_eq!(bench.core.view().groups[0].reason, super::Reason::HandedOver(A));
+    bench.give(peer(A, leaving));
     bench.give(took(epoch, Ok(())));
     assert_eq!(bench.phase(), Phase::Starting { epoch });
 }

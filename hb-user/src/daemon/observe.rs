@@ -58,10 +58,13 @@ impl Daemon {
                     Trigger::Controller(peer) => Some((peer, "controller-dead")),
                     Trigger::Release(peer) => Some((peer, "handed-over")),
                 };
-                if let Some((peer, cause)) = why {
+                if let Some((peer, _)) = why {
                     // The core hears of the peer first, so that it knows why.
                     self.look_at(peer);
-                    self.look_at_record(group);
+                }
+                // And that the record holds: what it does not hold is dropped again.
+                self.look_at_record(group);
+                if let Some((peer, cause)) = why {
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
                 }
                 if unsent > 0 {
@@ -126,6 +129,13 @@ impl Daemon {
                 // What brought the news comes first, so that the core knows why.
                 self.look_at(peer);
                 self.look_at_record(GroupId(event.link));
+            }
+            Some(EventKind::Dead | EventKind::Controller) => {
+                // What is sought now waits for this node's own promise, as it was renewed last.
+                for group in self.groups() {
+                    self.look_at_record(group);
+                }
+                self.look_at(peer);
             }
             Some(EventKind::Paused) => self.log_pause(peer, event),
             Some(EventKind::Claim) => self.on_claim(event),

@@ -1,5 +1,6 @@
-//! Where the gate sits: on what leaves by every interface but loopback. What arrives is looked at by
-//! the program that hears heartbeats, which therefore sits on each of them as well.
+//! Where the gate sits: on what goes through every interface but loopback, both ways. Where
+//! heartbeats are heard, the program that hears them looks at what arrives; elsewhere a program of
+//! traffic control does, which leaves XDP, and the order of devices upon devices, to others.
 
 use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf};
 
@@ -8,14 +9,16 @@ use hb_ebpf::gate::Vip;
 use super::{
     error::{KernelError, describe},
     pins::{GATE_PIN, detach},
-    program::{Hold, Kernel},
+    program::{Hold, Kernel, Way},
 };
 
-/// The gate on one interface.
+/// The gate on one interface, one way.
 #[derive(Debug)]
 pub(super) struct Gated {
     /// Index of the interface.
     pub(super) index: u32,
+    /// Which way.
+    pub(super) way: Way,
     /// Where the link is pinned.
     pub(super) pin: PathBuf,
     /// Keeps the link open; the pin keeps it alive.
@@ -42,35 +45,42 @@ impl Kernel {
         self.replace_vips("VIPS6", &six)
     }
 
-    /// Puts the gate on an interface: on what leaves, and with the program that hears heartbeats on
-    /// what arrives. Adopts what an earlier daemon left there.
+    /// Puts the gate on an interface. Adopts what an earlier daemon left there.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Gate`] or [`KernelError::Attach`].
+    /// [`KernelError::Gate`].
     pub fn gate(&mut self, interface: &str, index: u32) -> Result<(), KernelError> {
         if !self.attachments().iter().any(|held| held.index == index) {
-            self.attach(interface, index)?;
+            self.gate_way(interface, index, Way::In)?;
         }
-        if self.gated.iter().any(|gated| gated.index == index) {
+        self.gate_way(interface, index, Way::Out)
+    }
+
+    fn gate_way(&mut self, interface: &str, index: u32, way: Way) -> Result<(), KernelError> {
+        if self.gated.iter().any(|gated| gated.index == index && gated.way == way) {
             return Ok(());
         }
-        let pin = self.pins.join(format!("{GATE_PIN}{index}"));
+        let word = match way {
+            Way::In => "in",
+            Way::Out => "out",
+        };
+        let pin = self.pins.join(format!("{GATE_PIN}{word}-{index}"));
         if pin.exists() {
-            if let Ok(link) = self.adopt_egress(interface, &pin) {
-                self.gated.push(Gated { index, pin, _link: link });
+            if let Ok(link) = self.adopt_gate(interface, way, &pin) {
+                self.gated.push(Gated { index, way, pin, _link: link });
                 return Ok(());
             }
             // The interface is gone, or was made anew: the pin leads nowhere.
             let _ = detach(&pin);
             let _ = fs::remove_file(&pin);
         }
-        let link = self.link_egress(interface).map_err(|error| KernelError::Gate {
+        let link = self.link_gate(interface, way).map_err(|error| KernelError::Gate {
             interface: interface.to_owned(),
             why: describe(&*error),
         })?;
         let link = link.pin(interface, &pin)?;
-        self.gated.push(Gated { index, pin, _link: link });
+        self.gated.push(Gated { index, way, pin, _link: link });
         Ok(())
     }
 
@@ -88,6 +98,6 @@ impl Kernel {
 
     /// Returns the indices of the interfaces that are gated.
     pub fn gated(&self) -> impl Iterator<Item = u32> {
-        self.gated.iter().map(|gated| gated.index)
+        self.gated.iter().filter(|gated| gated.way == Way::Out).map(|gated| gated.index)
     }
 }

@@ -18,7 +18,7 @@ use super::error::KernelError;
 
 /// How names of the pins of attachments begin.
 pub(super) const LINK_PIN: &str = "xdp-";
-/// How names of the pins of gates on what leaves begin.
+/// How names of the pins of gates begin that are no part of an attachment.
 pub(super) const GATE_PIN: &str = "gate-";
 
 /// `BPF_OBJ_GET` of `linux/bpf.h`.

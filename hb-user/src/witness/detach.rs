@@ -1,6 +1,9 @@
 //! Taking the kernel half away.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::{Lock, WitnessError, prepare::files};
 use crate::{
@@ -17,6 +20,24 @@ pub enum Detached {
     Everything,
     /// These clusters; others are still there.
     Clusters(Vec<String>),
+}
+
+impl fmt::Display for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = match self {
+            Self::Nothing => return writeln!(f, "nothing was attached"),
+            Self::Everything => "this machine votes in no cluster any more".to_owned(),
+            Self::Clusters(names) => {
+                format!("this machine votes no more in: {}", names.join(", "))
+            }
+        };
+        writeln!(
+            f,
+            "detached: {whose}\nwhat it promised is forgotten: after `hb witness` it votes again, but \
+             not before every such promise has run out, some 2.4 s; a service whose node dies \
+             meanwhile waits until then"
+        )
+    }
 }
 
 /// Takes away everything pinned at `pins`.

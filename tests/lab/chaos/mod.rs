@@ -61,6 +61,8 @@ impl Default for Lengths {
 const RATE: f64 = 1.21;
 /// A voter without its record takes no part for `(L_max + margin) (1 + rho)`.
 const L_MAX: Duration = Duration::from_secs(2);
+/// The lab's delay before a fence and its agent take less.
+const FENCE: Duration = Duration::from_secs(1);
 /// A daemon that is started has attached and speaks within this, on a machine with work to do.
 const START: Duration = Duration::from_secs(2);
 /// Before and after the faults of a run.
@@ -102,6 +104,9 @@ impl Lengths {
         let mut bound = START + self.initdead + promise * 2 + seek * 8;
         if settings.policy == "available" {
             return bound;
+        }
+        if settings.policy == "safe" {
+            bound += FENCE;
         }
         if forgets {
             bound += (L_MAX + self.margin).mul_f64(RATE);
@@ -179,7 +184,9 @@ impl Chaos {
         let forgets = !fenced.is_empty() || plan.iter().any(|p| p.fault.kind.forgets());
         let bound = self.lengths.bound(lab.settings(), forgets);
         let back = judge.wait_for_service(mended, bound).map(|answer| answer.at);
-        let settled = settle(lab);
+        let settled = settle_fenced(lab);
+        let fenced_since = lab.power_switch().map(PowerSwitch::take_requests).unwrap_or_default();
+        let fenced = [fenced, fenced_since].concat();
         thread::sleep(CALM);
         let ended = clock::now();
         let seen = judge.finish()?;
@@ -226,6 +233,26 @@ struct Evidence<'a> {
     seen: &'a Departures,
     fenced: &'a [crate::fence::Fenced],
     violations: &'a [Violation],
+}
+
+/// A power switch that works takes a node down this often in a run, at most; more is a defect.
+const FENCES: usize = 3;
+
+/// Waits as [`settle`] does, and boots what is switched off meanwhile: a fence may come when all is
+/// mended already, because a node was late.
+fn settle_fenced(lab: &mut Lab) -> Result<()> {
+    for _ in 0..FENCES {
+        let mut off = false;
+        for node in NODES {
+            off |= lab.power_switch().is_some() && !lab.daemon_runs(node)?;
+        }
+        if off {
+            faults::mend_all(lab)?;
+        } else if settle(lab).is_ok() {
+            return Ok(());
+        }
+    }
+    settle(lab)
 }
 
 /// Waits until both nodes hear each other's controllers and one serves.

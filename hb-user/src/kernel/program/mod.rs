@@ -101,8 +101,23 @@ const PINNED: [Pinned; 20] = [
     ("LOST", size_of::<u64>(), 1),
 ];
 
-/// The program that looks at what leaves.
-const GATE: &str = "gate_egress";
+/// Which way packets go that a gate looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// They arrive.
+    In,
+    /// They leave.
+    Out,
+}
+
+impl Way {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::In => "gate_ingress",
+            Self::Out => "gate_egress",
+        }
+    }
+}
 
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
@@ -163,8 +178,11 @@ impl Kernel {
             kernel.program(program)?.load().map_err(refused)?;
         }
         if half.gate {
-            let refused = |source| KernelError::Program { program: GATE, source: Box::new(source) };
-            kernel.egress_gate()?.load().map_err(refused)?;
+            for way in [Way::In, Way::Out] {
+                let program = way.program();
+                let refused = |source| KernelError::Program { program, source: Box::new(source) };
+                kernel.gate_program(way)?.load().map_err(refused)?;
+            }
         }
         if let Some(timers) = half.timers {
             kernel.timers = kernel.program(timers)?.load().map_err(|error| describe(&error));
@@ -222,11 +240,11 @@ impl Kernel {
             .ok_or(KernelError::Missing(name))
     }
 
-    fn egress_gate(&mut self) -> Result<&mut SchedClassifier, KernelError> {
+    fn gate_program(&mut self, way: Way) -> Result<&mut SchedClassifier, KernelError> {
         self.ebpf
-            .program_mut(GATE)
+            .program_mut(way.program())
             .and_then(|program| program.try_into().ok())
-            .ok_or(KernelError::Missing(GATE))
+            .ok_or(KernelError::Missing(way.program()))
     }
 
     fn data(&self, name: &'static str) -> Result<&MapData, KernelError> {
@@ -275,21 +293,26 @@ impl Kernel {
         FdLink::try_from(link).map(Hold).map_err(failed)
     }
 
-    /// Attaches the gate to what leaves by an interface.
-    pub(super) fn link_egress(&mut self, interface: &str) -> Result<Hold, Refused> {
+    /// Attaches the gate to what goes one way through an interface.
+    pub(super) fn link_gate(&mut self, interface: &str, way: Way) -> Result<Hold, Refused> {
         let gone = |what: &str| ProgramError::UnknownInterface { name: what.to_owned() };
-        let program = self.egress_gate().map_err(|_| gone(interface))?;
+        let program = self.gate_program(way).map_err(|_| gone(interface))?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id = program.attach_with_options(interface, TcAttachType::Egress, order)?;
+        let kind = match way {
+            Way::In => TcAttachType::Ingress,
+            Way::Out => TcAttachType::Egress,
+        };
+        let id = program.attach_with_options(interface, kind, order)?;
         let link = program.take_link(id)?;
         let no_links = |_| gone(&format!("{interface} (this kernel has no TCX: Linux 6.6 has)"));
         Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
     }
 
     /// Puts this daemon's gate in the place of the one at the other end of a pinned link.
-    pub(super) fn adopt_egress(
+    pub(super) fn adopt_gate(
         &mut self,
         interface: &str,
+        way: Way,
         pin: &FilePath,
     ) -> Result<Hold, KernelError> {
         let failed = |source| KernelError::Link {
@@ -298,8 +321,9 @@ impl Kernel {
         };
         let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
         let link = SchedClassifierLink::try_from(link).map_err(failed)?;
-        let refused = |source| KernelError::Program { program: GATE, source: Box::new(source) };
-        let program = self.egress_gate()?;
+        let name = way.program();
+        let refused = |source| KernelError::Program { program: name, source: Box::new(source) };
+        let program = self.gate_program(way)?;
         let id = program.attach_to_link(link).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
         FdLink::try_from(link).map(Hold).map_err(failed)
