@@ -35,7 +35,7 @@ pub enum Kind {
     Switches,
     /// Two hundred timers of 1 ms and who reads them.
     Timers,
-    /// A busy loop under `SCHED_FIFO` at the priority [`FIFO`] on every core.
+    /// A busy loop under `SCHED_FIFO` at a low priority on every core.
     Fifo,
     /// Frames to the nodes on every link: foreign datagrams, junk with the heartbeat's EtherType,
     /// genuine heartbeats with a wrong tag, where the nodes send any.

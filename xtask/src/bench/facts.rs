@@ -18,6 +18,8 @@ pub(super) fn machine() -> BTreeMap<&'static str, String> {
     add("clocksource", read("/sys/devices/system/clocksource/clocksource0/current_clocksource"));
     add("sched_rt_runtime_us", read("/proc/sys/kernel/sched_rt_runtime_us"));
     add("bpf_jit_enable", read("/proc/sys/net/core/bpf_jit_enable"));
+    // Others may use the machine at the same time.
+    add("load_average", read("/proc/loadavg"));
     let mut git = Command::new("git");
     git.current_dir(run::workspace()).args(["rev-parse", "--short", "HEAD"]);
     add("revision", run::output(&mut git).ok());
