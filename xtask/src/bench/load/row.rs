@@ -11,6 +11,7 @@ use super::mistakes::Mistake;
 /// What was found. Failure detector's figures as Chen, Toueg and Aguilera have them ("On the
 /// quality of service of failure detectors", IEEE Transactions on Computers 51(5), 2002).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Row {
     pub(super) level: String,
     pub(super) what: String,
@@ -29,7 +30,9 @@ pub(super) struct Row {
     pub(super) false_of_controller: usize,
     /// Times a node took the other for dead, with or without a takeover.
     pub(super) mistakes: usize,
-    /// Those of them without a stall that explains them.
+    /// Those of them that took a daemon for dead.
+    pub(super) mistakes_of_controller: usize,
+    /// Those without a stall that explains them.
     pub(super) unexplained_mistakes: usize,
     /// Intervals without an arrival, on both nodes; only hb counts them.
     pub(super) misses: Option<u64>,
@@ -56,7 +59,6 @@ pub(super) struct Row {
     pub(super) stalls: usize,
     pub(super) longest_stall_us: f64,
     /// The machine, at that moment.
-    #[serde(default)]
     pub(super) machine: BTreeMap<String, String>,
 }
 
@@ -99,6 +101,7 @@ impl Row {
         let of_controller = mistakes.iter().filter(|m| m.took_over && m.of_controller);
         self.false_of_controller = of_controller.filter(|m| !explained(m)).count();
         self.mistakes = mistakes.len();
+        self.mistakes_of_controller = mistakes.iter().filter(|m| m.of_controller).count();
         self.unexplained_mistakes = mistakes.iter().filter(|m| !explained(m)).count();
         let spans: Vec<(BootTime, BootTime)> = mistakes
             .iter()
