@@ -43,6 +43,9 @@ pub(crate) struct Compare {
     /// Add to what the file of `--json` has, instead of beginning anew.
     #[arg(long, requires = "json")]
     append: bool,
+    /// Only show and draw what the file of `--json` has.
+    #[arg(long, requires = "json")]
+    show: bool,
     /// Draw the outages into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -79,6 +82,9 @@ struct Planned {
 impl Compare {
     /// Runs all; fails if a run of hb did, or if nothing was measured.
     pub(crate) fn run(&self) -> Result<()> {
+        if let (Some(path), true) = (&self.json, self.show) {
+            return self.draw(&Report::read(path)?);
+        }
         prepare::machine()?;
         let wanted = self.wanted()?;
         let mut report = match &self.json {
@@ -171,15 +177,20 @@ impl Compare {
         Ok(())
     }
 
-    fn show(&self, report: &Report) -> Result<()> {
+    fn draw(&self, report: &Report) -> Result<()> {
         println!("\n{}", report.text());
-        if let Some(path) = &self.json {
-            report.write(path)?;
-            println!("numbers are in {}", path.display());
-        }
         if let Some(path) = &self.plot {
             plot::draw(path, report)?;
             println!("a picture is in {}", path.display());
+        }
+        Ok(())
+    }
+
+    fn show(&self, report: &Report) -> Result<()> {
+        self.draw(report)?;
+        if let Some(path) = &self.json {
+            report.write(path)?;
+            println!("numbers are in {}", path.display());
         }
         let ours = report.systems.iter().filter(|entry| entry.name.starts_with("hb-"));
         let failures: Vec<_> = ours.flat_map(|entry| &entry.failures).cloned().collect();

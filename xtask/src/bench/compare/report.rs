@@ -45,7 +45,7 @@ pub(crate) struct Entry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) detection_us: Option<Figures>,
     /// Median of the reference over the median here, of the outage or, without one, of the
-    /// detection.
+    /// detection; absent where two nodes served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) times_faster_than_keepalived: Option<f64>,
     /// Runs in which the old node still served beside the new one, until somebody looked.
@@ -80,7 +80,10 @@ impl Report {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
+        let mut report: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{} is no report", path.display()))?;
+        report.sum_up();
+        Ok(report)
     }
 
     /// Writes it.
@@ -136,6 +139,10 @@ impl Report {
         for entry in &mut self.systems {
             let reference = references.iter().find(|other| other.fault == entry.fault);
             entry.times_faster_than_keepalived = reference.and_then(|reference| {
+                // Who leaves the old node serving has no outage, but not for being fast.
+                if reference.two_servers + entry.two_servers > 0 {
+                    return None;
+                }
                 let (theirs, own) = match (reference.outage_us, entry.outage_us) {
                     (Some(theirs), Some(own)) => (theirs, own),
                     (_, None) => (reference.detection_us?, entry.detection_us?),
@@ -234,6 +241,15 @@ mod tests {
         report.add(["frr-bfdd", "", "crash"], Ok(detects));
         assert_eq!(report.systems[1].outage_us, None);
         assert_eq!(report.systems[1].times_faster_than_keepalived, Some(0.5));
+    }
+
+    #[test]
+    fn two_servers_are_not_compared() {
+        let mut report = Report::default();
+        report.add(["keepalived", "", "kill"], Ok(Outcome { two_servers: true, ..outcome(1.0) }));
+        report.add(["hb", "", "kill"], Ok(outcome(2.0)));
+        assert_eq!(report.systems[1].times_faster_than_keepalived, None);
+        assert!(report.text().contains("two servers in 1 runs"), "{}", report.text());
     }
 
     #[test]
