@@ -413,7 +413,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_judged(bytes: Vec<u8>) {
-            let _ = number(&bytes);
+            let _ = number::<u32>(&bytes);
         }
     }
 }

@@ -164,7 +164,7 @@ impl Core {
         if self.exited {
             return None;
         }
-        let groups = self.groups.iter().filter_map(Group::timeout);
+        let groups = self.groups.iter().filter_map(|group| group.timeout(self.now));
         let patience = (0..self.groups.len()).map(|index| self.patient_until(index));
         let joining = (!self.joined).then(|| self.join_by());
         let leaving = self.leaving.into_iter().flat_map(|since| {

@@ -75,7 +75,10 @@ mod tests {
             rtt_ns: 0,
             offset_ns: 0,
             flags,
-            reserved: 0,
+            probe_key: 0,
+            answer_key: 0,
+            mac: [0; 6],
+            answer_key_changes: 0,
             rtts: Histogram::EMPTY,
             gaps: Histogram::EMPTY,
         }

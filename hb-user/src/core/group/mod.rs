@@ -231,13 +231,15 @@ impl Group {
         if let Phase::Released { successor, .. } = self.phase { successor } else { None }
     }
 
-    /// Returns when [`settle`](Self::settle) has something to do though nothing happened.
-    pub(super) fn timeout(&self) -> Option<BootTime> {
+    /// Returns when after `now` [`settle`](Self::settle) has something to do though nothing happened.
+    pub(super) fn timeout(&self, now: BootTime) -> Option<BootTime> {
         let waiting = self.waiting.map(|(_, until)| until);
         let apart = self.phase.is_apart();
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
-        [self.deadline, waiting, paused, blocked].into_iter().flatten().min()
+        // One that has passed must not hide a later one.
+        let all = [self.deadline, waiting, paused, blocked].into_iter().flatten();
+        all.filter(|due| *due > now).min()
     }
 
     /// Takes note that the fast path seeks the group, because of what happened to a peer.
