@@ -192,8 +192,9 @@ impl Fault {
             Kind::Freeze => signal(lab, node, libc::SIGCONT),
             Kind::Kill => ensure_daemon(lab, node),
             Kind::Stop => {
-                // One that hangs is a defect, which the wait reports.
-                if let Some(daemon) = lab.daemon_mut(node) {
+                // One that hangs is a defect, which the wait reports. Another fault may have put a new
+                // one in its place.
+                if let Some(daemon) = lab.daemon_mut(node).filter(|d| d.was_told_to_end()) {
                     daemon.signal(libc::SIGCONT)?;
                     daemon.wait(LEAVE)?;
                 }

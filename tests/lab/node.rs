@@ -6,6 +6,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
@@ -28,6 +29,8 @@ pub struct Process {
     log: PathBuf,
     /// Held open: the responder ends when it closes.
     input: Option<ChildStdin>,
+    /// Whether it was told to end in order.
+    told: AtomicBool,
 }
 
 impl Process {
@@ -43,7 +46,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {what}"))?;
         let input = child.stdin.take();
-        Ok(Self { child, what, log: log.into(), input })
+        Ok(Self { child, what, log: log.into(), input, told: AtomicBool::new(false) })
     }
 
     /// Returns its pid.
@@ -64,7 +67,16 @@ impl Process {
     ///
     /// If the kernel refuses.
     pub fn signal(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGTERM {
+            self.told.store(true, Ordering::Relaxed);
+        }
         netns::signal(self.pid(), signal)
+    }
+
+    /// Returns whether it was told to end in order.
+    #[must_use]
+    pub fn was_told_to_end(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Returns how it ended, or `None` while it runs.

@@ -69,11 +69,10 @@ impl Daemon {
                     Reply::Done { message: "web may serve here again".into() }
                 }
                 Request::Clear { group } => Reply::Error { message: format!("no group {group}") },
-                Request::LoadKeys
-                | Request::UseKey { .. }
-                | Request::KeepKey { .. }
-                | Request::Status
-                | Request::Stop => Reply::Done { message: "left".into() },
+                Request::LoadKeys | Request::UseKey { .. } | Request::KeepKey { .. } => {
+                    Reply::Done { message: "keys are as asked".into() }
+                }
+                Request::Status | Request::Stop => Reply::Done { message: "left".into() },
             })
         })
     }

@@ -1,6 +1,6 @@
 //! Carrying out what the core wants.
 
-use hb_ebpf::{lease::op::Op, wire::GROUPS};
+use hb_ebpf::wire::GROUPS;
 
 use super::{Daemon, LocalVip};
 use crate::{
@@ -77,14 +77,6 @@ impl Daemon {
             }
         }
         false
-    }
-
-    /// Ends the work of an epoch that was left, once its addresses are gone.
-    pub(super) fn clean(&mut self, group: GroupId, result: Result<(), String>) {
-        if result.is_ok() {
-            self.order(group, Op::Cleaned);
-        }
-        self.feed(Input::Dropped { group, result });
     }
 
     fn held_epoch(&self, group: GroupId) -> hb_ebpf::epoch::Epoch {

@@ -18,6 +18,7 @@
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
+mod clean;
 mod fence;
 mod gate;
 mod keys;
@@ -141,6 +142,7 @@ struct Daemon {
     /// The highest generation on the disk.
     generation: u32,
     fences: fence::Fences,
+    cleaner: Option<clean::Cleaner>,
     /// Groups promised without an end, on the disk.
     vowed: [bool; GROUPS],
 }
@@ -242,6 +244,7 @@ impl Daemon {
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),
+                done = next_cleaned(&mut self.cleaner) => self.on_cleaned(done),
                 word = self.fences.next() => self.on_fence(word),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
                 Some(command) = commands.recv() => self.on_request(command),
@@ -289,6 +292,13 @@ fn listen<T: AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
 async fn until(at: Option<BootTime>) {
     match at {
         Some(at) => clock::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_cleaned(cleaner: &mut Option<clean::Cleaner>) -> clean::Cleaned {
+    match cleaner {
+        Some(cleaner) => cleaner.next().await,
         None => std::future::pending().await,
     }
 }

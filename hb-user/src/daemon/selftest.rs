@@ -60,28 +60,12 @@ impl Trial {
 
 #[cfg(test)]
 mod tests {
-    use hb_ebpf::histogram::Histogram;
+    use zerocopy::FromZeros as _;
 
     use super::*;
 
     fn link(answered: u64, flags: u32) -> Link {
-        Link {
-            last_arrival_ns: 0,
-            last_answer_ns: 0,
-            transmit_ns: 0,
-            transmit_arrival_ns: 0,
-            received: 0,
-            answered,
-            rtt_ns: 0,
-            offset_ns: 0,
-            flags,
-            probe_key: 0,
-            answer_key: 0,
-            mac: [0; 6],
-            answer_key_changes: 0,
-            rtts: Histogram::EMPTY,
-            gaps: Histogram::EMPTY,
-        }
+        Link { answered, flags, ..Link::new_zeroed() }
     }
 
     const START: BootTime = BootTime(1_000_000_000);

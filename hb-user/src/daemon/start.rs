@@ -21,9 +21,10 @@ use tokio::sync::mpsc;
 
 use super::{
     Daemon, EngineKind,
+    clean::Cleaner,
     fence::Fences,
     keys::Keys,
-    prepare::{Prepared, pins},
+    prepare::{LocalVip, Prepared, pins},
     records::{self, Beginning},
     resources::Worker,
 };
@@ -44,6 +45,7 @@ use crate::{
     nonce,
     realtime::Demand,
     resource::{Place, Script, Sequence},
+    sockets::SweepError,
     state_dir::{StateDir, StateDirError},
 };
 
@@ -82,6 +84,9 @@ pub enum StartError {
     /// Too many addresses.
     #[error(transparent)]
     Batch(#[from] BatchFull),
+    /// Connections to an address that moves away cannot be ended.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
     /// Addresses cannot be listed.
     #[error(transparent)]
     Addresses(#[from] AddressError),
@@ -258,6 +263,7 @@ fn assemble(
         demand: demand(config.timers.interval()),
     })?;
 
+    let cleaner = cleaner(&config, &vips)?;
     shared.stamp_controller(clock::now());
 
     let (done, results) = mpsc::unbounded_channel();
@@ -312,6 +318,7 @@ fn assemble(
         paused: None,
         defended: BTreeMap::new(),
         fences: Fences::new(),
+        cleaner,
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),
     };
     for peer in daemon.others() {
@@ -395,6 +402,21 @@ fn script(resource: &Resource) -> Script {
         start_timeout: resource.start_timeout,
         stop_timeout: resource.stop_timeout,
         status_timeout: resource.status_timeout,
+    }
+}
+
+/// Starts what ends connections to addresses that go. Where promises are given it has to work.
+fn cleaner(config: &Config, vips: &[Vec<LocalVip>]) -> Result<Option<Cleaner>, SweepError> {
+    let addresses = |group: &Vec<LocalVip>| group.iter().map(|local| local.vip.ip()).collect();
+    match Cleaner::start(vips.iter().map(addresses).collect()) {
+        Err(error) if config.cluster.policy == Policy::Available => {
+            tracing::warn!(
+                error = super::resources::describe(&error),
+                "connections to an address that moves away are left to end by themselves"
+            );
+            Ok(None)
+        }
+        started => started.map(Some),
     }
 }
 

@@ -8,7 +8,7 @@ fn interface(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Interface {
         index: u32::from(mac),
         mac: Some([2, 0, 0, 0, 0, mac]),
         up: true,
-        loopback: false,
+        loopback: name == "lo",
         addresses: addresses.iter().map(|(ip, prefix)| (ip.parse().unwrap(), *prefix)).collect(),
     }
 }
@@ -16,8 +16,7 @@ fn interface(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Interface {
 /// The host that node a of [`GOOD`] is.
 fn host() -> HostView {
     let global = [("192.0.2.1", 24), ("2001:db8::1", 64), ("fe80::1", 64)];
-    let loopback =
-        Interface { mac: None, loopback: true, ..interface("lo", 1, &[("127.0.0.1", 8)]) };
+    let loopback = Interface { mac: None, ..interface("lo", 1, &[("127.0.0.1", 8)]) };
     HostView {
         interfaces: vec![interface("eth0", 3, &global), interface("eth1", 10, &[]), loopback],
     }

@@ -102,8 +102,8 @@ pub(super) struct Group {
     pub(super) ready: bool,
     /// What the record says.
     pub(super) record: RecordFacts,
-    /// Since when the lease of the group held has run out, as far as this node looked.
-    lapsed: Option<BootTime>,
+    /// When the lease of the group held had run out, and when this node saw that first.
+    lapsed: Option<(BootTime, BootTime)>,
     /// Whether the record was seen to seek in this phase.
     sought: bool,
     /// Not to seek before this, after a seek without a majority.
@@ -231,13 +231,13 @@ impl Group {
         if let Phase::Released { successor, .. } = self.phase { successor } else { None }
     }
 
-    /// Returns when after `now` [`settle`](Self::settle) has something to do though nothing happened.
+    /// Returns when, after `now`, [`settle`](Self::settle) has something to do though nothing
+    /// happened.
     pub(super) fn timeout(&self, now: BootTime) -> Option<BootTime> {
         let waiting = self.waiting.map(|(_, until)| until);
         let apart = self.phase.is_apart();
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
-        // One that has passed must not hide a later one.
         let all = [self.deadline, waiting, paused, blocked].into_iter().flatten();
         all.filter(|due| *due > now).min()
     }
@@ -289,17 +289,18 @@ impl Group {
                 self.give_way(epoch, Reason::Lost, now, out);
             }
             Some(_) if now < self.record.lease_end => {
-                if let Some(since) = self.lapsed.take() {
-                    let closed = now.since(since);
+                if let Some((end, _)) = self.lapsed.take() {
+                    let closed = now.since(end);
                     out.push(Action::Log(Transition::Regained { group, closed }));
                 }
             }
             Some(held) => {
-                let since = *self.lapsed.get_or_insert_with(|| {
+                let (_, seen) = *self.lapsed.get_or_insert_with(|| {
                     out.push(Action::Log(Transition::Lapsed { group }));
-                    self.record.lease_end
+                    (self.record.lease_end, now)
                 });
-                if since.after(self.bounds.promise) <= now {
+                // From when it was seen: a machine that stood still may renew it with its next probe.
+                if seen.after(self.bounds.promise) <= now {
                     self.lapsed = None;
                     self.give_way(held, Reason::Lapsed, now, out);
                 }
