@@ -420,11 +420,4 @@ impl Daemon {
         let over = bound.is_empty() || *now >= *since + 1_000_000_000;
         (!over).then_some(*now + 1_000_000)
     }
-
-    /// Tells whether any peer counts as dead here, for the judge's timeline.
-    pub(crate) fn deaths(kernel: &Kernel) -> Vec<u8> {
-        let dead =
-            |contact: &&crate::kernel::Contact| Life::from_code(contact.peer.life) == Life::Dead;
-        kernel.contacts.iter().filter(dead).map(|contact| contact.id).collect()
-    }
 }

@@ -14,6 +14,7 @@ pub(crate) struct Host {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     pub(crate) powered: bool,
+    pub(crate) boots: u64,
     pub(crate) kernel: Option<Kernel>,
     pub(crate) daemon: Option<Daemon>,
     /// Counts kernel halves, and daemons: what is on its way for an earlier one is void.
@@ -48,6 +49,7 @@ impl Host {
             clock,
             disk: Disk { generation: 1, vows: vec![None; plan.groups], ..Disk::default() },
             powered: false,
+            boots: 0,
             kernel: None,
             daemon: None,
             life: 0,
@@ -113,7 +115,7 @@ impl Host {
 
     /// What runs looks at the clock; `None` if it does not run now.
     pub(crate) fn running(&mut self, real: u64) -> Option<(&mut Daemon, Machine<'_>)> {
-        if self.frozen {
+        if self.frozen || self.clock.stands() {
             return None;
         }
         let now = self.clock.at(real);

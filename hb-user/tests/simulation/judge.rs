@@ -24,6 +24,8 @@ struct Passed {
     /// When the last one did, in real time and by the machine's clock.
     last: u64,
     local: u64,
+    /// In which life of the machine.
+    boot: u64,
     /// The machine had stood still, and had not noticed.
     residue: bool,
     /// Passes still, as far as was looked.
@@ -118,7 +120,8 @@ impl Judge {
                 if before.is_some_and(|before| before.epoch > epoch) {
                     return Err(format!("machine {} goes back in epochs", at + 1));
                 }
-                let passed = Passed { epoch, last: now, local, residue, open: true };
+                let boot = host.boots;
+                let passed = Passed { epoch, last: now, local, boot, residue, open: true };
                 self.passed[at][group] = Some(passed);
                 let judged = self.judge(plan, hosts, at, group, now, bent);
                 match judged {
@@ -155,9 +158,10 @@ impl Judge {
         for (other, host) in hosts.iter().enumerate().filter(|(other, _)| *other != at) {
             let Some(theirs) = self.passed[other][group] else { continue };
             // Those of a machine that lost power left before that, or never.
-            let waits = host.powered && host.clock.at(now) < theirs.local + margin;
+            let lives = host.powered && host.boots == theirs.boot;
+            let waits = theirs.open || host.clock.at(now) < theirs.local + margin;
             let stood = host.stood.is_some_and(|stood| stood >= theirs.last);
-            let may_leave = (waits || theirs.open) && host.powered && !stood && !theirs.residue;
+            let may_leave = lives && waits && !stood && !theirs.residue;
             let fenced = self.fenced[other].is_some_and(|fenced| fenced >= theirs.last);
             let (me, them) = (at + 1, other + 1);
             let (e, f) = (ours.epoch.0, theirs.epoch.0);

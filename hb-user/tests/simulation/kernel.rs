@@ -23,6 +23,8 @@ use crate::plan::{CONTROLLER_DEADTIME, INTERVAL, Plan, id};
 /// As in `program/silence.rs`: a controller so old is gone, and nobody watches any more.
 const ABANDONED: u64 = 1_000_000_000;
 const LINK: u8 = 0;
+/// Events that the ring buffer holds.
+const RING: usize = 512;
 
 /// What a kernel half has of another machine.
 pub(crate) struct Contact {
@@ -43,8 +45,9 @@ pub(crate) struct Kernel {
     pub(crate) terms: Terms,
     pub(crate) records: Vec<Record>,
     pub(crate) contacts: Vec<Contact>,
-    /// The ring buffer.
+    /// The ring buffer, and what the timeline has not told yet.
     pub(crate) events: VecDeque<Event>,
+    pub(crate) news: Vec<Event>,
     /// Frames that leave.
     pub(crate) out: Vec<Frame>,
 }
@@ -81,6 +84,7 @@ impl Kernel {
             records: vec![Record { blocked_until_ns: u64::MAX, ..Record::default() }; plan.groups],
             contacts: others.map(contact).collect(),
             events: VecDeque::new(),
+            news: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -137,7 +141,7 @@ impl Kernel {
         } else {
             return;
         };
-        self.events.push_back(event(kind, peer, 0, now));
+        self.push(event(kind, peer, 0, now));
     }
 
     /// As `listen` in `program/records.rs`.
@@ -149,7 +153,7 @@ impl Kernel {
         if let Some(news) = LeaseNews::of(before, record, heard.released) {
             let mut event = event(EventKind::Lease, frame.source, group as u8, now);
             event.cause = news as u8;
-            self.events.push_back(event);
+            self.push(event);
         }
     }
 
@@ -229,7 +233,7 @@ impl Kernel {
         if abandoned {
             peer.watched = 0;
             contact.set_timer(None);
-            self.events.push_back(event(EventKind::Unwatched, self.contacts[at].id, 0, now));
+            self.push(event(EventKind::Unwatched, self.contacts[at].id, 0, now));
             return;
         }
         let decision = deadline::decide(peer, others, now);
@@ -252,7 +256,15 @@ impl Kernel {
         let mut event = event(kind, self.contacts[at].id, 0, now);
         event.cause = decision.cause as u8;
         event.silence_ns = decision.silence_ns;
-        self.events.push_back(event);
+        self.push(event);
+    }
+
+    /// What does not fit is lost.
+    fn push(&mut self, event: Event) {
+        self.news.push(event);
+        if self.events.len() < RING {
+            self.events.push_back(event);
+        }
     }
 
     fn others(&self, buddy: u8, now: u64) -> Others {

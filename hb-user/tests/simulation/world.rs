@@ -4,7 +4,10 @@ mod faults;
 
 use std::collections::BTreeMap;
 
-use hb_ebpf::{maps::EventKind, wire::Frame};
+use hb_ebpf::{
+    maps::{self, Cause, EventKind, LeaseNews},
+    wire::Frame,
+};
 use hb_user::{
     core::{Phase, Transition},
     witness::generation::reserve,
@@ -246,7 +249,7 @@ impl World {
     fn fast(&mut self, at: usize, start: u64) {
         let now = self.now;
         let host = &mut self.hosts[at];
-        if host.start != start || host.fast_at != now || host.clock.stands() {
+        if host.start != start || host.fast_at != now {
             return;
         }
         host.fast_at = u64::MAX;
@@ -267,7 +270,7 @@ impl World {
     fn main(&mut self, at: usize, start: u64) {
         let now = self.now;
         let host = &mut self.hosts[at];
-        if host.start != start || host.main_at != now || host.clock.stands() {
+        if host.start != start || host.main_at != now {
             return;
         }
         host.main_at = u64::MAX;
@@ -336,19 +339,8 @@ impl World {
         let Some(kernel) = &mut self.hosts[at].kernel else { return };
         let out = std::mem::take(&mut kernel.out);
         let events = !kernel.events.is_empty();
-        if self.trace.is_some() {
-            let news: Vec<_> = kernel.events.iter().copied().collect();
-            for event in news {
-                if matches!(
-                    EventKind::from_code(event.kind),
-                    Some(EventKind::Dead | EventKind::Lease | EventKind::Up)
-                ) {
-                    self.note(at, || {
-                        let kind = EventKind::from_code(event.kind);
-                        format!("kernel: {kind:?} by {} cause {}", event.peer, event.cause)
-                    });
-                }
-            }
+        for event in std::mem::take(&mut kernel.news) {
+            self.tell(at, &event);
         }
         for frame in out {
             let to = index(frame.destination);
@@ -361,6 +353,16 @@ impl World {
             self.wake_fast(at);
         }
         self.set_timers(at);
+    }
+
+    fn tell(&mut self, at: usize, event: &maps::Event) {
+        let text = match EventKind::from_code(event.kind) {
+            Some(EventKind::Dead) => format!("{:?}", Cause::from_code(event.cause)),
+            Some(EventKind::Lease) => format!("{:?}", LeaseNews::from_code(event.cause)),
+            Some(EventKind::Up) => "is heard".to_owned(),
+            _ => return,
+        };
+        self.note(at, || format!("kernel: machine {}: {text}", event.peer));
     }
 
     fn set_timers(&mut self, at: usize) {
@@ -423,6 +425,7 @@ impl World {
             return;
         }
         host.powered = true;
+        host.boots += 1;
         let witness = at >= self.plan.cluster.nodes();
         if self.now > 0 {
             let rate = draw_rates(&mut self.rng, 1, self.bent)[0];

@@ -21,7 +21,7 @@ impl World {
             }
             Fault::Kill { host } => self.hosts[host].kill_daemon(),
             Fault::Freeze { host } => self.hosts[host].frozen = self.hosts[host].daemon.is_some(),
-            Fault::Leave { host } => self.tell(host, Input::Stop),
+            Fault::Leave { host } => self.feed(host, Input::Stop),
             Fault::Pause { host } => {
                 let host = &mut self.hosts[host];
                 if host.powered && !host.clock.stands() {
@@ -41,7 +41,7 @@ impl World {
             }
             Fault::Move { group, to } => {
                 for host in 0..self.plan.cluster.nodes() {
-                    self.tell(host, Input::Move { group: GroupId(group as u8), to: id(to) });
+                    self.feed(host, Input::Move { group: GroupId(group as u8), to: id(to) });
                 }
             }
             Fault::Fail { host } => self.fail(host),
@@ -99,7 +99,7 @@ impl World {
         // The operator has mended it, and says so.
         for host in 0..self.plan.cluster.nodes() {
             for group in 0..self.plan.groups as u8 {
-                self.tell(host, Input::Clear { group: GroupId(group) });
+                self.feed(host, Input::Clear { group: GroupId(group) });
             }
         }
         self.open_faults -= 1;
@@ -140,7 +140,7 @@ impl World {
     fn fail(&mut self, host: usize) {
         for group in 0..self.plan.groups as u8 {
             let error = "it ended".to_owned();
-            self.tell(host, Input::ResourcesFailed { group: GroupId(group), error });
+            self.feed(host, Input::ResourcesFailed { group: GroupId(group), error });
         }
     }
 
@@ -153,7 +153,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, host: usize, input: Input) {
+    fn feed(&mut self, host: usize, input: Input) {
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.feed(input);
             self.wake_main(host);
