@@ -9,7 +9,7 @@ use hb_ebpf::{
         op::{DONE, Op, Order},
         start,
     },
-    maps::{EventKind, Life},
+    maps::EventKind,
     time::BootTime,
     wire::{State, WORD_ENDLESS},
 };

@@ -22,6 +22,8 @@ pub(crate) struct Host {
     pub(crate) start: u64,
     /// The daemon is stopped (SIGSTOP).
     pub(crate) frozen: bool,
+    /// It was told to leave in order.
+    pub(crate) leaves: bool,
     /// When a pause of the machine ended, by its clock, if there was one in this life.
     pub(crate) resumed: Option<u64>,
     /// When it last stood still, in real time.
@@ -55,6 +57,7 @@ impl Host {
             life: 0,
             start: 0,
             frozen: false,
+            leaves: false,
             resumed: None,
             stood: None,
             ring: Frames::new(),
@@ -94,6 +97,7 @@ impl Host {
     pub(crate) fn kill_daemon(&mut self) {
         self.daemon = None;
         self.frozen = false;
+        self.leaves = false;
         self.fast_at = u64::MAX;
         self.main_at = u64::MAX;
     }

@@ -169,7 +169,8 @@ impl Judge {
                 // The fence is the order.
                 continue;
             }
-            if ours.epoch <= theirs.epoch {
+            // Each side of a partition had its own numbers.
+            if ours.epoch <= theirs.epoch && (!available || theirs.open) {
                 return Err(format!(
                     "{me} serves group {group} at {e:x} after {them} did at {f:x}"
                 ));
@@ -217,6 +218,7 @@ impl Judge {
     pub(crate) fn over(
         &mut self,
         plan: &Plan,
+        hosts: &[Host],
         mended: bool,
         settled: bool,
         now: u64,
@@ -228,7 +230,9 @@ impl Judge {
         if !settled {
             self.settled = None;
             if now > self.mended + plan.patience() {
-                return Err(format!("not served {} ms after all was mended", plan.patience() / MS));
+                let up: Vec<_> = hosts.iter().map(|host| &host.addresses).collect();
+                let after = plan.patience() / MS;
+                return Err(format!("not well {after} ms after all was mended, with {up:?} up"));
             }
             return Ok(None);
         }

@@ -111,7 +111,11 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             1 => Fault::FailAdds { host: node },
             _ => Fault::FailRemoves { host: node },
         },
-        _ if plan.cluster == Cluster::Safe => Fault::FailFences,
-        _ => Fault::LoseDisk { host: node },
+        _ => match plan.cluster {
+            Cluster::Witness | Cluster::Three => Fault::LoseDisk { host: node },
+            Cluster::Safe => Fault::FailFences,
+            // Nobody else would know the numbers.
+            Cluster::Available => Fault::Crash { host },
+        },
     }
 }

@@ -171,7 +171,7 @@ impl World {
         let runs = |host: &Host| host.daemon.is_some() && !host.frozen;
         let mended = self.open_faults == 0 && nodes.iter().all(runs);
         let settled = mended && self.judge.settled(&self.plan, &self.hosts, self.now);
-        let over = self.judge.over(&self.plan, mended, settled, self.now);
+        let over = self.judge.over(&self.plan, &self.hosts, mended, settled, self.now);
         let Some(took) = over.map_err(|error| format!("{error}: {}", self.phases()))? else {
             return Ok(false);
         };

@@ -21,7 +21,10 @@ impl World {
             }
             Fault::Kill { host } => self.hosts[host].kill_daemon(),
             Fault::Freeze { host } => self.hosts[host].frozen = self.hosts[host].daemon.is_some(),
-            Fault::Leave { host } => self.feed(host, Input::Stop),
+            Fault::Leave { host } => {
+                self.hosts[host].leaves = self.hosts[host].daemon.is_some();
+                self.feed(host, Input::Stop);
+            }
             Fault::Pause { host } => {
                 let host = &mut self.hosts[host];
                 if host.powered && !host.clock.stands() {
@@ -74,8 +77,7 @@ impl World {
                 self.look_again(*host);
             }
             Fault::Leave { host } => {
-                let found = &self.hosts[*host];
-                if found.daemon.as_ref().is_some_and(|daemon| daemon.core.view().leaving) {
+                if self.hosts[*host].leaves {
                     return self.after(10 * MS, Event::End { fault: at });
                 }
                 self.start_daemon(*host);
