@@ -76,17 +76,22 @@ impl Daemon {
 
     /// Does the same with an argument.
     pub(super) fn order_with(&mut self, order: Order) -> bool {
+        self.order_for_code(order) == Some(DONE)
+    }
+
+    /// Does the same and returns what came of it, `None` if the kernel did not say.
+    pub(super) fn order_for_code(&mut self, order: Order) -> Option<u8> {
         let group = GroupId(order.group);
-        let done = match self.leases.order(order) {
-            Ok(answer) => answer.code == DONE,
+        let code = match self.leases.order(order) {
+            Ok(answer) => Some(answer.code),
             Err(error) => {
                 let group = self.group_name(group);
                 tracing::error!(group, error = describe(&error), "record not changed");
-                false
+                None
             }
         };
         self.look_at_record(group);
-        done
+        code
     }
 
     /// Tells the core what the record of a group says now.

@@ -1,5 +1,7 @@
 //! What a group does by itself, given what is so around it.
 
+use std::time::Duration;
+
 use hb_ebpf::{epoch::Epoch, time::BootTime};
 
 use super::{Around, Group, Phase};
@@ -11,6 +13,9 @@ use crate::{
     },
     id::NodeId,
 };
+
+/// How late the fast path of a busy machine may begin what it was told.
+const LATE: Duration = Duration::from_millis(20);
 
 impl Group {
     /// Does what the state of affairs asks for. Returns whether anything changed that what
@@ -240,7 +245,8 @@ impl Group {
         self.deadline = Some(match self.record.held() {
             // Held already: only the addresses are waited for.
             Some(_) => now.after(self.bounds.take),
-            None => free.after(self.bounds.seek),
+            // Not before the fast path had time to begin: giving up ends what it is after.
+            None => free.after(self.bounds.seek + LATE),
         });
     }
 
