@@ -6,7 +6,7 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         fence::Vow,
-        op::{DONE, Op, Order},
+        op::{DONE, Op, Order, WAIT},
         start,
     },
     maps::EventKind,
@@ -50,6 +50,8 @@ pub(crate) enum Work {
     FenceDue,
     /// The agent runs.
     Fence,
+    /// The last packets of a node that was fenced leave.
+    Silence,
 }
 
 /// What came of it.
@@ -72,6 +74,8 @@ pub(crate) struct Daemon {
     /// For which group and epoch a fence is wanted, and those that the agent runs for.
     wanted: Vec<(GroupId, Epoch)>,
     fencing: Vec<(GroupId, Epoch)>,
+    /// And those whose records wait for the last packets of the other node.
+    silent: Vec<(GroupId, Epoch)>,
     fence_due: bool,
     /// Since when it says farewell, and to whom.
     farewell: Option<(u64, Vec<(usize, u8)>)>,
@@ -93,13 +97,14 @@ impl Daemon {
         let available = kernel.terms.policy() == hb_ebpf::lease::Policy::Available;
         disk.incarnation += 1;
         disk.vows.resize(plan.groups, None);
-        let learner = !found && disk.generation == 0 && !available;
         if !found {
-            if !learner {
+            let lost = disk.generation == 0 && !available;
+            if !lost {
                 disk.generation += 1;
             }
-            kernel.begin((!learner).then_some(disk.generation), now);
+            kernel.begin((!lost).then_some(disk.generation), now);
         }
+        let learner = kernel.records.iter().any(start::is_learner);
         for group in 0..plan.groups as u8 {
             kernel.order(Order::new(Op::FenceFailed, group), now);
             let vow = disk.vows[usize::from(group)].unwrap_or(Epoch::NONE);
@@ -127,6 +132,7 @@ impl Daemon {
             learner,
             wanted: Vec::new(),
             fencing: Vec::new(),
+            silent: Vec::new(),
             fence_due: false,
             farewell: None,
             resources: vec![false; plan.groups],
@@ -267,7 +273,15 @@ impl Daemon {
                 self.feed(Input::ResourcesStopped { group: id(group), result });
             }
             Work::FenceDue => self.begin_fence(machine),
-            Work::Fence => self.end_fence(machine, &result),
+            Work::Fence => {
+                let asked = std::mem::take(&mut self.fencing);
+                self.report_fence(machine, asked, &result);
+                self.schedule_fence();
+            }
+            Work::Silence => {
+                let asked = std::mem::take(&mut self.silent);
+                self.report_fence(machine, asked, &result);
+            }
         }
     }
 
@@ -370,16 +384,29 @@ impl Daemon {
         }
     }
 
-    fn end_fence(&mut self, machine: &mut Machine<'_>, result: &Result<(), String>) {
+    fn report_fence(
+        &mut self,
+        machine: &mut Machine<'_>,
+        asked: Vec<(GroupId, Epoch)>,
+        result: &Result<(), String>,
+    ) {
         let op = if result.is_ok() { Op::Fenced } else { Op::FenceFailed };
-        for (group, epoch) in std::mem::take(&mut self.fencing) {
+        for (group, epoch) in asked {
             let order = Order { epoch: epoch.0, ..Order::new(op, group.0) };
-            let taken = self.order(machine, order);
+            let code = machine.kernel.order(order, machine.now).code;
+            self.look_at_record(machine, usize::from(group.0));
+            if code == WAIT {
+                self.silent.push((group, epoch));
+                continue;
+            }
+            let taken = code == DONE;
             let late = || Err("the report came too late".to_owned());
             let result = if taken || result.is_err() { result.clone() } else { late() };
             self.feed(Input::Fenced { group, epoch, result });
         }
-        self.schedule_fence();
+        if !self.silent.is_empty() {
+            self.work.push(Work::Silence);
+        }
     }
 
     /// Binds this node, which leaves, to whoever holds.

@@ -230,6 +230,7 @@ impl Fast {
                         seek.due = now + ask(0);
                     }
                     code if code == SeekError::Bound as u8 => seek.due = answer.record.until_ns,
+                    code if code == SeekError::Generation as u8 => seek.due = now + INTERVAL,
                     _ => {
                         self.seeks[group] = None;
                         return;

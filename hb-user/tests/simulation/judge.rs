@@ -24,6 +24,8 @@ struct Passed {
     /// When the last one did, in real time and by the machine's clock.
     last: u64,
     local: u64,
+    /// When it has left at the latest, if the clock goes on like this.
+    gone: u64,
     /// In which life of the machine.
     boot: u64,
     /// The machine had stood still, and had not noticed.
@@ -85,6 +87,7 @@ impl Judge {
                     last = last.min(host.clock.real_of(kernel.last_packet(group), from));
                 }
                 (passed.last, passed.local) = (last, host.clock.at(last));
+                passed.gone = host.clock.real_of(passed.local + MARGIN, last);
             }
         }
     }
@@ -121,7 +124,8 @@ impl Judge {
                     return Err(format!("machine {} goes back in epochs", at + 1));
                 }
                 let boot = host.boots;
-                let passed = Passed { epoch, last: now, local, boot, residue, open: true };
+                let gone = host.clock.real_of(local + MARGIN, now);
+                let passed = Passed { epoch, last: now, local, gone, boot, residue, open: true };
                 self.passed[at][group] = Some(passed);
                 let judged = self.judge(plan, hosts, at, group, now, bent);
                 match judged {
@@ -165,12 +169,12 @@ impl Judge {
             let fenced = self.fenced[other].is_some_and(|fenced| fenced >= theirs.last);
             let (me, them) = (at + 1, other + 1);
             let (e, f) = (ours.epoch.0, theirs.epoch.0);
-            if plan.cluster == Cluster::Safe && fenced {
-                // The fence is the order.
-                continue;
-            }
+            // A fence need not cut the queues behind the gate; apart from that it is the order.
+            let queued = fenced && !host.powered && now < theirs.gone;
+            let may_leave = may_leave || (queued && !theirs.residue);
+            let ordered = fenced && plan.cluster == Cluster::Safe;
             // Each side of a partition had its own numbers.
-            if ours.epoch <= theirs.epoch && (!available || theirs.open) {
+            if ours.epoch <= theirs.epoch && !ordered && (!available || theirs.open) {
                 return Err(format!(
                     "{me} serves group {group} at {e:x} after {them} did at {f:x}"
                 ));
