@@ -117,6 +117,9 @@ impl Core {
             }
             Input::Move { group, to } => {
                 self.with(group, |group| group.moving = Some(to));
+                self.settle(out);
+                // Now or never: nobody expects it hours later, when it has become possible.
+                return self.with(group, |group| group.moving = None);
             }
             Input::Took { group, epoch, result } => {
                 self.with(group, |group| group.took(epoch, result, now, &mut out));
@@ -277,7 +280,7 @@ impl Core {
             let unchanged = facts.incarnation == before.incarnation
                 && word.state() != State::Holding
                 && word.health() == Health::Standby;
-            if group.passed_over == Some(id) && !unchanged {
+            if group.passed_over == Some(id) && (returned || !unchanged) {
                 group.passed_over = None;
             }
             if let (Some(reason), true) = (&gone, armed.contains(&group.setup.id)) {

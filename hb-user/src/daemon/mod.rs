@@ -21,12 +21,14 @@ mod act;
 mod clean;
 mod fence;
 mod gate;
+mod gate_report;
 mod keys;
 mod notice;
 mod observe;
 mod prepare;
 mod records;
 mod report;
+mod requests;
 mod resources;
 mod selftest;
 mod start;
@@ -47,6 +49,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub use gate_report::{GateError, Removed, gate, remove_gate};
 pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
 pub use start::StartError;
 
@@ -62,7 +65,7 @@ use crate::{
     core::{Core, Input},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, Shared},
+    kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
     state_dir::{StateDir, StateDirError},
 };
 
@@ -143,6 +146,8 @@ struct Daemon {
     generation: u32,
     fences: fence::Fences,
     cleaner: Option<clean::Cleaner>,
+    /// Nobody else may remove what is pinned.
+    _pins_lock: PinsLock,
     /// Groups promised without an end, on the disk.
     vowed: [bool; GROUPS],
 }

@@ -71,7 +71,7 @@ pub(super) struct Half {
 }
 
 /// The kernel half of a node.
-const NODE_HALF: Half = Half {
+pub(super) const NODE_HALF: Half = Half {
     pinned: &PINNED,
     programs: &["heartbeat", "watch", "judge", "order"],
     timers: Some("arm"),
