@@ -66,6 +66,7 @@ use crate::{
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
+    realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
 };
 
