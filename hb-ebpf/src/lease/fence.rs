@@ -18,6 +18,11 @@ use crate::{
     wire::{GroupWord, State, UNLIMITED, WORD_ENDLESS},
 };
 
+/// [`Record::fencing`]: a fence was asked for, and nothing is known of it.
+const ASKED: u8 = 1;
+/// [`Record::fencing`]: it was confirmed, and the other node's last packets may still leave.
+const CONFIRMED: u8 = 2;
+
 /// Whether a promise has an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -45,34 +50,65 @@ impl Record {
 }
 
 /// Notes that the other node is going to be fenced, for the epoch that this one seeks; tells
-/// whether that may begin. Until [`report`] nothing is promised.
+/// whether that may begin. Until [`report`] is done with it nothing is promised.
 #[inline(always)]
 pub fn ask(record: &mut Record, terms: &Terms) -> bool {
     let seeks = matches!(record.state(), State::Seeking);
     if !matches!(terms.policy(), Policy::Safe) || !seeks || record.fencing != 0 {
         return false;
     }
-    record.fencing = 1;
+    record.fencing = ASKED;
     true
 }
 
-/// Takes what came of the fence asked for in `epoch`; tells whether this node holds by it.
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reported {
+    /// Nothing: the fence failed, or it counts no more.
+    Dropped = 0,
+    /// It counts; the last packets of the other node may still leave. To be reported again, after
+    /// [`Terms::wait_ns`] and until this node holds.
+    Waits = 1,
+    /// This node holds by it, without an end.
+    Holds = 2,
+}
+
+/// Takes what came of the fence asked for in `epoch`.
 ///
 /// It counts once, and only in the epoch it was asked for: a node that gave that up meanwhile may
 /// promise again, and the other one may have come back and been given the group since.
+///
+/// The other node's gate may have been open until it was off, by an endless lease, and a fence need
+/// not cut the queues behind the gate (of a virtual machine they are the host's). So from the first
+/// report of success on the node waits as if that gate had closed then.
 #[inline(always)]
-pub fn report(record: &mut Record, epoch: Epoch, fenced: bool, now: u64) -> bool {
-    let asked = core::mem::replace(&mut record.fencing, 0) != 0;
+pub fn report(
+    record: &mut Record,
+    terms: &Terms,
+    epoch: Epoch,
+    fenced: bool,
+    now: u64,
+) -> Reported {
+    let stage = core::mem::replace(&mut record.fencing, 0);
     let same = record.epoch == epoch.0;
     let may_hold = matches!(record.state(), State::Seeking | State::Holding);
-    if !asked || !fenced || !same || !may_hold {
-        return false;
+    if stage == 0 || !fenced || !same || !may_hold {
+        return Reported::Dropped;
+    }
+    if stage == ASKED {
+        record.sought_ns = now;
+    }
+    // A packet may have passed at the very instant of the report.
+    if now <= record.sought_ns.saturating_add(terms.wait_ns()) {
+        record.fencing = CONFIRMED;
+        return Reported::Waits;
     }
     record.state = State::Holding as u8;
     record.recorded = record.epoch;
     record.lease_end_ns = ENDLESS;
     record.sought_ns = now;
-    true
+    Reported::Holds
 }
 
 /// Makes the promise to the holder unlimited, because this node leaves; tells whether there was one
@@ -90,28 +126,30 @@ pub fn vow(record: &mut Record, terms: &Terms, now: u64) -> bool {
     true
 }
 
-/// Begins with the unlimited promise of `epoch` that this node gave when it left, or with the one in
-/// the record if `epoch` is none; tells whether there is one.
+/// Begins with the unlimited promise of `epoch` that this node gave when it left, as its disk says,
+/// or with the one in the record; tells whether there is one.
+///
+/// A record that was kept knows more than the disk: the holder may have taken a higher number since,
+/// or the promise may have an end again.
 #[inline(always)]
 pub fn rejoin(record: &mut Record, terms: &Terms, epoch: Epoch) -> bool {
     if !matches!(terms.policy(), Policy::Safe) {
         return false;
     }
-    if epoch.0 == Epoch::NONE.0 {
-        if matches!(record.vow(), Vow::None) {
-            return false;
-        }
-    } else {
+    if epoch.0 > record.promised {
         record.promised = epoch.0;
         record.released = 0;
-        record.promise_t0_ns = 0;
-        record.promise_lease_ns = 0;
         if epoch.0 > record.recorded {
             record.recorded = epoch.0;
         }
+    } else if matches!(record.vow(), Vow::None) {
+        return false;
     }
     record.vow = Vow::Joining as u8;
     record.until_ns = u64::MAX;
+    // The next request says what is promised from here on; until then, nothing.
+    record.promise_t0_ns = 0;
+    record.promise_lease_ns = 0;
     true
 }
 

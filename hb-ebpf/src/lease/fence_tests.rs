@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     lease::{
         gate,
-        holder::{self, SeekError},
+        holder::{self, SeekError, Taken},
         start,
         terms::tests::{AFTER, OTHER, terms as witnessed},
         voter::{Request, Verdict, request},
@@ -31,7 +31,9 @@ fn seeking() -> (Record, Terms, Epoch) {
 fn alone() -> (Record, Terms, Epoch) {
     let (mut record, terms, epoch) = seeking();
     assert!(ask(&mut record, &terms));
-    assert!(report(&mut record, epoch, true, AFTER + 10));
+    let confirmed = AFTER + 9 - terms.wait_ns();
+    assert_eq!(report(&mut record, &terms, epoch, true, confirmed), Reported::Waits);
+    assert_eq!(report(&mut record, &terms, epoch, true, AFTER + 10), Reported::Holds);
     (record, terms, epoch)
 }
 
@@ -76,27 +78,49 @@ fn nothing_is_promised_from_the_request_to_the_report() {
     let later = AFTER + terms.seek_ns;
     assert_eq!(request(&mut record, &terms, OTHER, &ask_for(higher), later), Verdict::Fencing);
     assert_eq!(holder::seek(&mut record, &terms, later), Err(SeekError::Fencing));
-    assert!(!report(&mut record, epoch, false, later));
+    assert_eq!(report(&mut record, &terms, epoch, false, later), Reported::Dropped);
     assert_eq!(request(&mut record, &terms, OTHER, &ask_for(higher), later), Verdict::Promised);
 }
 
 #[test]
 fn a_report_counts_once_and_in_its_epoch_only() {
     let (mut record, terms, epoch) = seeking();
-    assert!(!report(&mut record.clone(), epoch, true, AFTER), "nobody asked");
+    let after = AFTER + terms.wait_ns() + 1;
+    let success = |record: &mut Record, epoch, now| report(record, &terms, epoch, true, now);
+    assert_eq!(success(&mut record.clone(), epoch, AFTER), Reported::Dropped, "nobody asked");
     assert!(ask(&mut record, &terms));
     let mut failed = record;
-    assert!(!report(&mut failed, epoch, false, AFTER));
-    assert!(!report(&mut failed, epoch, true, AFTER), "it was reported already");
+    assert_eq!(report(&mut failed, &terms, epoch, false, AFTER), Reported::Dropped);
+    assert_eq!(success(&mut failed, epoch, AFTER), Reported::Dropped, "it was reported already");
     let mut left = record;
     assert!(holder::give_up(&mut left, &terms, AFTER + terms.seek_ns));
-    assert!(!report(&mut left, epoch, true, AFTER));
+    assert_eq!(success(&mut left, epoch, AFTER), Reported::Dropped);
     assert_eq!(left.state(), State::Idle);
     let mut other = record;
-    assert!(!report(&mut other, epoch.next(1).unwrap(), true, AFTER));
+    assert_eq!(success(&mut other, epoch.next(1).unwrap(), AFTER), Reported::Dropped);
     assert_eq!(other.state(), State::Seeking);
-    assert!(report(&mut record, epoch, true, AFTER));
-    assert!(!report(&mut record, epoch, true, AFTER));
+    assert_eq!(success(&mut record, epoch, AFTER), Reported::Waits);
+    assert_eq!(success(&mut record, epoch, after), Reported::Holds);
+    assert_eq!(success(&mut record, epoch, after), Reported::Dropped);
+}
+
+#[test]
+fn the_gate_opens_when_the_last_packets_of_a_fenced_node_have_left() {
+    let (mut record, terms, epoch) = seeking();
+    let higher = epoch.next(OTHER).unwrap();
+    assert!(ask(&mut record, &terms));
+    let confirmed = AFTER + 50;
+    let last = confirmed + terms.wait_ns();
+    for now in [confirmed, confirmed + 1, last] {
+        assert_eq!(report(&mut record, &terms, epoch, true, now), Reported::Waits);
+        assert_eq!(gate::open(&record, now), None);
+        assert_eq!(request(&mut record, &terms, OTHER, &ask_for(higher), now), Verdict::Fencing);
+    }
+    let mut failed = record;
+    assert_eq!(report(&mut failed, &terms, epoch, false, last), Reported::Dropped);
+    assert_eq!(report(&mut failed, &terms, epoch, true, last + 1), Reported::Dropped);
+    assert_eq!(report(&mut record, &terms, epoch, true, last + 1), Reported::Holds);
+    assert_eq!(gate::open(&record, last + 1), Some(epoch));
 }
 
 #[test]
@@ -223,4 +247,60 @@ fn a_clock_that_jumped_ends_no_endless_lease() {
     let (mut record, terms, epoch) = alone();
     start::clock_jumped(&mut record, &terms, AFTER + 500);
     assert_eq!(gate::open(&record, AFTER + 500), Some(epoch));
+}
+
+#[test]
+fn an_old_promise_without_an_end_does_not_make_an_ordinary_lease_endless_again() {
+    let (mut a, terms_a, epoch) = alone();
+    let t0 = AFTER + 100;
+    let ordinary = Promise { epoch, t0_ns: t0, lease_ns: 200 };
+    holder::promise(&mut a, &terms_a, OTHER, &ordinary, t0 + 5);
+    assert!(!a.is_endless());
+    // Asked for before the lease turned.
+    let old = Promise { epoch, t0_ns: t0 + 4, lease_ns: UNLIMITED };
+    assert_eq!(holder::promise(&mut a, &terms_a, OTHER, &old, t0 + 6), Taken::Stale);
+    assert!(!a.is_endless());
+    let new = Promise { t0_ns: t0 + 5, ..old };
+    assert_eq!(holder::promise(&mut a, &terms_a, OTHER, &new, t0 + 6), Taken::Extended);
+    assert!(a.is_endless());
+}
+
+#[test]
+fn a_daemon_that_is_back_says_no_more_that_its_promise_has_no_end() {
+    let terms_b = terms(2);
+    let (mut a, terms_a, epoch) = alone();
+    let mut b = fresh(1);
+    let now = AFTER + 100;
+    tell(&a, &mut b, &terms_b, now);
+    tell(&b, &mut a, &terms_a, now);
+    assert!(vow(&mut b, &terms_b, now));
+    assert!(rejoin(&mut b, &terms_b, Epoch::NONE));
+    // A holds by the promise from before, which is no reason to count on the one without an end.
+    tell(&b, &mut a, &terms_a, now);
+    assert!(!a.is_endless());
+    let mut counted = GroupWord::default();
+    word::speak(&a, &terms_a, false, now, &mut counted);
+    word::hear(&mut b, &terms_b, 1, now, &counted, now);
+    assert_eq!((b.vow(), b.until_ns), (Vow::Joining, u64::MAX), "nothing was asked since");
+    tell(&a, &mut b, &terms_b, now);
+    assert_eq!((b.vow(), b.promised), (Vow::None, epoch.0));
+    assert!(b.until_ns <= now + terms_b.promise_ns(terms_b.lease_ns));
+}
+
+#[test]
+fn a_record_that_was_kept_knows_more_than_the_disk() {
+    let terms = terms(2);
+    let (old, new) = (Epoch(0x1_0000_0101), Epoch(0x1_0000_0201));
+    let kept = Record { promised: new.0, recorded: new.0, until_ns: AFTER, ..fresh(1) };
+    // The holder took a higher number after this node had left.
+    let mut left = Record { vow: Vow::Given as u8, until_ns: u64::MAX, ..kept };
+    assert!(rejoin(&mut left, &terms, old));
+    assert_eq!((left.vow(), left.promised), (Vow::Joining, new.0));
+    assert_eq!(request(&mut left, &terms, 1, &ask_for(new), AFTER), Verdict::Renewed);
+    // The promise had an end again, and the disk did not say so yet.
+    for stale in [old, new] {
+        let mut joined = kept;
+        assert!(!rejoin(&mut joined, &terms, stale));
+        assert_eq!(joined, kept);
+    }
 }

@@ -152,9 +152,11 @@ pub fn promise(
     let promised_ns = u64::from(promise.lease_ns);
     let lease_ns = if promised_ns < terms.lease_ns { promised_ns } else { terms.lease_ns };
     let end = if unlimited { ENDLESS } else { t0.saturating_add(lease_ns) };
-    let turns = record.is_endless() != unlimited && fence::may_turn(record, t0, end, now);
+    let endless = record.is_endless();
+    let turns = endless != unlimited && fence::may_turn(record, t0, end, now);
     let Some(expires_ns) = record.expires_ns.get_mut(place) else { return Taken::Other };
-    if !turns && (end <= *expires_ns || record.lease_end_ns == ENDLESS) {
+    // Of an endless lease, and of a promise without an end, only the turn changes anything.
+    if !turns && (end <= *expires_ns || endless || unlimited) {
         return Taken::Stale;
     }
     *expires_ns = end;
@@ -168,6 +170,16 @@ pub fn promise(
         return Taken::Won;
     }
     Taken::Extended
+}
+
+/// Gives a group away whose controller is dead, to whoever seeks it; tells whether it was held. The
+/// kernel half does this by itself, so that the others need not wait for what they promised last.
+#[inline(always)]
+pub fn abandon(record: &mut Record, terms: &Terms, now: u64) -> bool {
+    let before = *record;
+    let held = release(record, terms, 0, now).is_some();
+    record.count_change(&before);
+    held
 }
 
 /// Gives the group away to `successor`, 0 for whoever seeks it, and closes the gate at once;

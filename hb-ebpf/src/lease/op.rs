@@ -3,7 +3,9 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    available, fence, holder,
+    available,
+    fence::{self, Reported},
+    holder,
     record::Record,
     start,
     terms::{Policy, Terms},
@@ -34,7 +36,7 @@ pub enum Op {
     ClockJumped = 9,
     /// A fence of the other node begins; only while this one seeks.
     FenceAsk = 10,
-    /// The other node was fenced, asked for in [`Order::epoch`].
+    /// The other node was fenced, asked for in [`Order::epoch`]; given again while it is [`WAIT`].
     Fenced = 11,
     /// It was not, or nobody knows.
     FenceFailed = 12,
@@ -80,6 +82,9 @@ impl Op {
 pub const DONE: u8 = 0;
 /// [`Order::code`]: nothing to do, or not in this state.
 pub const NOTHING: u8 = 255;
+/// [`Order::code`]: of [`Op::Fenced`]: the report counts, and is to be given again until it is
+/// [`DONE`], after `margin (1 + rho)`.
+pub const WAIT: u8 = 253;
 /// [`Order::code`]: no such operation or group.
 pub const UNKNOWN: u8 = 254;
 
@@ -95,7 +100,7 @@ pub struct Order {
     pub group: u8,
     /// Successor, for [`Op::Release`].
     pub node: u8,
-    /// Out: [`DONE`], [`NOTHING`], [`UNKNOWN`] or a [`holder::SeekError`].
+    /// Out: [`DONE`], [`NOTHING`], [`WAIT`], [`UNKNOWN`] or a [`holder::SeekError`].
     pub code: u8,
     /// Generation, for [`Op::Start`] and [`Op::GenerationStored`].
     pub generation: u32,
@@ -162,8 +167,16 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
             DONE
         }
         Some(Op::FenceAsk) => code(fence::ask(record, terms)),
-        Some(Op::Fenced) => code(fence::report(record, Epoch(order.epoch), true, now)),
-        Some(Op::FenceFailed) => code(fence::report(record, Epoch(order.epoch), false, now)),
+        Some(Op::Fenced) => match fence::report(record, terms, Epoch(order.epoch), true, now) {
+            Reported::Holds => DONE,
+            Reported::Waits => WAIT,
+            Reported::Dropped => NOTHING,
+        },
+        Some(Op::FenceFailed) => {
+            let awaited = record.fencing != 0;
+            fence::report(record, terms, Epoch(order.epoch), false, now);
+            code(awaited)
+        }
         Some(Op::Vow) => code(fence::vow(record, terms, now)),
         Some(Op::Rejoin) => code(fence::rejoin(record, terms, Epoch(order.epoch))),
         Some(Op::Absolve) => code(fence::absolve(record, now)),

@@ -34,7 +34,8 @@ pub struct Record {
     pub promise_t0_ns: u64,
     /// Takes no part before this instant.
     pub blocked_until_ns: u64,
-    /// When the seek began; while it holds, when the lease last became endless or ceased to be.
+    /// When the seek began, or a fence was confirmed in it; while the node holds, when the lease last
+    /// became endless or ceased to be, or a fence was confirmed.
     pub sought_ns: u64,
     /// Lease of the request that set `until_ns`.
     pub promise_lease_ns: u32,
@@ -52,7 +53,8 @@ pub struct Record {
     pub changes: u32,
     /// A [`Vow`](super::fence::Vow): whether the promise has no end.
     pub vow: u8,
-    /// 1 while a fence of the other node is under way: nothing is promised.
+    /// 1 while a fence of the other node is under way, 2 while its last packets may still leave
+    /// after one; nothing is promised meanwhile.
     pub fencing: u8,
     /// Zero.
     pub reserved: [u8; 6],

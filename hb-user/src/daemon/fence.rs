@@ -10,7 +10,7 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         fence::Vow,
-        op::{Op, Order},
+        op::{DONE, Op, Order, WAIT},
     },
     wire::{State, WORD_ENDLESS},
 };
@@ -36,6 +36,8 @@ pub(super) enum Word {
     Due(NodeId),
     /// The agent is done.
     Done(Box<Report>),
+    /// A node was fenced, and its last packets have left: for the groups whose records waited.
+    Silent(Vec<(GroupId, Epoch)>),
 }
 
 /// The fences asked for.
@@ -102,6 +104,7 @@ impl Daemon {
         match word {
             Word::Due(node) => self.begin_fence(node),
             Word::Done(report) => self.end_fence(&report),
+            Word::Silent(asked) => self.report_fence(asked, &Ok(())),
         }
     }
 
@@ -170,8 +173,15 @@ impl Daemon {
     /// Tells records and core what came of a fence.
     fn report_fence(&mut self, asked: Vec<(GroupId, Epoch)>, result: &Result<(), String>) {
         let op = if result.is_ok() { Op::Fenced } else { Op::FenceFailed };
+        let mut waiting = Vec::new();
         for (group, epoch) in asked {
-            let taken = self.order_with(Order { epoch: epoch.0, ..Order::new(op, group.0) });
+            let order = Order { epoch: epoch.0, ..Order::new(op, group.0) };
+            let code = self.order_for_code(order);
+            if code == Some(WAIT) {
+                waiting.push((group, epoch));
+                continue;
+            }
+            let taken = code == Some(DONE);
             if result.is_ok() && !taken {
                 let group = self.group_name(group);
                 tracing::warn!(group, epoch = epoch.0, "report of a fence came too late: dropped");
@@ -183,6 +193,20 @@ impl Daemon {
             };
             self.feed(Input::Fenced { group, epoch, result });
         }
+        if !waiting.is_empty() {
+            self.report_once_silent(waiting);
+        }
+    }
+
+    /// Reports a fence again once the last packets of the node that was fenced have left.
+    fn report_once_silent(&self, waiting: Vec<(GroupId, Epoch)>) {
+        let last_packets = self.config.lease.wait();
+        let sender = self.fences.sender.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(last_packets).await;
+            // The daemon that is gone holds nothing.
+            drop(sender.send(Word::Silent(waiting)));
+        });
     }
 
     /// Binds this node, which leaves, to the node that holds each group, so that it goes on without

@@ -13,6 +13,7 @@ use hb_ebpf::{
         start,
     },
     maps::Life,
+    wire::GROUPS,
 };
 
 use super::{Daemon, resources::describe};
@@ -35,6 +36,19 @@ pub(super) enum Beginning {
     Lost,
 }
 
+/// Has every promise in the records of an earlier configuration bind as long as any could, by the
+/// terms that are in the kernel.
+///
+/// # Errors
+///
+/// [`KernelError`].
+pub(super) fn hold_promises(leases: &Leases) -> Result<(), KernelError> {
+    for group in 0..GROUPS as u8 {
+        leases.order(Order::new(Op::ClockJumped, group))?;
+    }
+    Ok(())
+}
+
 /// Brings the records of all groups to their beginning; `vows` are the epochs promised without an
 /// end, by what is on the disk. Returns whether this node is a learner.
 ///
@@ -47,6 +61,7 @@ pub(super) fn begin(
     beginning: Beginning,
     vows: &BTreeMap<GroupId, Epoch>,
 ) -> Result<bool, KernelError> {
+    let mut learner = false;
     for group in groups {
         let mut order = Order::new(Op::Read, group.0);
         match beginning {
@@ -62,9 +77,11 @@ pub(super) fn begin(
         // An agent of an earlier daemon has nobody to report to.
         leases.order(Order::new(Op::FenceFailed, group.0))?;
         let vow = vows.get(&group).copied().unwrap_or(Epoch::NONE);
-        leases.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) })?;
+        let order = Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) };
+        // Also of an earlier daemon that did not live to see it confirmed.
+        learner |= start::is_learner(&leases.order(order)?.record);
     }
-    Ok(beginning == Beginning::Lost)
+    Ok(learner)
 }
 
 impl Daemon {
@@ -76,17 +93,22 @@ impl Daemon {
 
     /// Does the same with an argument.
     pub(super) fn order_with(&mut self, order: Order) -> bool {
+        self.order_for_code(order) == Some(DONE)
+    }
+
+    /// Does the same and returns what came of it, `None` if the kernel did not say.
+    pub(super) fn order_for_code(&mut self, order: Order) -> Option<u8> {
         let group = GroupId(order.group);
-        let done = match self.leases.order(order) {
-            Ok(answer) => answer.code == DONE,
+        let code = match self.leases.order(order) {
+            Ok(answer) => Some(answer.code),
             Err(error) => {
                 let group = self.group_name(group);
                 tracing::error!(group, error = describe(&error), "record not changed");
-                false
+                None
             }
         };
         self.look_at_record(group);
-        done
+        code
     }
 
     /// Tells the core what the record of a group says now.

@@ -239,8 +239,12 @@ fn assemble(
         // Words of another configuration are of other groups.
         shared.publish(&health, false);
     }
-    kernel.set_terms(&terms)?;
     let leases = kernel.leases()?;
+    if beginning == Beginning::Reconfigured {
+        // What was promised by the old terms is held for as long as they ask.
+        records::hold_promises(&leases)?;
+    }
+    kernel.set_terms(&terms)?;
     let groups = (0..config.groups.len() as u8).map(GroupId);
     let vows = match config.cluster.policy {
         Policy::Safe => vows(&config, &state)?,

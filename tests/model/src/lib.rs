@@ -6,6 +6,7 @@
 //! | [`system`] | machines, their clocks and the adversary's moves: one state and its successors |
 //! | [`network`] | every frame ever sent, to be delivered at any time, any number of times, or never |
 //! | [`judge`] | packets on their way to the wire, and the invariant over them |
+//! | [`safe`] | the moves of policy `safe`: fences, and nodes that leave in order |
 //! | [`recovery`] | the good schedule that has to lead to a holder from every state |
 //! | [`rules`] | the transitions as a trait: production's by default |
 //! | [`mutants`] | other implementations, each wrong in one place |
@@ -20,6 +21,7 @@ pub mod mutants;
 pub mod network;
 pub mod recovery;
 pub mod rules;
+pub mod safe;
 pub mod search;
 pub mod setup;
 pub mod system;

@@ -9,8 +9,11 @@
 
 use hb_ebpf::{
     epoch::Epoch,
-    wire::{Be32, Be64, GroupWord, State},
+    wire::{Be32, Be64, GroupWord, State, UNLIMITED, WORD_ENDLESS},
 };
+
+/// [`Frame::number`] of a promise without an end.
+pub const NO_END: u8 = u8::MAX;
 
 /// What a part of a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +26,8 @@ pub enum Part {
     Release,
     /// The sender heard of `epoch`.
     Heard,
+    /// The sender holds `epoch` by promises that have an end.
+    Counted,
     /// The sender asks for nothing; `time` is when it sent this.
     Silent,
     /// The sender heard a frame of the node that `epoch` names, transmitted at `time`.
@@ -36,7 +41,7 @@ pub struct Frame {
     pub part: Part,
     /// Who sent it.
     pub source: u8,
-    /// The successor of a release; the lease of anything else.
+    /// The successor of a release; the lease of anything else, [`NO_END`] included.
     pub number: u8,
     /// See [`Part`].
     pub time: u16,
@@ -73,14 +78,32 @@ impl Frame {
             Part::Promise => {
                 word.promise_epoch = Be64::new(self.epoch.0);
                 word.promise_t0_ns = Be64::new(time);
-                word.promise_lease_ns = Be32::new(u32::from(self.number));
+                word.promise_lease_ns = Be32::new(match self.number {
+                    NO_END => UNLIMITED,
+                    lease => u32::from(lease),
+                });
                 return (word, 0);
+            }
+            Part::Counted => {
+                word.state = State::Holding as u8;
+                word.epoch = Be64::new(self.epoch.0);
+                word.holder = self.source;
             }
             // A promise of nothing, which production's rules ignore.
             Part::Echo => word.promise_t0_ns = Be64::new(time),
             Part::Heard | Part::Silent => word.epoch = Be64::new(self.epoch.0),
         }
         (word, time)
+    }
+
+    /// Returns the part that says that `source` holds by promises with an end, if `word` does.
+    #[must_use]
+    pub fn counted(source: u8, word: &GroupWord) -> Option<Self> {
+        let counted = word.state() == State::Holding
+            && word.holder == source
+            && word.flags & WORD_ENDLESS == 0;
+        let epoch = word.epoch();
+        counted.then_some(Self { part: Part::Counted, source, number: 0, time: 0, epoch })
     }
 
     /// Cuts what `source` says at `now` on its clock into its parts.
@@ -100,7 +123,10 @@ impl Frame {
             }
             _ => None,
         };
-        let promise_lease = word.promise_lease_ns.get() as u8;
+        let promise_lease = match word.promise_lease_ns.get() {
+            UNLIMITED => NO_END,
+            lease => lease as u8,
+        };
         let promise = (promise_lease != 0).then(|| Self {
             part: Part::Promise,
             source,

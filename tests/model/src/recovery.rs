@@ -1,12 +1,17 @@
 //! Liveness, by a good schedule.
 //!
 //! From a state that the adversary made, it lets go: every machine is up, every frame arrives at
-//! once, daemons do what daemons do. Some gate has to open within a bound. This is stronger than
+//! once, daemons do what daemons do. Some gate has to open within a bound; under policy `safe` by a
+//! lease with an end, without a fence, and with no promise left that has none. This is stronger than
 //! "a way to a holder exists", and, unlike an `eventually` property on the adversary's own paths,
 //! says nothing of schedules in which every frame is lost for ever, where no rule could help.
 
 use hb_ebpf::{
-    lease::holder,
+    epoch::Epoch,
+    lease::{
+        fence::{self, Vow},
+        holder,
+    },
     wire::{GroupWord, State as Holds},
 };
 
@@ -24,6 +29,9 @@ const TICKS: u32 = 80;
 pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool {
     let mut system = system.clone();
     system.network.clear();
+    for id in 1..=protocol.setup.machines() {
+        begin(protocol, &mut system, id);
+    }
     let mut waits = [0; MACHINES];
     for _ in 0..TICKS {
         // What one frame starts, the answers to it finish.
@@ -31,7 +39,8 @@ pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool
             exchange(protocol, &mut system);
         }
         let ids = 1..=protocol.setup.nodes;
-        if ids.clone().any(|id| protocol.open(&system, id).is_some()) {
+        if ids.clone().any(|id| protocol.open(&system, id).is_some()) && is_whole(protocol, &system)
+        {
             return true;
         }
         for id in ids {
@@ -43,6 +52,31 @@ pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool
         protocol.pass(&mut system, &mut waits);
     }
     false
+}
+
+/// A machine that was off starts, a daemon that left is back, and one that waits for a fence gives it
+/// up.
+fn begin<R: Rules>(protocol: &Protocol<R>, system: &mut System, id: u8) {
+    let terms = protocol.terms(system, id);
+    let machine = &mut system.machines[usize::from(id) - 1];
+    if !machine.up {
+        protocol.start(machine, &terms);
+    }
+    if machine.record.vow() == Vow::Given {
+        fence::rejoin(&mut machine.record, &terms, machine.left);
+    }
+    let epoch = Epoch(machine.record.epoch);
+    protocol.rules.report(&mut machine.record, &terms, epoch, false, NOW);
+}
+
+/// Tells whether no fence and no leaving has left a trace, so that either node can hold next. Under
+/// other policies there is none to leave.
+fn is_whole<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool {
+    !protocol.setup.is_safe()
+        || system
+            .machines
+            .iter()
+            .all(|machine| !machine.record.is_endless() && machine.record.vow() == Vow::None)
 }
 
 /// Everyone says everything, and everyone hears it.

@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
-        Record, Terms, gate,
+        Record, Terms,
+        fence::{self, Reported},
+        gate,
         holder::{self, SeekError},
         start,
         word::{self, Heard},
@@ -52,6 +54,23 @@ pub trait Rules: Copy + Debug + Send + Sync + 'static {
         holder::release(record, terms, successor, now)
     }
 
+    /// Begins to have the other node fenced.
+    fn ask(&self, record: &mut Record, terms: &Terms) -> bool {
+        fence::ask(record, terms)
+    }
+
+    /// Hears what came of the fence asked for in `epoch`.
+    fn report(
+        &self,
+        record: &mut Record,
+        terms: &Terms,
+        epoch: Epoch,
+        fenced: bool,
+        now: u64,
+    ) -> Reported {
+        fence::report(record, terms, epoch, fenced, now)
+    }
+
     /// Takes a frame.
     fn hear(
         &self,
@@ -88,6 +107,12 @@ pub trait Rules: Copy + Debug + Send + Sync + 'static {
     /// Whether frames that ask for nothing matter, as a node with a frozen daemon sends them. To
     /// production's rules they are lost requests, and would only cost states.
     fn minds_silence(&self) -> bool {
+        false
+    }
+
+    /// Whether a report of success that can do nothing under production's rules may still come,
+    /// and come again.
+    fn minds_late_reports(&self) -> bool {
         false
     }
 

@@ -1,6 +1,6 @@
 //! What is explored.
 
-use hb_ebpf::lease::{Terms, terms::MAX_VOTERS};
+use hb_ebpf::lease::{Policy, Terms, terms::MAX_VOTERS};
 
 /// Machines of a model at most.
 pub const MACHINES: usize = MAX_VOTERS;
@@ -8,6 +8,8 @@ pub const MACHINES: usize = MAX_VOTERS;
 /// What is explored: lengths in units of time, and how much the adversary may do.
 #[derive(Clone, Debug)]
 pub struct Setup {
+    /// Who may serve; under `safe` there are two nodes and nobody else.
+    pub policy: Policy,
     /// Machines that may hold, with ids from 1.
     pub nodes: u8,
     /// Machines beside them that only vote.
@@ -38,6 +40,13 @@ pub struct Setup {
     pub restarting: &'static [u8],
     /// Releases of all nodes together.
     pub releases: u8,
+    /// Fences asked for by both nodes together, under `safe`.
+    pub fences: u8,
+    /// Times that a node leaves in order, with a promise that has no end, under `safe`.
+    pub vows: u8,
+    /// Generations that a witness has on its disk beyond the one it began with: it stores none
+    /// while it runs. 0 if it stores what it hears of, as a node does.
+    pub headroom: u32,
     /// Generations on the machines' disks to begin with.
     pub generations: [u32; MACHINES],
     /// Pairs of machines between which nothing arrives, to narrow a search.
@@ -56,6 +65,7 @@ impl Setup {
     #[must_use]
     pub fn even() -> Self {
         Self {
+            policy: Policy::Witness,
             nodes: 2,
             witnesses: 1,
             lease: 3,
@@ -71,6 +81,9 @@ impl Setup {
             restarts: 0,
             restarting: &[],
             releases: 0,
+            fences: 0,
+            vows: 0,
+            headroom: 0,
             generations: [1; MACHINES],
             cut: &[],
             held: false,
@@ -97,6 +110,18 @@ impl Setup {
         setup
     }
 
+    /// This setup under policy `safe`: its nodes alone, each able to have the other one fenced.
+    #[must_use]
+    pub fn safe(self) -> Self {
+        Self { policy: Policy::Safe, witnesses: 0, ..self }
+    }
+
+    /// Tells whether the policy is `safe`.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        self.policy == Policy::Safe
+    }
+
     /// Returns the number of machines.
     #[must_use]
     pub fn machines(&self) -> u8 {
@@ -121,7 +146,7 @@ impl Setup {
             count: self.machines(),
             own: id,
             witness: u8::from(id > self.nodes),
-            policy: hb_ebpf::lease::Policy::Witness as u8,
+            policy: self.policy as u8,
             voters,
             padding: [0; 3],
         }

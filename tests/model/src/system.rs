@@ -8,18 +8,19 @@
 
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{Record, Terms, holder, start},
+    lease::{Record, Terms, fence::Vow, holder, start},
     wire::{GroupWord, State as Holds},
 };
 use stateright::{Model, Property};
 
 use crate::{
-    judge::{Pipe, Top},
+    judge::{Pipe, Top, overlap},
     network::{Frame, Part},
     recovery,
     rules::Rules,
+    safe::Fence,
     setup::{MACHINES, Setup},
-    time::{NOW, age, forget, older},
+    time::{Matters, NOW, age, forget, older},
 };
 
 /// One machine.
@@ -27,8 +28,12 @@ use crate::{
 pub struct Machine {
     /// Its record of the group.
     pub record: Record,
+    /// Whether it runs; one that was fenced does not until it starts again.
+    pub up: bool,
     /// Generation on its disk.
     pub disk: u32,
+    /// Epoch on its disk that it promised without an end when it left; none if [`Epoch::NONE`].
+    pub left: Epoch,
     /// Its packets on their way.
     pub pipe: Pipe,
     /// Whether it reads the configuration with the next lease.
@@ -44,6 +49,8 @@ pub struct System {
     pub machines: Vec<Machine>,
     /// Every frame ever sent that may still matter, in order.
     pub network: Vec<Frame>,
+    /// The fences asked for of which something may still come, in order.
+    pub fences: Vec<Fence>,
     /// The highest epoch of which a packet left.
     pub top: Top,
     /// Units that each clock moves on at a tick.
@@ -58,6 +65,10 @@ pub struct System {
     pub restarts: u8,
     /// Releases so far.
     pub releases: u8,
+    /// Fences asked for so far.
+    pub asked: u8,
+    /// Leavings in order so far.
+    pub vows: u8,
 }
 
 /// A move of the adversary; machines by id.
@@ -75,6 +86,22 @@ pub enum Move {
     Release(u8, u8),
     /// A machine starts without its record.
     Restart(u8),
+    /// A node that seeks asks for a fence of the other one.
+    Ask(u8),
+    /// A fence takes effect: the machine that it is about is off.
+    Fence(Fence),
+    /// Who asked for the fence hears whether it is done. That it is not may be wrong.
+    Report(Fence, bool),
+    /// A machine that was off starts.
+    Boot(u8),
+    /// A node leaves in order: its disk says so, and its promise has no end.
+    Leave(u8),
+    /// The daemon of a node that left is back, and the record is still there.
+    Return(u8),
+    /// An operator ends the promise without an end.
+    Absolve(u8),
+    /// What the disk says of a promise without an end is removed, because there is none any more.
+    Unmark(u8),
     /// A machine reads the configuration with the next lease.
     Reconfigure(u8),
     /// A machine makes the record that it spoke of; only a mutant's does so late.
@@ -96,7 +123,7 @@ impl<R: Rules> Protocol<R> {
         self.setup.terms(id, system.machines[usize::from(id) - 1].reconfigured)
     }
 
-    fn ids(&self) -> std::ops::RangeInclusive<u8> {
+    pub(crate) fn ids(&self) -> std::ops::RangeInclusive<u8> {
         1..=self.setup.machines()
     }
 
@@ -108,7 +135,12 @@ impl<R: Rules> Protocol<R> {
     }
 
     /// Makes `change` to machine `id`, sends what it then says, and judges.
-    fn change(&self, system: &mut System, id: u8, change: impl FnOnce(&mut Machine, &Terms)) {
+    pub(crate) fn change(
+        &self,
+        system: &mut System,
+        id: u8,
+        change: impl FnOnce(&mut Machine, &Terms),
+    ) {
         let terms = self.terms(system, id);
         let machine = &mut system.machines[usize::from(id) - 1];
         change(machine, &terms);
@@ -118,12 +150,12 @@ impl<R: Rules> Protocol<R> {
         self.settle(system, id);
     }
 
-    fn settle(&self, system: &mut System, id: u8) {
+    pub(crate) fn settle(&self, system: &mut System, id: u8) {
         let terms = self.terms(system, id);
         let machine = &mut system.machines[usize::from(id) - 1];
-        if let Some(generation) = start::generation_wanted(&machine.record) {
-            machine.disk = machine.disk.max(generation);
-            start::generation_stored(&mut machine.record, generation);
+        self.store(machine, id);
+        if !machine.up {
+            return;
         }
         let spoken = machine.pending.as_deref().unwrap_or(&machine.record);
         let mut word = GroupWord::default();
@@ -134,6 +166,10 @@ impl<R: Rules> Protocol<R> {
             let time = NOW as u16;
             let epoch = Epoch(spoken.epoch);
             frames.push(Frame { part: Part::Silent, source: id, number: 0, time, epoch });
+        }
+        // Only a node that is back from leaving listens for it.
+        if self.setup.vows > 0 {
+            frames.extend(Frame::counted(id, &word));
         }
         for frame in frames {
             insert(&mut system.network, frame);
@@ -146,7 +182,7 @@ impl<R: Rules> Protocol<R> {
         let broken = (1..)
             .zip(&system.machines)
             .any(|(id, machine)| system.top.is_broken_by(&machine.pipe, id));
-        system.broken |= broken;
+        system.broken |= broken || overlap(system.machines.iter().map(|machine| &machine.pipe));
     }
 
     fn tick(&self, system: &mut System) {
@@ -226,14 +262,41 @@ impl<R: Rules> Protocol<R> {
         Some(system)
     }
 
+    /// Stores the generation that `machine` heard of, unless it only votes and nothing of it runs
+    /// that could.
+    fn store(&self, machine: &mut Machine, id: u8) {
+        if self.setup.headroom != 0 && id > self.setup.nodes {
+            return;
+        }
+        if let Some(generation) = start::generation_wanted(&machine.record) {
+            machine.disk = machine.disk.max(generation);
+            start::generation_stored(&mut machine.record, generation);
+        }
+    }
+
+    /// Returns the generation on the disk of machine `id` when it begins with `first`.
+    fn reserved(&self, id: u8, first: u32) -> u32 {
+        if id > self.setup.nodes { first + self.setup.headroom } else { first }
+    }
+
+    /// Starts a machine without its record.
+    pub(crate) fn start(&self, machine: &mut Machine, terms: &Terms) {
+        machine.record = self.rules.start(terms, &mut machine.disk, NOW);
+        if self.setup.headroom != 0 && terms.witness != 0 {
+            machine.disk += self.setup.headroom;
+            start::generation_stored(&mut machine.record, machine.disk);
+        }
+        machine.pending = None;
+        machine.up = true;
+        self.rejoin(machine, terms);
+    }
+
     /// A whole frame arrives, with no judge and no copy for later.
     pub(crate) fn hear_whole(&self, system: &mut System, from: u8, word: &GroupWord, to: u8) {
         let terms = self.terms(system, to);
         let machine = &mut system.machines[usize::from(to) - 1];
         self.rules.hear(&mut machine.record, &terms, from, NOW, word, NOW);
-        if let Some(generation) = start::generation_wanted(&machine.record) {
-            start::generation_stored(&mut machine.record, generation);
-        }
+        self.store(machine, to);
     }
 
     /// A tick, with no judge; `waits` are spans of the machines' clocks that grow shorter.
@@ -260,10 +323,17 @@ impl<R: Rules> Protocol<R> {
             let machine = &mut system.machines[usize::from(id) - 1];
             for record in [Some(&mut machine.record), machine.pending.as_deref_mut()] {
                 let Some(record) = record else { continue };
-                forget(record, wait, longest, terms.seek_ns);
+                let seek =
+                    if self.setup.is_safe() { terms.seek_ns.max(wait + 1) } else { terms.seek_ns };
+                let left_epoch = self.rules.minds_late_reports();
+                let turns = self.setup.is_safe();
+                forget(record, Matters { wait, longest, seek, turns, left_epoch });
             }
         }
-        let System { network, machines, .. } = system;
+        let System { network, machines, fences, .. } = system;
+        if !self.rules.minds_late_reports() {
+            fences.retain(|fence| !fence.is_spent(machines));
+        }
         network.retain_mut(|frame| {
             let expired = gone(u64::from(frame.time), longest);
             if expired {
@@ -289,7 +359,14 @@ impl<R: Rules> Protocol<R> {
                         || record.promised == frame.epoch.0 && record.released == 0
                 }),
                 Part::Heard => others().any(|(id, machine)| {
-                    id <= self.setup.nodes && machine.record.highest() < frame.epoch
+                    let record = &machine.record;
+                    // A holder that could not renumber yet may at any frame.
+                    let renumbers = self.setup.is_safe() && record.heard > record.epoch;
+                    id <= self.setup.nodes && (record.highest() < frame.epoch || renumbers)
+                }),
+                Part::Counted => others().any(|(_, machine)| {
+                    let record = &machine.record;
+                    record.vow() == Vow::Joining && record.promised == frame.epoch.0
                 }),
             }
         });
@@ -303,21 +380,24 @@ impl<R: Rules> Model for Protocol<R> {
     type Action = Move;
 
     fn init_states(&self) -> Vec<System> {
-        let machine = |generation: &u32| Machine {
+        let machine = |(id, generation): (u8, &u32)| Machine {
             record: Record {
                 recorded: Epoch::floor(*generation).0,
-                generation: *generation,
+                generation: self.reserved(id, *generation),
                 ..Record::default()
             },
-            disk: *generation,
+            up: true,
+            disk: self.reserved(id, *generation),
+            left: Epoch::NONE,
             pipe: Pipe::default(),
             reconfigured: false,
             pending: None,
         };
         let count = usize::from(self.setup.machines());
         let system = |rates: &[u8; MACHINES]| System {
-            machines: self.setup.generations.iter().take(count).map(machine).collect(),
+            machines: (1..).zip(&self.setup.generations).take(count).map(machine).collect(),
             network: Vec::new(),
+            fences: Vec::new(),
             top: Top::default(),
             rates: *rates,
             broken: false,
@@ -325,6 +405,8 @@ impl<R: Rules> Model for Protocol<R> {
             give_ups: 0,
             restarts: 0,
             releases: 0,
+            asked: 0,
+            vows: 0,
         };
         let held = |system: System| if self.setup.held { self.hold(&system) } else { Some(system) };
         self.setup.rates.iter().map(system).filter_map(held).collect()
@@ -332,8 +414,9 @@ impl<R: Rules> Model for Protocol<R> {
 
     fn actions(&self, system: &System, moves: &mut Vec<Move>) {
         moves.push(Move::Tick);
+        let up = |id: &u8| system.machines[usize::from(*id) - 1].up;
         for frame in &system.network {
-            for id in self.ids().filter(|id| *id != frame.source) {
+            for id in self.ids().filter(|id| *id != frame.source && up(id)) {
                 let for_another =
                     matches!(frame.part, Part::Promise | Part::Echo) && frame.epoch.node() != id;
                 if !for_another && !self.setup.is_cut(frame.source, id) {
@@ -341,7 +424,7 @@ impl<R: Rules> Model for Protocol<R> {
                 }
             }
         }
-        for id in 1..=self.setup.nodes {
+        for id in (1..=self.setup.nodes).filter(up) {
             if system.seeks < self.setup.seeks {
                 moves.push(Move::Seek(id));
             }
@@ -354,7 +437,8 @@ impl<R: Rules> Model for Protocol<R> {
             }
         }
         if system.restarts < self.setup.restarts {
-            moves.extend(self.setup.restarting.iter().map(|id| Move::Restart(*id)));
+            let restarting = self.setup.restarting.iter().filter(|id| up(id));
+            moves.extend(restarting.map(|id| Move::Restart(*id)));
         }
         for (id, machine) in (1..).zip(&system.machines) {
             // A voter goes by the lease in the request; its own matters to nobody.
@@ -366,6 +450,9 @@ impl<R: Rules> Model for Protocol<R> {
                 moves.push(Move::Record(id));
             }
         }
+        if self.setup.is_safe() {
+            self.safe_moves(system, moves);
+        }
     }
 
     fn next_state(&self, before: &System, chosen: Move) -> Option<System> {
@@ -376,6 +463,8 @@ impl<R: Rules> Model for Protocol<R> {
             Move::Seek(id) => {
                 let mut sought = false;
                 self.change(&mut system, id, |machine, terms| {
+                    // A node that may seek has no such promise, and seeks only when its disk says so.
+                    machine.left = Epoch::NONE;
                     self.rules.step_down(&mut machine.record, NOW);
                     holder::cleaned(&mut machine.record);
                     sought = self.rules.seek(&mut machine.record, terms, NOW).is_ok();
@@ -404,16 +493,21 @@ impl<R: Rules> Model for Protocol<R> {
                 system.releases += 1;
             }
             Move::Restart(id) => {
-                self.change(&mut system, id, |machine, terms| {
-                    machine.record = self.rules.start(terms, &mut machine.disk, NOW);
-                    machine.pending = None;
-                });
+                self.change(&mut system, id, |machine, terms| self.start(machine, terms));
                 system.restarts += 1;
             }
             Move::Reconfigure(id) => {
                 system.machines[usize::from(id) - 1].reconfigured = true;
                 self.settle(&mut system, id);
             }
+            Move::Ask(_)
+            | Move::Fence(_)
+            | Move::Report(..)
+            | Move::Boot(_)
+            | Move::Leave(_)
+            | Move::Return(_)
+            | Move::Absolve(_)
+            | Move::Unmark(_) => self.safe_move(&mut system, chosen)?,
             Move::Record(id) => self.change(&mut system, id, |machine, _| {
                 if let Some(record) = machine.pending.take() {
                     machine.record = *record;

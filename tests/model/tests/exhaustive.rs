@@ -1,30 +1,15 @@
 //! The rules as they are, against everything the adversary of each setup can do.
 //!
-//! The searches of a plain run are small enough to be complete within a minute together. With
+//! The searches of a plain run are small enough to be complete within a minute or so together. With
 //! `HB_MODEL=full` the larger ones run as well: minutes, and some GiB.
 
+mod common;
+
+use common::{full, holds};
 use hb_model::{
-    rules::{Production, Rules, Unreduced},
-    search::{Outcome, search},
+    rules::{Production, Unreduced},
     setup::Setup,
 };
-
-fn holds<R: Rules>(name: &str, rules: R, setup: &Setup) -> Outcome {
-    let outcome = search(setup, rules, None);
-    println!("{name}: {outcome}");
-    assert_eq!(outcome.violation, None, "{name}");
-    assert!(outcome.complete, "{name} was cut off");
-    outcome
-}
-
-/// Runs only when the larger searches are asked for, and says so when not.
-fn full(name: &str, setup: &Setup) {
-    if std::env::var("HB_MODEL").as_deref() == Ok("full") {
-        holds(name, Production, setup);
-    } else {
-        println!("{name}: left out, set HB_MODEL=full to run it");
-    }
-}
 
 #[test]
 fn fail_back() {
@@ -89,6 +74,21 @@ fn spent_frames_do_nothing() {
     let reduced = holds("spent frames dropped", Production, &setup);
     let whole = holds("every frame kept", Unreduced, &setup);
     assert!(whole.states > reduced.states);
+}
+
+/// A witness stores no generation while it runs: it votes for those that it reserved at its start.
+#[test]
+fn witness_with_headroom() {
+    let setup =
+        Setup { headroom: 1, restarts: 1, restarting: &[1, 3], recovery: true, ..Setup::even() };
+    holds("a witness with headroom, a restart", Production, &setup);
+}
+
+#[test]
+fn full_witness_with_headroom() {
+    let setup =
+        Setup { headroom: 1, restarts: 2, restarting: &[1, 3], recovery: true, ..Setup::even() };
+    full("a witness with headroom, two restarts", &setup);
 }
 
 #[test]

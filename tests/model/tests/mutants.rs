@@ -129,6 +129,14 @@ fn witness_forgets_its_generation() {
 }
 
 #[test]
+fn witness_begins_again_with_what_it_reserved() {
+    // It voted for generation 2, up to which it had reserved, and begins there again.
+    let generations = [2, 2, 1, 1, 1];
+    let setup = Setup { generations, headroom: 1, restarts: 1, restarting: &[3], ..Setup::even() };
+    caught(WitnessForgets, &setup, SAFETY);
+}
+
+#[test]
 fn generation_not_stored_first() {
     // Both nodes restarted once, long ago.
     let generations = [2, 2, 1, 1, 1];

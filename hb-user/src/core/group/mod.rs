@@ -262,7 +262,13 @@ impl Group {
             Phase::Seeking if won => self.deadline = Some(now.after(self.bounds.take)),
             // Won and lost again before the addresses were up.
             Phase::Seeking if lost => self.pause(Reason::Lost, now, out),
-            Phase::Seeking if record.state == RecordState::Seeking => self.sought = true,
+            Phase::Seeking if record.state == RecordState::Seeking && !self.sought => {
+                // From here on the others are asked.
+                self.sought = true;
+                if self.fencing.is_none() {
+                    self.deadline = Some(now.after(self.bounds.seek));
+                }
+            }
             // It made way for a higher epoch.
             Phase::Seeking if self.sought && record.state == RecordState::Idle => {
                 self.pause(Reason::Lost, now, out);

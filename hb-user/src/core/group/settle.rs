@@ -1,5 +1,7 @@
 //! What a group does by itself, given what is so around it.
 
+use std::time::Duration;
+
 use hb_ebpf::{epoch::Epoch, time::BootTime};
 
 use super::{Around, Group, Phase};
@@ -11,6 +13,9 @@ use crate::{
     },
     id::NodeId,
 };
+
+/// How late the fast path of a busy machine may begin what it was told.
+const LATE: Duration = Duration::from_millis(20);
 
 impl Group {
     /// Does what the state of affairs asks for. Returns whether anything changed that what
@@ -49,11 +54,12 @@ impl Group {
             self.heir = around.successor;
             return self.release(epoch, Reason::Leaving, around.now, out);
         }
-        let able = self.ready
-            && self.failure.is_none()
-            && !around.leaving
-            && !self.is_blocked(around.now)
-            && !self.record.unclean;
+        if self.record.unclean {
+            // It was won and lost before anybody here knew.
+            return self.give_way(Epoch::NONE, Reason::Lost, around.now, out);
+        }
+        let able =
+            self.ready && self.failure.is_none() && !around.leaving && !self.is_blocked(around.now);
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
             _ => None,
@@ -240,7 +246,8 @@ impl Group {
         self.deadline = Some(match self.record.held() {
             // Held already: only the addresses are waited for.
             Some(_) => now.after(self.bounds.take),
-            None => free.after(self.bounds.seek),
+            // Not before the fast path had time to begin: giving up ends what it is after.
+            None => free.after(self.bounds.seek + LATE),
         });
     }
 

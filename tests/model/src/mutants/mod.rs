@@ -3,10 +3,15 @@
 //! A mutant leaves production's transition alone and bends the record before or after it, so that
 //! what is wrong is what can be read here, and nothing else.
 
+mod fencing;
 mod holder;
 mod liveness;
 mod voter;
 
+pub use fencing::{
+    FailureCounts, FencesWhileBound, KeepsItsNumber, LateReport, PromisesWhileFencing,
+    ReportAfterGivingUp, ReportOpensAtOnce, ReportTwice, StaysEndless,
+};
 pub use holder::{CommonExpiry, EchoExtends, GateLate, OneOtherVote, OwnLease, ReleaseUndone};
 pub use liveness::{LapsedStays, SeekerStays};
 pub use voter::{
