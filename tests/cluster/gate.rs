@@ -237,6 +237,7 @@ fn a_killed_holder_keeps_its_addresses_and_sends_nothing_from_them() {
     let to = (Machine::Client.v4(Link::Client), PORT).into();
     send_udp(&cluster, Machine::A, Machine::A.v4(Link::Client).into(), to, b"last");
     assert_eq!(ear.until(b"last"), []);
+    drop(ear);
     assert_eq!(report(&cluster, Machine::A)["not_gated"], nothing());
     assert_closed(&cluster, Machine::A);
     assert_open(&cluster, Machine::B);

@@ -383,15 +383,15 @@ fn after_a_release_clients_packets_are_sent_on_and_nodes_are_not() {
         let packets = touching(vip(number), 0).into_iter();
         packets.filter(|packet| packet.way == Way::In).collect::<Vec<_>>()
     };
-    let mut bounced = [0; 2];
     for number in 0..2 {
+        let mut bounced = 0;
         for Touching { what, bytes, .. } in arrives(number) {
             let (verdict, left) = gated.rig.run_packet(&bytes);
             assert_eq!(verdict, XDP_TX, "{what}");
             assert_eq!(left[..6], SUCCESSOR, "{what}");
             assert_eq!(left[6..12], OWN_MAC, "{what}");
             assert_eq!(left[12..], bytes[12..], "{what}: nothing else changes, nor the size");
-            bounced[number] += 1;
+            bounced += 1;
             // What a node sent, or sent on, is not sent on: else two could play with it for ever.
             for mac in [SUCCESSOR, OWN_MAC] {
                 let mut again = bytes.clone();
@@ -403,7 +403,7 @@ fn after_a_release_clients_packets_are_sent_on_and_nodes_are_not() {
             assert_eq!(gated.rig.run_packet(&group), (XDP_DROP, group.clone()), "{what}");
             assert!(clock::now().ns() < until, "too slow a machine to show anything");
         }
-        assert_eq!(gated.count(number, Count::Bounced), bounced[number]);
+        assert_eq!(gated.count(number, Count::Bounced), bounced);
     }
     // Group 1 was not handed over.
     gated.assert_other_closed();

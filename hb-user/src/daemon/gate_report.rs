@@ -37,8 +37,8 @@ pub enum GateError {
     InUse(String),
     /// Addresses would stay without a gate.
     #[error(
-        "the gate stays, because {0}: remove the addresses by hand first (`ip address show` marks \
-         them `proto 0x68`), then try again"
+        "the gate stays, because {0}: remove the service addresses by hand first (`ip address del`), \
+         then try again"
     )]
     Addresses(String),
     /// Addresses cannot be reached.
