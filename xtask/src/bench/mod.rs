@@ -3,6 +3,8 @@
 mod compare;
 mod dots;
 mod facts;
+mod figures;
+mod kernel;
 mod load;
 
 use anyhow::Result;
@@ -18,6 +20,7 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Compare(compare::Compare),
+    Kernel(kernel::Kernel),
     Load(load::Load),
 }
 
@@ -26,6 +29,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match &self.verb {
             Verb::Compare(verb) => verb.run(),
+            Verb::Kernel(verb) => verb.run(),
             Verb::Load(verb) => verb.run(),
         }
     }

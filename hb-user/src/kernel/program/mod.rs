@@ -390,6 +390,16 @@ impl Kernel {
         Ok((done.return_value, left))
     }
 
+    /// Returns a loaded program, for whoever looks at it or runs it with a system call of their own.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if there is none of that name, or it is not loaded.
+    pub fn program_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
+        program.fd().map(AsFd::as_fd).map_err(|_| KernelError::Missing(name))
+    }
+
     /// Takes the reader of events; once.
     ///
     /// # Errors
