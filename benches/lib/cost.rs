@@ -1,7 +1,7 @@
 //! What a packet costs in the kernel's programs: every kind of packet beside a program that does
 //! nothing, in turns.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use hb_ebpf::{
@@ -26,6 +26,8 @@ const LOOPBACK: u32 = 1;
 /// `TCX_NEXT` and `TC_ACT_SHOT` (`linux/bpf.h`, `linux/pkt_cls.h`).
 const TCX_NEXT: u32 = u32::MAX;
 const SHOT: u32 = 2;
+/// How the heartbeats that are repeated arrive.
+const TRANSPORT: Transport = Transport::Udp4;
 
 /// A packet that leaves itself and the program's state as they are, so that it can be repeated.
 pub struct Case {
@@ -36,8 +38,16 @@ pub struct Case {
     /// Where its program is attached.
     pub hook: Hook,
     program: Program,
-    packet: Vec<u8>,
+    packet: Packet,
     verdict: u32,
+}
+
+enum Packet {
+    /// Good for ever.
+    Lasting(Vec<u8>),
+    /// Of an earlier life of the peer: refused as such only for as long as the frame is fresh and the
+    /// present life of the peer is not silent, so both are made anew for each sample.
+    Earlier(RefCell<StandIn>),
 }
 
 /// What a figure is held against.
@@ -61,7 +71,18 @@ impl Case {
     /// If the kernel refuses, or the program does not decide about this packet as it must.
     pub fn run(&self, repeat: u32) -> Result<Duration> {
         let interface = (self.hook == Hook::Xdp).then_some(LOOPBACK);
-        let run = self.program.run(&self.packet, interface, repeat).context("a test run")?;
+        let earlier;
+        let packet = match &self.packet {
+            Packet::Lasting(packet) => packet,
+            Packet::Earlier(peer) => {
+                let peer = &mut *peer.borrow_mut();
+                live_on(peer, &self.program)?;
+                let frame = changed(peer, |frame| frame.incarnation = Be32::new(1));
+                earlier = packets::heartbeat(TRANSPORT, &frame);
+                &earlier
+            }
+        };
+        let run = self.program.run(packet, interface, repeat).context("a test run")?;
         ensure!(
             run.verdict == self.verdict,
             "{}: verdict {} instead of {}",
@@ -88,8 +109,8 @@ impl Cases {
     ///
     /// What is missing, a privilege or a feature of the kernel.
     pub fn new() -> Result<Self> {
-        let closed = Half::open(1, Transport::Udp4, LOOPBACK, PEER_MAC)?;
-        let mut open = Half::open(1, Transport::Udp4, LOOPBACK, PEER_MAC)?;
+        let closed = Half::open(1, TRANSPORT, LOOPBACK, PEER_MAC)?;
+        let mut open = Half::open(1, TRANSPORT, LOOPBACK, PEER_MAC)?;
         open.hold()?;
         let mut all = Vec::new();
         for hook in [Hook::Xdp, Hook::TcxIngress] {
@@ -99,7 +120,7 @@ impl Cases {
                 class: Class::Empty,
                 hook,
                 program: Program::empty(hook)?,
-                packet: packets::tcp4(PEER_V4, MY_V4, 64),
+                packet: Packet::Lasting(packets::tcp4(PEER_V4, MY_V4, 64)),
                 verdict: if hook == Hook::Xdp { XDP_PASS } else { TCX_NEXT },
             });
         }
@@ -132,7 +153,7 @@ fn foreign(all: &mut Vec<Case>, half: &Half) -> Result<()> {
             class: Class::Foreign,
             hook: Hook::Xdp,
             program: half.program("heartbeat")?,
-            packet,
+            packet: Packet::Lasting(packet),
             verdict: XDP_PASS,
         });
     }
@@ -144,7 +165,7 @@ fn foreign(all: &mut Vec<Case>, half: &Half) -> Result<()> {
             class: Class::Foreign,
             hook: Hook::TcxIngress,
             program: half.program(program)?,
-            packet: tcp.clone(),
+            packet: Packet::Lasting(tcp.clone()),
             verdict: TCX_NEXT,
         });
     }
@@ -168,7 +189,7 @@ fn gated(all: &mut Vec<Case>, half: &Half, open: bool) -> Result<()> {
             class: Class::Gated,
             hook,
             program: half.program(program)?,
-            packet,
+            packet: Packet::Lasting(packet),
             verdict: if hook == Hook::Xdp { xdp } else { tcx },
         });
     }
@@ -179,54 +200,13 @@ fn gated(all: &mut Vec<Case>, half: &Half, open: bool) -> Result<()> {
 fn refused(all: &mut Vec<Case>, half: &Half) -> Result<()> {
     let program = half.program("heartbeat")?;
     let mut peer = half.stand_in();
-    let packet = |frame: &Frame| packets::heartbeat(half.transport(), frame);
-    // The peer's present life is its second, and this probe of it is taken.
-    let mut known = changed(&mut peer, |frame| frame.incarnation = Be32::new(2));
-    let taken = program.run(&packet(&known), Some(LOOPBACK), 1)?;
-    ensure!(taken.verdict == XDP_TX, "a probe was not answered: verdict {}", taken.verdict);
-    known.tag[0] ^= 1;
-
-    let change = |peer: &mut StandIn, reason: Refusal| -> Option<Vec<u8>> {
-        let frame = match reason {
-            Refusal::Length => {
-                let mut long = packet(&changed(peer, |_| ()));
-                long.push(0);
-                return Some(long);
-            }
-            Refusal::Address => {
-                let mut other = packet(&changed(peer, |_| ()));
-                other[14 + 15] ^= 1;
-                return Some(other);
-            }
-            Refusal::Hops => {
-                let mut routed = packet(&changed(peer, |_| ()));
-                routed[14 + 8] = 64;
-                return Some(routed);
-            }
-            Refusal::Version => changed(peer, |frame| frame.version = 9),
-            Refusal::Kind => changed(peer, |frame| frame.kind = 9),
-            Refusal::Source => changed(peer, |frame| frame.source = 65),
-            Refusal::Link => changed(peer, |frame| frame.link = 1),
-            Refusal::KeyId => changed(peer, |frame| frame.key_id = 9),
-            // The number of the frame that was taken; refused before the tag is looked at.
-            Refusal::Replay => known,
-            Refusal::Tag => {
-                let mut forged = changed(peer, |frame| frame.incarnation = Be32::new(2));
-                forged.tag[0] ^= 1;
-                forged
-            }
-            // A probe would be answered.
-            Refusal::MustUnderstand => changed(peer, |frame| {
-                frame.kind = Kind::Answer as u8;
-                frame.incarnation = Be32::new(2);
-                frame.must_understand = Be16::new(1);
-            }),
-            Refusal::Incarnation => changed(peer, |frame| frame.incarnation = Be32::new(1)),
-        };
-        Some(packet(&frame))
-    };
+    let taken = live_on(&mut peer, &program)?;
     for &reason in Refusal::ALL {
-        let Some(packet) = change(&mut peer, reason) else { continue };
+        let packet = if reason == Refusal::Incarnation {
+            Packet::Earlier(RefCell::new(peer.clone()))
+        } else {
+            Packet::Lasting(refusable(&mut peer, &taken, reason))
+        };
         all.push(Case {
             name: format!("refused: {}", reason.as_str()),
             class: Class::Refused,
@@ -237,6 +217,53 @@ fn refused(all: &mut Vec<Case>, half: &Half) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// Has the program take a probe of the peer's second life, which is then its present one.
+fn live_on(peer: &mut StandIn, program: &Program) -> Result<Frame> {
+    let now = clock::now();
+    peer.echo = (now.ns(), now);
+    let frame = changed(peer, |frame| frame.incarnation = Be32::new(2));
+    let run = program.run(&packets::heartbeat(TRANSPORT, &frame), Some(LOOPBACK), 1)?;
+    ensure!(run.verdict == XDP_TX, "a probe was not answered: verdict {}", run.verdict);
+    Ok(frame)
+}
+
+/// A packet that is refused for `reason`, after `taken` was taken.
+fn refusable(peer: &mut StandIn, taken: &Frame, reason: Refusal) -> Vec<u8> {
+    /// Offsets of the hop limit and of the last byte of the source in a packet over IPv4.
+    const TTL: usize = 14 + 8;
+    const SOURCE: usize = 14 + 15;
+    let mut frame = changed(peer, |frame| {
+        frame.incarnation = Be32::new(2);
+        match reason {
+            Refusal::Version => frame.version = 9,
+            Refusal::Kind => frame.kind = 9,
+            Refusal::Source => frame.source = 65,
+            Refusal::Link => frame.link = 1,
+            Refusal::KeyId => frame.key_id = 9,
+            Refusal::MustUnderstand => {
+                // A probe would be answered.
+                frame.kind = Kind::Answer as u8;
+                frame.must_understand = Be16::new(1);
+            }
+            _ => {}
+        }
+    });
+    match reason {
+        // Refused before the tag is looked at.
+        Refusal::Replay => frame = *taken,
+        Refusal::Tag => frame.tag[0] ^= 1,
+        _ => {}
+    }
+    let mut packet = packets::heartbeat(TRANSPORT, &frame);
+    match reason {
+        Refusal::Length => packet.push(0),
+        Refusal::Address => packet[SOURCE] ^= 1,
+        Refusal::Hops => packet[TTL] = 64,
+        _ => {}
+    }
+    packet
 }
 
 /// The next probe, changed and signed again.

@@ -90,7 +90,6 @@ pub struct Half {
     pub kernel: Kernel,
     /// Its shared maps.
     pub shared: Shared,
-    transport: Transport,
     _pins: Pins,
 }
 
@@ -131,7 +130,7 @@ impl Half {
         kernel.set_vips(&[(packets::VIP_V4.into(), 0), (packets::VIP_V6.into(), 0)])?;
         kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, reserved: [0; 7] })?;
         shared.stamp_probe(PEER, AHEAD);
-        Ok(Self { kernel, shared, transport, _pins: pins })
+        Ok(Self { kernel, shared, _pins: pins })
     }
 
     /// Returns one of its programs.
@@ -159,12 +158,6 @@ impl Half {
             echo: (now.ns(), now),
             sequences: [0; 2],
         }
-    }
-
-    /// Returns how heartbeats reach it.
-    #[must_use]
-    pub fn transport(&self) -> Transport {
-        self.transport
     }
 
     /// Has it hold group 0: its gate opens.
