@@ -65,7 +65,7 @@ fn act(verb: Verb) -> Result<()> {
             }
         }
         Verb::Clear { group, socket } => request(&socket, &Request::Clear { group }),
-        Verb::Move { group, node, wait, socket } => move_group(&socket, group, node, wait),
+        Verb::Move { group, node, wait, socket } => move_group(&socket, &group, &node, wait),
         Verb::Confirm { socket } => request(&socket, &Request::Confirm),
         Verb::Gate(verb) => gate(&verb),
         Verb::Stop { socket } => request(&socket, &Request::Stop),
@@ -86,9 +86,9 @@ fn act(verb: Verb) -> Result<()> {
 }
 
 /// Has a group moved, and waits until the other node serves it.
-fn move_group(socket: &Socket, group: String, node: String, wait: Duration) -> Result<()> {
+fn move_group(socket: &Socket, group: &str, node: &str, wait: Duration) -> Result<()> {
     let mut client = connect(socket)?;
-    match client.ask(&Request::Move { group: group.clone(), node: node.clone() })? {
+    match client.ask(&Request::Move { group: group.to_owned(), node: node.to_owned() })? {
         Reply::Done { message } => say(&format!("{message}\n"))?,
         other => bail!("the daemon answered something else: {other:?}"),
     }
@@ -97,7 +97,7 @@ fn move_group(socket: &Socket, group: String, node: String, wait: Duration) -> R
         let report = client.status()?;
         let found = report.groups.into_iter().find(|found| found.group == group);
         let found = found.with_context(|| format!("the daemon no longer knows {group}"))?;
-        if found.holder.as_ref() == Some(&node) {
+        if found.holder.as_deref() == Some(node) {
             return say(&format!("{group}: served by {node}, epoch {}\n", found.epoch));
         }
         if clock::now() >= end {

@@ -30,6 +30,14 @@ pub fn start_as_learner() -> Record {
     Record { blocked_until_ns: u64::MAX, ..Record::default() }
 }
 
+/// Tells whether the record is a learner's: it stays one, whatever is started anew around it, until
+/// an operator or the other voters confirm.
+#[inline(always)]
+#[must_use]
+pub const fn is_learner(record: &Record) -> bool {
+    record.blocked_until_ns == u64::MAX
+}
+
 /// Returns the generation a confirmed learner starts with, `None` if the numbers are used up: one
 /// above what it heard of, to be confirmed only when every other voter was heard.
 #[must_use]
@@ -84,7 +92,7 @@ pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
         record.until_ns = later;
     }
     // A learner stays one.
-    if record.blocked_until_ns != u64::MAX {
+    if !is_learner(record) {
         record.blocked_until_ns = later;
     }
 }

@@ -280,7 +280,7 @@ impl Core {
             let unchanged = facts.incarnation == before.incarnation
                 && word.state() != State::Holding
                 && word.health() == Health::Standby;
-            if group.passed_over == Some(id) && !unchanged {
+            if group.passed_over == Some(id) && (returned || !unchanged) {
                 group.passed_over = None;
             }
             if let (Some(reason), true) = (&gone, armed.contains(&group.setup.id)) {

@@ -66,8 +66,12 @@ use crate::{
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
+    realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
 };
+
+/// Below the fast path's, and above whatever is ordinary.
+const MAIN_PRIORITY: u8 = Demand::DEFAULT_FIFO_PRIORITY - 10;
 
 /// Who counts the misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +228,9 @@ impl Daemon {
             .map_err(system("listen for new interfaces"))?;
         // One may have come up since the start looked.
         self.cover_interfaces();
+        for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
+            tracing::warn!(%refusal, "scheduling of the main loop");
+        }
         let mut ticks = tokio::time::interval(self.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -285,6 +292,12 @@ impl Daemon {
         tracing::info!("left");
         Ok(())
     }
+}
+
+/// What the main loop needs so that its stamp is in time, whatever else the machine does. Resources
+/// and the threads it starts are scheduled as usual.
+fn demand(tick: Duration) -> Demand {
+    Demand { runtime: tick / 8, deadline: tick, period: tick, fifo_priority: MAIN_PRIORITY }
 }
 
 /// Registers a source whose descriptor stays the same for as long as it lives.

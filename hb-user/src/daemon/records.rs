@@ -61,6 +61,7 @@ pub(super) fn begin(
     beginning: Beginning,
     vows: &BTreeMap<GroupId, Epoch>,
 ) -> Result<bool, KernelError> {
+    let mut learner = false;
     for group in groups {
         let mut order = Order::new(Op::Read, group.0);
         match beginning {
@@ -76,9 +77,11 @@ pub(super) fn begin(
         // An agent of an earlier daemon has nobody to report to.
         leases.order(Order::new(Op::FenceFailed, group.0))?;
         let vow = vows.get(&group).copied().unwrap_or(Epoch::NONE);
-        leases.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) })?;
+        let order = Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) };
+        // Also of an earlier daemon that did not live to see it confirmed.
+        learner |= start::is_learner(&leases.order(order)?.record);
     }
-    Ok(beginning == Beginning::Lost)
+    Ok(learner)
 }
 
 impl Daemon {

@@ -202,6 +202,7 @@ impl Daemon {
             .local
             .links
             .iter()
+            .filter(|link| link.others().any(|(other, _)| *other == peer.id))
             .map(|link| self.link(peer.id, link, now))
             .collect::<Result<Vec<_>, _>>()?;
         let offset = self.local.links.iter().find_map(|link| {

@@ -154,7 +154,10 @@ impl Worker {
         match order.code {
             DONE => Asked::Sought,
             code if code == SeekError::Bound as u8 => Asked::Later(order.record.until_ns),
-            code if code == SeekError::Blocked as u8 => Asked::Refused,
+            // The daemon stores it within its next round.
+            code if code == SeekError::Generation as u8 => {
+                Asked::Later(clock::now().ns() + self.interval_ns)
+            }
             _ => Asked::Refused,
         }
     }

@@ -20,7 +20,7 @@ pub use error::KernelError;
 pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock};
 pub use pins::remove_pins;
 pub use program::{
-    Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT,
+    Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT, Way,
 };
 pub use shared::{Identity, Shared};
 pub use witness::{Place, Seat, Witness, WitnessMaps};

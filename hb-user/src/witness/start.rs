@@ -10,7 +10,11 @@ use std::{
 
 use hb_ebpf::{
     homes::HOMES,
-    lease::{Record, Terms, op::Op, start::learned_generation},
+    lease::{
+        Record, Terms,
+        op::Op,
+        start::{is_learner, learned_generation},
+    },
     maps::MAX_LINKS,
     wire::GROUPS,
 };
@@ -186,10 +190,6 @@ impl Known {
     fn is_learner(&self) -> bool {
         self.records.iter().any(is_learner)
     }
-}
-
-pub(super) fn is_learner(record: &Record) -> bool {
-    record.blocked_until_ns == u64::MAX
 }
 
 /// Opens the state directories and finds a home for every cluster. Changes nothing.

@@ -14,7 +14,7 @@ use std::{
 use hb_ebpf::{
     epoch::Epoch,
     homes::PLACES,
-    lease::Record,
+    lease::{Record, start::is_learner},
     maps::{MAX_LINKS, Node, Transport},
     refusal::Refusal,
     time::BootTime,
@@ -22,7 +22,7 @@ use hb_ebpf::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{WitnessError, generation::refill, start::is_learner};
+use super::{WitnessError, generation::refill};
 use crate::{
     clock,
     config::{Config, HostView, Local},

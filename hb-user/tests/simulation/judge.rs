@@ -1,143 +1,246 @@
-//! What must never be seen.
+//! What must never be seen on the wire, and what has to be seen in the end.
 
-use hb_ebpf::{
-    epoch::Epoch,
-    wire::{GroupWord, Health, State},
-};
-use hb_user::core::{Core, Phase};
+use hb_ebpf::epoch::Epoch;
+use hb_user::core::Phase;
 
 use crate::{
-    node::{INITDEAD, INTERVAL, Node},
-    world::{MS, World},
+    host::Host,
+    plan::{Cluster, INTERVAL, MARGIN, MS, Plan, id},
+    world::Bent,
 };
 
-/// How long two servers may last after all links are back: 10 intervals and the work itself.
-pub(crate) const HEAL: u64 = 10 * INTERVAL + 2 * MS;
+/// How long two servers may last under `available` once the nodes hear each other: 10 intervals, and
+/// the work itself.
+const HEAL: u64 = 10 * INTERVAL + 10 * MS;
+/// A machine that stood still may use up the rest of its lease, by its clock.
+const RESIDUE: u64 = 40 * MS;
+/// So long all has to stay well.
+const STEADY: u64 = 150 * MS;
 
-impl World {
-    pub(crate) fn judge_word(&mut self, index: usize, group: usize, word: &GroupWord) {
-        let old = self.nodes[index].words[group];
-        if word.epoch() < old.epoch() {
-            self.wrong = Some(format!("node {} goes back in epochs", index + 1));
-        }
-        if word.state() == State::Holding {
-            if word.epoch().node() != self.nodes[index].id.0 {
-                self.wrong = Some(format!("node {} holds another's epoch", index + 1));
-            }
-            if old.state() != State::Holding || old.epoch() != word.epoch() {
-                self.judge_epoch(index, group, word.epoch());
-            }
+/// The packets of one group that passed the gate of one machine.
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    epoch: Epoch,
+    /// When the last one did, in real time and by the machine's clock.
+    last: u64,
+    local: u64,
+    /// When it has left at the latest, if the clock goes on like this.
+    gone: u64,
+    /// In which life of the machine.
+    boot: u64,
+    /// The machine had stood still, and had not noticed.
+    residue: bool,
+    /// Passes still, as far as was looked.
+    open: bool,
+}
+
+/// What was seen just now.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Gates that opened: machine, group, epoch.
+    pub(crate) opened: Vec<(usize, usize, Epoch)>,
+    pub(crate) residues: u64,
+}
+
+pub(crate) struct Judge {
+    /// By machine and group.
+    passed: Vec<Vec<Option<Passed>>>,
+    /// When each machine was last fenced.
+    fenced: Vec<Option<u64>>,
+    /// Until when nodes may not have heard each other.
+    excused_until: u64,
+    mended: u64,
+    settled: Option<u64>,
+}
+
+impl Judge {
+    pub(crate) fn new(machines: usize, groups: usize) -> Self {
+        Self {
+            passed: vec![vec![None; groups]; machines],
+            fenced: vec![None; machines],
+            excused_until: 0,
+            mended: 0,
+            settled: None,
         }
     }
 
-    pub(crate) fn judge_epoch(&mut self, index: usize, group: usize, epoch: Epoch) {
-        self.stats.holds += 1;
-        if epoch <= self.highest[group] && !self.partitioned_ever {
-            self.wrong = Some(format!("node {} takes group {group} at an old epoch", index + 1));
-        }
-        self.highest[group] = self.highest[group].max(epoch);
+    pub(crate) fn fenced(&mut self, host: usize, now: u64) {
+        self.fenced[host] = Some(now);
+        self.mended(now);
     }
 
-    pub(crate) fn judge_addresses(&mut self) {
-        for group in 0..self.double.len() {
-            let up = self.nodes.iter().filter(|node| node.addresses[group]);
-            let (count, frozen) = up.fold((0, false), |(count, frozen), node| {
-                (count + 1, frozen || node.core.is_none() || node.fail_drops)
-            });
-            if count < 2 {
-                self.double[group] = false;
-            } else if self.now <= self.excused_until {
-                self.double[group] = true;
-            } else if self.double[group] && frozen {
-                // It began in a partition, and a node that should yield cannot.
-                self.excused_until = self.now + HEAL;
-            } else {
-                self.wrong = Some(format!("group {group} is up on {count} nodes"));
-            }
-        }
+    pub(crate) fn mended(&mut self, now: u64) {
+        self.mended = now;
+        self.settled = None;
     }
 
-    /// Who leaves in order leaves nothing behind that another node could have.
-    pub(crate) fn judge_exit(&mut self, index: usize) {
-        if self.is_partitioned() || self.now <= self.excused_until || self.nodes[index].fail_drops {
-            return;
-        }
-        for group in 0..self.double.len() {
-            // A group that went on to another node, or was never here, is no concern of it.
-            if self.nodes[index].words[group].state() == State::Idle {
+    /// Between two events nothing happens but that leases run out: notes when the last packets passed.
+    pub(crate) fn passed_until(&mut self, hosts: &[Host], from: u64, to: u64, bent: Bent) {
+        for (host, passed) in hosts.iter().zip(&mut self.passed) {
+            let Some(kernel) = host.kernel.as_ref().filter(|_| !host.clock.stands()) else {
                 continue;
-            }
-            let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != index);
-            let words = others.filter(|(_, node)| node.powered);
-            let mut able = false;
-            for (_, node) in words {
-                let word = &node.words[group];
-                if word.state() == State::Holding {
-                    able = false;
-                    break;
+            };
+            for (group, passed) in passed.iter_mut().enumerate() {
+                let Some(passed) = passed.as_mut().filter(|passed| passed.open) else { continue };
+                let mut last = to;
+                if bent != Bent::Bypass {
+                    last = last.min(host.clock.real_of(kernel.last_packet(group), from));
                 }
-                let view = node.core.as_ref().map(Core::view);
-                able |= view.is_some_and(|view| {
-                    let since = view.groups[group].since.0;
-                    !view.leaving
-                        && word.health() == Health::Standby
-                        && since + 5 * MS < self.now
-                        && node.daemon_since + INITDEAD + 5 * MS < self.now
-                });
-            }
-            if able {
-                self.wrong = Some(format!("node {} left group {group} to nobody", index + 1));
+                (passed.last, passed.local) = (last, host.clock.at(last));
+                passed.gone = host.clock.real_of(passed.local + MARGIN, last);
             }
         }
     }
 
-    /// All faults are over for long: who holds what?
-    pub(crate) fn judge_the_end(&self) -> Result<(), String> {
-        for group in 0..self.double.len() {
-            let up: Vec<_> = self.nodes.iter().filter(|node| node.addresses[group]).collect();
-            let can = |node: &&Node| {
-                let failed = node.words[group].health() == Health::Failed;
-                node.core.is_some() && !failed
-            };
-            let able: Vec<_> = self.nodes.iter().filter(can).collect();
-            match up.as_slice() {
-                [] if able.is_empty() => {}
-                [] => return Err(format!("nobody has group {group} up, and {} could", able[0].id)),
-                [holder] => {
-                    let Some(core) = &holder.core else { continue };
-                    let view = &core.view().groups[group];
-                    if !matches!(view.phase, Phase::Serving { .. }) {
-                        return Err(format!(
-                            "{} does not serve group {group}: {view:?}",
-                            holder.id
-                        ));
+    /// Looks at every gate at `now`. `well` tells whether every frame arrives and every clock goes.
+    pub(crate) fn look(
+        &mut self,
+        plan: &Plan,
+        hosts: &[Host],
+        now: u64,
+        well: bool,
+        bent: Bent,
+    ) -> Result<Seen, String> {
+        if !well {
+            self.excused_until = now + HEAL;
+        }
+        let mut seen = Seen::default();
+        for (at, host) in hosts.iter().enumerate() {
+            for group in 0..plan.groups {
+                let open = host.open(group, now, bent == Bent::Bypass);
+                let before = self.passed[at][group];
+                let Some(epoch) = open else {
+                    if let Some(passed) = &mut self.passed[at][group] {
+                        passed.open = false;
                     }
-                    let preferred = able
-                        .iter()
-                        .find(|node| Some(node.id) == self.config.preferred[group])
-                        .filter(|_| self.config.auto_failback[group]);
-                    if let Some(preferred) = preferred.filter(|node| node.id != holder.id) {
-                        let (has, wants) = (holder.id, preferred.id);
-                        return Err(format!("{has} has group {group}, {wants} should"));
-                    }
-                    if self.config.resources[group] != holder.resources[group] {
-                        return Err(format!("{} has group {group} without resources", holder.id));
-                    }
+                    continue;
+                };
+                let local = host.clock.at(now);
+                let residue = host.resumed.is_some_and(|resumed| local <= resumed + RESIDUE);
+                if !before.is_some_and(|before| before.open && before.epoch == epoch) {
+                    seen.opened.push((at, group, epoch));
                 }
-                // A dead daemon cannot yield what it got in a partition.
-                several if self.double[group] && several.iter().any(|node| node.core.is_none()) => {
+                if before.is_some_and(|before| before.epoch > epoch) {
+                    return Err(format!("machine {} goes back in epochs", at + 1));
                 }
-                several => {
-                    return Err(format!("group {group} stays up on {} nodes", several.len()));
+                let boot = host.boots;
+                let gone = host.clock.real_of(local + MARGIN, now);
+                let passed = Passed { epoch, last: now, local, gone, boot, residue, open: true };
+                self.passed[at][group] = Some(passed);
+                let judged = self.judge(plan, hosts, at, group, now, bent);
+                match judged {
+                    Ok(()) => {}
+                    Err(_) if residue && plan.cluster != Cluster::Available => seen.residues += 1,
+                    Err(wrong) => return Err(wrong),
                 }
             }
-            let stray = self.nodes.iter().find(|node| {
-                node.core.is_some() && node.resources[group] && !node.addresses[group]
-            });
-            if let Some(node) = stray {
-                return Err(format!("{} runs resources of group {group} it lacks", node.id));
+        }
+        Ok(seen)
+    }
+
+    /// A packet passes at machine `at`: judges it against those of all others.
+    fn judge(
+        &self,
+        plan: &Plan,
+        hosts: &[Host],
+        at: usize,
+        group: usize,
+        now: u64,
+        bent: Bent,
+    ) -> Result<(), String> {
+        let Some(ours) = self.passed[at][group] else { return Ok(()) };
+        let available = plan.cluster == Cluster::Available;
+        if available && now <= self.excused_until {
+            return Ok(());
+        }
+        let margin = match bent {
+            // Nothing there waits for the last packets of another.
+            _ if available => 0,
+            Bent::Margin => 10 * MARGIN,
+            _ => MARGIN,
+        };
+        for (other, host) in hosts.iter().enumerate().filter(|(other, _)| *other != at) {
+            let Some(theirs) = self.passed[other][group] else { continue };
+            // Those of a machine that lost power left before that, or never.
+            let lives = host.powered && host.boots == theirs.boot;
+            let waits = theirs.open || host.clock.at(now) < theirs.local + margin;
+            let stood = host.stood.is_some_and(|stood| stood >= theirs.last);
+            let may_leave = lives && waits && !stood && !theirs.residue;
+            let fenced = self.fenced[other].is_some_and(|fenced| fenced >= theirs.last);
+            let (me, them) = (at + 1, other + 1);
+            let (e, f) = (ours.epoch.0, theirs.epoch.0);
+            // A fence need not cut the queues behind the gate; apart from that it is the order.
+            let queued = fenced && !host.powered && now < theirs.gone;
+            let may_leave = may_leave || (queued && !theirs.residue);
+            let ordered = fenced && plan.cluster == Cluster::Safe;
+            // Each side of a partition had its own numbers.
+            if ours.epoch <= theirs.epoch && !ordered && (!available || theirs.open) {
+                return Err(format!(
+                    "{me} serves group {group} at {e:x} after {them} did at {f:x}"
+                ));
+            }
+            if may_leave {
+                let age = (now - theirs.last) as f64 / MS as f64;
+                return Err(format!(
+                    "{me} serves group {group} at {e:x}, and a packet that {them} let pass \
+                     {age:.3} ms ago at {f:x} may leave after that"
+                ));
             }
         }
         Ok(())
+    }
+
+    /// Tells whether every group is served as it should be.
+    pub(crate) fn settled(&self, plan: &Plan, hosts: &[Host], now: u64) -> bool {
+        let nodes = &hosts[..plan.cluster.nodes()];
+        (0..plan.groups).all(|group| {
+            let serves = |at: usize| {
+                let host = &hosts[at];
+                let serving = host.daemon.as_ref().is_some_and(|daemon| {
+                    let phase = daemon.core.view().groups[group].phase;
+                    let started = daemon.resources[group] || !plan.resources;
+                    matches!(phase, Phase::Serving { .. }) && started
+                });
+                serving && host.open(group, now, false).is_some() && host.addresses[group].is_some()
+            };
+            let up = |host: &&Host| host.addresses[group].is_some();
+            let waits = |host: &Host| {
+                let kernel = host.kernel.as_ref();
+                kernel.is_none_or(|kernel| kernel.records[group].is_blocked(host.clock.at(now)))
+            };
+            let holders: Vec<_> = (0..nodes.len()).filter(|at| serves(*at)).collect();
+            let home =
+                plan.home().is_none_or(|home| holders.first().map(|at| id(*at)) == Some(home));
+            holders.len() == 1
+                && nodes.iter().filter(up).count() == 1
+                && home
+                && !hosts.iter().any(waits)
+        })
+    }
+
+    /// Tells whether the run is over, and how long after the last mending all was well for good.
+    pub(crate) fn over(
+        &mut self,
+        plan: &Plan,
+        hosts: &[Host],
+        mended: bool,
+        settled: bool,
+        now: u64,
+    ) -> Result<Option<u64>, String> {
+        if !mended {
+            self.mended(now);
+            return if now > 60_000 * MS { Err("it never ends".to_owned()) } else { Ok(None) };
+        }
+        if !settled {
+            self.settled = None;
+            if now > self.mended + plan.patience() {
+                let up: Vec<_> = hosts.iter().map(|host| &host.addresses).collect();
+                let after = plan.patience() / MS;
+                return Err(format!("not well {after} ms after all was mended, with {up:?} up"));
+            }
+            return Ok(None);
+        }
+        let since = *self.settled.get_or_insert(now);
+        Ok((now >= since + STEADY).then(|| since - self.mended))
     }
 }

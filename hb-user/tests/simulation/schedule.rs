@@ -1,73 +1,121 @@
-//! What goes wrong when, drawn from the seed.
+//! Which faults, when.
 
-use crate::{rng::Rng, world::MS};
+use crate::{
+    network::Trouble,
+    plan::{Cluster, MS, Plan},
+    rng::Rng,
+};
 
-/// A fault; what it did is undone at its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Something that goes wrong and is mended later.
+#[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// The machine goes dark and boots later.
-    Crash { node: usize },
-    /// Only the daemon is killed; it is started again and finds its maps.
-    KillDaemon { node: usize },
-    /// The daemon leaves in order; the node is started again later.
-    Leave { node: usize },
-    /// One link between two nodes loses everything.
-    CutLink { pair: (usize, usize), link: usize },
-    /// All links between two nodes lose everything.
-    Partition { pair: (usize, usize) },
-    /// Every link loses frames.
-    Loss,
-    /// Resources do not start here; the operator clears the failure at the end.
-    FailStarts { node: usize },
-    /// Addresses cannot be added here; cleared at the end.
-    FailTakes { node: usize },
-    /// Addresses cannot be removed here for a while; cleared at the end.
-    FailDrops { node: usize },
-    /// A running resource fails; cleared at the end.
-    FailRunning { node: usize },
+    /// The machine loses power, and with it its record.
+    Crash {
+        host: usize,
+    },
+    /// And its disk as well.
+    LoseDisk {
+        host: usize,
+    },
+    /// The daemon is killed; its kernel half stays.
+    Kill {
+        host: usize,
+    },
+    /// The daemon is stopped, and goes on later.
+    Freeze {
+        host: usize,
+    },
+    /// The daemon leaves in order.
+    Leave {
+        host: usize,
+    },
+    /// The whole machine stands still, its clock as well.
+    Pause {
+        host: usize,
+    },
+    /// Every clock takes another rate.
+    Rates,
+    Wire(Vec<Trouble>),
+    /// The operator wants a group on that node.
+    Move {
+        group: usize,
+        to: usize,
+    },
+    /// A resource that ran fails.
+    Fail {
+        host: usize,
+    },
+    /// Resources do not start.
+    FailStarts {
+        host: usize,
+    },
+    /// Addresses cannot be added; or removed.
+    FailAdds {
+        host: usize,
+    },
+    FailRemoves {
+        host: usize,
+    },
+    /// Agents report that they could not fence.
+    FailFences,
 }
 
-pub(crate) struct Schedule {
-    /// When each node boots first, in nanoseconds.
-    pub(crate) boots: Vec<u64>,
-    /// Faults with begin and end; without an end they stay.
-    pub(crate) faults: Vec<(Fault, u64, Option<u64>)>,
-    /// When to look at what came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Scheduled {
+    pub(crate) fault: Fault,
+    pub(crate) begin: u64,
     pub(crate) end: u64,
 }
 
-impl Schedule {
-    pub(crate) fn draw(rng: &mut Rng, nodes: usize) -> Self {
-        let boots: Vec<_> = (0..nodes).map(|_| rng.within(0, 30 * MS)).collect();
-        let mut at = 60 * MS;
-        let mut last = at;
-        let mut faults = Vec::new();
-        for _ in 0..rng.within(1, 3) {
-            at += rng.within(0, 70 * MS);
-            let node = rng.index(nodes);
-            let other = (node + 1 + rng.index(nodes - 1)) % nodes;
-            let pair = (node.min(other), node.max(other));
-            let fault = match rng.within(0, 11) {
-                0 | 1 => Fault::Crash { node },
-                2 | 3 => Fault::KillDaemon { node },
-                4 | 5 => Fault::Leave { node },
-                6 => Fault::CutLink { pair, link: rng.index(2) },
-                7 => Fault::Partition { pair },
-                8 => Fault::Loss,
-                9 => Fault::FailStarts { node },
-                10 if rng.chance(500) => Fault::FailTakes { node },
-                10 => Fault::FailDrops { node },
-                _ => Fault::FailRunning { node },
-            };
-            let until = at + rng.within(MS / 2, 60 * MS);
-            last = last.max(until);
-            let lasting = rng.chance(150)
-                && matches!(
-                    fault,
-                    Fault::Crash { .. } | Fault::KillDaemon { .. } | Fault::Leave { .. }
-                );
-            faults.push((fault, at, (!lasting).then_some(until)));
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    pub(crate) faults: Vec<Scheduled>,
+}
+
+pub(crate) fn draw(rng: &mut Rng, plan: &Plan) -> Schedule {
+    let count = rng.within(1, 5);
+    let faults = (0..count).map(|_| {
+        let begin = rng.within(200 * MS, 700 * MS);
+        let longest = if rng.chance(100) { 3_000 * MS } else { 250 * MS };
+        let end = begin + rng.within(MS, longest);
+        Scheduled { fault: draw_fault(rng, plan), begin, end }
+    });
+    Schedule { faults: faults.collect() }
+}
+
+fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
+    let machines = plan.cluster.machines();
+    let node = rng.index(plan.cluster.nodes());
+    let host = rng.index(machines);
+    let other = (host + 1 + rng.index(machines - 1)) % machines;
+    let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
+    match rng.index(20) {
+        0 | 1 => Fault::Crash { host },
+        2 | 3 => Fault::Kill { host: node },
+        4 | 5 => Fault::Freeze { host: node },
+        6 => Fault::Leave { host: node },
+        7 | 8 => Fault::Pause { host },
+        9 => Fault::Rates,
+        10 | 11 => Fault::Wire(both(host, other).into()),
+        12 => Fault::Wire(vec![Trouble::Cut { from: host, to: other }]),
+        13 => {
+            let others = (0..machines).filter(|other| *other != host);
+            Fault::Wire(others.flat_map(|other| both(host, other)).collect())
         }
-        Self { boots, faults, end: last + 220 * MS }
+        14 => Fault::Wire(vec![Trouble::Loss]),
+        15 => Fault::Wire(vec![Trouble::Jitter, Trouble::Doubling]),
+        16 => Fault::Move { group: rng.index(plan.groups), to: node },
+        17 => Fault::Fail { host: node },
+        18 => match rng.index(3) {
+            0 => Fault::FailStarts { host: node },
+            1 => Fault::FailAdds { host: node },
+            _ => Fault::FailRemoves { host: node },
+        },
+        _ => match plan.cluster {
+            Cluster::Witness | Cluster::Three => Fault::LoseDisk { host: node },
+            Cluster::Safe => Fault::FailFences,
+            // Nobody else would know the numbers.
+            Cluster::Available => Fault::Crash { host },
+        },
     }
 }

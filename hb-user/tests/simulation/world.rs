@@ -1,433 +1,502 @@
-//! Nodes, the wires between them, a virtual clock, and what must never be seen.
+//! All machines and the wire, under one virtual time.
 
 mod faults;
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::collections::BTreeMap;
 
-use hb_ebpf::{epoch::Epoch, time::BootTime};
+use hb_ebpf::{
+    maps::{self, Cause, EventKind, LeaseNews},
+    wire::Frame,
+};
 use hb_user::{
-    core::{Action, Core, Input, Phase},
-    id::{GroupId, NodeId},
+    core::{Phase, Transition},
+    witness::generation::reserve,
 };
 
 use crate::{
-    node::{Frame, INTERVAL, Node, times},
+    clock::{Clock, RATE_ONE},
+    daemon::{Done, Work},
+    host::Host,
+    judge::Judge,
+    kernel::Kernel,
+    network::Network,
+    plan::{Cluster, FENCE_DELAY, MS, Plan, RHO, index},
     rng::Rng,
-    schedule::Schedule,
+    schedule::{Schedule, draw},
 };
 
-pub(crate) const US: u64 = 1_000;
-pub(crate) const MS: u64 = 1_000 * US;
-const LINKS: usize = 2;
+/// A rule broken on purpose, to see that it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bent {
+    Nothing,
+    /// Packets leave whenever the addresses are up.
+    Bypass,
+    /// One clock goes at twice the rate of another.
+    Clocks,
+    /// Packets leave long after they passed the gate.
+    Margin,
+}
 
-/// What is the same for all nodes.
-pub(crate) struct Config {
-    pub(crate) preferred: Vec<Option<NodeId>>,
-    pub(crate) auto_failback: Vec<bool>,
-    pub(crate) resources: Vec<bool>,
+/// What the seeds led to, to see that they reach what they are for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) frames: u64,
+    pub(crate) holders: u64,
+    pub(crate) armed: u64,
+    pub(crate) releases: u64,
+    pub(crate) lapses: u64,
+    pub(crate) regained: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) resumed: u64,
+    pub(crate) vain: u64,
+    pub(crate) fences: u64,
+    pub(crate) failures: u64,
+    pub(crate) residues: u64,
+    pub(crate) slowest_ms: u64,
 }
 
 enum Event {
-    Boot { node: usize },
+    Frame { to: usize, frame: Box<Frame> },
+    Timer { host: usize, life: u64, contact: usize, set: u64 },
+    Fast { host: usize, start: u64 },
+    Main { host: usize, start: u64 },
+    Work { host: usize, start: u64, done: Done },
     Begin { fault: usize },
     End { fault: usize },
-    Tick { node: usize, boot: u64 },
-    Arrive { to: usize, to_boot: u64, frame: Rc<Frame> },
-    Wake { node: usize, incarnation: u32 },
-    Done { node: usize, incarnation: u32, group: usize, work: Work },
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Work {
-    Take { epoch: Epoch },
-    Drop,
-    Start { epoch: Epoch },
-    Stop,
-}
-
-/// What a run went through.
-#[derive(Default, Debug)]
-pub(crate) struct Stats {
-    pub(crate) holds: u64,
-    pub(crate) deaths: u64,
-    pub(crate) fast_takeovers: u64,
-    pub(crate) hand_overs: u64,
-    pub(crate) conflicts: u64,
-    pub(crate) failures: u64,
-    pub(crate) exits: u64,
-    pub(crate) resumes: u64,
-}
-
-impl Stats {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.holds += other.holds;
-        self.deaths += other.deaths;
-        self.fast_takeovers += other.fast_takeovers;
-        self.hand_overs += other.hand_overs;
-        self.conflicts += other.conflicts;
-        self.failures += other.failures;
-        self.exits += other.exits;
-        self.resumes += other.resumes;
-    }
+    PowerOff { host: usize },
+    Boot { host: usize },
+    StartDaemon { host: usize },
+    Look,
 }
 
 pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) bent: Bent,
+    rng: Rng,
     pub(crate) now: u64,
     order: u64,
     queue: BTreeMap<(u64, u64), Event>,
-    rng: Rng,
-    pub(crate) config: Config,
-    pub(crate) schedule: Schedule,
-    pub(crate) nodes: Vec<Node>,
-    /// Cuts in force, by pair and link.
-    pub(crate) cuts: BTreeMap<(usize, usize), [u32; LINKS]>,
-    loss_permille: u64,
-    /// Until when a partition explains what would otherwise be wrong.
-    pub(crate) excused_until: u64,
-    pub(crate) partitioned_ever: bool,
-    /// Per group, whether two nodes have it up, and whether a partition explains that.
-    pub(crate) double: Vec<bool>,
-    pub(crate) highest: Vec<Epoch>,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) network: Network,
+    schedule: Schedule,
+    open_faults: usize,
+    judge: Judge,
     pub(crate) stats: Stats,
-    pub(crate) wrong: Option<String>,
-    pub(crate) trace: Option<Vec<String>>,
+    trace: Option<Vec<String>>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, nodes: usize, traced: bool) -> Self {
-        let mut rng = Rng::new(seed);
-        let groups = 1 + rng.index(2);
-        let config = Config {
-            preferred: (0..groups)
-                .map(|_| rng.chance(800).then(|| NodeId(1 + rng.index(nodes) as u8)))
-                .collect(),
-            auto_failback: (0..groups).map(|_| rng.chance(500)).collect(),
-            resources: (0..groups).map(|_| rng.chance(700)).collect(),
-        };
-        let schedule = Schedule::draw(&mut rng, nodes);
+    pub(crate) fn new(cluster: Cluster, seed: u64, bent: Bent, trace: bool) -> Self {
+        let mut rng = Rng::new(seed.wrapping_mul(4).wrapping_add(cluster as u64));
+        let plan = Plan::draw(cluster, &mut rng);
+        let machines = cluster.machines();
+        let rates = draw_rates(&mut rng, machines, bent);
+        let hosts = rates.into_iter().map(|rate| {
+            // Clocks need not be set alike.
+            let local = rng.within(10_000 * MS, 1_000_000_000 * MS);
+            Host::new(&plan, Clock::new(0, local, rate))
+        });
+        let hosts: Vec<_> = hosts.collect();
+        let schedule = draw(&mut rng, &plan);
         let mut world = Self {
+            judge: Judge::new(machines, plan.groups),
+            network: Network::new(machines),
+            plan,
+            bent,
+            rng,
             now: 0,
             order: 0,
             queue: BTreeMap::new(),
-            rng,
-            config,
+            hosts,
+            open_faults: schedule.faults.len(),
             schedule,
-            nodes: (1..=nodes).map(|id| Node::new(NodeId(id as u8), nodes, groups)).collect(),
-            cuts: BTreeMap::new(),
-            loss_permille: 0,
-            excused_until: 0,
-            partitioned_ever: false,
-            double: vec![false; groups],
-            highest: vec![Epoch::NONE; groups],
             stats: Stats::default(),
-            wrong: None,
-            trace: traced.then(Vec::new),
+            trace: trace.then(Vec::new),
         };
-        for node in 0..nodes {
-            let at = world.schedule.boots[node];
-            world.at(at, Event::Boot { node });
+        for host in 0..machines {
+            world.genesis(host);
         }
         for fault in 0..world.schedule.faults.len() {
-            let (_, begin, end) = world.schedule.faults[fault];
-            world.at(begin, Event::Begin { fault });
-            if let Some(end) = end {
-                world.at(end, Event::End { fault });
-            }
+            world.at(world.schedule.faults[fault].begin, Event::Begin { fault });
         }
-        world.note(|world| {
-            let Config { preferred, auto_failback, resources } = &world.config;
-            format!("preferred {preferred:?} failback {auto_failback:?} resources {resources:?}")
-        });
+        world.at(10 * MS, Event::Look);
         world
+    }
+
+    /// A machine of a cluster that has never been: nothing was promised that could bind.
+    fn genesis(&mut self, host: usize) {
+        self.boot(host);
+        if host < self.plan.cluster.nodes() {
+            self.start_daemon(host);
+        }
+        if let Some(kernel) = &mut self.hosts[host].kernel {
+            kernel.records.iter_mut().for_each(|record| record.blocked_until_ns = 0);
+        }
     }
 
     /// Runs to the end.
     pub(crate) fn run(&mut self) -> Result<(), String> {
         while let Some(((at, _), event)) = self.queue.pop_first() {
-            if at > self.schedule.end {
-                break;
-            }
+            self.judge.passed_until(&self.hosts, self.now, at, self.bent);
             self.now = at;
-            self.happen(event);
-            self.judge_addresses();
-            if let Some(wrong) = self.wrong.take() {
-                return Err(wrong);
+            let looks = matches!(event, Event::Look);
+            self.handle(event);
+            self.look_at_the_wire()?;
+            if looks && self.is_over()? {
+                return Ok(());
             }
         }
-        self.judge_the_end()
+        Err("nothing happens any more".to_owned())
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(crate) fn timeline(self) -> String {
+        self.trace.unwrap_or_default().join("\n")
+    }
+
+    fn look_at_the_wire(&mut self) -> Result<(), String> {
+        let well = self.network.is_well() && self.hosts.iter().all(|host| !host.clock.stands());
+        let seen = self.judge.look(&self.plan, &self.hosts, self.now, well, self.bent)?;
+        self.stats.holders += seen.opened.len() as u64;
+        self.stats.residues += seen.residues;
+        for (host, group, epoch) in seen.opened {
+            self.note(host, || format!("gate of group {group} is open at {:x}", epoch.0));
+        }
+        Ok(())
+    }
+
+    /// Looks whether all is well again; an error if it takes too long.
+    fn is_over(&mut self) -> Result<bool, String> {
+        self.after(5 * MS, Event::Look);
+        let nodes = &self.hosts[..self.plan.cluster.nodes()];
+        let runs = |host: &Host| host.daemon.is_some() && !host.frozen;
+        let mended = self.open_faults == 0 && nodes.iter().all(runs);
+        let settled = mended && self.judge.settled(&self.plan, &self.hosts, self.now);
+        let over = self.judge.over(&self.plan, &self.hosts, mended, settled, self.now);
+        let Some(took) = over.map_err(|error| format!("{error}: {}", self.phases()))? else {
+            return Ok(false);
+        };
+        self.stats.slowest_ms = took / MS;
+        Ok(true)
+    }
+
+    fn phases(&self) -> String {
+        let phases = self.hosts.iter().enumerate().filter_map(|(at, host)| {
+            let views = host.daemon.as_ref()?.core.view().groups;
+            let of = |view: &hb_user::core::GroupView| format!("{} {:?}", view.phase, view.blocked);
+            Some(format!("{}: {}", at + 1, views.iter().map(of).collect::<Vec<_>>().join(", ")))
+        });
+        phases.collect::<Vec<_>>().join("; ")
+    }
+
+    fn handle(&mut self, event: Event) {
         match event {
-            Event::Boot { node } => self.boot(node),
-            Event::Begin { fault } => self.begin(self.schedule.faults[fault].0),
+            Event::Frame { to, frame } => self.arrive(to, frame),
+            Event::Timer { host, life, contact, set } => self.timer(host, life, contact, set),
+            Event::Fast { host, start } => self.fast(host, start),
+            Event::Main { host, start } => self.main(host, start),
+            Event::Work { host, start, done } => {
+                if let Some(daemon) = self.daemon_of(host, start) {
+                    daemon.done.push_back(done);
+                    self.wake_main(host);
+                }
+            }
+            Event::Begin { fault } => self.begin(fault),
             Event::End { fault } => self.end(fault),
-            Event::Tick { node, boot } => self.tick(node, boot),
-            Event::Arrive { to, to_boot, frame } => {
-                let (now, node) = (self.now, &mut self.nodes[to]);
-                let fresh = node.powered && node.boot == to_boot;
-                if fresh && node.peers[frame.from].hear(&frame, now) {
-                    self.wake(to);
-                }
-            }
-            Event::Wake { node, incarnation } => self.woken(node, incarnation),
-            Event::Done { node, incarnation, group, work } => {
-                if self.nodes[node].incarnation == incarnation && self.nodes[node].core.is_some() {
-                    self.done(node, group, work);
-                }
-            }
+            Event::PowerOff { host } => self.fence(host),
+            Event::Boot { host } => self.boot(host),
+            Event::StartDaemon { host } => self.start_daemon(host),
+            Event::Look => {}
         }
     }
 
-    fn boot(&mut self, index: usize) {
-        if self.nodes[index].powered {
+    fn daemon_of(&mut self, host: usize, start: u64) -> Option<&mut crate::daemon::Daemon> {
+        let host = &mut self.hosts[host];
+        host.daemon.as_mut().filter(|_| host.start == start)
+    }
+
+    fn arrive(&mut self, to: usize, frame: Box<Frame>) {
+        let host = &mut self.hosts[to];
+        if host.clock.stands() {
+            if host.ring.len() < 256 {
+                host.ring.push_back(frame);
+            }
             return;
         }
+        let now = host.clock.at(self.now);
+        if let Some(kernel) = &mut host.kernel {
+            self.stats.frames += 1;
+            kernel.hear(*frame, now);
+            self.follow_up(to);
+        }
+    }
+
+    fn timer(&mut self, host: usize, life: u64, contact: usize, set: u64) {
+        let found = &mut self.hosts[host];
+        let Some(kernel) = found.kernel.as_mut().filter(|_| found.life == life) else { return };
+        let timer = kernel.contacts[contact].timer;
+        if found.clock.stands() || kernel.contacts[contact].set != set {
+            return;
+        }
+        let now = found.clock.at(self.now);
+        match timer {
+            Some(due) if due <= now => kernel.tick(contact, now),
+            Some(_) => found.timers[contact] = 0,
+            None => return,
+        }
+        self.follow_up(host);
+    }
+
+    fn fast(&mut self, at: usize, start: u64) {
         let now = self.now;
-        // Every start without a record reserves a generation above all before it.
-        let generation = 1 + self.nodes.iter().map(|node| node.generation).max().unwrap_or(0);
-        self.note(|_| format!("boot node {}", index + 1));
-        let node = &mut self.nodes[index];
-        node.power_on(generation, now);
-        node.start_daemon(&self.config, now);
-        let boot = node.boot;
-        let phase = self.rng.within(0, INTERVAL);
-        self.after(phase, Event::Tick { node: index, boot });
-        self.wake(index);
-        self.obey(index);
-    }
-
-    fn tick(&mut self, index: usize, boot: u64) {
-        if !self.nodes[index].powered || self.nodes[index].boot != boot {
+        let host = &mut self.hosts[at];
+        if host.start != start || host.fast_at != now {
             return;
         }
-        self.speak(index);
-        for peer in (0..self.nodes.len()).filter(|peer| *peer != index) {
-            let (now, node) = (self.now, &mut self.nodes[index]);
-            let was_dead = node.peers[peer].facts.life.is_dead();
-            if node.peers[peer].look(node.booted, now) {
-                if node.peers[peer].facts.life.is_dead() && !was_dead {
-                    self.died(index, peer);
-                }
-                self.wake(index);
-            }
+        host.fast_at = u64::MAX;
+        let Some((daemon, machine)) = host.running(now) else { return };
+        let due = daemon.fast.turn(machine.kernel, machine.now);
+        let (taken, reports) = (daemon.fast.taken, !daemon.fast.reports.is_empty());
+        if !daemon.fast.fail_removes {
+            host.addresses.iter_mut().zip(taken).for_each(|(up, taken)| *up = taken);
         }
-        self.after(INTERVAL, Event::Tick { node: index, boot });
+        let next = host.clock.real_of(due, now);
+        self.wake_fast_at(at, next);
+        if reports {
+            self.wake_main(at);
+        }
+        self.follow_up(at);
     }
 
-    /// Says what the core wants said, except where the fast path was quicker.
-    fn say(&mut self, index: usize) {
-        for group in 0..self.double.len() {
-            if !self.nodes[index].unreported[group] {
-                let word = self.nodes[index].wanted[group];
-                self.judge_word(index, group, &word);
-                self.nodes[index].words[group] = word;
-            }
-        }
-        self.speak(index);
-    }
-
-    /// Sends a frame on every link to every peer.
-    fn speak(&mut self, index: usize) {
-        let frame = self.nodes[index].frame(index, self.now);
-        for to in (0..self.nodes.len()).filter(|to| *to != index) {
-            let cuts = self.cuts.get(&(index.min(to), index.max(to))).copied().unwrap_or_default();
-            for cut in cuts {
-                let delay = self.rng.within(times::WIRE.0, times::WIRE.1);
-                let lost = self.rng.chance(self.loss_permille);
-                if cut == 0 && !lost {
-                    let to_boot = self.nodes[to].boot;
-                    self.after(delay, Event::Arrive { to, to_boot, frame: Rc::clone(&frame) });
-                }
-            }
-        }
-    }
-
-    /// The kernel of `index` declared `peer` dead: the fast path does what was prepared.
-    fn died(&mut self, index: usize, peer: usize) {
-        self.stats.deaths += 1;
-        self.note(|_| format!("kernel of node {} declares node {} dead", index + 1, peer + 1));
-        let other = &self.nodes[peer];
-        if other.powered && self.now - other.booted > 3 * MS && self.now > self.excused_until {
-            self.wrong = Some(format!("node {} was declared dead and lives", peer + 1));
-        }
-        if self.nodes[index].core.is_none() {
+    fn main(&mut self, at: usize, start: u64) {
+        let now = self.now;
+        let host = &mut self.hosts[at];
+        if host.start != start || host.main_at != now {
             return;
         }
-        for takeover in std::mem::take(&mut self.nodes[index].peers[peer].plan) {
-            self.stats.fast_takeovers += 1;
-            let group = usize::from(takeover.group.0);
-            self.note(|_| format!("fast path of node {} takes {takeover:?}", index + 1));
-            self.judge_epoch(index, group, takeover.epoch);
-            self.nodes[index].hold(takeover);
-            self.begin_work(index, group, Work::Take { epoch: takeover.epoch });
+        host.main_at = u64::MAX;
+        let Some((daemon, mut machine)) = host.running(now) else { return };
+        let due = daemon.turn(&mut machine);
+        let commands = !daemon.fast.commands.is_empty();
+        let (work, logs) = (std::mem::take(&mut daemon.work), std::mem::take(&mut daemon.logs));
+        for transition in logs {
+            self.note(at, || format!("{transition:?}"));
+            self.count(&transition);
         }
-    }
-
-    fn wake(&mut self, index: usize) {
-        let delay = self.rng.within(times::WAKE.0, times::WAKE.1);
-        let incarnation = self.nodes[index].incarnation;
-        self.after(delay, Event::Wake { node: index, incarnation });
-    }
-
-    fn woken(&mut self, index: usize, incarnation: u32) {
-        let (now, node) = (BootTime(self.now), &mut self.nodes[index]);
-        if node.core.is_none() || node.incarnation != incarnation {
-            return;
-        }
-        // Results and facts race each other.
-        let results_first = self.rng.chance(500);
-        let mut inputs: Vec<_> = node.inbox.drain(..).collect();
-        for peer in 0..node.peers.len() {
-            if peer != index && std::mem::take(&mut node.peers[peer].unread) {
-                let id = NodeId(peer as u8 + 1);
-                inputs.push(Input::Peer { peer: id, facts: node.peers[peer].facts });
-            }
-        }
-        if !results_first {
-            inputs.sort_by_key(|input| !matches!(input, Input::Peer { .. }));
-        }
-        for input in inputs {
-            let twice = self.rng.chance(50).then(|| input.clone());
-            for input in twice.into_iter().chain([input]) {
-                self.give(index, input);
-            }
-        }
-        if let Some(core) = &mut self.nodes[index].core {
-            core.handle_timeout(now);
-        }
-        self.obey(index);
-    }
-
-    /// Hands one input to the core and does what comes of it, as the shell has to.
-    fn give(&mut self, index: usize, input: Input) {
-        let (now, node) = (BootTime(self.now), &mut self.nodes[index]);
-        let Some(core) = &mut node.core else {
-            return;
+        let Some(due) = due else {
+            self.note(at, || "left".to_owned());
+            return self.hosts[at].left();
         };
-        let reported = match &input {
-            Input::Took { group, .. } => {
-                std::mem::replace(&mut node.unreported[usize::from(group.0)], false)
-            }
-            _ => false,
+        for work in work {
+            self.begin_work(at, work);
+        }
+        if commands {
+            self.wake_fast(at);
+        }
+        let next = self.hosts[at].clock.real_of(due, now);
+        self.wake_main_at(at, next);
+        self.follow_up(at);
+    }
+
+    fn begin_work(&mut self, at: usize, work: Work) {
+        let rng = &mut self.rng;
+        let takes = match work {
+            Work::Clean { .. } => rng.within(MS / 10, 3 * MS),
+            Work::Start { .. } | Work::Stop { .. } => rng.within(MS / 2, 6 * MS),
+            Work::FenceDue => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
+            Work::Fence if rng.chance(100) => rng.within(100 * MS, 400 * MS),
+            Work::Fence => rng.within(2 * MS, 60 * MS),
+            Work::Silence => self.plan.terms(at).wait_ns(),
         };
-        core.handle(input, now);
-        self.obey(index);
-        if reported && self.nodes[index].core.is_some() {
-            self.say(index);
+        let host = &mut self.hosts[at];
+        let mut result = Ok(());
+        let mut due = self.now + takes;
+        match work {
+            Work::Start { group, .. } | Work::Stop { group } => {
+                due = self.now.max(host.lanes[group]) + takes;
+                host.lanes[group] = due;
+                if matches!(work, Work::Start { .. }) && host.fail_starts {
+                    result = Err("refused".to_owned());
+                }
+            }
+            Work::Fence => {
+                // An agent may do it and not know it.
+                let fails = host.fail_fences;
+                if fails {
+                    result = Err("no answer".to_owned());
+                }
+                if !fails || self.rng.chance(300) {
+                    let off = self.now + self.rng.within(MS, takes);
+                    self.at(off, Event::PowerOff { host: 1 - at });
+                }
+            }
+            Work::Clean { .. } | Work::FenceDue | Work::Silence => {}
         }
+        let start = self.hosts[at].start;
+        self.at(due, Event::Work { host: at, start, done: Done { work, result } });
     }
 
-    fn tell(&mut self, index: usize, input: Input) {
-        if self.nodes[index].core.is_some() {
-            self.nodes[index].inbox.push_back(input);
-            self.wake(index);
+    /// Lets happen what follows from what a machine did: frames, wake-ups, timers.
+    fn follow_up(&mut self, at: usize) {
+        let Some(kernel) = &mut self.hosts[at].kernel else { return };
+        let out = std::mem::take(&mut kernel.out);
+        let events = !kernel.events.is_empty();
+        for event in std::mem::take(&mut kernel.news) {
+            self.tell(at, &event);
         }
-    }
-
-    /// Carries out what the core wants.
-    fn obey(&mut self, index: usize) {
-        while let Some(action) = self.nodes[index].core.as_mut().and_then(Core::poll_action) {
-            self.note(|_| match &action {
-                Action::Publish { words, leaving } => {
-                    let groups = words.iter().take(2).map(|word| {
-                        let (state, health) = (word.state(), word.health());
-                        format!("{state:?}/{health:?}@{:x}>{}", word.epoch().0, word.successor)
-                    });
-                    let words: Vec<_> = groups.collect();
-                    format!("node {}: say {} leaving {leaving}", index + 1, words.join(" "))
-                }
-                other => format!("node {}: {other:?}", index + 1),
-            });
-            match action {
-                Action::Publish { words, leaving } => {
-                    (self.nodes[index].wanted, self.nodes[index].leaving) = (words, leaving);
-                    self.say(index);
-                }
-                Action::Arm { peer, takeovers } => {
-                    self.nodes[index].peers[usize::from(peer.0) - 1].plan = takeovers;
-                }
-                Action::Take { group, epoch, .. } => {
-                    self.begin_work(index, group.0.into(), Work::Take { epoch });
-                }
-                Action::Drop { group, .. } => self.begin_work(index, group.0.into(), Work::Drop),
-                Action::StartResources { group, epoch, .. } => {
-                    self.begin_work(index, group.0.into(), Work::Start { epoch });
-                }
-                Action::StopResources { group, .. } => {
-                    self.begin_work(index, group.0.into(), Work::Stop);
-                }
-                Action::Log(transition) => self.count(&transition),
-                Action::Announce { .. } => {}
-                Action::Exit => {
-                    self.stats.exits += 1;
-                    self.judge_exit(index);
-                    self.nodes[index].core = None;
-                    self.nodes[index].powered = false;
-                    return;
-                }
+        for frame in out {
+            let to = index(frame.destination);
+            let copies = self.network.carry(&mut self.rng, at, to);
+            for delay in copies.into_iter().flatten() {
+                self.after(delay, Event::Frame { to, frame: Box::new(frame) });
             }
         }
-        let due = self.nodes[index].core.as_ref().and_then(Core::poll_timeout);
-        if let Some(due) = due {
-            if due.0 <= self.now {
-                self.wrong = Some(format!("node {} wants to be called in the past", index + 1));
-            }
-            if self.nodes[index].timer.is_none_or(|timer| due.0 < timer || timer <= self.now) {
-                self.nodes[index].timer = Some(due.0);
-                let incarnation = self.nodes[index].incarnation;
-                self.at(due.0, Event::Wake { node: index, incarnation });
-            }
+        if events {
+            self.wake_fast(at);
         }
+        self.set_timers(at);
     }
 
-    fn begin_work(&mut self, node: usize, group: usize, work: Work) {
-        let is_address = matches!(work, Work::Take { .. } | Work::Drop);
-        let (low, high) = if is_address { times::ADDRESS } else { times::RESOURCE };
-        let takes = self.rng.within(low, high);
-        let lanes = &mut self.nodes[node].lanes[group];
-        let lane = if is_address { &mut lanes.addresses } else { &mut lanes.resources };
-        *lane = self.now.max(*lane) + takes;
-        let at = *lane;
-        let incarnation = self.nodes[node].incarnation;
-        self.at(at, Event::Done { node, incarnation, group, work });
-    }
-
-    fn done(&mut self, index: usize, group: usize, work: Work) {
-        let node = &mut self.nodes[index];
-        let id = GroupId(group as u8);
-        let refused = |fails: bool| if fails { Err("refused".to_owned()) } else { Ok(()) };
-        let input = match work {
-            Work::Take { epoch } => {
-                let result = refused(node.fail_takes);
-                node.addresses[group] |= result.is_ok();
-                Input::Took { group: id, epoch, result }
-            }
-            Work::Drop => {
-                let result = refused(node.fail_drops);
-                node.addresses[group] &= result.is_err();
-                Input::Dropped { group: id, result }
-            }
-            Work::Start { epoch } => {
-                let result = refused(node.fail_starts);
-                node.resources[group] = true;
-                Input::ResourcesStarted { group: id, epoch, result }
-            }
-            Work::Stop => {
-                node.resources[group] = false;
-                Input::ResourcesStopped { group: id, result: Ok(()) }
-            }
+    fn tell(&mut self, at: usize, event: &maps::Event) {
+        let text = match EventKind::from_code(event.kind) {
+            Some(EventKind::Dead) => format!("{:?}", Cause::from_code(event.cause)),
+            Some(EventKind::Lease) => format!("{:?}", LeaseNews::from_code(event.cause)),
+            Some(EventKind::Up) => "is heard".to_owned(),
+            _ => return,
         };
-        self.note(|_| format!("node {}: {input:?}", index + 1));
-        self.tell(index, input);
+        self.note(at, || format!("kernel: machine {}: {text}", event.peer));
     }
 
-    fn count(&mut self, transition: &hb_user::core::Transition) {
-        use hb_user::core::Transition;
+    fn set_timers(&mut self, at: usize) {
+        let late = self.rng.within(10_000, 100_000);
+        let (host, now) = (&mut self.hosts[at], self.now);
+        let Some(kernel) = &host.kernel else { return };
+        let mut timers = Vec::new();
+        for (contact, known) in kernel.contacts.iter().enumerate() {
+            if let (Some(due), false) = (known.timer, host.timers[contact] == known.set) {
+                let real = host.clock.real_of(due, now);
+                if real != u64::MAX {
+                    host.timers[contact] = known.set;
+                    timers.push((real + late, contact, known.set));
+                }
+            }
+        }
+        let life = host.life;
+        for (due, contact, set) in timers {
+            self.at(due, Event::Timer { host: at, life, contact, set });
+        }
+    }
+
+    /// A thread that is woken runs a little later; now and then it has to wait for the processor.
+    fn wake_fast(&mut self, host: usize) {
+        let stall = if self.rng.chance(10) { 3 * MS } else { 50_000 };
+        let at = self.now + self.rng.within(5_000, stall);
+        self.wake_fast_at(host, at);
+    }
+
+    fn wake_main(&mut self, host: usize) {
+        // Of two nodes that think it is their turn, nothing but what they hear within two intervals
+        // keeps them apart where nobody votes: then a daemon may not be as late as that.
+        let late = if self.plan.cluster == Cluster::Available { 3 * MS } else { 10 * MS };
+        let stall = if self.rng.chance(10) { late } else { 200_000 };
+        let at = self.now + self.rng.within(5_000, stall);
+        self.wake_main_at(host, at);
+    }
+
+    fn wake_fast_at(&mut self, host: usize, at: u64) {
+        let found = &mut self.hosts[host];
+        if at < found.fast_at && found.daemon.is_some() {
+            let at = at.max(self.now + 1);
+            found.fast_at = at;
+            let start = found.start;
+            self.at(at, Event::Fast { host, start });
+        }
+    }
+
+    fn wake_main_at(&mut self, host: usize, at: u64) {
+        let found = &mut self.hosts[host];
+        if at < found.main_at && found.daemon.is_some() {
+            let at = at.max(self.now + 1);
+            found.main_at = at;
+            let start = found.start;
+            self.at(at, Event::Main { host, start });
+        }
+    }
+
+    /// A machine starts; a node's daemon follows, a witness needs none.
+    fn boot(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        if host.powered {
+            return;
+        }
+        host.powered = true;
+        host.boots += 1;
+        let witness = at >= self.plan.cluster.nodes();
+        if self.now > 0 {
+            let rate = draw_rates(&mut self.rng, 1, self.bent)[0];
+            host.clock = Clock::new(self.now, self.rng.within(5_000 * MS, 10_000 * MS), rate);
+        }
+        let now = host.clock.at(self.now);
+        if witness {
+            host.life += 1;
+            host.timers.fill(0);
+            let mut kernel = Kernel::new(&self.plan, at, self.rng.next() | 1);
+            let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
+            host.disk.generation = reserved.stored;
+            kernel.begin(Some(reserved.floor), now);
+            for record in &mut kernel.records {
+                hb_ebpf::lease::start::generation_stored(record, reserved.stored);
+            }
+            // It has no daemon that could grow old.
+            kernel.node.controller_stamp_ns = u64::MAX;
+            kernel.node.incarnation = self.hosts[at].life as u32;
+            self.hosts[at].kernel = Some(kernel);
+        } else if self.now > 0 {
+            let delay = self.rng.within(MS, 30 * MS);
+            self.after(delay, Event::StartDaemon { host: at });
+        }
+        self.note(at, || "boots".to_owned());
+    }
+
+    fn start_daemon(&mut self, at: usize) {
+        let (now, nonce) = (self.now, self.rng.next() | 1);
+        let host = &mut self.hosts[at];
+        if !host.powered || host.daemon.is_some() {
+            return;
+        }
+        let found = host.start_daemon(&self.plan, at, nonce, now);
+        self.stats.resumed += u64::from(found);
+        self.note(at, || format!("daemon starts, kernel half found: {found}"));
+        self.wake_main(at);
+        self.wake_fast(at);
+        self.follow_up(at);
+    }
+
+    fn fence(&mut self, at: usize) {
+        self.note(at, || "fenced".to_owned());
+        self.stats.fences += 1;
+        self.hosts[at].power_off();
+        self.judge.fenced(at, self.now);
+        let delay = self.rng.within(50 * MS, 400 * MS);
+        self.after(delay, Event::Boot { host: at });
+    }
+
+    fn count(&mut self, transition: &Transition) {
+        use hb_user::core::Reason;
+        let stats = &mut self.stats;
         match transition {
-            Transition::Conflict { .. } => self.stats.conflicts += 1,
-            Transition::Failed { .. } => self.stats.failures += 1,
-            Transition::Group { to: Phase::Released { .. }, .. } => self.stats.hand_overs += 1,
+            Transition::Lapsed { .. } => stats.lapses += 1,
+            Transition::Regained { .. } => stats.regained += 1,
+            Transition::Conflict { .. } => stats.conflicts += 1,
+            Transition::NoMajority { .. } => stats.vain += 1,
+            Transition::Failed { .. } => stats.failures += 1,
+            Transition::Group { to: Phase::Released { .. }, .. } => stats.releases += 1,
+            Transition::Group { to: Phase::Seeking, reason, .. } => {
+                let armed = matches!(
+                    reason,
+                    Reason::HolderDied { .. } | Reason::ControllerDied(_) | Reason::HandedOver(_)
+                );
+                stats.armed += u64::from(armed);
+            }
             _ => {}
         }
     }
@@ -441,10 +510,39 @@ impl World {
         self.at(self.now + by, event);
     }
 
-    fn note(&mut self, text: impl FnOnce(&Self) -> String) {
-        if self.trace.is_some() {
-            let line = format!("{:>10.3} ms  {}", self.now as f64 / MS as f64, text(self));
-            self.trace.get_or_insert_default().push(line);
+    fn note(&mut self, host: usize, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            let at = self.now as f64 / MS as f64;
+            trace.push(format!("{at:>10.3} ms  {}  {}", host + 1, text()));
         }
+    }
+}
+
+/// Rates within rho of each other, often at its ends.
+fn draw_rates(rng: &mut Rng, count: usize, bent: Bent) -> Vec<u64> {
+    let most = if bent == Bent::Clocks { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
+    let rate = |_| match rng.index(3) {
+        0 => RATE_ONE,
+        1 => most,
+        _ => rng.within(RATE_ONE, most),
+    };
+    (0..count).map(rate).collect()
+}
+
+impl Stats {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.holders += other.holders;
+        self.armed += other.armed;
+        self.releases += other.releases;
+        self.lapses += other.lapses;
+        self.regained += other.regained;
+        self.conflicts += other.conflicts;
+        self.resumed += other.resumed;
+        self.vain += other.vain;
+        self.fences += other.fences;
+        self.failures += other.failures;
+        self.residues += other.residues;
+        self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

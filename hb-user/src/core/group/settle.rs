@@ -54,11 +54,12 @@ impl Group {
             self.heir = around.successor;
             return self.release(epoch, Reason::Leaving, around.now, out);
         }
-        let able = self.ready
-            && self.failure.is_none()
-            && !around.leaving
-            && !self.is_blocked(around.now)
-            && !self.record.unclean;
+        if self.record.unclean {
+            // It was won and lost before anybody here knew.
+            return self.give_way(Epoch::NONE, Reason::Lost, around.now, out);
+        }
+        let able =
+            self.ready && self.failure.is_none() && !around.leaving && !self.is_blocked(around.now);
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
             _ => None,

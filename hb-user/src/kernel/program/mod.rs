@@ -103,7 +103,7 @@ const PINNED: [Pinned; 20] = [
 
 /// Which way packets go that a gate looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     /// They arrive.
     In,
     /// They leave.
@@ -398,6 +398,33 @@ impl Kernel {
     pub fn program_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
         let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
         program.fd().map(AsFd::as_fd).map_err(|_| KernelError::Missing(name))
+    }
+
+    /// Runs the gate of what leaves (`way` [`Way::Out`]), or of what arrives where no heartbeats are
+    /// heard, on `packet`, as [`run_packet`](Self::run_packet) does. Returns the verdict (`TC_ACT_*`,
+    /// or `TCX_NEXT` as -1) and the packet it left.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Program`] if the packet is shorter than its headers.
+    pub fn run_gate(&self, way: Way, packet: &[u8]) -> Result<(i32, Vec<u8>), KernelError> {
+        let name = way.program();
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Missing(name))?;
+        let mut left = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut left),
+            ..TestRunOptions::new()
+        };
+        let done = program
+            .test_run(options)
+            .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
+        left.truncate(done.data_size_out as usize);
+        Ok((done.return_value.cast_signed(), left))
     }
 
     /// Takes the reader of events; once.

@@ -2,114 +2,163 @@
 
 use hb_user::{core::Input, id::GroupId};
 
-use super::{Event, MS, World};
-use crate::{judge::HEAL, schedule::Fault};
+use super::{Event, MS, World, draw_rates};
+use crate::{plan::id, schedule::Fault};
 
 impl World {
-    pub(super) fn begin(&mut self, fault: Fault) {
-        self.note(|_| format!("begin {fault:?}"));
-        match fault {
-            Fault::Crash { node } => self.nodes[node].power_off(),
-            Fault::KillDaemon { node } => {
-                let now = self.now;
-                if self.nodes[node].core.is_some() {
-                    self.nodes[node].kill_daemon(now);
+    pub(super) fn begin(&mut self, at: usize) {
+        let scheduled = self.schedule.faults[at].clone();
+        self.at(scheduled.end.max(self.now + 1), Event::End { fault: at });
+        self.note(0, || format!("FAULT {:?}", scheduled.fault));
+        let now = self.now;
+        match scheduled.fault {
+            Fault::Crash { host } => self.hosts[host].power_off(),
+            Fault::LoseDisk { host } => {
+                let host = &mut self.hosts[host];
+                host.power_off();
+                host.disk.generation = 0;
+                host.disk.vows.fill(None);
+            }
+            Fault::Kill { host } => self.hosts[host].kill_daemon(),
+            Fault::Freeze { host } => self.hosts[host].frozen = self.hosts[host].daemon.is_some(),
+            Fault::Leave { host } => {
+                self.hosts[host].leaves = self.hosts[host].daemon.is_some();
+                self.feed(host, Input::Stop);
+            }
+            Fault::Pause { host } => {
+                let host = &mut self.hosts[host];
+                if host.powered && !host.clock.stands() {
+                    host.clock.stop(now);
+                    host.stood = Some(now);
                 }
             }
-            Fault::Leave { node } => self.tell(node, Input::Stop),
-            Fault::CutLink { pair, link } => self.cut(pair, &[link], true),
-            Fault::Partition { pair } => self.cut(pair, &[0, 1], true),
-            Fault::Loss => self.loss_permille = 30,
-            Fault::FailStarts { node } => self.nodes[node].fail_starts = true,
-            Fault::FailTakes { node } => self.nodes[node].fail_takes = true,
-            Fault::FailDrops { node } => self.nodes[node].fail_drops = true,
-            Fault::FailRunning { node } => {
-                for group in 0..self.double.len() {
-                    let error = "it ended".to_owned();
-                    let group = GroupId(group as u8);
-                    self.tell(node, Input::ResourcesFailed { group, error });
+            Fault::Rates => {
+                let rates = draw_rates(&mut self.rng, self.hosts.len(), self.bent);
+                for (host, rate) in rates.into_iter().enumerate() {
+                    self.hosts[host].clock.set_rate(now, rate);
+                    self.look_again(host);
                 }
             }
-        }
-        if let Fault::FailStarts { node } | Fault::FailTakes { node } = fault {
-            // Only who takes a group can fail to: make the holder lose it.
-            let holder = (node + 1) % self.nodes.len();
-            for group in 0..self.double.len() {
-                let error = "it ended".to_owned();
-                self.tell(holder, Input::ResourcesFailed { group: GroupId(group as u8), error });
+            Fault::Wire(troubles) => {
+                troubles.into_iter().for_each(|trouble| self.network.set(trouble, true));
             }
+            Fault::Move { group, to } => {
+                for host in 0..self.plan.cluster.nodes() {
+                    self.feed(host, Input::Move { group: GroupId(group as u8), to: id(to) });
+                }
+            }
+            Fault::Fail { host } => self.fail(host),
+            Fault::FailStarts { host } => {
+                self.hosts[host].fail_starts = true;
+                self.make_room(host);
+            }
+            Fault::FailAdds { host } => {
+                self.hosts[host].fail_adds = true;
+                self.pass_on_failures();
+                self.make_room(host);
+            }
+            Fault::FailRemoves { host } => {
+                self.hosts[host].fail_removes = true;
+                self.pass_on_failures();
+                self.fail(host);
+            }
+            Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = true),
         }
     }
 
-    pub(super) fn end(&mut self, index: usize) {
-        let fault = self.schedule.faults[index].0;
-        self.note(|_| format!("end {fault:?}"));
-        match fault {
-            Fault::Crash { node } => self.boot(node),
-            Fault::KillDaemon { node } => {
-                let now = self.now;
-                if self.nodes[node].powered && self.nodes[node].core.is_none() {
-                    self.nodes[node].start_daemon(&self.config, now);
-                    self.excuse_late_yield();
-                    self.stats.resumes += 1;
-                    self.wake(node);
-                    self.obey(node);
-                }
+    pub(super) fn end(&mut self, at: usize) {
+        let fault = self.schedule.faults[at].fault.clone();
+        let now = self.now;
+        match &fault {
+            Fault::Crash { host } | Fault::LoseDisk { host } => self.boot(*host),
+            Fault::Kill { host } => self.start_daemon(*host),
+            Fault::Freeze { host } => {
+                self.hosts[*host].frozen = false;
+                self.look_again(*host);
             }
-            Fault::Leave { node } => {
-                let leaving =
-                    self.nodes[node].core.as_ref().is_some_and(|core| core.view().leaving);
-                if leaving {
-                    self.after(10 * MS, Event::End { fault: index });
-                } else {
-                    self.boot(node);
+            Fault::Leave { host } => {
+                if self.hosts[*host].leaves {
+                    return self.after(10 * MS, Event::End { fault: at });
                 }
+                self.start_daemon(*host);
             }
-            Fault::CutLink { pair, link } => self.cut(pair, &[link], false),
-            Fault::Partition { pair } => self.cut(pair, &[0, 1], false),
-            Fault::Loss => self.loss_permille = 0,
+            Fault::Pause { host } => self.resume(*host),
+            Fault::Wire(troubles) => {
+                troubles.iter().for_each(|trouble| self.network.set(*trouble, false));
+            }
             Fault::FailStarts { .. }
-            | Fault::FailTakes { .. }
-            | Fault::FailDrops { .. }
-            | Fault::FailRunning { .. } => {
-                self.excuse_late_yield();
-                for node in 0..self.nodes.len() {
-                    let broken = &mut self.nodes[node];
-                    (broken.fail_starts, broken.fail_takes, broken.fail_drops) = Default::default();
-                    // Half of the operators forget.
-                    if self.rng.chance(500) {
-                        for group in 0..self.double.len() {
-                            self.tell(node, Input::Clear { group: GroupId(group as u8) });
-                        }
-                    }
+            | Fault::FailAdds { .. }
+            | Fault::FailRemoves { .. }
+            | Fault::Fail { .. } => {
+                for host in &mut self.hosts {
+                    (host.fail_starts, host.fail_adds, host.fail_removes) = Default::default();
                 }
+                self.pass_on_failures();
+            }
+            Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = false),
+            Fault::Rates | Fault::Move { .. } => {}
+        }
+        // The operator has mended it, and says so.
+        for host in 0..self.plan.cluster.nodes() {
+            for group in 0..self.plan.groups as u8 {
+                self.feed(host, Input::Clear { group: GroupId(group) });
+            }
+        }
+        self.open_faults -= 1;
+        self.judge.mended(now);
+        self.note(0, || format!("mended {fault:?}"));
+    }
+
+    /// A machine that stood still goes on: what waits in its ring comes first.
+    fn resume(&mut self, at: usize) {
+        let now = self.now;
+        let host = &mut self.hosts[at];
+        if !host.powered || !host.clock.stands() {
+            return;
+        }
+        host.clock.go_on(now);
+        host.resumed = Some(host.clock.at(now));
+        let ring = std::mem::take(&mut host.ring);
+        for frame in ring {
+            self.arrive(at, frame);
+        }
+        self.look_again(at);
+    }
+
+    /// Every timer and thread of a machine looks at its clock anew.
+    fn look_again(&mut self, at: usize) {
+        self.hosts[at].timers.fill(0);
+        self.wake_fast(at);
+        self.wake_main(at);
+        self.set_timers(at);
+    }
+
+    /// Only who takes a group can fail to: the others lose it.
+    fn make_room(&mut self, host: usize) {
+        let others = (0..self.plan.cluster.nodes()).filter(|other| *other != host);
+        others.collect::<Vec<_>>().into_iter().for_each(|other| self.fail(other));
+    }
+
+    fn fail(&mut self, host: usize) {
+        for group in 0..self.plan.groups as u8 {
+            let error = "it ended".to_owned();
+            self.feed(host, Input::ResourcesFailed { group: GroupId(group), error });
+        }
+    }
+
+    fn pass_on_failures(&mut self) {
+        for host in &mut self.hosts {
+            if let Some(daemon) = &mut host.daemon {
+                daemon.fast.fail_adds = host.fail_adds;
+                daemon.fast.fail_removes = host.fail_removes;
             }
         }
     }
 
-    /// Gives a node that could not yield after a partition the time to do it now.
-    fn excuse_late_yield(&mut self) {
-        if self.double.contains(&true) {
-            self.excused_until = self.excused_until.max(self.now + HEAL);
+    fn feed(&mut self, host: usize, input: Input) {
+        if let Some(daemon) = &mut self.hosts[host].daemon {
+            daemon.feed(input);
+            self.wake_main(host);
         }
-    }
-
-    fn cut(&mut self, pair: (usize, usize), links: &[usize], begin: bool) {
-        let before = self.is_partitioned();
-        let cuts = self.cuts.entry(pair).or_default();
-        for link in links {
-            cuts[*link] = if begin { cuts[*link] + 1 } else { cuts[*link] - 1 };
-        }
-        let after = self.is_partitioned();
-        if after {
-            self.partitioned_ever = true;
-            self.excused_until = u64::MAX;
-        } else if before {
-            self.excused_until = self.now + HEAL;
-        }
-    }
-
-    pub(crate) fn is_partitioned(&self) -> bool {
-        self.cuts.values().any(|links| links.iter().all(|cuts| *cuts > 0))
     }
 }

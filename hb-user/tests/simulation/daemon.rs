@@ -1,0 +1,450 @@
+//! The main loop of a daemon around the real core: what `daemon/` does, without a system.
+
+use std::collections::VecDeque;
+
+use hb_ebpf::{
+    epoch::Epoch,
+    lease::{
+        fence::Vow,
+        op::{DONE, Op, Order, WAIT},
+        start,
+    },
+    maps::EventKind,
+    time::BootTime,
+    wire::{State, WORD_ENDLESS},
+};
+use hb_user::{
+    core::{Action, Core, Input, PeerFacts, RecordFacts, Transition},
+    id::{GroupId, NodeId},
+};
+
+use crate::{
+    fast::{Command, Fast, Report},
+    kernel::Kernel,
+    plan::{Plan, TICK},
+};
+
+/// What a machine's disk holds of hb.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) incarnation: u32,
+    pub(crate) generation: u32,
+    /// Per group, the epoch promised without an end.
+    pub(crate) vows: Vec<Option<Epoch>>,
+}
+
+/// Work that takes time, begun by a daemon.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    Clean {
+        group: usize,
+    },
+    Start {
+        group: usize,
+        epoch: Epoch,
+    },
+    Stop {
+        group: usize,
+    },
+    /// The delay before a fence is over.
+    FenceDue,
+    /// The agent runs.
+    Fence,
+    /// The last packets of a node that was fenced leave.
+    Silence,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Done {
+    pub(crate) work: Work,
+    pub(crate) result: Result<(), String>,
+}
+
+pub(crate) struct Daemon {
+    pub(crate) core: Core,
+    pub(crate) fast: Fast,
+    inputs: VecDeque<Input>,
+    pub(crate) done: VecDeque<Done>,
+    /// Work to be begun: the world says how long it takes.
+    pub(crate) work: Vec<Work>,
+    pub(crate) logs: Vec<Transition>,
+    next_tick: u64,
+    learner: bool,
+    /// For which group and epoch a fence is wanted, and those that the agent runs for.
+    wanted: Vec<(GroupId, Epoch)>,
+    fencing: Vec<(GroupId, Epoch)>,
+    /// And those whose records wait for the last packets of the other node.
+    silent: Vec<(GroupId, Epoch)>,
+    fence_due: bool,
+    /// Since when it says farewell, and to whom.
+    farewell: Option<(u64, Vec<(usize, u8)>)>,
+    pub(crate) resources: Vec<bool>,
+}
+
+/// What a turn of the main loop works on.
+pub(crate) struct Machine<'a> {
+    pub(crate) kernel: &'a mut Kernel,
+    pub(crate) disk: &'a mut Disk,
+    pub(crate) now: u64,
+}
+
+impl Daemon {
+    /// Starts, as `daemon/start.rs`: `found` tells that the kernel half was there before.
+    pub(crate) fn start(plan: &Plan, me: usize, machine: &mut Machine<'_>, found: bool) -> Self {
+        let Machine { kernel, disk, now } = machine;
+        let now = *now;
+        let available = kernel.terms.policy() == hb_ebpf::lease::Policy::Available;
+        disk.incarnation += 1;
+        disk.vows.resize(plan.groups, None);
+        if !found {
+            let lost = disk.generation == 0 && !available;
+            if !lost {
+                disk.generation += 1;
+            }
+            kernel.begin((!lost).then_some(disk.generation), now);
+        }
+        let learner = kernel.records.iter().any(start::is_learner);
+        for group in 0..plan.groups as u8 {
+            kernel.order(Order::new(Op::FenceFailed, group), now);
+            let vow = disk.vows[usize::from(group)].unwrap_or(Epoch::NONE);
+            kernel.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group) }, now);
+        }
+        kernel.node.incarnation = disk.incarnation;
+        kernel.node.controller_stamp_ns = now;
+        let held = |group: GroupId| {
+            let record = &kernel.records[usize::from(group.0)];
+            (record.state() == State::Holding).then_some(Epoch(record.epoch))
+        };
+        let core = Core::new(plan.setup(me, held), BootTime(now)).expect("a usable setup");
+        for at in 0..kernel.contacts.len() {
+            let id = kernel.contacts[at].id;
+            kernel.watch(id, true, now);
+        }
+        Self {
+            core,
+            fast: Fast::new(kernel.node.id, now),
+            inputs: VecDeque::new(),
+            done: VecDeque::new(),
+            work: Vec::new(),
+            logs: Vec::new(),
+            next_tick: now,
+            learner,
+            wanted: Vec::new(),
+            fencing: Vec::new(),
+            silent: Vec::new(),
+            fence_due: false,
+            farewell: None,
+            resources: vec![false; plan.groups],
+        }
+    }
+
+    pub(crate) fn feed(&mut self, input: Input) {
+        self.inputs.push_back(input);
+    }
+
+    /// Goes round once; returns when to go round next, or `None` to exit.
+    pub(crate) fn turn(&mut self, machine: &mut Machine<'_>) -> Option<u64> {
+        if self.farewell.is_some() {
+            return self.bid_farewell(machine);
+        }
+        while let Some(report) = self.fast.reports.pop_front() {
+            self.on_report(machine, report);
+        }
+        while let Some(done) = self.done.pop_front() {
+            self.on_done(machine, done);
+        }
+        if machine.now >= self.next_tick {
+            self.next_tick = machine.now + TICK;
+            self.on_tick(machine);
+        }
+        let now = BootTime(machine.now);
+        if !self.act(machine) {
+            self.core.handle_timeout(now);
+            if !self.act(machine) {
+                let due = self.core.poll_timeout().map_or(u64::MAX, |due| due.0);
+                assert!(due > machine.now, "the core wants to be called in the past");
+                return Some(due.min(self.next_tick));
+            }
+        }
+        self.vow(machine);
+        self.bid_farewell(machine)
+    }
+
+    /// Returns whether to exit.
+    fn act(&mut self, machine: &mut Machine<'_>) -> bool {
+        loop {
+            while let Some(action) = self.core.poll_action() {
+                if self.carry_out(action) {
+                    return true;
+                }
+            }
+            let Some(input) = self.inputs.pop_front() else { return false };
+            self.core.handle(input, BootTime(machine.now));
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> bool {
+        let group = |group: GroupId| usize::from(group.0);
+        let commands = &mut self.fast.commands;
+        match action {
+            Action::Publish { health, leaving } => {
+                commands.push_back(Command::Publish { health, leaving });
+            }
+            Action::Arm { peer, groups } => {
+                let mut armed = [false; hb_ebpf::wire::GROUPS];
+                groups.into_iter().for_each(|id| armed[group(id)] = true);
+                commands.push_back(Command::Arm { peer: peer.0, groups: armed });
+            }
+            Action::Seek { group: id, .. } => {
+                commands.push_back(Command::Seek { group: group(id) })
+            }
+            Action::GiveUp { group: id } => {
+                commands.push_back(Command::GiveUp { group: group(id) });
+            }
+            Action::Release { group: id, successor, .. } => {
+                let successor = successor.map_or(0, |node| node.0);
+                commands.push_back(Command::Release { group: group(id), successor });
+            }
+            Action::Drop { group: id, .. } => {
+                commands.push_back(Command::Drop { group: group(id) })
+            }
+            Action::Fence { group, epoch, .. } => {
+                self.wanted.push((group, epoch));
+                self.schedule_fence();
+            }
+            Action::StartResources { group: id, epoch, .. } => {
+                self.work.push(Work::Start { group: group(id), epoch });
+            }
+            Action::StopResources { group: id, .. } => {
+                self.work.push(Work::Stop { group: group(id) });
+            }
+            Action::Log(transition) => self.logs.push(transition),
+            Action::Announce { .. } => {}
+            Action::Exit => return true,
+        }
+        false
+    }
+
+    fn on_report(&mut self, machine: &mut Machine<'_>, report: Report) {
+        match report {
+            Report::Event(event) => match EventKind::from_code(event.kind) {
+                Some(EventKind::Lease) => {
+                    self.look_at(machine, event.peer);
+                    self.look_at_record(machine, usize::from(event.link));
+                }
+                Some(EventKind::Dead | EventKind::Controller) => {
+                    for group in 0..machine.kernel.records.len() {
+                        self.look_at_record(machine, group);
+                    }
+                    self.look_at(machine, event.peer);
+                }
+                _ => self.look_at(machine, event.peer),
+            },
+            Report::Sought { group } => self.look_at_record(machine, group),
+            Report::Took { group, epoch, peer, result } => {
+                if peer != 0 {
+                    self.look_at(machine, peer);
+                }
+                self.look_at_record(machine, group);
+                self.feed(Input::Took { group: GroupId(group as u8), epoch, result });
+            }
+            Report::Dropped { group, result: Ok(()) } => self.work.push(Work::Clean { group }),
+            Report::Dropped { group, result } => {
+                self.feed(Input::Dropped { group: GroupId(group as u8), result });
+            }
+        }
+    }
+
+    fn on_done(&mut self, machine: &mut Machine<'_>, done: Done) {
+        let Done { work, result } = done;
+        let id = |group: usize| GroupId(group as u8);
+        match work {
+            Work::Clean { group } => {
+                self.order(machine, Order::new(Op::Cleaned, group as u8));
+                self.feed(Input::Dropped { group: id(group), result });
+            }
+            Work::Start { group, epoch } => {
+                self.resources[group] |= result.is_ok();
+                self.feed(Input::ResourcesStarted { group: id(group), epoch, result });
+            }
+            Work::Stop { group } => {
+                self.resources[group] = false;
+                self.feed(Input::ResourcesStopped { group: id(group), result });
+            }
+            Work::FenceDue => self.begin_fence(machine),
+            Work::Fence => {
+                let asked = std::mem::take(&mut self.fencing);
+                self.report_fence(machine, asked, &result);
+                self.schedule_fence();
+            }
+            Work::Silence => {
+                let asked = std::mem::take(&mut self.silent);
+                self.report_fence(machine, asked, &result);
+            }
+        }
+    }
+
+    fn on_tick(&mut self, machine: &mut Machine<'_>) {
+        if std::mem::take(&mut self.fast.went_round) {
+            machine.kernel.node.controller_stamp_ns = machine.now;
+        }
+        self.learn(machine);
+        for group in 0..machine.kernel.records.len() {
+            self.keep_generation(machine, group);
+            let ended = machine.kernel.records[group].vow() == Vow::None;
+            if ended {
+                machine.disk.vows[group] = None;
+            }
+            self.look_at_record(machine, group);
+        }
+        let others: Vec<u8> = machine.kernel.contacts.iter().map(|contact| contact.id).collect();
+        let mut alive = Vec::new();
+        for peer in &others {
+            self.look_at(machine, *peer);
+            let Some(contact) = machine.kernel.contact(*peer) else { continue };
+            if contact.is_alive() {
+                alive.push(*peer);
+            }
+            if contact.peer.watched == 0 {
+                machine.kernel.watch(*peer, false, machine.now);
+            }
+        }
+        for contact in &mut machine.kernel.contacts {
+            let buddy = alive.iter().find(|other| **other != contact.id);
+            contact.peer.buddy = buddy.copied().unwrap_or(0);
+        }
+    }
+
+    fn look_at(&mut self, machine: &Machine<'_>, peer: u8) {
+        if let Some(state) = machine.kernel.peer(peer) {
+            self.feed(Input::Peer { peer: NodeId(peer), facts: PeerFacts::from(state) });
+        }
+    }
+
+    fn look_at_record(&mut self, machine: &Machine<'_>, group: usize) {
+        let record = RecordFacts::from(&machine.kernel.records[group]);
+        self.feed(Input::Record { group: GroupId(group as u8), record });
+    }
+
+    fn order(&mut self, machine: &mut Machine<'_>, order: Order) -> bool {
+        let group = usize::from(order.group);
+        let done = machine.kernel.order(order, machine.now).code == DONE;
+        self.look_at_record(machine, group);
+        done
+    }
+
+    /// As `daemon/records.rs`.
+    fn keep_generation(&mut self, machine: &mut Machine<'_>, group: usize) {
+        if self.learner {
+            return;
+        }
+        if let Some(wanted) = start::generation_wanted(&machine.kernel.records[group]) {
+            machine.disk.generation = machine.disk.generation.max(wanted);
+            let generation = machine.disk.generation;
+            let order = Order { generation, ..Order::new(Op::GenerationStored, group as u8) };
+            self.order(machine, order);
+        }
+    }
+
+    fn learn(&mut self, machine: &mut Machine<'_>) {
+        if !self.learner || !machine.kernel.contacts.iter().all(crate::kernel::Contact::is_alive) {
+            return;
+        }
+        let learned = machine.kernel.records.iter().filter_map(start::learned_generation).max();
+        let generation = learned.unwrap_or(1).max(machine.disk.generation);
+        machine.disk.generation = generation;
+        self.learner = false;
+        for group in 0..machine.kernel.records.len() as u8 {
+            self.order(machine, Order { generation, ..Order::new(Op::Start, group) });
+        }
+    }
+
+    /// As `daemon/fence.rs`.
+    fn schedule_fence(&mut self) {
+        if !self.fence_due && self.fencing.is_empty() && !self.wanted.is_empty() {
+            self.fence_due = true;
+            self.work.push(Work::FenceDue);
+        }
+    }
+
+    fn begin_fence(&mut self, machine: &mut Machine<'_>) {
+        self.fence_due = false;
+        for (group, epoch) in std::mem::take(&mut self.wanted) {
+            let same = machine.kernel.records[usize::from(group.0)].epoch == epoch.0;
+            if same && self.order(machine, Order::new(Op::FenceAsk, group.0)) {
+                self.fencing.push((group, epoch));
+            } else {
+                let result = Err("not sought any more".to_owned());
+                self.feed(Input::Fenced { group, epoch, result });
+            }
+        }
+        if !self.fencing.is_empty() {
+            self.work.push(Work::Fence);
+        }
+    }
+
+    fn report_fence(
+        &mut self,
+        machine: &mut Machine<'_>,
+        asked: Vec<(GroupId, Epoch)>,
+        result: &Result<(), String>,
+    ) {
+        let op = if result.is_ok() { Op::Fenced } else { Op::FenceFailed };
+        for (group, epoch) in asked {
+            let order = Order { epoch: epoch.0, ..Order::new(op, group.0) };
+            let code = machine.kernel.order(order, machine.now).code;
+            self.look_at_record(machine, usize::from(group.0));
+            if code == WAIT {
+                self.silent.push((group, epoch));
+                continue;
+            }
+            let taken = code == DONE;
+            let late = || Err("the report came too late".to_owned());
+            let result = if taken || result.is_err() { result.clone() } else { late() };
+            self.feed(Input::Fenced { group, epoch, result });
+        }
+        if !self.silent.is_empty() {
+            self.work.push(Work::Silence);
+        }
+    }
+
+    /// Binds this node, which leaves, to whoever holds.
+    fn vow(&mut self, machine: &mut Machine<'_>) {
+        let mut bound = Vec::new();
+        if machine.kernel.terms.policy() == hb_ebpf::lease::Policy::Safe {
+            for group in 0..machine.kernel.records.len() {
+                let record = machine.kernel.records[group];
+                let apart = matches!(record.state(), State::Idle | State::Released);
+                if !apart || !record.is_bound(machine.now) || record.released != 0 {
+                    continue;
+                }
+                let promised = Epoch(record.promised);
+                machine.disk.vows[group] = Some(promised);
+                if self.order(machine, Order::new(Op::Vow, group as u8)) {
+                    bound.push((group, promised.node()));
+                } else {
+                    machine.disk.vows[group] = None;
+                }
+            }
+        }
+        self.farewell = Some((machine.now, bound));
+    }
+
+    /// Waits for the holder to go on alone; `None` once that is so, or took a second.
+    fn bid_farewell(&mut self, machine: &mut Machine<'_>) -> Option<u64> {
+        let Machine { kernel, now, .. } = machine;
+        let (since, bound) = self.farewell.as_mut()?;
+        bound.retain(|(group, holder)| {
+            let word = kernel.peer(*holder).map(|peer| peer.words[*group]);
+            !word.is_some_and(|word| {
+                word.state() == State::Holding
+                    && word.epoch().0 == kernel.records[*group].promised
+                    && word.flags & WORD_ENDLESS != 0
+            })
+        });
+        kernel.node.controller_stamp_ns = *now;
+        let over = bound.is_empty() || *now >= *since + 1_000_000_000;
+        (!over).then_some(*now + 1_000_000)
+    }
+}

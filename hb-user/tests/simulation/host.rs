@@ -1,0 +1,141 @@
+//! One machine: its clock, its disk, what runs on it, and what is wrong with it.
+
+use hb_ebpf::epoch::Epoch;
+
+use crate::{
+    clock::Clock,
+    daemon::{Daemon, Disk, Machine},
+    kernel::Kernel,
+    network::Frames,
+    plan::Plan,
+};
+
+pub(crate) struct Host {
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) powered: bool,
+    pub(crate) boots: u64,
+    pub(crate) kernel: Option<Kernel>,
+    pub(crate) daemon: Option<Daemon>,
+    /// Counts kernel halves, and daemons: what is on its way for an earlier one is void.
+    pub(crate) life: u64,
+    pub(crate) start: u64,
+    /// The daemon is stopped (SIGSTOP).
+    pub(crate) frozen: bool,
+    /// It was told to leave in order.
+    pub(crate) leaves: bool,
+    /// When a pause of the machine ended, by its clock, if there was one in this life.
+    pub(crate) resumed: Option<u64>,
+    /// When it last stood still, in real time.
+    pub(crate) stood: Option<u64>,
+    /// Frames that wait in the ring of a machine that stands still.
+    pub(crate) ring: Frames,
+    /// When each thread is to run next, in real time.
+    pub(crate) fast_at: u64,
+    pub(crate) main_at: u64,
+    /// When the resources of each group are done with what was asked last.
+    pub(crate) lanes: Vec<u64>,
+    /// Which setting of each timer the queue has.
+    pub(crate) timers: Vec<u64>,
+    /// Epoch in which the addresses of each group were put up; they outlive a daemon.
+    pub(crate) addresses: Vec<Option<Epoch>>,
+    pub(crate) fail_starts: bool,
+    pub(crate) fail_adds: bool,
+    pub(crate) fail_removes: bool,
+    pub(crate) fail_fences: bool,
+}
+
+impl Host {
+    pub(crate) fn new(plan: &Plan, clock: Clock) -> Self {
+        Self {
+            clock,
+            disk: Disk { generation: 1, vows: vec![None; plan.groups], ..Disk::default() },
+            powered: false,
+            boots: 0,
+            kernel: None,
+            daemon: None,
+            life: 0,
+            start: 0,
+            frozen: false,
+            leaves: false,
+            resumed: None,
+            stood: None,
+            ring: Frames::new(),
+            fast_at: u64::MAX,
+            main_at: u64::MAX,
+            lanes: vec![0; plan.groups],
+            timers: vec![0; plan.cluster.machines() - 1],
+            addresses: vec![None; plan.groups],
+            fail_starts: false,
+            fail_adds: false,
+            fail_removes: false,
+            fail_fences: false,
+        }
+    }
+
+    /// A daemon starts, and with it a kernel half if there is none. Returns whether there was one.
+    pub(crate) fn start_daemon(&mut self, plan: &Plan, me: usize, nonce: u64, real: u64) -> bool {
+        let found = self.kernel.is_some();
+        if !found {
+            self.life += 1;
+            self.timers.fill(0);
+        }
+        let kernel = self.kernel.get_or_insert_with(|| Kernel::new(plan, me, nonce));
+        let now = self.clock.at(real);
+        let mut machine = Machine { kernel, disk: &mut self.disk, now };
+        let mut daemon = Daemon::start(plan, me, &mut machine, found);
+        daemon.fast.fail_adds = self.fail_adds;
+        daemon.fast.fail_removes = self.fail_removes;
+        self.start += 1;
+        self.frozen = false;
+        self.lanes.fill(real);
+        self.daemon = Some(daemon);
+        found
+    }
+
+    /// The daemon is gone; its kernel half and its addresses stay.
+    pub(crate) fn kill_daemon(&mut self) {
+        self.daemon = None;
+        self.frozen = false;
+        self.leaves = false;
+        self.fast_at = u64::MAX;
+        self.main_at = u64::MAX;
+    }
+
+    /// The daemon has left in order, and taken all that was its with it.
+    pub(crate) fn left(&mut self) {
+        self.kill_daemon();
+        self.kernel = None;
+        self.addresses.fill(None);
+    }
+
+    pub(crate) fn power_off(&mut self) {
+        self.left();
+        self.powered = false;
+        self.resumed = None;
+        self.stood = None;
+        self.ring.clear();
+    }
+
+    /// What runs looks at the clock; `None` if it does not run now.
+    pub(crate) fn running(&mut self, real: u64) -> Option<(&mut Daemon, Machine<'_>)> {
+        if self.frozen || self.clock.stands() {
+            return None;
+        }
+        let now = self.clock.at(real);
+        let kernel = self.kernel.as_mut()?;
+        let machine = Machine { kernel, disk: &mut self.disk, now };
+        self.daemon.as_mut().map(|daemon| (daemon, machine))
+    }
+
+    /// Returns the epoch under which packets of the group leave now.
+    pub(crate) fn open(&self, group: usize, real: u64, bypass: bool) -> Option<Epoch> {
+        if self.clock.stands() {
+            return None;
+        }
+        if bypass {
+            return self.addresses[group];
+        }
+        self.kernel.as_ref()?.open(group, self.clock.at(real))
+    }
+}

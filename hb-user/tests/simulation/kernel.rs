@@ -1,0 +1,332 @@
+//! The kernel half of a machine: the library's own decisions on the library's own records, bound
+//! together as `hb_ebpf`'s programs bind them.
+
+use std::collections::VecDeque;
+
+use hb_ebpf::{
+    answer::{self, Stamp},
+    arrival::{self, News},
+    deadline::{self, Others},
+    epoch::Epoch,
+    lease::{
+        Record, Terms, gate,
+        op::{self, Op, Order},
+        word,
+    },
+    maps::{self, Cause, Event, EventKind, LeaseNews, Life, Link, Node, Peer, PeerLock},
+    wire::{FLAG_LEAVING, Frame, GROUPS, Health, Kind, State},
+};
+use zerocopy::FromZeros;
+
+use crate::plan::{CONTROLLER_DEADTIME, INTERVAL, Plan, id};
+
+/// As in `program/silence.rs`: a controller so old is gone, and nobody watches any more.
+const ABANDONED: u64 = 1_000_000_000;
+const LINK: u8 = 0;
+/// Events that the ring buffer holds.
+const RING: usize = 512;
+
+/// What a kernel half has of another machine.
+pub(crate) struct Contact {
+    pub(crate) id: u8,
+    pub(crate) peer: Peer,
+    link: Link,
+    lock: PeerLock,
+    /// Probes sent.
+    sequence: u64,
+    /// When its timer fires, by this machine's clock, and how often it was set.
+    pub(crate) timer: Option<u64>,
+    pub(crate) set: u64,
+}
+
+/// A kernel half.
+pub(crate) struct Kernel {
+    pub(crate) node: Node,
+    pub(crate) terms: Terms,
+    pub(crate) records: Vec<Record>,
+    pub(crate) contacts: Vec<Contact>,
+    /// The ring buffer, and what the timeline has not told yet.
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) news: Vec<Event>,
+    /// Frames that leave.
+    pub(crate) out: Vec<Frame>,
+}
+
+impl Kernel {
+    /// A new one, which takes no part before its records are begun.
+    pub(crate) fn new(plan: &Plan, me: usize, nonce: u64) -> Self {
+        let contact = |index| Contact {
+            id: id(index).0,
+            peer: Peer { timing: plan.timing(), ..Peer::new_zeroed() },
+            link: Link::new_zeroed(),
+            lock: PeerLock {
+                lock: maps::bpf_spin_lock::default(),
+                reserved: 0,
+                streams: Default::default(),
+                answers: Default::default(),
+            },
+            sequence: 0,
+            timer: None,
+            set: 0,
+        };
+        let others = (0..plan.cluster.machines()).filter(|other| *other != me);
+        Self {
+            node: Node {
+                layout: maps::LAYOUT,
+                nonce,
+                controller_deadtime_ns: CONTROLLER_DEADTIME,
+                cluster: 1,
+                id: id(me).0,
+                groups: plan.groups as u8,
+                ..Node::new_zeroed()
+            },
+            terms: plan.terms(me),
+            records: vec![Record { blocked_until_ns: u64::MAX, ..Record::default() }; plan.groups],
+            contacts: others.map(contact).collect(),
+            events: VecDeque::new(),
+            news: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    pub(crate) fn contact(&self, id: u8) -> Option<&Contact> {
+        self.contacts.iter().find(|contact| contact.id == id)
+    }
+
+    pub(crate) fn peer(&self, id: u8) -> Option<&Peer> {
+        self.contact(id).map(|contact| &contact.peer)
+    }
+
+    /// A frame arrives, as in `program/hear.rs`. Its tag was checked.
+    pub(crate) fn hear(&mut self, mut frame: Frame, now: u64) {
+        let Some(kind) = Kind::from_code(frame.kind) else { return };
+        let Some(contact) = self.contacts.iter_mut().find(|known| known.id == frame.source) else {
+            return;
+        };
+        let (lock, peer, link) = (&mut contact.lock, &mut contact.peer, &mut contact.link);
+        if arrival::screen(&frame, lock.stream(frame.link, frame.kind)).is_err() {
+            return;
+        }
+        let Ok(news) = arrival::note(&frame, kind, &self.node, lock, peer, link, now) else {
+            return;
+        };
+        self.tell(news, frame.source, now);
+        if !news.has(News::UNFRESH) {
+            for group in 0..self.records.len() {
+                self.listen(&frame, group, now);
+            }
+        }
+        if let Kind::Answer = kind {
+            return;
+        }
+        let Some(contact) = self.contacts.iter_mut().find(|known| known.id == frame.source) else {
+            return;
+        };
+        contact.lock.answers[usize::from(LINK)] += 1;
+        let sequence = contact.lock.answers[usize::from(LINK)];
+        let heard = contact.link.last_answer_ns;
+        answer::answer(&mut frame, &self.node, heard, sequence, now, 0);
+        self.speak(&mut frame, now);
+        self.out.push(frame);
+    }
+
+    /// As `tell` in `program/steps.rs`.
+    fn tell(&mut self, news: News, peer: u8, now: u64) {
+        let kind = if news.has(News::UP) {
+            EventKind::Up
+        } else if news.has(News::CONTROLLER) {
+            EventKind::Controller
+        } else if news.has(News::SAID) {
+            EventKind::Said
+        } else {
+            return;
+        };
+        self.push(event(kind, peer, 0, now));
+    }
+
+    /// As `listen` in `program/records.rs`.
+    fn listen(&mut self, frame: &Frame, group: usize, now: u64) {
+        let (said, transmit) = (frame.groups[group], frame.transmit_ns.get());
+        let record = &mut self.records[group];
+        let before = record.state();
+        let heard = word::hear(record, &self.terms, frame.source, transmit, &said, now);
+        if let Some(news) = LeaseNews::of(before, record, heard.released) {
+            let mut event = event(EventKind::Lease, frame.source, group as u8, now);
+            event.cause = news as u8;
+            self.push(event);
+        }
+    }
+
+    fn speak(&self, frame: &mut Frame, now: u64) {
+        for (group, record) in self.records.iter().enumerate() {
+            answer::speak_of(frame, group, record, &self.terms, &self.node, now);
+        }
+    }
+
+    /// Sends a probe to every other machine, as `fast/probe.rs`.
+    pub(crate) fn probe(&mut self, now: u64) {
+        for at in 0..self.contacts.len() {
+            let contact = &mut self.contacts[at];
+            contact.sequence += 1;
+            contact.peer.probe_ns = now;
+            let link = &contact.link;
+            let stamp = Stamp {
+                sequence: contact.sequence,
+                receiver_nonce: contact.peer.nonce,
+                echo_ns: link.transmit_ns,
+                echo_age_ns: now.saturating_sub(link.transmit_arrival_ns),
+                last_answer_ns: link.last_answer_ns,
+                now,
+                refused: 0,
+            };
+            let mut frame = Frame::default();
+            answer::address(&mut frame, &self.node, contact.id, LINK, 1);
+            answer::fill(&mut frame, Kind::Probe, &self.node, &stamp);
+            self.speak(&mut frame, now);
+            self.out.push(frame);
+        }
+    }
+
+    /// Carries out an order, as `order` in `program/records.rs`.
+    pub(crate) fn order(&mut self, mut order: Order, now: u64) -> Order {
+        let group = usize::from(order.group);
+        op::apply(&mut order, &mut self.records[group], &self.terms, now);
+        order
+    }
+
+    pub(crate) fn state(&self, group: usize) -> State {
+        self.records[group].state()
+    }
+
+    pub(crate) fn publish(&mut self, healths: [Health; GROUPS], leaving: bool) {
+        let words = &mut self.node.words;
+        words.generation = words.generation.wrapping_add(1);
+        let half = (words.generation & 1) as usize;
+        words.healths[half] = healths.map(|health| health as u8);
+        words.flags[half] = if leaving { FLAG_LEAVING } else { 0 };
+    }
+
+    /// Begins to watch a machine, as `begin` in `program/silence.rs`.
+    pub(crate) fn watch(&mut self, peer: u8, forget: bool, now: u64) {
+        let Some(contact) = self.contacts.iter_mut().find(|known| known.id == peer) else { return };
+        let peer = &mut contact.peer;
+        peer.started_ns = now;
+        peer.watched = 1;
+        peer.misses = 0;
+        peer.doubt_since_ns = 0;
+        if forget {
+            peer.life = Life::Unheard as u8;
+            peer.links_up = 0;
+        }
+        peer.due_ns = now + INTERVAL;
+        contact.set_timer(Some(now + INTERVAL));
+    }
+
+    /// A timer fires, as `tick` in `program/silence.rs`.
+    pub(crate) fn tick(&mut self, at: usize, now: u64) {
+        let age = now.saturating_sub(self.node.controller_stamp_ns);
+        let abandoned = age > ABANDONED && age > self.node.controller_deadtime_ns;
+        let others = self.others(self.contacts[at].peer.buddy, now);
+        let contact = &mut self.contacts[at];
+        let peer = &mut contact.peer;
+        let before = Life::from_code(peer.life);
+        if abandoned {
+            peer.watched = 0;
+            contact.set_timer(None);
+            self.push(event(EventKind::Unwatched, self.contacts[at].id, 0, now));
+            return;
+        }
+        let decision = deadline::decide(peer, others, now);
+        peer.life = decision.life as u8;
+        peer.misses = decision.misses;
+        peer.doubt_since_ns = decision.doubt_since_ns;
+        peer.due_ns = decision.due_ns;
+        if decision.life == Life::Dead && before != Life::Dead {
+            peer.cause = decision.cause as u8;
+            peer.verdict_ns = now;
+            peer.links_up = 0;
+        }
+        contact.set_timer(Some(decision.due_ns.max(now + 1)));
+        let kind = match decision.life {
+            life if life == before => return,
+            Life::Dead => EventKind::Dead,
+            Life::Late => EventKind::Late,
+            Life::Alive | Life::Unheard => return,
+        };
+        let mut event = event(kind, self.contacts[at].id, 0, now);
+        event.cause = decision.cause as u8;
+        event.silence_ns = decision.silence_ns;
+        self.push(event);
+    }
+
+    /// What does not fit is lost.
+    fn push(&mut self, event: Event) {
+        self.news.push(event);
+        if self.events.len() < RING {
+            self.events.push_back(event);
+        }
+    }
+
+    fn others(&self, buddy: u8, now: u64) -> Others {
+        let Some(buddy) = self.peer(buddy) else { return Others::None };
+        let alive = matches!(Life::from_code(buddy.life), Life::Alive | Life::Late);
+        if buddy.watched == 0 || !alive {
+            Others::None
+        } else if now.saturating_sub(buddy.last_arrival_ns) <= 2 * INTERVAL {
+            Others::Fresh
+        } else {
+            Others::Overdue
+        }
+    }
+
+    /// Returns the epoch under which packets of the group pass now.
+    pub(crate) fn open(&self, group: usize, now: u64) -> Option<Epoch> {
+        let record = &self.records[group];
+        let (stamp, deadtime) = (self.node.controller_stamp_ns, self.node.controller_deadtime_ns);
+        gate::passes(gate::until(record), stamp, deadtime, now).then_some(Epoch(record.epoch))
+    }
+
+    /// Returns when, by this machine's clock, the last packet passes if nothing happens before.
+    pub(crate) fn last_packet(&self, group: usize) -> u64 {
+        match gate::until(&self.records[group]) {
+            hb_ebpf::lease::ENDLESS => {
+                self.node.controller_stamp_ns + self.node.controller_deadtime_ns
+            }
+            until => until.saturating_sub(1),
+        }
+    }
+
+    /// Begins all records without a memory, as a machine does that starts with `generation` on its
+    /// disk; `None` for a learner.
+    pub(crate) fn begin(&mut self, generation: Option<u32>, now: u64) {
+        for group in 0..self.records.len() as u8 {
+            let op = if generation.is_some() { Op::Start } else { Op::Learner };
+            let generation = generation.unwrap_or(0);
+            self.order(Order { generation, ..Order::new(op, group) }, now);
+        }
+    }
+}
+
+impl Contact {
+    fn set_timer(&mut self, timer: Option<u64>) {
+        self.timer = timer;
+        self.set += 1;
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(Life::from_code(self.peer.life), Life::Alive | Life::Late)
+    }
+}
+
+pub(crate) fn event(kind: EventKind, peer: u8, link: u8, now: u64) -> Event {
+    Event {
+        kind: kind as u8,
+        peer,
+        link,
+        cause: Cause::None as u8,
+        reserved: 0,
+        at_ns: now,
+        due_ns: now,
+        silence_ns: 0,
+    }
+}
