@@ -3,6 +3,9 @@
 mod compare;
 mod dots;
 mod facts;
+mod failover;
+mod figures;
+mod kernel;
 mod load;
 
 use anyhow::Result;
@@ -18,6 +21,8 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Compare(compare::Compare),
+    Failover(failover::Failover),
+    Kernel(kernel::Kernel),
     Load(load::Load),
 }
 
@@ -26,6 +31,8 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         match &self.verb {
             Verb::Compare(verb) => verb.run(),
+            Verb::Failover(verb) => verb.run(),
+            Verb::Kernel(verb) => verb.run(),
             Verb::Load(verb) => verb.run(),
         }
     }

@@ -404,6 +404,16 @@ impl Kernel {
         Ok((done.return_value, left))
     }
 
+    /// Returns a loaded program, for whoever looks at it or runs it with a system call of their own.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if there is none of that name, or it is not loaded.
+    pub fn program_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
+        program.fd().map(AsFd::as_fd).map_err(|_| KernelError::Missing(name))
+    }
+
     /// Runs the gate of what leaves (`way` [`Way::Out`]), or of what arrives where no heartbeats are
     /// heard, on `packet`, as [`run_packet`](Self::run_packet) does. Returns the verdict (`TC_ACT_*`,
     /// or `TCX_NEXT` as -1) and the packet it left.
