@@ -251,7 +251,6 @@ fn assemble(
         EngineKind::KernelTimer => None,
     };
     let fast = Fast::start(FastSetup {
-        me: local.me.id,
         targets,
         interval: config.timers.interval(),
         effects,
@@ -315,6 +314,7 @@ fn assemble(
         watch_refused: None,
         counted: BootTime::NEVER,
         stopping: false,
+        round: now,
         paused: None,
         defended: BTreeMap::new(),
         fences: Fences::new(),
