@@ -57,6 +57,7 @@ pub enum Verb {
         /// Name of the group.
         group: String,
         /// Name of the node that shall serve it.
+        #[arg(id = "to", value_name = "NODE")]
         node: String,
         /// How long to wait until it does; 0s for not at all.
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = wait)]
@@ -98,6 +99,7 @@ pub enum Verb {
     /// daemon is not told: it believes only fences that it asked for.
     Fence {
         /// Name of the node.
+        #[arg(id = "target", value_name = "NODE")]
         node: String,
         /// What to ask the agent for.
         #[arg(long, value_enum, default_value_t = FenceVerb::Status)]
@@ -256,4 +258,16 @@ pub struct Socket {
     /// Control socket of the daemon; the one of the configuration if not given.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn no_two_arguments_are_in_each_others_way() {
+        Cli::command().debug_assert();
+    }
 }

@@ -5,13 +5,11 @@ use std::{collections::BTreeMap, path::Path};
 use hb_ebpf::{
     gate::{Count, Mode},
     lease,
-    time::BootTime,
 };
 
 use super::{StartError, resources::describe};
 use crate::{
     address::{AddressSocket, Batch, Change, Done, PROTOCOL, Vip},
-    clock,
     config::HostView,
     kernel::{GateView, GatedVip, KernelError, PinsLock, remove_pins},
     status::{AddressAtGate, GateReport, InterfaceAtGate},
@@ -55,11 +53,11 @@ pub fn gate(pins: &Path, groups: &[String]) -> Result<GateReport, GateError> {
     let nothing = || GateError::Nothing(pins.display().to_string());
     let view = GateView::read(pins)?.ok_or_else(nothing)?;
     let host = HostView::read().map_err(GateError::Host)?;
-    Ok(named(&view, &host, groups, clock::now()))
+    Ok(named(&view, &host, groups))
 }
 
 /// Gives names to what the kernel knows by number.
-fn named(view: &GateView, host: &HostView, groups: &[String], now: BootTime) -> GateReport {
+fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
     let mut interfaces = Vec::new();
     let mut not_gated = Vec::new();
     for interface in host.interfaces.iter().filter(|interface| !interface.loopback) {
@@ -87,16 +85,16 @@ fn named(view: &GateView, host: &HostView, groups: &[String], now: BootTime) -> 
             None => "unknown",
         }
         .to_owned(),
-        daemon_alive: view.is_daemon_alive(now),
-        daemon_age_us: now.since(view.controller_stamp).as_micros() as u64,
+        daemon_alive: view.is_daemon_alive(),
+        daemon_age_us: view.read_at.since(view.controller_stamp).as_micros() as u64,
         interfaces,
         not_gated,
-        addresses: view.vips.iter().map(|vip| address(view, vip, groups, now)).collect(),
+        addresses: view.vips.iter().map(|vip| address(view, vip, groups)).collect(),
     }
 }
 
-fn address(view: &GateView, vip: &GatedVip, groups: &[String], now: BootTime) -> AddressAtGate {
-    let open = view.passes(vip, now);
+fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate {
+    let open = view.passes(vip);
     let reason = match vip.expires_ns {
         _ if open => None,
         0 => Some("not-holding"),

@@ -40,8 +40,6 @@ impl Daemon {
     ///
     /// The kernel's counters cannot be read.
     pub(super) fn report(&mut self) -> Result<StatusReport, KernelError> {
-        let now = clock::now();
-        let node = self.maps().node();
         let present = self.addresses.addresses(None);
         let running = self.fast.running();
         let mut warnings = self.warnings();
@@ -51,6 +49,9 @@ impl Daemon {
         let present = present.unwrap_or_default();
         let gate = self.gate_report(&mut warnings);
         let machines = self.machines();
+        // What takes longest is behind us: ages are those of one instant, as nearly as may be.
+        let node = self.maps().node();
+        let now = clock::now();
         Ok(StatusReport {
             version: VERSION.to_owned(),
             cluster: self.config.cluster.name.to_string(),
@@ -154,8 +155,10 @@ impl Daemon {
     }
 
     /// The record of a group, as far as it concerns leases.
-    fn lease(&self, group: GroupId, now: BootTime) -> Option<LeaseStatus> {
+    fn lease(&self, group: GroupId) -> Option<LeaseStatus> {
         let record = self.shared.record(group)?;
+        // A lease may be shorter than a report takes.
+        let now = clock::now();
         let terms = self.config.terms(self.local.me.id).ok()?;
         let node = self.maps().node();
         let until = lease::gate::until(&record);
@@ -313,7 +316,7 @@ impl Daemon {
             holder: view.holder.map(|holder| self.node_name(holder).to_owned()),
             epoch: view.epoch.0,
             generation: view.epoch.generation(),
-            lease: self.lease(view.group, now),
+            lease: self.lease(view.group),
             addresses: vips
                 .iter()
                 .map(|local| AddressStatus {

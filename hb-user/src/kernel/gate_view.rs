@@ -20,6 +20,7 @@ use super::{
     pins::{GATE_PIN, LINK_PIN, attached_to},
     program::{GateCounters, Kernel, NODE_HALF},
 };
+use crate::clock;
 
 /// A service address at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct GatedVip {
     /// When the lease of its group ends, as the gate reads it: 0 while this node does not hold,
     /// [`lease::ENDLESS`] for one that ends with the daemon.
     pub expires_ns: u64,
+    /// When that was read: a moment later it is no longer so.
+    pub read_at: BootTime,
     /// What was counted, by [`hb_ebpf::gate::Count`].
     pub counters: GateCounters,
     /// MAC address of whoever else claimed it last while this node served it.
@@ -55,8 +58,10 @@ pub struct GatedInterface {
 pub struct GateView {
     /// What it does; `None` for a code of another version.
     pub mode: Option<Mode>,
-    /// When the daemon stamped its slot last.
+    /// When the daemon had stamped its slot last, at [`read_at`](Self::read_at).
     pub controller_stamp: BootTime,
+    /// When that was read.
+    pub read_at: BootTime,
     /// A daemon older than this is dead, in nanoseconds.
     pub controller_deadtime_ns: u64,
     /// The service addresses, in the order of their numbers.
@@ -92,6 +97,7 @@ impl GateView {
         };
         let settings = settings.get(0).map_err(failed("GATE"))?.unwrap_or_default();
         let node = nodes.get(0).map_err(failed("NODE"))?.ok_or(KernelError::Missing("NODE"))?;
+        let read_at = clock::now();
         let four = four.entries().map_err(failed("VIPS4"))?.into_iter();
         let six = six.entries().map_err(failed("VIPS6"))?.into_iter();
         let mut known: Vec<(IpAddr, Vip)> = four
@@ -102,12 +108,14 @@ impl GateView {
         let vips = known.into_iter().map(|(address, vip)| {
             let (group, number) = (u32::from(vip.group), u32::from(vip.number));
             let lease = leases.get(group).map_err(failed("LEASES"))?.unwrap_or_default();
+            let read_at = clock::now();
             let counted = counters.get_per_cpu(number).map_err(failed("GATED"))?;
             let claims = claims.get(number).map_err(failed("CLAIMS"))?.unwrap_or_default();
             Ok(GatedVip {
                 address,
                 group: vip.group,
                 expires_ns: lease.expires_ns,
+                read_at,
                 counters: sum::<COUNTS>(&counted),
                 claimed_by: (claims.mac != [0; 6]).then_some(claims.mac),
             })
@@ -117,6 +125,7 @@ impl GateView {
                 .into_iter()
                 .find(|mode| *mode as u8 == settings.mode),
             controller_stamp: BootTime(node.controller_stamp_ns),
+            read_at,
             controller_deadtime_ns: node.controller_deadtime_ns,
             vips: vips.collect::<Result<_, KernelError>>()?,
             interfaces: interfaces(pins)
@@ -124,16 +133,19 @@ impl GateView {
         }))
     }
 
-    /// Tells whether the daemon is alive at `now`, by its own stamp.
+    /// Tells whether the daemon was alive, by its own stamp.
     #[must_use]
-    pub fn is_daemon_alive(&self, now: BootTime) -> bool {
-        now.since(self.controller_stamp).as_nanos() <= u128::from(self.controller_deadtime_ns)
+    pub fn is_daemon_alive(&self) -> bool {
+        let age = self.read_at.since(self.controller_stamp);
+        age.as_nanos() <= u128::from(self.controller_deadtime_ns)
     }
 
-    /// Tells whether packets of `vip` pass at `now` by the lease.
+    /// Tells whether packets of `vip` passed by the lease when it was read.
     #[must_use]
-    pub fn passes(&self, vip: &GatedVip, now: BootTime) -> bool {
+    pub fn passes(&self, vip: &GatedVip) -> bool {
         let (stamp, deadtime) = (self.controller_stamp.ns(), self.controller_deadtime_ns);
+        // Each is judged at the instant at which it was read.
+        let now = if vip.expires_ns == lease::ENDLESS { self.read_at } else { vip.read_at };
         lease::gate::passes(vip.expires_ns, stamp, deadtime, now.ns())
     }
 }

@@ -190,7 +190,8 @@ fn links(page: &mut Page, peers: &[PeerStatus]) {
             }
             notes.push(note);
         }
-        if link.up && !link.answers_heard_by_peer {
+        // A witness asks nothing, so it gets no answers.
+        if link.up && !link.answers_heard_by_peer && !peer.witness {
             notes.push(format!("  {name}: we hear {0}, {0} does NOT hear our answers", peer.node));
         }
     }
