@@ -135,12 +135,8 @@ impl Failover {
 
     fn settings(&self, hb: &Path) -> Result<Vec<Setting>> {
         let mut settings = Vec::new();
-        let (intervals, policies) = if self.smoke {
-            (&self.intervals[..1], &self.policies[..])
-        } else {
-            (&self.intervals[..], &self.policies[..])
-        };
-        for &policy in policies {
+        let intervals = if self.smoke { &self.intervals[..1] } else { &self.intervals[..] };
+        for &policy in &self.policies {
             // Nobody promises anything under `available`.
             let leases: Vec<Option<&str>> = match policy {
                 Policy::Available => vec![None],
@@ -189,7 +185,9 @@ impl Failover {
         };
         let lab = Lab::up(options)?;
         println!("lab {}: {words}", lab.name());
-        let series = self.faults.iter().map(|&fault| (fault, Vec::new())).collect();
+        // Of a daemon stopped on a machine that is busy otherwise nothing would be learnt.
+        let faults = if self.smoke { &[Fault::Crash, Fault::Move][..] } else { &self.faults[..] };
+        let series = faults.iter().map(|&fault| (fault, Vec::new())).collect();
         Ok(Setting { lab, words, series })
     }
 }

@@ -19,10 +19,11 @@ pub(super) struct Part {
 /// A part, and the instant that ends it.
 type End = (&'static str, fn(&Instants) -> Option<i64>);
 
-/// In order of time. What ends before the one before it did, takes no time; what a run has no instant
+/// In order of time. A takeover is due when silence is deadtime, when the controller's age is its
+/// deadtime, or when the group was released. What ends before the one before it did, takes no time; what a run has no instant
 /// of is part of what comes next.
 const ENDS: [End; 7] = [
-    ("silence until deadtime", |at| at.due_ns),
+    ("until it is due", |at| at.due_ns),
     ("verdict in the kernel", |at| at.verdict_ns),
     ("wake-up of the fast path", |at| at.seen_ns.or(at.sought_ns)),
     ("promise", |at| at.won_ns),
