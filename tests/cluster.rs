@@ -18,9 +18,11 @@ mod cluster {
     mod crash;
     mod engine;
     mod failback;
+    mod gate;
     mod holders;
     mod leaving;
     mod links;
+    mod moves;
     mod resources;
     mod second_daemon;
     mod security;

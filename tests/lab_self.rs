@@ -17,7 +17,9 @@ use lab::{
     capture::ClaimKind,
     client::{self, Pace},
     clock, guard, netns,
+    peers::{File, Peer, cage},
     socket::Socket,
+    stalls::Recorder,
     switch::Direction,
 };
 
@@ -32,6 +34,107 @@ fn options() -> Options {
 
 fn pace() -> Pace {
     Pace { interval: Duration::from_micros(500), limit: PATIENCE * 3, ..Pace::default() }
+}
+
+/// Stands in for other failover software: says its name, leaves marks and goes on.
+struct Marker;
+
+impl Peer for Marker {
+    fn name(&self) -> &'static str {
+        "marker"
+    }
+
+    fn config(&self) -> &'static str {
+        ""
+    }
+
+    fn packages(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn services(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn programs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn files(&self, _node: Machine) -> Vec<File> {
+        vec![File { path: "etc/word", mode: 0o644, text: "private".into() }]
+    }
+
+    fn shown(&self) -> &'static [(&'static str, &'static str)] {
+        &[("etc", "/etc/opt")]
+    }
+
+    fn commands(&self, _node: Machine) -> String {
+        let home = cage::HOME;
+        format!(
+            "touch /run/hb-marker /dev/shm/hb-marker\n\
+             sleep 600 &\n\
+             echo \"$(uname -n) $(cat /etc/opt/word) $$\" > {home}/writing\n\
+             mv {home}/writing {home}/said\n\
+             wait"
+        )
+    }
+
+    fn processes(&self) -> &'static [&'static str] {
+        &["sleep"]
+    }
+
+    fn period(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn settle(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn move_limit(&self) -> Duration {
+        PATIENCE
+    }
+}
+
+#[test]
+fn a_cage_is_apart_from_the_machine_and_ends_whole() {
+    let lab = Lab::up(options()).unwrap();
+    let node = lab.netns(Machine::B);
+    let before = node.processes().unwrap().len();
+    let directory = &lab.files().directory;
+    let mut cage = cage::start(&Marker, Machine::B, node, directory).unwrap();
+    let said = cage::home(directory, Machine::B).join("said");
+    let end = clock::now().after(PATIENCE);
+    while !said.exists() {
+        cage.check().unwrap();
+        assert!(clock::now() < end, "the cage did not start");
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(fs::read_to_string(said).unwrap(), "b private 1\n");
+    assert!(!PathBuf::from("/run/hb-marker").exists());
+    assert!(!PathBuf::from("/dev/shm/hb-marker").exists());
+    assert!(!PathBuf::from("/etc/opt/word").exists());
+    // Itself, its init and what that started, all in the namespace of the node.
+    assert_eq!(node.processes().unwrap().len(), before + 3);
+
+    drop(cage);
+
+    let end = clock::now().after(PATIENCE);
+    while node.processes().unwrap().len() > before {
+        assert!(clock::now() < end, "the cage left {:?}", node.processes().unwrap());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn every_core_is_watched_for_stalls() {
+    let recorder = Recorder::start().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let record = recorder.finish().unwrap();
+    let cores = thread::available_parallelism().unwrap().get() as u64;
+    // At most 3000 looks a core; a machine that gave a tenth of them would be no machine.
+    assert!(record.looks > 300 * cores, "{} looks on {cores} cores", record.looks);
+    assert!(record.looks <= 3500 * cores, "{} looks on {cores} cores", record.looks);
 }
 
 #[test]

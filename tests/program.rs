@@ -5,6 +5,7 @@ mod program {
     mod answers;
     mod arrivals;
     mod foreign;
+    mod gate;
     mod interfaces;
     mod lease_view;
     #[path = "../net/namespace.rs"]
@@ -14,5 +15,6 @@ mod program {
     mod refusals;
     mod rig;
     mod timers;
+    mod vip_packets;
     mod witness;
 }

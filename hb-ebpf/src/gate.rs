@@ -69,8 +69,29 @@ struct Neighbour {
 /// Looks at a packet that arrives: whom is it for, whom does it ask for, what does it claim?
 #[inline(always)]
 pub fn arriving<B: Bytes + ?Sized>(packet: &B) -> Touched {
+    match network(packet) {
+        Some((ethertype, offset)) => arriving_at(packet, ethertype, offset),
+        None => Touched::default(),
+    }
+}
+
+/// Returns the EtherType of a packet that begins with its IP header, as on a device without link
+/// layer (a tunnel, say): `protocol` is what the kernel takes it for. An Ethernet frame may look the
+/// same. Whoever asks looks at the packet both ways, and the wrong way finds no service address in it.
+#[inline(always)]
+pub fn bare<B: Bytes + ?Sized>(packet: &B, protocol: u16) -> Option<u16> {
+    // Both families have as much of a header as IPv4 at least.
+    let version = packet.at::<Ipv4>(0)?.version_length >> 4;
+    match (protocol, version) {
+        (ETHERTYPE_IPV4, 4) | (ETHERTYPE_IPV6, 6) => Some(protocol),
+        _ => None,
+    }
+}
+
+/// Does the same for a packet whose network header, of that EtherType, is at `offset`.
+#[inline(always)]
+pub fn arriving_at<B: Bytes + ?Sized>(packet: &B, ethertype: u16, offset: usize) -> Touched {
     let mut touched = Touched::default();
-    let Some((ethertype, offset)) = network(packet) else { return touched };
     match ethertype {
         ETHERTYPE_IPV4 => {
             if let Some(ip) = packet.at::<Ipv4>(offset) {
@@ -110,8 +131,16 @@ pub fn arriving<B: Bytes + ?Sized>(packet: &B) -> Touched {
 /// Looks at a packet that leaves: whom is it from, for whom does it speak?
 #[inline(always)]
 pub fn leaving<B: Bytes + ?Sized>(packet: &B) -> Touched {
+    match network(packet) {
+        Some((ethertype, offset)) => leaving_at(packet, ethertype, offset),
+        None => Touched::default(),
+    }
+}
+
+/// Does the same for a packet whose network header, of that EtherType, is at `offset`.
+#[inline(always)]
+pub fn leaving_at<B: Bytes + ?Sized>(packet: &B, ethertype: u16, offset: usize) -> Touched {
     let mut touched = Touched::default();
-    let Some((ethertype, offset)) = network(packet) else { return touched };
     match ethertype {
         ETHERTYPE_IPV4 => {
             if let Some(ip) = packet.at::<Ipv4>(offset) {

@@ -475,7 +475,7 @@ impl Lease {
 pub enum LeaseNews {
     /// This node holds the group now.
     Won = 1,
-    /// It holds it no longer, because of what it heard.
+    /// It holds it no longer, because of what it heard or because its controller is dead.
     Lost = 2,
     /// A release was heard.
     Released = 3,
@@ -503,7 +503,7 @@ impl LeaseNews {
     pub fn of(before: State, after: &Record, released: bool) -> Option<Self> {
         match (before, after.state()) {
             (State::Seeking, State::Holding) => Some(Self::Won),
-            (State::Holding, State::Idle) => Some(Self::Lost),
+            (State::Holding, State::Idle | State::Released) => Some(Self::Lost),
             (State::Seeking, State::Idle) => Some(Self::Yielded),
             _ if released => Some(Self::Released),
             _ => None,

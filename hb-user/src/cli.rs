@@ -49,6 +49,38 @@ pub enum Verb {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Give a group to another node, in order, and wait until it serves there.
+    ///
+    /// Ask the daemon that holds the group; any other one says which that is. Refused if that node
+    /// is not up, does not stand by, or failed with the group.
+    Move {
+        /// Name of the group.
+        group: String,
+        /// Name of the node that shall serve it.
+        #[arg(id = "to", value_name = "NODE")]
+        node: String,
+        /// How long to wait until it does; 0s for not at all.
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = wait)]
+        wait: Duration,
+        /// Which daemon to ask.
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Answer for what this node cannot know: that no other machine serves.
+    ///
+    /// Two cases. This node lost its state directory (a learner): its promises from before are
+    /// forgotten, and it takes part without having heard every other machine. Or it left while
+    /// another node held a group, under policy `safe`, and that node is off for good. If another
+    /// machine serves all the same, both do. Refused in any other case.
+    Confirm {
+        /// Which daemon to tell.
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Show the gate: what it does, on which interfaces, and what it counted of each address.
+    ///
+    /// Reads what is pinned, so it works without a daemon as well.
+    Gate(GateVerb),
     /// Ask the daemon to hand over and end, as SIGTERM does. Does not wait for that.
     Stop {
         /// Which daemon to ask.
@@ -67,6 +99,7 @@ pub enum Verb {
     /// daemon is not told: it believes only fences that it asked for.
     Fence {
         /// Name of the node.
+        #[arg(id = "target", value_name = "NODE")]
         node: String,
         /// What to ask the agent for.
         #[arg(long, value_enum, default_value_t = FenceVerb::Status)]
@@ -130,6 +163,24 @@ pub struct WitnessVerb {
 
 fn wait(text: &str) -> Result<Duration, DurationError> {
     if text == "0" { Ok(Duration::ZERO) } else { parse_duration(text) }
+}
+
+/// What to do with the gate.
+#[derive(Debug, clap::Args)]
+pub struct GateVerb {
+    /// Take away what a daemon that is gone for good left in the kernel: service addresses first,
+    /// then the gate and everything else that is pinned. Refused while a daemon runs.
+    #[arg(long, conflicts_with = "json")]
+    pub remove: bool,
+    /// Print the whole report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where it is pinned, `/sys/fs/bpf/hb/CLUSTER/NODE`: for a host without the configuration.
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["config", "node"])]
+    pub pins: Option<PathBuf>,
+    /// Which node's.
+    #[command(flatten)]
+    pub which: Which,
 }
 
 /// What to ask a fence agent for.
@@ -207,4 +258,16 @@ pub struct Socket {
     /// Control socket of the daemon; the one of the configuration if not given.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn no_two_arguments_are_in_each_others_way() {
+        Cli::command().debug_assert();
+    }
 }

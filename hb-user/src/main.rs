@@ -11,19 +11,23 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, FenceVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
+    cli::{Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
+    clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
-    daemon::{self, Prepared},
+    daemon::{self, Prepared, Removed},
     fence::{self, Action, Asker},
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
-    status::render,
+    status::{render, render_gate},
     witness::{self, DEFAULT_CONFIGS},
 };
 
 /// How long a daemon may take to answer; one that takes longer is in trouble.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Between two looks at a move that is under way.
+const LOOK: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     abort_on_panic();
@@ -61,6 +65,9 @@ fn act(verb: Verb) -> Result<()> {
             }
         }
         Verb::Clear { group, socket } => request(&socket, &Request::Clear { group }),
+        Verb::Move { group, node, wait, socket } => move_group(&socket, &group, &node, wait),
+        Verb::Confirm { socket } => request(&socket, &Request::Confirm),
+        Verb::Gate(verb) => gate(&verb),
         Verb::Stop { socket } => request(&socket, &Request::Stop),
         Verb::Detach(which) => {
             let remains = daemon::remains(&which.config, which.node.as_deref())?;
@@ -75,6 +82,61 @@ fn act(verb: Verb) -> Result<()> {
         }
         Verb::Key { verb: KeyVerb::Rotate { step, force, socket } } => rotate(step, force, &socket),
         Verb::Config { .. } => say(DEFAULT_FILE),
+    }
+}
+
+/// Has a group moved, and waits until the other node serves it.
+fn move_group(socket: &Socket, group: &str, node: &str, wait: Duration) -> Result<()> {
+    let mut client = connect(socket)?;
+    match client.ask(&Request::Move { group: group.to_owned(), node: node.to_owned() })? {
+        Reply::Done { message } => say(&format!("{message}\n"))?,
+        other => bail!("the daemon answered something else: {other:?}"),
+    }
+    let end = clock::now().after(wait);
+    while !wait.is_zero() {
+        let report = client.status()?;
+        let found = report.groups.into_iter().find(|found| found.group == group);
+        let found = found.with_context(|| format!("the daemon no longer knows {group}"))?;
+        if found.holder.as_deref() == Some(node) {
+            return say(&format!("{group}: served by {node}, epoch {}\n", found.epoch));
+        }
+        if clock::now() >= end {
+            let holder = found.holder.map_or_else(
+                || "nobody serves it".to_owned(),
+                |holder| format!("{holder} serves it"),
+            );
+            let reason = found.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            bail!("{group} is not at {node} after {}: {holder}{reason}", Readable(wait));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Shows the gate of this host, or takes it away.
+fn gate(verb: &GateVerb) -> Result<()> {
+    let (pins, groups) = match &verb.pins {
+        Some(pins) => (pins.clone(), Vec::new()),
+        None => {
+            let config = Config::load(&verb.which.config)
+                .context("without the configuration, name the place: `--pins DIRECTORY`")?;
+            let hostname = hostname().context("cannot read the name of this host")?;
+            let local = config.identify(verb.which.node.as_deref(), &hostname)?;
+            let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
+            (daemon::pins(&config, &local), groups)
+        }
+    };
+    if verb.remove {
+        let Removed { addresses, interfaces } = daemon::remove_gate(&pins)?;
+        return say(&format!(
+            "removed {addresses} service addresses, and the gate of {interfaces} interfaces\n"
+        ));
+    }
+    let report = daemon::gate(&pins, &groups)?;
+    if verb.json {
+        say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
+    } else {
+        say(&render_gate(&report))
     }
 }
 

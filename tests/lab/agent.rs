@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     config::{self, Settings},
-    fence, guard, keeper, responder,
+    fence, guard, keeper, load, responder,
 };
 
 /// Runs an agent if `arguments`, without the program's name, name one; `None` if they do not.
@@ -23,6 +23,7 @@ pub fn main(mut arguments: impl Iterator<Item = String>) -> Option<ExitCode> {
         "lab-responder" => respond(&rest),
         "lab-fence" => fence::agent(&rest),
         "lab-resource" => config::resource(&rest),
+        "lab-load" => load::agent(&rest),
         "lab-keeper" => keep(&rest),
         _ => return None,
     };

@@ -91,6 +91,21 @@ pub fn real_time(priority: i32) -> std::io::Result<()> {
     }
 }
 
+/// Puts the calling thread back under ordinary scheduling.
+///
+/// # Errors
+///
+/// Whatever `sched_setscheduler` says.
+pub fn ordinary() -> std::io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the call reads the parameters, which outlive it.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters) } == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@
 
 pub mod addresses;
 pub mod agent;
+pub mod bfd;
 pub mod binary;
 pub mod capture;
 pub mod chaos;
@@ -30,13 +31,16 @@ pub mod guard;
 pub mod judge;
 pub mod keeper;
 pub mod lease;
+pub mod load;
 pub mod mounts;
 pub mod netns;
 pub mod node;
+pub mod peers;
 pub mod power;
 pub mod requirements;
 pub mod responder;
 pub mod socket;
+pub mod stalls;
 pub mod switch;
 pub mod takeover;
 pub mod witness;

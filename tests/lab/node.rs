@@ -34,7 +34,7 @@ pub struct Process {
 }
 
 impl Process {
-    fn spawn(mut command: Command, what: String, log: &Path) -> Result<Self> {
+    pub(crate) fn spawn(mut command: Command, what: String, log: &Path) -> Result<Self> {
         let output = OpenOptions::new()
             .append(true)
             .create(true)

@@ -53,6 +53,15 @@ pub(crate) fn run() -> Result<()> {
             cargo(&["run", "-q", "-p", "xtask", "--", "demo", "--runs", "2", "--fault", fault], &[])
         });
     }
+    // Whether they work; their figures would say nothing here.
+    for smoke in [
+        &["compare", "--hb-as", "hb-200us", "--peer", "keepalived", "--runs", "1"][..],
+        &["load", "--smoke", "--level", "L0", "--level", "L5", "--level", "L6"],
+    ] {
+        steps.run(format!("bench {}", smoke[0]), || {
+            cargo(&[&["run", "-q", "-p", "xtask", "--", "bench"], smoke].concat(), &[])
+        });
+    }
     // Each once, in the profile of the tests: it proves that they run. Figures of a shared machine
     // would say nothing, and optimizing every dependency for them takes minutes.
     steps.run("benchmarks", || {

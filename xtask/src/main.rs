@@ -1,5 +1,6 @@
 //! Builds, demonstrates, tests and measures hb: `cargo xtask <verb>`.
 
+mod bench;
 mod build_ebpf;
 mod chaos;
 mod ci;
@@ -32,6 +33,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Bench(bench::Bench),
     /// Rebuild the kernel objects, which are kept in the repository
     BuildEbpf(build_ebpf::Options),
     Chaos(chaos::Chaos),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         return code;
     }
     let done = match Arguments::parse().verb {
+        Verb::Bench(verb) => verb.run(),
         Verb::BuildEbpf(options) => build_ebpf::run(&options),
         Verb::Chaos(verb) => verb.run(),
         Verb::Ci => ci::run(),

@@ -1,6 +1,11 @@
 //! Installs what is missing, where that is ours to do: Debian, as root.
 
-use std::{path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -25,6 +30,38 @@ pub(crate) fn install(packages: &[&str], why: &str) -> Result<()> {
         apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages),
     )
     .with_context(|| format!("cannot install {why}"))
+}
+
+/// Says in Debian's own way that no service may be started (`invoke-rc.d(8)`).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Like [`install`], for packages with services that are not wanted on this machine: none is
+/// started, now or at the next boot.
+///
+/// # Errors
+///
+/// As [`install`]; when a service cannot be masked.
+pub(crate) fn install_unstarted(packages: &[&str], services: &[&str], why: &str) -> Result<()> {
+    for service in services {
+        let place = Path::new("/etc/systemd/system").join(service);
+        if place.symlink_metadata().is_err() && privilege::Status::of_this_process()?.is_root() {
+            fs::create_dir_all("/etc/systemd/system")
+                .and_then(|()| symlink("/dev/null", &place))
+                .with_context(|| format!("cannot mask {service}"))?;
+            eprintln!("masked {service}; undo with `rm {}`", place.display());
+        }
+    }
+    let ours = !Path::new(POLICY).exists();
+    if ours && is_debian() {
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {POLICY}"))?;
+    }
+    let installed = install(packages, why);
+    if ours && is_debian() {
+        fs::remove_file(POLICY).with_context(|| format!("cannot remove {POLICY}"))?;
+    }
+    installed
 }
 
 /// Whether packages could be installed by [`install`] on this machine.

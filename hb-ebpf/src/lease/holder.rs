@@ -172,6 +172,16 @@ pub fn promise(
     Taken::Extended
 }
 
+/// Gives a group away whose controller is dead, to whoever seeks it; tells whether it was held. The
+/// kernel half does this by itself, so that the others need not wait for what they promised last.
+#[inline(always)]
+pub fn abandon(record: &mut Record, terms: &Terms, now: u64) -> bool {
+    let before = *record;
+    let held = release(record, terms, 0, now).is_some();
+    record.count_change(&before);
+    held
+}
+
 /// Gives the group away to `successor`, 0 for whoever seeks it, and closes the gate at once;
 /// returns the epoch released. `None` if the node does not hold, or `successor` is itself or no
 /// voter.

@@ -209,3 +209,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_holder_without_controller_closes_and_tells_at_once() {
+    let (mut record, terms, epoch) = seeking();
+    assert!(!abandon(&mut record, &terms, AFTER), "it holds nothing yet");
+    let given = Promise { epoch, t0_ns: AFTER, lease_ns: 200 };
+    assert_eq!(promise(&mut record, &terms, WITNESS, &given, AFTER + 1), Taken::Won);
+    let changes = record.changes;
+    assert!(abandon(&mut record, &terms, AFTER + 2));
+    assert_eq!((record.state(), record.successor, record.epoch), (State::Released, 0, epoch.0));
+    assert_eq!(gate::open(&record, AFTER + 2), None);
+    assert_ne!(record.changes, changes, "frames say so");
+    assert!(record.may_still_send(&terms, AFTER + 2), "its vote has to wait");
+    assert!(!abandon(&mut record, &terms, AFTER + 3));
+}

@@ -60,7 +60,16 @@ pub(crate) fn arriving_late(ctx: &TcContext) -> i32 {
     {
         claimed(vip, mac);
     }
-    if may_pass([touched.address, touched.target], false) { TCX_NEXT } else { TC_ACT_SHOT as i32 }
+    if !may_pass([touched.address, touched.target], false) {
+        return TC_ACT_SHOT as i32;
+    }
+    if let Some(ethertype) = gate::bare(&Linear(ctx), protocol(ctx)) {
+        let touched = gate::arriving_at(&Linear(ctx), ethertype, 0);
+        if !may_pass([touched.address, touched.target], false) {
+            return TC_ACT_SHOT as i32;
+        }
+    }
+    TCX_NEXT
 }
 
 /// Decides about a packet that leaves.
@@ -71,7 +80,22 @@ pub(crate) fn leaving(ctx: &TcContext) -> i32 {
     }
     linearize(ctx);
     let touched = gate::leaving(&Linear(ctx));
-    if may_pass([touched.address, touched.target], true) { TCX_NEXT } else { TC_ACT_SHOT as i32 }
+    if !may_pass([touched.address, touched.target], true) {
+        return TC_ACT_SHOT as i32;
+    }
+    if let Some(ethertype) = gate::bare(&Linear(ctx), protocol(ctx)) {
+        let touched = gate::leaving_at(&Linear(ctx), ethertype, 0);
+        if !may_pass([touched.address, touched.target], true) {
+            return TC_ACT_SHOT as i32;
+        }
+    }
+    TCX_NEXT
+}
+
+/// Returns what the kernel takes the packet for.
+#[inline(always)]
+fn protocol(ctx: &TcContext) -> u16 {
+    u16::from_be(ctx.skb.protocol() as u16)
 }
 
 /// Makes sure that the headers can be read: they need not lie in the linear part.

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use hb_ebpf::{
     answer,
     lease::{
-        Record, Terms,
+        Record, Terms, holder,
         op::{self, Order},
         word,
     },
@@ -101,13 +101,18 @@ fn try_listen(slot: u32, group: u32) -> Option<()> {
     let (source, transmit_ns) = (frame.source, frame.transmit_ns.get());
     let terms = maps::TERMS.get(home)?;
     let entry = Entry::of(maps::record(home, group))?;
+    let node = maps::NODE.get(home)?;
     let holds = matches!(said.state(), State::Holding);
     let now = clock::now();
+    let lives = answer::controller_lives(node, now);
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
     let news = unsafe {
         let record = &mut (*entry.guard).record;
         let before = record.state();
+        if !lives {
+            holder::abandon(record, terms, now);
+        }
         let heard = word::hear(record, terms, source, transmit_ns, &said, now);
         let news = LeaseNews::of(before, record, heard.released);
         let last = (*entry.lease).holder;

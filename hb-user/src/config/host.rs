@@ -1,7 +1,7 @@
 //! Checks that need this host: its name and its interfaces.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     fmt::Write,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -65,7 +65,9 @@ impl HostView {
             let entry = unsafe { &*next };
             // SAFETY: every entry has a name that ends in a zero and lives as long as the list.
             let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy();
-            let interface = interface_called(&mut interfaces, &name);
+            // An IPv4 address may come under its label, `eth0:1`; no interface has a colon in its name.
+            let (name, _) = name.split_once(':').unwrap_or((&name, ""));
+            let interface = interface_called(&mut interfaces, name);
             interface.up |= entry.ifa_flags & libc::IFF_UP as u32 != 0;
             interface.loopback |= entry.ifa_flags & libc::IFF_LOOPBACK as u32 != 0;
             // SAFETY: both are null or addresses of the list, each as long as its family says.
@@ -74,6 +76,12 @@ impl HostView {
         }
         // SAFETY: `list` came from `getifaddrs`, and nothing borrows from it any more.
         unsafe { libc::freeifaddrs(list) };
+        for interface in interfaces.iter_mut().filter(|interface| interface.index == 0) {
+            // Without a link-layer address, as of a tunnel, the list does not tell.
+            interface.index = index_of(&interface.name);
+        }
+        // Gone meanwhile.
+        interfaces.retain(|interface| interface.index != 0);
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self { interfaces })
     }
@@ -83,6 +91,12 @@ impl HostView {
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
+}
+
+/// Returns the index of the interface called `name`, 0 if there is none.
+fn index_of(name: &str) -> u32 {
+    // SAFETY: the name ends in a zero and outlives the call.
+    CString::new(name).map_or(0, |name| unsafe { libc::if_nametoindex(name.as_ptr()) })
 }
 
 fn interface_called<'i>(interfaces: &'i mut Vec<Interface>, name: &str) -> &'i mut Interface {

@@ -20,6 +20,16 @@ pub enum Request {
         /// Name of the group.
         group: String,
     },
+    /// Give a group that is served here to another node.
+    Move {
+        /// Name of the group.
+        group: String,
+        /// Name of that node.
+        node: String,
+    },
+    /// Take part though numbers of an earlier life are lost, or a promise without an end binds this
+    /// node: the operator answers for it that nobody else holds anything.
+    Confirm,
     /// Take the keys that were added to the key file, beside those in use.
     LoadKeys,
     /// Send with the key of that id, once every other node has shown that it knows it.
@@ -47,6 +57,8 @@ impl Request {
         match self {
             Self::Ping | Self::Status => false,
             Self::Clear { .. }
+            | Self::Move { .. }
+            | Self::Confirm
             | Self::LoadKeys
             | Self::UseKey { .. }
             | Self::KeepKey { .. }
@@ -61,6 +73,8 @@ impl Request {
             Self::Ping => "ping",
             Self::Status => "status",
             Self::Clear { .. } => "clear",
+            Self::Move { .. } => "move",
+            Self::Confirm => "confirm",
             Self::LoadKeys => "load-keys",
             Self::UseKey { .. } => "use-key",
             Self::KeepKey { .. } => "keep-key",

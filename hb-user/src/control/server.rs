@@ -300,7 +300,9 @@ mod tests {
     #[tokio::test]
     async fn who_may_only_read_changes_nothing() {
         let (sender, mut commands) = mpsc::channel(4);
-        for request in [Request::Stop, Request::Clear { group: "web".into() }] {
+        let moved = Request::Move { group: "web".into(), node: "b".into() };
+        let clear = Request::Clear { group: "web".into() };
+        for request in [Request::Stop, clear, moved, Request::Confirm] {
             let Reply::Error { message } = answer(request, false, &sender).await else {
                 panic!("a stranger's request was granted");
             };

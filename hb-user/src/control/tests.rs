@@ -69,6 +69,10 @@ impl Daemon {
                     Reply::Done { message: "web may serve here again".into() }
                 }
                 Request::Clear { group } => Reply::Error { message: format!("no group {group}") },
+                Request::Move { group, node } => {
+                    Reply::Done { message: format!("moving {group} to {node}") }
+                }
+                Request::Confirm => Reply::Error { message: "nothing to confirm".into() },
                 Request::LoadKeys | Request::UseKey { .. } | Request::KeepKey { .. } => {
                     Reply::Done { message: "keys are as asked".into() }
                 }
@@ -149,6 +153,20 @@ fn the_protocol_is_lines_of_json_spelled_like_this() {
     let mut next = || lines.next().unwrap().unwrap();
     assert_eq!(next(), r#"{"reply":"pong","version":"0.1.0"}"#);
     assert_eq!(next(), r#"{"reply":"done","message":"web may serve here again"}"#);
+    let mut stream = UnixStream::connect(&daemon.path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(
+            b"{\"request\":\"move\",\"group\":\"web\",\"node\":\"b\"}\n{\"request\":\"confirm\"}\n",
+        )
+        .unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!(next(), r#"{"reply":"done","message":"moving web to b"}"#);
+    assert_eq!(next(), r#"{"reply":"error","message":"nothing to confirm"}"#);
+    let asked = daemon.asked.lock().unwrap();
+    let moved = Request::Move { group: "web".into(), node: "b".into() };
+    assert_eq!(asked[2..], [moved, Request::Confirm]);
 }
 
 #[test]
@@ -162,6 +180,7 @@ fn nonsense_gets_a_reason_and_a_closed_connection_and_harms_nobody() {
         (&b"{\"request\":\"explode\"}\n"[..], "unknown variant `explode`"),
         (b"not json\n", "the request is not understood: expected"),
         (b"{\"request\":\"clear\"}\n", "missing field `group`"),
+        (b"{\"request\":\"move\",\"group\":\"web\"}\n", "missing field `node`"),
         (b"{\"request\":\"clear\",\"group\":\"web\",\"force\":1}\n", "unknown field `force`"),
         (b"\n", "the request is not understood"),
         (b"\xff\xfe\n", "the request is not understood"),

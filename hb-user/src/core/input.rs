@@ -77,7 +77,8 @@ pub enum Input {
         /// Whether the node is fenced.
         result: Result<(), String>,
     },
-    /// The operator wants the group to live on another node.
+    /// The operator wants the group to live on another node. Without effect unless it serves here
+    /// and the other one stands by.
     Move {
         /// The group.
         group: GroupId,

@@ -117,6 +117,9 @@ impl Core {
             }
             Input::Move { group, to } => {
                 self.with(group, |group| group.moving = Some(to));
+                self.settle(out);
+                // Now or never: nobody expects it hours later, when it has become possible.
+                return self.with(group, |group| group.moving = None);
             }
             Input::Took { group, epoch, result } => {
                 self.with(group, |group| group.took(epoch, result, now, &mut out));

@@ -593,6 +593,11 @@ fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
     op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
     let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
     op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    assert_eq!(order.code, op::WAIT, "its last packets may still leave");
+    bench.now = bench.now.after(std::time::Duration::from_millis(1));
+    let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
+    op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    assert_eq!(order.code, op::DONE);
     bench.look();
     let actions = bench.give(Input::Fenced { group: GROUP, epoch, result: Ok(()) });
     assert!(actions.iter().any(seeks), "the fast path has to look: {actions:?}");

@@ -43,6 +43,11 @@ pub(super) fn cover(kernel: &mut Kernel, host: &HostView) -> Vec<(String, Kernel
     refused
 }
 
+/// Writes a MAC address as people do.
+pub(super) fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
 impl Daemon {
     /// Looks for interfaces that are new, and gates them.
     pub(super) fn cover_interfaces(&mut self) {
@@ -109,10 +114,7 @@ impl Daemon {
         let Some((address, group)) = all.get(usize::from(event.link)).copied() else { return };
         let group = GroupId(group);
         let mac = match self.kernel.claims(event.link) {
-            Ok(claims) => {
-                let [a, b, c, d, e, f] = claims.mac;
-                format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-            }
+            Ok(claims) => mac_text(claims.mac),
             Err(error) => describe(&error),
         };
         let now = clock::now();

@@ -21,12 +21,14 @@ mod act;
 mod clean;
 mod fence;
 mod gate;
+mod gate_report;
 mod keys;
 mod notice;
 mod observe;
 mod prepare;
 mod records;
 mod report;
+mod requests;
 mod resources;
 mod selftest;
 mod start;
@@ -47,6 +49,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub use gate_report::{GateError, Removed, gate, remove_gate};
 pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
 pub use start::StartError;
 
@@ -62,9 +65,13 @@ use crate::{
     core::{Core, Input},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, Shared},
+    kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
+    realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
 };
+
+/// Below the fast path's, and above whatever is ordinary.
+const MAIN_PRIORITY: u8 = Demand::DEFAULT_FIFO_PRIORITY - 10;
 
 /// Who counts the misses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +152,8 @@ struct Daemon {
     generation: u32,
     fences: fence::Fences,
     cleaner: Option<clean::Cleaner>,
+    /// Nobody else may remove what is pinned.
+    _pins_lock: PinsLock,
     /// Groups promised without an end, on the disk.
     vowed: [bool; GROUPS],
 }
@@ -221,6 +230,9 @@ impl Daemon {
             .map_err(system("listen for new interfaces"))?;
         // One may have come up since the start looked.
         self.cover_interfaces();
+        for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
+            tracing::warn!(%refusal, "scheduling of the main loop");
+        }
         let mut ticks = tokio::time::interval(self.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -282,6 +294,12 @@ impl Daemon {
         tracing::info!("left");
         Ok(())
     }
+}
+
+/// What the main loop needs so that its stamp is in time, whatever else the machine does. Resources
+/// and the threads it starts are scheduled as usual.
+fn demand(tick: Duration) -> Demand {
+    Demand { runtime: tick / 8, deadline: tick, period: tick, fifo_priority: MAIN_PRIORITY }
 }
 
 /// Registers a source whose descriptor stays the same for as long as it lives.

@@ -8,13 +8,12 @@ use hb_ebpf::{
 };
 
 use super::{
-    Daemon, Done, log_attachment, report,
+    Daemon, Done, log_attachment,
     resources::describe,
     selftest::{Trial, Verdict},
 };
 use crate::{
     clock,
-    control::{Command, Reply, Request},
     core::{Input, PeerFacts, Phase},
     fast::{self, EffectError, Report, Steps, Trigger},
     id::{GroupId, NodeId},
@@ -304,52 +303,4 @@ impl Daemon {
             }
         }
     }
-
-    pub(super) fn on_request(&mut self, command: Command) {
-        let Command { request, reply } = command;
-        let answer = match request {
-            // These two take a while, and answer by themselves.
-            Request::UseKey { id, force } => return self.use_key(id, force, reply),
-            Request::KeepKey { id, force } => return self.keep_key(id, force, reply),
-            Request::LoadKeys => self.load_keys(),
-            Request::Ping => Reply::Pong { version: report::VERSION.to_owned() },
-            Request::Status => match self.report() {
-                Ok(report) => Reply::Status { report: Box::new(report) },
-                Err(error) => Reply::Error { message: describe(&error) },
-            },
-            Request::Clear { group } => {
-                match self.config.groups.iter().find(|known| known.name.as_str() == group) {
-                    Some(known) => {
-                        let group = known.id;
-                        self.feed(Input::Clear { group });
-                        Reply::Done {
-                            message: format!("{} is cleared on this node", known_name(self, group)),
-                        }
-                    }
-                    None => Reply::Error {
-                        message: format!(
-                            "no group {group:?} in this configuration; there are: {}",
-                            self.config
-                                .groups
-                                .iter()
-                                .map(|known| known.name.as_str())
-                                .collect::<Vec<_>>()
-                                .join(", ")
-                        ),
-                    },
-                }
-            }
-            Request::Stop => {
-                tracing::info!("asked to leave by the control socket");
-                self.stop();
-                Reply::Done { message: "leaving in order".to_owned() }
-            }
-        };
-        // Who asked may have gone.
-        drop(reply.send(answer));
-    }
-}
-
-fn known_name(daemon: &Daemon, group: GroupId) -> String {
-    daemon.group_name(group).to_owned()
 }

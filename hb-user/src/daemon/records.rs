@@ -13,6 +13,7 @@ use hb_ebpf::{
         start,
     },
     maps::Life,
+    wire::GROUPS,
 };
 
 use super::{Daemon, resources::describe};
@@ -33,6 +34,19 @@ pub(super) enum Beginning {
     New(u32),
     /// There were none, and neither was there a state directory.
     Lost,
+}
+
+/// Has every promise in the records of an earlier configuration bind as long as any could, by the
+/// terms that are in the kernel.
+///
+/// # Errors
+///
+/// [`KernelError`].
+pub(super) fn hold_promises(leases: &Leases) -> Result<(), KernelError> {
+    for group in 0..GROUPS as u8 {
+        leases.order(Order::new(Op::ClockJumped, group))?;
+    }
+    Ok(())
 }
 
 /// Brings the records of all groups to their beginning; `vows` are the epochs promised without an

@@ -3,26 +3,30 @@
 use std::collections::BTreeMap;
 
 use hb_ebpf::{
+    epoch::Epoch,
     histogram::Histogram,
+    lease,
     maps::{self, Cause},
     refusal::Refusal,
     time::BootTime,
     wire::{FLAG_ANSWERS_HEARD, Health, State},
 };
 
-use super::{Daemon, EngineKind, start::transport};
+use super::{
+    Daemon, EngineKind, gate_report, prepare::pins, resources::describe, start::transport,
+};
 use crate::{
     address::Present,
     clock,
-    config::{LocalLink, Node, Resource},
+    config::{self, LocalLink, Node, Resource},
     core::{Blocked, GroupView, Life, Phase},
-    id::NodeId,
+    id::{GroupId, NodeId},
     kernel::{Counters, KernelError, Mode},
     realtime::Policy,
     status::{
-        AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GroupHealth,
-        GroupState, GroupStatus, LinkStatus, Misses, PeerController, PeerLife, PeerStatus,
-        Quantiles, ResourceStatus, Scheduling, StatusReport,
+        AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GateReport,
+        GroupHealth, GroupState, GroupStatus, LeaseStatus, LinkStatus, Misses, PeerController,
+        PeerLife, PeerStatus, Promise, Quantiles, ResourceStatus, Scheduling, StatusReport, Vote,
     },
 };
 
@@ -36,8 +40,6 @@ impl Daemon {
     ///
     /// The kernel's counters cannot be read.
     pub(super) fn report(&mut self) -> Result<StatusReport, KernelError> {
-        let now = clock::now();
-        let node = self.maps().node();
         let present = self.addresses.addresses(None);
         let running = self.fast.running();
         let mut warnings = self.warnings();
@@ -45,7 +47,11 @@ impl Daemon {
             warnings.push(error.to_string());
         }
         let present = present.unwrap_or_default();
-        let peers = self.local.peers.clone();
+        let gate = self.gate_report(&mut warnings);
+        let machines = self.machines();
+        // What takes longest is behind us: ages are those of one instant, as nearly as may be.
+        let node = self.maps().node();
+        let now = clock::now();
         Ok(StatusReport {
             version: VERSION.to_owned(),
             cluster: self.config.cluster.name.to_string(),
@@ -75,7 +81,11 @@ impl Daemon {
             },
             policy: self.config.cluster.policy.as_str().to_owned(),
             uptime_s: now.since(self.started).as_secs(),
-            peers: peers.iter().map(|peer| self.peer(peer, now)).collect::<Result<_, _>>()?,
+            peers: machines
+                .iter()
+                .map(|machine| self.peer(machine, now))
+                .collect::<Result<_, _>>()?,
+            gate,
             groups: self
                 .core
                 .view()
@@ -97,13 +107,13 @@ impl Daemon {
         if let Err(error) = &running.stack {
             warnings.push(error.clone());
         }
-        for peer in &self.local.peers {
-            let Some(state) = self.maps().peer(peer.id) else { continue };
+        for Machine { id, name, witness } in self.machines() {
+            let Some(state) = self.maps().peer(id) else { continue };
             if state.incarnation != 0 && state.config_hash != self.maps().node().config_hash {
+                let mend =
+                    if witness { "reload the witness" } else { "restart one node after the other" };
                 warnings.push(format!(
-                    "node {} runs another configuration: make the files equal and restart one node \
-                     after the other",
-                    peer.name
+                    "{name} runs another configuration: make the files equal and {mend}"
                 ));
             }
         }
@@ -119,7 +129,72 @@ impl Daemon {
         warnings
     }
 
-    fn peer(&self, peer: &Node, now: BootTime) -> Result<PeerStatus, KernelError> {
+    /// The other machines of the cluster: the nodes, then the witness.
+    fn machines(&self) -> Vec<Machine> {
+        let node =
+            |node: &Node| Machine { id: node.id, name: node.name.to_string(), witness: false };
+        let witness = self.local.witness.iter().map(|witness| Machine {
+            id: witness.id,
+            name: witness.name.to_string(),
+            witness: true,
+        });
+        self.local.peers.iter().map(node).chain(witness).collect()
+    }
+
+    /// What is pinned of the gate.
+    fn gate_report(&self, warnings: &mut Vec<String>) -> Option<GateReport> {
+        let groups: Vec<_> =
+            self.config.groups.iter().map(|group| group.name.to_string()).collect();
+        match gate_report::gate(&pins(&self.config, &self.local), &groups) {
+            Ok(report) => Some(report),
+            Err(error) => {
+                warnings.push(describe(&error));
+                None
+            }
+        }
+    }
+
+    /// The record of a group, as far as it concerns leases.
+    fn lease(&self, group: GroupId) -> Option<LeaseStatus> {
+        let record = self.shared.record(group)?;
+        // A lease may be shorter than a report takes.
+        let now = clock::now();
+        let terms = self.config.terms(self.local.me.id).ok()?;
+        let node = self.maps().node();
+        let until = lease::gate::until(&record);
+        let endless = until == lease::ENDLESS;
+        let (stamp, deadtime) = (node.controller_stamp_ns, node.controller_deadtime_ns);
+        let open = lease::gate::passes(until, stamp, deadtime, now.ns());
+        let left = |end: u64| (end > now.ns()).then(|| (end - now.ns()) / 1000);
+        let promises = self.config.cluster.policy != config::Policy::Available;
+        let competes = matches!(record.state(), State::Holding | State::Seeking);
+        let vote = |(place, voter): (usize, &u8)| Vote {
+            voter: self.node_name(NodeId(*voter)).to_owned(),
+            given: competes && (*voter == terms.own || record.expires_ns[place] > now.ns()),
+            ends_in_us: left(record.expires_ns[place]).filter(|_| *voter != terms.own),
+        };
+        let voters = terms.voters.iter().take(usize::from(terms.count)).enumerate();
+        let mut votes: Vec<_> = voters.filter(|_| promises).map(vote).collect();
+        let own = self.node_name(self.local.me.id).to_owned();
+        votes.sort_by_key(|vote| vote.voter != own);
+        Some(LeaseStatus {
+            open,
+            ends_in_us: left(until).filter(|_| !endless),
+            ended_us_ago: (until != 0 && until <= now.ns()).then(|| (now.ns() - until) / 1000),
+            endless,
+            length_us: terms.lease_ns / 1000,
+            needed: if promises { terms.others_needed() + 1 } else { 1 },
+            votes,
+            promised: (promises && record.is_bound(now.ns())).then(|| Promise {
+                node: self.node_name(NodeId(Epoch(record.promised).node())).to_owned(),
+                epoch: record.promised,
+                ends_in_us: left(record.until_ns).filter(|_| record.until_ns != u64::MAX),
+                released: record.released != 0,
+            }),
+        })
+    }
+
+    fn peer(&self, peer: &Machine, now: BootTime) -> Result<PeerStatus, KernelError> {
         let state = self.maps().peer(peer.id).ok_or(KernelError::Missing("PEERS"))?;
         let view = self.core.view();
         let seen = view.peers.iter().find(|view| view.peer == peer.id);
@@ -130,6 +205,7 @@ impl Daemon {
             .local
             .links
             .iter()
+            .filter(|link| link.others().any(|(other, _)| *other == peer.id))
             .map(|link| self.link(peer.id, link, now))
             .collect::<Result<Vec<_>, _>>()?;
         let offset = self.local.links.iter().find_map(|link| {
@@ -139,8 +215,9 @@ impl Daemon {
         let since = self.memory.get(&peer.id).map_or(BootTime::NEVER, |memory| memory.life_since);
         let since = if since == BootTime::NEVER { BootTime(state.started_ns) } else { since };
         Ok(PeerStatus {
-            node: peer.name.to_string(),
+            node: peer.name.clone(),
             id: peer.id.0,
+            witness: peer.witness,
             life: match life {
                 _ if left => PeerLife::Left,
                 Life::Unheard => PeerLife::Unheard,
@@ -157,7 +234,7 @@ impl Daemon {
             since_us_ago: micros(now, since),
             last_arrival_us_ago: ago(now, state.last_arrival_ns),
             incarnation: heard.then_some(state.incarnation),
-            controller: heard.then_some(PeerController {
+            controller: (heard && !peer.witness).then_some(PeerController {
                 alive: state.controller_dead == 0,
                 age_us: state.controller_age_ns / 1000,
             }),
@@ -239,6 +316,7 @@ impl Daemon {
             holder: view.holder.map(|holder| self.node_name(holder).to_owned()),
             epoch: view.epoch.0,
             generation: view.epoch.generation(),
+            lease: self.lease(view.group),
             addresses: vips
                 .iter()
                 .map(|local| AddressStatus {
@@ -262,7 +340,7 @@ impl Daemon {
     }
 
     /// Says why a group does not serve here, or what is still going on.
-    fn why(&self, view: &GroupView) -> Option<String> {
+    pub(super) fn why(&self, view: &GroupView) -> Option<String> {
         match &view.blocked {
             Some(Blocked::Failed(error)) => Some(format!(
                 "failed here: {error}; repair it, then `hb clear {}`",
@@ -300,6 +378,13 @@ impl Daemon {
             },
         }
     }
+}
+
+/// Another machine of the cluster.
+struct Machine {
+    id: NodeId,
+    name: String,
+    witness: bool,
 }
 
 /// Returns the reasons that occurred, with their counts.

@@ -39,7 +39,7 @@ use crate::{
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
     fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Identity, Kernel, KernelError, OBJECT, Shared, remove_pins},
+    kernel::{Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
     nonce,
@@ -104,6 +104,12 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// Another process uses the kernel half.
+    #[error(
+        "another process uses what is pinned at {}: a daemon with another state directory, or `hb \
+         gate --remove`", .0.display()
+    )]
+    InUse(PathBuf),
     /// The interfaces cannot be listed.
     #[error("cannot read the interfaces of this host")]
     Interfaces(#[source] io::Error),
@@ -137,6 +143,8 @@ fn assemble(
     let Prepared { config, local, keys, interfaces, vips, stray } = prepared;
     let object = object()?;
     let mut kernel = Kernel::open(&object, pins)?;
+    let in_use = || StartError::InUse(pins.to_owned());
+    let pins_lock = PinsLock::take(pins)?.ok_or_else(in_use)?;
     let engine = engine(&config, &kernel)?;
     let shared = Arc::new(kernel.share()?);
 
@@ -231,8 +239,12 @@ fn assemble(
         // Words of another configuration are of other groups.
         shared.publish(&health, false);
     }
-    kernel.set_terms(&terms)?;
     let leases = kernel.leases()?;
+    if beginning == Beginning::Reconfigured {
+        // What was promised by the old terms is held for as long as they ask.
+        records::hold_promises(&leases)?;
+    }
+    kernel.set_terms(&terms)?;
     let groups = (0..config.groups.len() as u8).map(GroupId);
     let vows = match config.cluster.policy {
         Policy::Safe => vows(&config, &state)?,
@@ -319,6 +331,7 @@ fn assemble(
         defended: BTreeMap::new(),
         fences: Fences::new(),
         cleaner,
+        _pins_lock: pins_lock,
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),
     };
     for peer in daemon.others() {

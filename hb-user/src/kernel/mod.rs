@@ -2,12 +2,13 @@
 //!
 //! `program` loads and runs programs and is the only module that names aya; `attach` and `gate` decide
 //! on which interfaces they sit and how; `pins` removes what outlives a daemon; `shared` reads and writes the
-//! maps that both halves see. `witness` is the kernel half of a machine that only votes, and `pinned`
+//! maps that both halves see; `gate_view` is for whoever only looks at the gate. `witness` is the kernel half of a machine that only votes, and `pinned`
 //! how its maps are reached.
 
 mod attach;
 mod error;
 mod gate;
+mod gate_view;
 mod pinned;
 mod pins;
 mod program;
@@ -16,9 +17,10 @@ mod witness;
 
 pub use attach::{Attachment, Mode};
 pub use error::KernelError;
+pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock};
 pub use pins::remove_pins;
 pub use program::{
-    Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT,
+    Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT, Way,
 };
 pub use shared::{Identity, Shared};
 pub use witness::{Place, Seat, Witness, WitnessMaps};

@@ -34,28 +34,32 @@ struct Element {
     flags: u64,
 }
 
-/// A map of `V`s by `u32`, whose size was checked when it was pinned or found.
-pub(super) struct PinnedMap<V> {
+/// A map of `V`s by `K`, whose sizes were checked when it was pinned or found.
+pub(super) struct PinnedMap<V, K = u32> {
     map: OwnedFd,
-    values: PhantomData<fn() -> V>,
+    types: PhantomData<fn(K) -> V>,
 }
 
-impl<V: FromBytes + IntoBytes + Immutable> PinnedMap<V> {
+impl<V, K> PinnedMap<V, K>
+where
+    V: FromBytes + IntoBytes + Immutable,
+    K: FromBytes + IntoBytes + Immutable + Copy,
+{
     /// Opens the map pinned at `pin`.
     ///
     /// # Safety
     ///
-    /// Its keys must have 4 bytes, and its values as many as a `V`.
+    /// Its keys must have as many bytes as a `K`, and its values as many as a `V`.
     ///
     /// # Errors
     ///
     /// The kernel's own: `ENOENT` if there is no pin.
     pub(super) unsafe fn open(pin: &Path) -> io::Result<Self> {
-        Ok(Self { map: open(pin)?, values: PhantomData })
+        Ok(Self { map: open(pin)?, types: PhantomData })
     }
 
     /// Returns the value of `key`, if there is one.
-    pub(super) fn get(&self, key: u32) -> io::Result<Option<V>> {
+    pub(super) fn get(&self, key: K) -> io::Result<Option<V>> {
         let mut value = MaybeUninit::<V>::zeroed();
         if !self.find(key, value.as_mut_ptr().cast())? {
             return Ok(None);
@@ -65,7 +69,7 @@ impl<V: FromBytes + IntoBytes + Immutable> PinnedMap<V> {
     }
 
     /// Returns the values of `key`, one for each CPU that may be, of a map per CPU.
-    pub(super) fn get_per_cpu(&self, key: u32) -> io::Result<Vec<V>> {
+    pub(super) fn get_per_cpu(&self, key: K) -> io::Result<Vec<V>> {
         const { assert!(size_of::<V>().is_multiple_of(8), "the kernel rounds values up to 8 bytes") };
         let mut values: Vec<V> = (0..possible_cpus()?).map(|_| V::new_zeroed()).collect();
         self.find(key, values.as_mut_ptr().cast())?;
@@ -73,7 +77,7 @@ impl<V: FromBytes + IntoBytes + Immutable> PinnedMap<V> {
     }
 
     /// Has the kernel write what it holds of `key` at `value`; tells whether there is any.
-    fn find(&self, key: u32, value: *mut u8) -> io::Result<bool> {
+    fn find(&self, key: K, value: *mut u8) -> io::Result<bool> {
         // SAFETY: both addresses are valid; `value` has room for all that the kernel writes.
         match unsafe { self.act(LOOKUP, &raw const key, value) } {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -82,14 +86,14 @@ impl<V: FromBytes + IntoBytes + Immutable> PinnedMap<V> {
     }
 
     /// Gives `key` the value.
-    pub(super) fn set(&self, key: u32, value: &V) -> io::Result<()> {
+    pub(super) fn set(&self, key: K, value: &V) -> io::Result<()> {
         let value: *const V = value;
         // SAFETY: both addresses are valid; the kernel only reads.
         unsafe { self.act(UPDATE, &raw const key, value.cast_mut().cast()) }
     }
 
     /// Takes `key` away; it is no error if it was not there.
-    pub(super) fn remove(&self, key: u32) -> io::Result<()> {
+    pub(super) fn remove(&self, key: K) -> io::Result<()> {
         // SAFETY: the address of the key is valid, the other is not used.
         match unsafe { self.act(DELETE, &raw const key, std::ptr::null_mut()) } {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -98,17 +102,19 @@ impl<V: FromBytes + IntoBytes + Immutable> PinnedMap<V> {
     }
 
     /// Returns all keys and values of a hash map.
-    pub(super) fn entries(&self) -> io::Result<Vec<(u32, V)>> {
+    pub(super) fn entries(&self) -> io::Result<Vec<(K, V)>> {
         let mut entries = Vec::new();
-        let mut last: Option<u32> = None;
+        let mut last: Option<K> = None;
         loop {
             let from = last.as_ref().map_or(std::ptr::null(), |last| &raw const *last);
-            let mut next = 0_u32;
+            let mut next = MaybeUninit::<K>::zeroed();
             // SAFETY: null or valid, and room for a key.
-            match unsafe { self.act(NEXT_KEY, from, (&raw mut next).cast()) } {
+            match unsafe { self.act(NEXT_KEY, from, next.as_mut_ptr().cast()) } {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
                 result => result?,
             }
+            // SAFETY: zeroed at first, and any bytes are a `K`.
+            let next = unsafe { next.assume_init() };
             if let Some(value) = self.get(next)? {
                 entries.push((next, value));
             }
@@ -121,7 +127,7 @@ impl<V: FromBytes + IntoBytes + Immutable> PinnedMap<V> {
     /// # Safety
     ///
     /// `key` must be null or valid, and `value` valid for what the command does with it.
-    unsafe fn act(&self, command: libc::c_int, key: *const u32, value: *mut u8) -> io::Result<()> {
+    unsafe fn act(&self, command: libc::c_int, key: *const K, value: *mut u8) -> io::Result<()> {
         let element = Element {
             map_fd: self.map.as_raw_fd().unsigned_abs(),
             padding: 0,

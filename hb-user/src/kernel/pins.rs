@@ -26,6 +26,9 @@ const OBJ_GET: libc::c_int = 7;
 /// `BPF_LINK_DETACH` of `linux/bpf.h`, Linux 5.9.
 const LINK_DETACH: libc::c_int = 34;
 
+/// `BPF_OBJ_GET_INFO_BY_FD` of `linux/bpf.h`.
+const OBJ_GET_INFO: libc::c_int = 15;
+
 /// The start of `union bpf_attr` for `BPF_OBJ_GET`.
 #[repr(C)]
 struct ObjGet {
@@ -64,6 +67,46 @@ pub(super) fn detach(pin: &Path) -> io::Result<()> {
     let request = LinkDetach { link_fd: link.as_raw_fd().unsigned_abs() };
     // SAFETY: the request holds a descriptor and no address.
     unsafe { bpf(LINK_DETACH, &request) }.map(drop)
+}
+
+/// The start of `union bpf_attr` for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_link_info`, of a link to an interface.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
+    /// Room that the kernel may use for other kinds.
+    rest: [u32; 7],
+}
+
+/// Returns the index of the interface at which the link pinned at `pin` is attached; 0 if it is
+/// attached no more.
+///
+/// # Errors
+///
+/// The kernel's own: `ENOENT` if there is no pin.
+pub(super) fn attached_to(pin: &Path) -> io::Result<u32> {
+    let link = open(pin)?;
+    let mut info = LinkInfo::default();
+    let request = GetInfo {
+        bpf_fd: link.as_raw_fd().unsigned_abs(),
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the request names room of the length given, which outlives the call.
+    unsafe { bpf(OBJ_GET_INFO, &request) }?;
+    Ok(info.interface)
 }
 
 /// Makes the system call bpf(2).

@@ -4,12 +4,16 @@
 //! another meaning. Times are ages in microseconds at the moment of the report, never instants, so
 //! that nobody needs this machine's clock; what never happened is absent (`null`).
 
+mod gate;
+mod lease;
 mod render;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use gate::{AddressAtGate, GateReport, InterfaceAtGate, render_gate};
+pub use lease::{LeaseStatus, Promise, Vote};
 pub(crate) use render::{Page, ago, row, span};
 pub use render::{WIDTH, render};
 
@@ -40,10 +44,13 @@ pub struct StatusReport {
     pub policy: String,
     /// How long the daemon has run, in seconds.
     pub uptime_s: u64,
-    /// The other nodes, by id.
+    /// The other machines: the nodes by id, then the witness if there is one.
     pub peers: Vec<PeerStatus>,
     /// The groups, in the order of the configuration.
     pub groups: Vec<GroupStatus>,
+    /// The kernel's check of packets from and to service addresses.
+    #[serde(default)]
+    pub gate: Option<GateReport>,
     /// Frames refused, by reason, that named no node or link there could be.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
@@ -88,11 +95,14 @@ pub struct Controller {
     pub tick_ms: u64,
 }
 
-/// One other node.
+/// One other machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// Its name.
     pub node: String,
+    /// Whether it only votes, without a daemon.
+    #[serde(default)]
+    pub witness: bool,
     /// Its id.
     pub id: u8,
     /// Its life by the rules of the detector.
@@ -105,7 +115,7 @@ pub struct PeerStatus {
     pub last_arrival_us_ago: Option<u64>,
     /// How often its daemon started; absent before it was heard.
     pub incarnation: Option<u32>,
-    /// Its controller, by its own frames; absent before it was heard.
+    /// Its controller, by its own frames; absent before it was heard, and of a witness.
     pub controller: Option<PeerController>,
     /// Whether its configuration is ours; absent before it was heard.
     pub config_matches: Option<bool>,
@@ -258,6 +268,9 @@ pub struct GroupStatus {
     pub epoch: u64,
     /// Upper half of the epoch: how often a voter lost its record.
     pub generation: u32,
+    /// This node's permission to serve it, and its own vote.
+    #[serde(default)]
+    pub lease: Option<LeaseStatus>,
     /// Its addresses, in the order of the configuration.
     pub addresses: Vec<AddressStatus>,
     /// Its resources, in the order in which they start.

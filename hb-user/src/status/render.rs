@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{EngineKind, GroupStatus, PeerLife, PeerStatus, Quantiles, StatusReport};
+use super::{EngineKind, GroupStatus, PeerLife, PeerStatus, Quantiles, StatusReport, gate, lease};
 
 /// No line is longer, in columns.
-pub const WIDTH: usize = 100;
+pub const WIDTH: usize = 80;
 
 /// Writes `report` as plain ASCII of at most [`WIDTH`] columns.
 ///
@@ -16,12 +16,18 @@ pub fn render(report: &StatusReport) -> String {
     let mut page = Page::default();
     for group in &report.groups {
         verdict(&mut page, report, group);
+        lease::lines(&mut page, group);
     }
     if report.groups.is_empty() {
         page.line("no group is configured");
     }
     for group in &report.groups {
         contents(&mut page, report, group);
+    }
+    if let Some(gate) = &report.gate {
+        page.line("");
+        gate::mode(&mut page, gate);
+        gate::counters(&mut page, gate);
     }
     page.line("");
     peers(&mut page, &report.peers);
@@ -100,24 +106,13 @@ fn peers(page: &mut Page, peers: &[PeerStatus]) {
         page.line("no peer is configured");
         return;
     }
-    let heading = [
-        "peer",
-        "life",
-        "for",
-        "heard",
-        "controller",
-        "config",
-        "misses",
-        "ever",
-        "doubts",
-        "deaths",
-        "clock us",
-    ];
-    let mut rows = vec![row(heading)];
+    let mut rows = vec![row(["peer", "life", "for", "heard", "controller", "config"])];
+    let mut counts = vec![row(["peer", "misses", "ever", "doubts", "deaths", "clock us"])];
     for peer in peers {
         let controller = match &peer.controller {
             Some(controller) if controller.alive => span(controller.age_us),
             Some(controller) => format!("DEAD {}", span(controller.age_us)),
+            None if peer.witness => "witness".to_owned(),
             None => "-".to_owned(),
         };
         let life = peer.life.as_str();
@@ -133,6 +128,9 @@ fn peers(page: &mut Page, peers: &[PeerStatus]) {
                 None => "-",
             }
             .to_owned(),
+        ]);
+        counts.push(vec![
+            peer.node.clone(),
             peer.misses.consecutive.to_string(),
             peer.misses.total.to_string(),
             peer.doubts_total.to_string(),
@@ -149,6 +147,8 @@ fn peers(page: &mut Page, peers: &[PeerStatus]) {
             page.line(&format!("  {node} REFUSES our frames: {reason}"));
         }
     }
+    page.line("");
+    page.table(&counts, 1);
 }
 
 fn links(page: &mut Page, peers: &[PeerStatus]) {
@@ -190,7 +190,8 @@ fn links(page: &mut Page, peers: &[PeerStatus]) {
             }
             notes.push(note);
         }
-        if link.up && !link.answers_heard_by_peer {
+        // A witness asks nothing, so it gets no answers.
+        if link.up && !link.answers_heard_by_peer && !peer.witness {
             notes.push(format!("  {name}: we hear {0}, {0} does NOT hear our answers", peer.node));
         }
     }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use hb_ebpf::gate::Count;
 use proptest::prelude::*;
 
 use super::*;
 use crate::status::{
-    AddressStatus, AttachMode, Controller, Engine, GroupHealth, GroupState, LinkStatus, Misses,
-    PeerController, ResourceStatus, Scheduling,
+    AddressAtGate, AddressStatus, AttachMode, Controller, Engine, GateReport, GroupHealth,
+    GroupState, InterfaceAtGate, LeaseStatus, LinkStatus, Misses, PeerController, Promise,
+    ResourceStatus, Scheduling, Vote, render_gate,
 };
 
 fn link(name: &str, interface: &str) -> LinkStatus {
@@ -35,6 +37,7 @@ fn peer(node: &str, id: u8, links: Vec<LinkStatus>) -> PeerStatus {
     PeerStatus {
         node: node.into(),
         id,
+        witness: false,
         life: PeerLife::Alive,
         cause: None,
         since_us_ago: 273_600_000_000,
@@ -70,7 +73,11 @@ fn healthy() -> StatusReport {
         uptime_s: 273_661,
         peers: vec![
             peer("b", 2, vec![link("direct", "eth1"), link("lan", "eth0")]),
-            peer("witness", 3, vec![link("lan", "eth0")]),
+            PeerStatus {
+                witness: true,
+                controller: None,
+                ..peer("witness", 3, vec![link("lan", "eth0")])
+            },
         ],
         groups: vec![GroupStatus {
             group: "web".into(),
@@ -79,6 +86,7 @@ fn healthy() -> StatusReport {
             holder: Some("a".into()),
             epoch: 513,
             generation: 0,
+            lease: Some(held()),
             addresses: vec![
                 AddressStatus {
                     address: "192.0.2.10/24".into(),
@@ -95,8 +103,57 @@ fn healthy() -> StatusReport {
             reason: None,
             since_us_ago: 4_980_000_000,
         }],
+        gate: Some(gate("on")),
         refused: BTreeMap::new(),
         warnings: vec![],
+    }
+}
+
+fn held() -> LeaseStatus {
+    let vote = |voter: &str, ends_in_us| Vote { voter: voter.into(), given: true, ends_in_us };
+    LeaseStatus {
+        open: true,
+        ends_in_us: Some(4_712),
+        ended_us_ago: None,
+        endless: false,
+        length_us: 5_000,
+        needed: 2,
+        votes: vec![vote("a", None), vote("b", Some(4_712)), vote("witness", Some(4_640))],
+        promised: None,
+    }
+}
+
+fn gate(mode: &str) -> GateReport {
+    let counts = Count::ALL.iter().map(|what| (what.as_str().to_owned(), *what as u64 * 3));
+    let interface = |name: &str, arriving: &str| InterfaceAtGate {
+        interface: name.into(),
+        arriving: arriving.into(),
+        leaving: "tcx".into(),
+    };
+    GateReport {
+        mode: mode.into(),
+        daemon_alive: true,
+        daemon_age_us: 410,
+        interfaces: vec![interface("eth0", "xdp"), interface("eth2", "tcx")],
+        not_gated: vec![],
+        addresses: vec![
+            AddressAtGate {
+                address: "192.0.2.10".into(),
+                group: "web".into(),
+                open: true,
+                reason: None,
+                counts: counts.collect(),
+                claimed_by: Some("02:00:00:00:00:07".into()),
+            },
+            AddressAtGate {
+                address: "2001:db8::10".into(),
+                group: "web".into(),
+                open: false,
+                reason: Some("expired".into()),
+                counts: BTreeMap::new(),
+                claimed_by: None,
+            },
+        ],
     }
 }
 
@@ -121,6 +178,11 @@ fn broken() -> StatusReport {
     group.addresses.truncate(1);
     group.addresses[0].present = false;
     group.resources[0].state = "stopped".into();
+    let lease = group.lease.as_mut().unwrap();
+    (lease.open, lease.ends_in_us) = (false, None);
+    for vote in &mut lease.votes[1..] {
+        (vote.given, vote.ends_in_us) = (false, None);
+    }
     let mut standby = group.clone();
     standby.group = "db".into();
     standby.holder = Some("b".into());
@@ -133,6 +195,16 @@ fn broken() -> StatusReport {
     );
     standby.addresses[0].present = true;
     standby.resources[0].state = "failed: exit code 1".into();
+    standby.lease.as_mut().unwrap().promised =
+        Some(Promise { node: "b".into(), epoch: 770, ends_in_us: Some(6_100), released: false });
+    report.gate = Some(gate("dry-run"));
+    let gate = report.gate.as_mut().unwrap();
+    gate.not_gated = vec!["eth3".into()];
+    gate.addresses.truncate(1);
+    gate.addresses[0].open = false;
+    gate.addresses[0].reason = Some("not-holding".into());
+    gate.addresses[0].claimed_by = None;
+    gate.addresses[0].counts.retain(|name, _| !name.contains("claims") && name != "bounced");
     report.groups.push(standby);
     report.peers.truncate(1);
     let b = &mut report.peers[0];
@@ -176,15 +248,30 @@ fn a_healthy_cluster() {
         &healthy(),
         r"
 web: served here by a for 1 h 23 min, epoch 513, healthy
+    lease: for 4.7 ms more, of 5.0 ms
+    votes (2 of 3 needed): a, b 4.7 ms, witness 4.6 ms
 
 web here:
   address   192.0.2.10/24    on eth0  present
   address   2001:db8::10/64  on eth0  MISSING
   resource  nginx                     running
 
-peer     life   for      heard       controller  config  misses  ever  doubts  deaths  clock us
-b        alive  3 d 4 h  120 us ago  340 us      same         0    12       3       1     -12.0
-witness  alive  3 d 4 h  120 us ago  340 us      same         0    12       3       1     -12.0
+gate: on
+at the gate   now      way  passed  not held  expired  no daemon
+192.0.2.10    open     in        0         6       12         18
+                       out       3         9       15         21
+2001:db8::10  EXPIRED  in        0         0        0          0
+                       out       0         0        0          0
+  192.0.2.10: 24 packets sent on after a planned move
+  192.0.2.10: CLAIMED by others 27 times, last by 02:00:00:00:00:07
+
+peer     life   for      heard       controller  config
+b        alive  3 d 4 h  120 us ago  340 us      same
+witness  alive  3 d 4 h  120 us ago  witness     same
+
+peer     misses  ever  doubts  deaths  clock us
+b             0    12       3       1     -12.0
+witness       0    12       3       1     -12.0
 
 link         via       on    attached  state  heard
 b/direct     ethernet  eth1  native    up     120 us ago
@@ -215,11 +302,14 @@ fn a_broken_one() {
     assert_page(
         &broken(),
         r"
-web: SERVED BY NOBODY for 2.1 s: b fell silent and its fence has not been confirmed; here seeking,
-    standby, epoch 513
+web: SERVED BY NOBODY for 2.1 s: b fell silent and its fence has not been
+    confirmed; here seeking, standby, epoch 513
+    votes (2 of 3 needed): a, b NONE, witness NONE
 db: served by b for 2.1 s, epoch 513; here idle, failed
-    not here: resource postgres: start failed with exit code 1 (it said: could not create lock file:
-        no space left on device ?): run `hb clear db` when it is mended
+    not here: resource postgres: start failed with exit code 1 (it said: could
+        not create lock file: no space left on device ?): run `hb clear db` when
+        it is mended
+    this node's vote: promised to b, epoch 770, for 6.1 ms
 
 web here:
   address   192.0.2.10/24  on eth0  absent
@@ -229,10 +319,19 @@ db here:
   address   192.0.2.10/24  on eth0  STILL PRESENT
   resource  nginx                   FAILED: exit code 1
 
-peer  life  for    heard      controller    config   misses   ever  doubts  deaths  clock us
-b     DEAD  2.1 s  2.1 s ago  DEAD 52.0 ms  DIFFERS   10697  10709       3       1     -12.0
+GATE IS DRY-RUN: it counts and stops nothing; two nodes may serve at once
+NOT GATED: eth3: packets of service addresses pass there without a lease
+at the gate  now     way  passed  not held  expired  no daemon
+192.0.2.10   closed  in        0         6       12         18
+                     out       3         9       15         21
+
+peer  life  for    heard      controller    config
+b     DEAD  2.1 s  2.1 s ago  DEAD 52.0 ms  DIFFERS
   b is dead: silence
   b REFUSES our frames: key id
+
+peer  misses   ever  doubts  deaths  clock us
+b      10697  10709       3       1     -12.0
 
 link      via       on    attached  state  heard
 b/direct  ethernet  eth1  generic   DOWN   120 us ago
@@ -254,7 +353,8 @@ daemon: version 0.1.0, start 9, up 3 d 4 h, config 0123456789abcdef
 engine: userspace thread (the kernel refuses BPF timers (PREEMPT_RT))
 scheduling: SCHED_OTHER
   refused: SCHED_DEADLINE: operation not permitted
-  refused: SCHED_FIFO: operation not permitted: the cpu cgroup has no real-time budget
+  refused: SCHED_FIFO: operation not permitted: the cpu cgroup has no real-time
+      budget
 controller: 410 us old, one round per 1 ms
 WARNING: only one link to b is up: look at eth1
 ",
@@ -262,9 +362,42 @@ WARNING: only one link to b is up: look at eth1
 }
 
 #[test]
+fn the_gate_of_a_node_whose_daemon_is_dead() {
+    let mut report = gate("bypass");
+    report.daemon_alive = false;
+    report.daemon_age_us = 61_000_000;
+    report.interfaces[1].arriving = "nothing".into();
+    report.addresses.truncate(1);
+    report.addresses[0].open = false;
+    report.addresses[0].reason = Some("controller-dead".into());
+    let page = render_gate(&report);
+    assert_fits(&page);
+    assert_eq!(
+        page.trim_end(),
+        r"
+GATE IS BYPASSED: it does not even look; two nodes may serve at once
+DAEMON DEAD for 1 min 1 s: leases are not asked for any more
+
+interface  arriving  leaving
+eth0       xdp       tcx
+eth2       NOTHING   tcx
+
+at the gate  now          way  passed  not held  expired  no daemon
+192.0.2.10   DAEMON DEAD  in        0         6       12         18
+                          out       3         9       15         21
+  192.0.2.10: 24 packets sent on after a planned move
+  192.0.2.10: CLAIMED by others 27 times, last by 02:00:00:00:00:07
+"
+        .trim(),
+        "\n{page}"
+    );
+}
+
+#[test]
 fn a_node_that_has_just_started() {
     let mut report = healthy();
     report.groups.clear();
+    report.gate = None;
     report.peers.truncate(1);
     let b = &mut report.peers[0];
     b.life = PeerLife::Unheard;
@@ -280,8 +413,8 @@ fn a_node_that_has_just_started() {
         [
             "no group is configured",
             "",
-            "peer  life     for     heard  controller  config  misses  ever  doubts  deaths  clock us",
-            "b     unheard  900 us  never  -           -            0    12       3       1         -",
+            "peer  life     for     heard  controller  config",
+            "b     unheard  900 us  never  -           -",
         ]
     );
 

@@ -7,6 +7,8 @@ use std::{
     fs,
     os::fd::{AsFd, BorrowedFd},
     path::{Path as FilePath, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -71,7 +73,7 @@ pub(super) struct Half {
 }
 
 /// The kernel half of a node.
-const NODE_HALF: Half = Half {
+pub(super) const NODE_HALF: Half = Half {
     pinned: &PINNED,
     programs: &["heartbeat", "watch", "judge", "order"],
     timers: Some("arm"),
@@ -103,7 +105,7 @@ const PINNED: [Pinned; 20] = [
 
 /// Which way packets go that a gate looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     /// They arrive.
     In,
     /// They leave.
@@ -118,6 +120,10 @@ impl Way {
         }
     }
 }
+
+/// How often the kernel is asked for a timer, and how long after a refusal.
+const ARM_TRIES: u32 = 10;
+const ARM_PAUSE: Duration = Duration::from_millis(1);
 
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
@@ -336,6 +342,14 @@ impl Kernel {
     ///
     /// [`KernelError::Request`].
     pub fn arm(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+        // A program may not wait for memory: `bpf_timer_init` now and then finds none that is free
+        // at that instant, and the next try does.
+        for _ in 1..ARM_TRIES {
+            match self.request("arm", peer, forget) {
+                Err(KernelError::Request { .. }) => thread::sleep(ARM_PAUSE),
+                done => return done,
+            }
+        }
         self.request("arm", peer, forget)
     }
 
@@ -388,6 +402,43 @@ impl Kernel {
         })?;
         left.truncate(done.data_size_out as usize);
         Ok((done.return_value, left))
+    }
+
+    /// Returns a loaded program, for whoever looks at it or runs it with a system call of their own.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if there is none of that name, or it is not loaded.
+    pub fn program_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
+        program.fd().map(AsFd::as_fd).map_err(|_| KernelError::Missing(name))
+    }
+
+    /// Runs the gate of what leaves (`way` [`Way::Out`]), or of what arrives where no heartbeats are
+    /// heard, on `packet`, as [`run_packet`](Self::run_packet) does. Returns the verdict (`TC_ACT_*`,
+    /// or `TCX_NEXT` as -1) and the packet it left.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Program`] if the packet is shorter than its headers.
+    pub fn run_gate(&self, way: Way, packet: &[u8]) -> Result<(i32, Vec<u8>), KernelError> {
+        let name = way.program();
+        let program: &SchedClassifier = self
+            .ebpf
+            .program(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(KernelError::Missing(name))?;
+        let mut left = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut left),
+            ..TestRunOptions::new()
+        };
+        let done = program
+            .test_run(options)
+            .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
+        left.truncate(done.data_size_out as usize);
+        Ok((done.return_value.cast_signed(), left))
     }
 
     /// Takes the reader of events; once.

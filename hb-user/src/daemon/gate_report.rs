@@ -1,0 +1,173 @@
+//! The gate for an operator: what is pinned, with names; and its removal where nothing else is left.
+
+use std::{collections::BTreeMap, path::Path};
+
+use hb_ebpf::{
+    gate::{Count, Mode},
+    lease,
+};
+
+use super::{StartError, resources::describe};
+use crate::{
+    address::{AddressSocket, Batch, Change, Done, PROTOCOL, Vip},
+    config::HostView,
+    kernel::{GateView, GatedVip, KernelError, PinsLock, remove_pins},
+    status::{AddressAtGate, GateReport, InterfaceAtGate},
+};
+
+/// Why the gate could not be shown or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// What is pinned.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The interfaces of this host.
+    #[error("cannot read the interfaces of this host")]
+    Host(#[source] std::io::Error),
+    /// Nothing there.
+    #[error("there is no gate at {0}: no daemon left one there")]
+    Nothing(String),
+    /// A living daemon needs it.
+    #[error(
+        "a daemon runs and needs what is pinned at {0}: stop it first (`hb stop`); a frozen one has \
+         to be killed"
+    )]
+    InUse(String),
+    /// Addresses would stay without a gate.
+    #[error(
+        "the gate stays, because {0}: remove the service addresses by hand first (`ip address del`), \
+         then try again"
+    )]
+    Addresses(String),
+    /// Addresses cannot be reached.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Reads the gate pinned at `pins`; `groups` are the names of the groups, by index.
+///
+/// # Errors
+///
+/// [`GateError`].
+pub fn gate(pins: &Path, groups: &[String]) -> Result<GateReport, GateError> {
+    let nothing = || GateError::Nothing(pins.display().to_string());
+    let view = GateView::read(pins)?.ok_or_else(nothing)?;
+    let host = HostView::read().map_err(GateError::Host)?;
+    Ok(named(&view, &host, groups))
+}
+
+/// Gives names to what the kernel knows by number.
+fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
+    let mut interfaces = Vec::new();
+    let mut not_gated = Vec::new();
+    for interface in host.interfaces.iter().filter(|interface| !interface.loopback) {
+        let found = view.interfaces.iter().find(|gated| gated.index == interface.index);
+        let gated = found.copied().unwrap_or_default();
+        if !(gated.leaving && (gated.xdp || gated.arriving)) {
+            not_gated.push(interface.name.clone());
+        }
+        interfaces.push(InterfaceAtGate {
+            interface: interface.name.clone(),
+            arriving: match gated {
+                _ if gated.xdp => "xdp",
+                _ if gated.arriving => "tcx",
+                _ => "nothing",
+            }
+            .to_owned(),
+            leaving: if gated.leaving { "tcx" } else { "nothing" }.to_owned(),
+        });
+    }
+    GateReport {
+        mode: match view.mode {
+            Some(Mode::On) => "on",
+            Some(Mode::DryRun) => "dry-run",
+            Some(Mode::Bypass) => "bypass",
+            None => "unknown",
+        }
+        .to_owned(),
+        daemon_alive: view.is_daemon_alive(),
+        daemon_age_us: view.read_at.since(view.controller_stamp).as_micros() as u64,
+        interfaces,
+        not_gated,
+        addresses: view.vips.iter().map(|vip| address(view, vip, groups)).collect(),
+    }
+}
+
+fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate {
+    let open = view.passes(vip);
+    let reason = match vip.expires_ns {
+        _ if open => None,
+        0 => Some("not-holding"),
+        lease::ENDLESS => Some("controller-dead"),
+        _ => Some("expired"),
+    };
+    let name = groups.get(usize::from(vip.group));
+    let counts: BTreeMap<_, _> = Count::ALL
+        .iter()
+        .map(|what| (what.as_str().to_owned(), vip.counters[*what as usize]))
+        .collect();
+    AddressAtGate {
+        address: vip.address.to_string(),
+        group: name.cloned().unwrap_or_else(|| format!("group {}", vip.group)),
+        open,
+        reason: reason.map(str::to_owned),
+        counts,
+        claimed_by: vip.claimed_by.map(super::gate::mac_text),
+    }
+}
+
+/// What was taken away with a gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Service addresses.
+    pub addresses: usize,
+    /// Interfaces.
+    pub interfaces: usize,
+}
+
+/// Takes away what a daemon that is gone for good left at `pins`: its service addresses first, since
+/// nothing would guard them afterwards, then programs and maps. Needs neither configuration nor key.
+///
+/// # Errors
+///
+/// [`GateError`]; the gate is where it was if it is not the last step that fails.
+pub fn remove_gate(pins: &Path) -> Result<Removed, GateError> {
+    let shown = || pins.display().to_string();
+    if !pins.exists() {
+        return Err(GateError::Nothing(shown()));
+    }
+    // Until the end, so that no daemon starts in between.
+    let Some(_lock) = PinsLock::take(pins)? else { return Err(GateError::InUse(shown())) };
+    let mut removed = Removed::default();
+    // What was interrupted before it had a gate holds no address either.
+    if let Some(view) = GateView::read(pins)? {
+        removed.interfaces = view.interfaces.len();
+        removed.addresses = remove_addresses(&view)?;
+    }
+    remove_pins(pins)?;
+    Ok(removed)
+}
+
+/// Removes the addresses of a gate that bear the mark of hb. Returns how many there were.
+fn remove_addresses(view: &GateView) -> Result<usize, GateError> {
+    let mut socket = AddressSocket::open().map_err(StartError::from)?;
+    let present = socket.addresses(None).map_err(StartError::from)?;
+    let ours = present.iter().filter(|found| {
+        found.protocol == Some(PROTOCOL) && view.vips.iter().any(|vip| vip.address == found.ip)
+    });
+    let mut count = 0;
+    for found in ours {
+        let mut batch = Batch::new();
+        let mut result = [Ok(Done::Missing)];
+        Vip::new(found.interface, found.ip, found.prefix)
+            .map_err(|error| describe(&error))
+            .and_then(|vip| batch.push(Change::Remove, vip).map_err(|error| describe(&error)))
+            .and_then(|()| socket.execute(&batch, &mut result).map_err(|error| describe(&error)))
+            .and_then(|()| result[0].as_ref().map(|_| ()).map_err(|error| describe(error)))
+            .map_err(|error| {
+                GateError::Addresses(format!("{} cannot be removed: {error}", found.ip))
+            })?;
+        count += 1;
+    }
+    Ok(count)
+}

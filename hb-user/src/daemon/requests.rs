@@ -1,0 +1,174 @@
+//! What an operator asks of the daemon by its control socket.
+
+use hb_ebpf::{
+    lease::op::{Op, Order},
+    wire::Health,
+};
+
+use super::{Daemon, report, resources::describe};
+use crate::{
+    config::Group,
+    control::{Command, Reply, Request},
+    core::{GroupView, Input, PeerFacts, Phase, choose::Standing},
+    id::{GroupId, NodeId},
+};
+
+/// Done in words, or why not.
+type Outcome = Result<String, String>;
+
+impl Daemon {
+    pub(super) fn on_request(&mut self, command: Command) {
+        let Command { request, reply } = command;
+        let outcome = match request {
+            // These two take a while, and answer by themselves.
+            Request::UseKey { id, force } => return self.use_key(id, force, reply),
+            Request::KeepKey { id, force } => return self.keep_key(id, force, reply),
+            Request::LoadKeys => return drop(reply.send(self.load_keys())),
+            Request::Ping => {
+                let version = report::VERSION.to_owned();
+                return drop(reply.send(Reply::Pong { version }));
+            }
+            Request::Status => match self.report() {
+                Ok(report) => return drop(reply.send(Reply::Status { report: Box::new(report) })),
+                Err(error) => Err(describe(&error)),
+            },
+            Request::Clear { group } => self.clear(&group),
+            Request::Move { group, node } => self.move_group(&group, &node),
+            Request::Confirm => self.confirmed(),
+            Request::Stop => {
+                tracing::info!("asked to leave by the control socket");
+                self.stop();
+                Ok("leaving in order".to_owned())
+            }
+        };
+        // Who asked may have gone.
+        drop(reply.send(match outcome {
+            Ok(message) => Reply::Done { message },
+            Err(message) => Reply::Error { message },
+        }));
+    }
+
+    fn clear(&mut self, name: &str) -> Outcome {
+        let group = self.group_named(name)?.id;
+        self.feed(Input::Clear { group });
+        Ok(format!("{name} is cleared on this node"))
+    }
+
+    /// Moves a group that is served here, or says who has to be asked, or what is in the way.
+    fn move_group(&mut self, name: &str, to: &str) -> Outcome {
+        let group = self.group_named(name)?;
+        let (id, comes_back) = (group.id, group.auto_failback.then_some(group.preferred));
+        let Some(node) = self.config.node(to).map(|node| node.id) else {
+            let nodes: Vec<_> = self.config.nodes.iter().map(|node| node.name.as_str()).collect();
+            return Err(format!("there is no node {to:?}; nodes: {}", nodes.join(", ")));
+        };
+        let me = self.local.me.id;
+        let view = self.core.view();
+        let Some(view) = view.groups.into_iter().find(|view| view.group == id) else {
+            return Err(format!("{name} is not known to the core"));
+        };
+        match view.holder {
+            Some(holder) if holder == node => return Ok(format!("{to} holds {name} already")),
+            Some(holder) if holder != me => {
+                let holder = self.node_name(holder);
+                return Err(format!(
+                    "{holder} holds {name}: ask there, `hb move {name} {to}` on {holder}"
+                ));
+            }
+            Some(_) => {}
+            None => {
+                let why = self.why(&view).unwrap_or_else(|| "nobody knows why".to_owned());
+                return Err(format!("nobody holds {name}, so nothing can be moved: {why}"));
+            }
+        }
+        self.may_release(name, &view)?;
+        self.may_receive(name, id, node)?;
+        if comes_back == Some(me) {
+            let me = self.node_name(me);
+            return Err(format!(
+                "{name} would come back at once: it prefers {me} and auto_failback is on; `hb stop` \
+                 on {me} moves it for as long as {me} is stopped"
+            ));
+        }
+        tracing::info!(group = name, to, "asked to move a group");
+        self.feed(Input::Move { group: id, to: node });
+        Ok(format!("moving {name} to {to}"))
+    }
+
+    /// Tells whether this node, which holds the group, can give it up now.
+    fn may_release(&self, name: &str, view: &GroupView) -> Result<(), String> {
+        if self.stopping {
+            return Err(format!("this node is leaving, and gives {name} up anyway"));
+        }
+        match view.phase {
+            Phase::Serving { .. } => Ok(()),
+            phase => Err(format!("{name} does not serve here yet, or no longer: {phase}")),
+        }
+    }
+
+    /// Tells whether `node` could take the group now, as far as is known here.
+    fn may_receive(&self, name: &str, group: GroupId, node: NodeId) -> Result<(), String> {
+        let to = self.node_name(node);
+        let peer = self.shared.peer(node);
+        let facts = peer.as_ref().map(PeerFacts::from).unwrap_or_default();
+        let word = facts.words.get(usize::from(group.0)).copied().unwrap_or_default();
+        let standing = Standing::new(node, &facts, &word);
+        let matters = match (standing.health, &standing) {
+            (_, Standing { alive: false, .. }) => {
+                "is not up: it is not heard on any link".to_owned()
+            }
+            (_, Standing { controller: false, .. }) => "answers, but its daemon is dead".to_owned(),
+            (_, Standing { leaving: true, .. }) => "is leaving".to_owned(),
+            (Health::Failed, _) => {
+                format!("failed with {name}: mend that, then `hb clear {name}` on {to}")
+            }
+            (Health::Starting, _) => "is starting, and does not stand by yet".to_owned(),
+            (Health::Stopping, _) => format!("is still stopping {name}"),
+            (Health::Healthy | Health::Standby, _) => return Ok(()),
+        };
+        Err(format!("{to} cannot take {name}: it {matters}"))
+    }
+
+    /// The operator answers for what this node cannot know.
+    fn confirmed(&mut self) -> Outcome {
+        if self.learner {
+            self.confirm("an operator confirmed it");
+            return if self.learner {
+                Err("this node could not be let in: see its log".to_owned())
+            } else {
+                Ok(format!("no learner any more: takes part from generation {}", self.generation))
+            };
+        }
+        let bound = self.core.view().groups.into_iter().map(|view| view.group);
+        let bound: Vec<_> = bound.filter(|group| self.is_vowed(*group)).collect();
+        if bound.is_empty() {
+            return Err("nothing to confirm: this node has its numbers, and is bound to no other \
+                        without an end"
+                .to_owned());
+        }
+        let mut freed = Vec::new();
+        for group in bound {
+            if !self.order_with(Order::new(Op::Absolve, group.0)) {
+                return Err(format!("{} could not be freed: see the log", self.group_name(group)));
+            }
+            self.look_at_vow(group);
+            freed.push(self.group_name(group).to_owned());
+        }
+        let freed = freed.join(", ");
+        tracing::warn!(groups = freed, "an operator confirmed that the holder is off for good");
+        Ok(format!("bound no longer: {freed}"))
+    }
+
+    fn is_vowed(&self, group: GroupId) -> bool {
+        let record = self.shared.record(group);
+        record.is_some_and(|record| crate::core::RecordFacts::from(&record).vowed)
+    }
+
+    fn group_named(&self, name: &str) -> Result<&Group, String> {
+        let groups = &self.config.groups;
+        groups.iter().find(|known| known.name.as_str() == name).ok_or_else(|| {
+            let names: Vec<_> = groups.iter().map(|known| known.name.as_str()).collect();
+            format!("no group {name:?} in this configuration; there are: {}", names.join(", "))
+        })
+    }
+}

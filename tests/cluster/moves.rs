@@ -1,0 +1,210 @@
+//! `hb move`: in order, and nobody outside notices more than a pause.
+
+use std::{
+    fs,
+    net::TcpStream,
+    process::Output,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use hb_user::lease_view::{LeaseView, State};
+use lab::{
+    addresses::{Machine, SERVICE_PORT, VIP4},
+    clock,
+    config::Settings,
+};
+
+use super::{
+    holders::Watch,
+    support::{Cluster, PATIENCE, slow, wait_for},
+};
+
+/// A request that is repeated for this long is answered in the end.
+const RETRIED: Duration = Duration::from_millis(500);
+
+fn quick(policy: &str) -> Settings {
+    Settings { policy: policy.into(), resource: false, ..slow() }
+}
+
+fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn refused(output: &Output) -> String {
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A client that connects, closes, and connects again.
+struct Caller {
+    stop: Arc<AtomicBool>,
+    connected: Arc<AtomicU64>,
+    thread: thread::JoinHandle<Vec<String>>,
+}
+
+impl Caller {
+    fn start(cluster: &Cluster) -> Self {
+        let (stop, connected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let entry = cluster.lab.netns(Machine::Client).entry().unwrap();
+        let thread = {
+            let (stop, connected) = (Arc::clone(&stop), Arc::clone(&connected));
+            thread::spawn(move || {
+                entry.enter().unwrap();
+                let mut failures = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    match TcpStream::connect_timeout(&(VIP4, SERVICE_PORT).into(), PATIENCE) {
+                        Ok(_) => drop(connected.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => failures.push(error.to_string()),
+                    }
+                    thread::sleep(Duration::from_micros(300));
+                }
+                failures
+            })
+        };
+        Self { stop, connected, thread }
+    }
+
+    /// Waits until so many more have connected.
+    fn wait_for(&self, more: u64) {
+        let before = self.connected.load(Ordering::Relaxed);
+        wait_for("connections", || {
+            (self.connected.load(Ordering::Relaxed) >= before + more).then_some(())
+        });
+    }
+
+    fn assert_never_failed(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        assert_eq!(self.thread.join().unwrap(), Vec::<String>::new());
+    }
+}
+
+/// Moves the group to `b` and back, under a client's eyes.
+fn to_and_fro(policy: &str) {
+    let mut cluster = Cluster::up(quick(policy));
+    let client = cluster.client(VIP4.into());
+    let watch = Watch::start(&cluster);
+    let caller = Caller::start(&cluster);
+    let mut epoch = cluster.epoch(Machine::A);
+    let mut asked = Vec::new();
+    for (from, to) in [(Machine::A, Machine::B), (Machine::B, Machine::A)] {
+        caller.wait_for(20);
+        asked.push((from, to, clock::now()));
+        let text = done(&cluster.ask(from, &["move", "web", to.name()]));
+        let next = cluster.epoch(to);
+        assert_eq!(
+            text,
+            format!("moving web to {to}\nweb: served by {to}, epoch {next}\n"),
+            "{policy}"
+        );
+        assert!(next > epoch, "{next} after {epoch}");
+        epoch = next;
+        // What its frames say, as the kernel has it.
+        let word = LeaseView::open(&cluster.lab.leases(from)).unwrap().read(0).unwrap();
+        assert_eq!(word.state, State::Released, "{policy}: {word:?}");
+        caller.wait_for(20);
+        cluster.wait_until_serving(to);
+    }
+    caller.assert_never_failed();
+    watch.finish().assert_never_both();
+    let seen = client.finish().unwrap();
+    for (from, to, asked) in asked {
+        let first = seen.first_answer(to, asked).unwrap();
+        let last =
+            seen.answers.iter().rev().find(|a| a.node == from && a.received < first.received);
+        let outage = first.received.since(last.unwrap().received);
+        println!("{policy}: {from} to {to}, silence of {outage:?}");
+        let late = seen.answers.iter().find(|answer| {
+            answer.node == from && answer.received > first.received && answer.epoch < first.epoch
+        });
+        assert_eq!(late, None, "{policy}: an answer of the old holder after the new one's");
+    }
+    let gap = seen.longest_gap().unwrap();
+    assert!(gap < RETRIED, "{gap:?}");
+    assert_eq!(cluster.logged(Machine::A, "peer died"), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn with_available_no_connection_attempt_and_no_retried_request_fails() {
+    to_and_fro("available");
+}
+
+#[test]
+fn with_witness_no_connection_attempt_and_no_retried_request_fails() {
+    to_and_fro("witness");
+}
+
+#[test]
+fn what_cannot_be_moved_is_refused_with_the_reason() {
+    let mut cluster = Cluster::up(quick("available"));
+    let epoch = cluster.epoch(Machine::A);
+    for (node, arguments, reason) in [
+        (Machine::A, ["db", "b"], "no group \"db\" in this configuration; there are: web"),
+        (Machine::A, ["web", "c"], "there is no node \"c\"; nodes: a, b"),
+        (Machine::B, ["web", "b"], "a holds web: ask there, `hb move web b` on a"),
+    ] {
+        let text = refused(&cluster.ask(node, &[&["move"], &arguments[..]].concat()));
+        assert!(text.contains(reason), "{text}");
+    }
+    let text = done(&cluster.ask(Machine::A, &["move", "web", "a"]));
+    assert!(text.starts_with("a holds web already\n"), "{text}");
+
+    cluster.kill(Machine::B);
+    cluster.wait_for(Machine::A, "the daemon of b is dead", |status| {
+        status["peers"][0]["controller"]["alive"] == false
+    });
+    let text = refused(&cluster.ask(Machine::A, &["move", "web", "b"]));
+    assert!(text.contains("b cannot take web: it answers, but its daemon is dead"), "{text}");
+    cluster.lab.crash(Machine::B).unwrap();
+    cluster.wait_for(Machine::A, "b is dead", |status| status["peers"][0]["life"] == "dead");
+    let text = refused(&cluster.ask(Machine::A, &["move", "web", "b"]));
+    assert!(text.contains("b cannot take web: it is not up"), "{text}");
+
+    // What was refused is not done later, when it could be.
+    cluster.lab.reboot(Machine::B).unwrap();
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    assert_eq!(cluster.epoch(Machine::A), epoch);
+}
+
+#[test]
+fn a_group_that_would_come_back_is_not_moved() {
+    let cluster = Cluster::up(Settings { auto_failback: true, ..quick("available") });
+    let text = refused(&cluster.ask(Machine::A, &["move", "web", "b"]));
+    assert!(text.contains("web would come back at once: it prefers a"), "{text}");
+}
+
+#[test]
+fn a_learner_takes_part_when_an_operator_answers_for_it() {
+    let mut cluster = Cluster::up(quick("witness"));
+    let text = refused(&cluster.ask(Machine::A, &["confirm"]));
+    assert!(text.contains("nothing to confirm"), "{text}");
+    for node in [Machine::B, Machine::A] {
+        cluster.lab.signal(node, libc::SIGTERM).unwrap();
+        cluster.wait_for_end(node);
+    }
+    // Its disk is lost, and the other node does not come back.
+    let state = cluster.lab.files().directory.join("state");
+    let own = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    let own = own.into_iter().find(|path| path.to_str().unwrap().ends_with("-a")).unwrap();
+    fs::remove_dir_all(own).unwrap();
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    let status = cluster.wait_for(Machine::A, "it is a learner", |status| {
+        let reason = status["groups"][0]["reason"].as_str().unwrap_or_default();
+        reason.starts_with("learner") && reason.contains("`hb confirm`")
+    });
+    assert_eq!(status["groups"][0]["holder"], serde_json::Value::Null);
+    let text = String::from_utf8(cluster.ask(Machine::A, &["status"]).stdout).unwrap();
+    assert!(text.contains("SERVED BY NOBODY"), "{text}");
+
+    let text = done(&cluster.ask(Machine::A, &["confirm"]));
+    assert!(text.starts_with("no learner any more: takes part from generation"), "{text}");
+    cluster.wait_until_alone(Machine::A);
+    let text = refused(&cluster.ask(Machine::A, &["confirm"]));
+    assert!(text.contains("nothing to confirm"), "{text}");
+}
