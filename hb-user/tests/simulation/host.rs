@@ -128,6 +128,13 @@ impl Host {
         self.daemon.as_mut().map(|daemon| (daemon, machine))
     }
 
+    /// Tells whether the clock goes and the daemon runs, if there is a kernel half that needs one.
+    pub(crate) fn is_well(&self) -> bool {
+        let hangs =
+            self.frozen || (self.daemon.is_none() && self.start > 0 && self.kernel.is_some());
+        !self.clock.stands() && !hangs
+    }
+
     /// Returns the epoch under which packets of the group leave now.
     pub(crate) fn open(&self, group: usize, real: u64, bypass: bool) -> Option<Epoch> {
         if self.clock.stands() {

@@ -47,7 +47,8 @@ pub(crate) struct Judge {
     passed: Vec<Vec<Option<Passed>>>,
     /// When each machine was last fenced.
     fenced: Vec<Option<u64>>,
-    /// Until when nodes may not have heard each other.
+    /// Until when, without voters, nodes may not have heard each other, or a daemon that hung and is
+    /// back not heard that it was replaced.
     excused_until: u64,
     mended: u64,
     settled: Option<u64>,
@@ -92,7 +93,8 @@ impl Judge {
         }
     }
 
-    /// Looks at every gate at `now`. `well` tells whether every frame arrives and every clock goes.
+    /// Looks at every gate at `now`. `well` tells whether every frame arrives, and every clock
+    /// and daemon goes.
     pub(crate) fn look(
         &mut self,
         plan: &Plan,

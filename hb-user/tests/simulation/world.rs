@@ -154,7 +154,7 @@ impl World {
     }
 
     fn look_at_the_wire(&mut self) -> Result<(), String> {
-        let well = self.network.is_well() && self.hosts.iter().all(|host| !host.clock.stands());
+        let well = self.network.is_well() && self.hosts.iter().all(Host::is_well);
         let seen = self.judge.look(&self.plan, &self.hosts, self.now, well, self.bent)?;
         self.stats.holders += seen.opened.len() as u64;
         self.stats.residues += seen.residues;
