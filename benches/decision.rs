@@ -3,11 +3,18 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use hb_ebpf::{maps::Cause, time::BootTime, wire::Be64};
+use hb_ebpf::{
+    deadline::{Others, decide as decide_silence},
+    maps::{Cause, Peer, Timing},
+    time::BootTime,
+    wire::{Be64, Health, State},
+};
+
 use hb_user::{
     core::{Bounds, Core, GroupSetup, Input, Life, PeerFacts, Setup},
     id::{GroupId, NodeId},
 };
+use zerocopy::FromZeros;
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -20,6 +27,8 @@ fn standby() -> (Core, PeerFacts) {
         initdead: second,
         seek: second,
         promise: second,
+        fence: None,
+        fence_retry: second,
         contend: second,
         take: second,
         drop: second,
@@ -37,8 +46,8 @@ fn standby() -> (Core, PeerFacts) {
     let setup = Setup { me: B, nodes: vec![A, B], groups: vec![group], witness: None, bounds };
     let mut core = Core::new(setup, NOW).expect("two nodes and a group are a cluster");
     let mut facts = PeerFacts { life: Life::Alive, incarnation: 1, ..PeerFacts::default() };
-    facts.words[0].state = 2;
-    facts.words[0].health = 1;
+    facts.words[0].state = State::Holding as u8;
+    facts.words[0].health = Health::Healthy as u8;
     facts.words[0].holder = A.0;
     facts.words[0].epoch = Be64::new(0x1_0000_0101);
     core.handle(Input::Dropped { group: GroupId(0), result: Ok(()) }, NOW);
@@ -50,13 +59,13 @@ fn standby() -> (Core, PeerFacts) {
 
 fn decide(criterion: &mut Criterion) {
     let (core, facts) = standby();
-    criterion.bench_function("nothing new", |bencher| {
+    criterion.bench_function("core: nothing new", |bencher| {
         let mut core = core.clone();
         bencher.iter(|| core.handle(Input::Peer { peer: A, facts: black_box(facts) }, NOW));
     });
     let mut dead = facts;
     dead.life = Life::Dead(Cause::Silence);
-    criterion.bench_function("the holder dies", |bencher| {
+    criterion.bench_function("core: the holder dies", |bencher| {
         bencher.iter_batched(
             || core.clone(),
             |mut core| {
@@ -69,5 +78,31 @@ fn decide(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decide);
+/// What the timer's callback asks each time it is due.
+fn silence(criterion: &mut Criterion) {
+    let ms = 1_000_000;
+    let mut peer = Peer::new_zeroed();
+    peer.timing = Timing {
+        interval_ns: ms,
+        warn_ns: 3 * ms,
+        dead_ns: 5 * ms,
+        init_dead_ns: 1000 * ms,
+        doubt_max_ns: 100 * ms,
+        late_ns: ms,
+    };
+    peer.life = 1;
+    peer.started_ns = 1;
+    peer.last_arrival_ns = NOW.ns();
+    peer.probe_ns = NOW.ns();
+    for (name, ms_later) in [("a deadline that moved", 0), ("a miss", 2), ("a death", 6)] {
+        let now = NOW.ns() + ms_later * ms;
+        peer.probe_ns = now;
+        peer.due_ns = now;
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| decide_silence(black_box(&peer), Others::None, black_box(now)));
+        });
+    }
+}
+
+criterion_group!(benches, decide, silence);
 criterion_main!(benches);

@@ -8,7 +8,9 @@ use hb_ebpf::time::BootTime;
 use crate::{
     Lab,
     addresses::{Link, Machine, PREFIX4, PREFIX6, VIP4, VIP6},
-    clock, guard, netns,
+    clock,
+    config::GROUP,
+    guard, netns,
 };
 
 impl Lab {
@@ -42,6 +44,28 @@ impl Lab {
         let daemon = self.daemons.get(&node).with_context(|| format!("{node} has no daemon"))?;
         let at = clock::now();
         daemon.signal(signal)?;
+        Ok(at)
+    }
+
+    /// Tells the daemon that holds the lab's group to hand it to `node`, and waits until that one
+    /// serves; returns the time just before. The time it takes to start the command is part of what
+    /// follows.
+    ///
+    /// # Errors
+    ///
+    /// With what the command said, if it failed.
+    pub fn move_group(&self, node: Machine) -> Result<BootTime> {
+        let holder = node.peer();
+        let mut command = self.hb(holder)?;
+        command.args(["move", GROUP, node.name(), "--wait", "10s", "--socket"]);
+        command.arg(self.socket(holder));
+        let at = clock::now();
+        let output = command.output().context("cannot run hb move")?;
+        ensure!(
+            output.status.success(),
+            "hb move {GROUP} {node} failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         Ok(at)
     }
 

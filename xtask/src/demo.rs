@@ -68,6 +68,8 @@ const MOVE: Duration = Duration::from_secs(3);
 const REPAIR: Duration = Duration::from_secs(10);
 /// How long the client asks before the fault, and after the last event that is waited for.
 const CALM: Duration = Duration::from_millis(150);
+/// The client asks this often.
+pub(crate) const PACE: Duration = Duration::from_micros(100);
 /// The client ends by itself after this long.
 const CLIENT: Duration = Duration::from_secs(60);
 
@@ -168,7 +170,7 @@ fn typical(report: &Report) -> Option<&Run> {
 }
 
 /// Puts the logs of a failed run where the next run leaves them alone.
-fn keep_logs(lab: &mut Lab, number: u32) -> Result<PathBuf> {
+pub(crate) fn keep_logs(lab: &mut Lab, number: u32) -> Result<PathBuf> {
     let directory = lab.keep_files()?;
     let place = directory.join(format!("failed-run-{number}"));
     fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
@@ -185,9 +187,13 @@ fn keep_logs(lab: &mut Lab, number: u32) -> Result<PathBuf> {
 }
 
 /// One run, on nodes as they are after a boot. Fills in `run` as far as it gets.
-fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
+///
+/// # Errors
+///
+/// With what did not happen that must.
+pub(crate) fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
     start(lab)?;
-    let client = lab.client(Pace { limit: CLIENT, ..Pace::default() })?;
+    let client = lab.client(Pace { interval: PACE, limit: CLIENT, ..Pace::default() })?;
     ensure!(
         client.wait_for_answer(Machine::A, clock::now(), MOVE),
         "node a fell silent before the fault"
@@ -220,17 +226,12 @@ fn start(lab: &mut Lab) -> Result<()> {
 fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<()> {
     let log = daemon_log(lab, Machine::B)?;
     let resource = lab.files().resource_log.clone();
-    let at = match fault {
-        Fault::Crash => lab.crash(Machine::A)?,
-        Fault::Cut => lab.cut(Machine::A),
-        Fault::Stop => lab.signal(Machine::A, libc::SIGTERM)?,
-        Fault::Kill => lab.signal(Machine::A, libc::SIGKILL)?,
-        Fault::Freeze => lab.signal(Machine::A, libc::SIGSTOP)?,
-    };
+    let at = inject(lab, fault, Machine::A)?;
     run.fault_ns = Some(at.ns());
     let answered = client.wait_for_answer(Machine::B, at, MOVE);
     // The resource comes after the addresses, and its program takes its time.
-    let started = wait_for_resource(&resource, at)?;
+    let started =
+        if lab.settings().resource { wait_for_resource(&resource, at)? } else { None };
     thread::sleep(CALM);
     repair(lab, fault, at, run)?;
     let seen = client.finish()?;
@@ -272,8 +273,15 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
         run.instants.announcement_on_wire_ns.is_some(),
         "no announcement of node b arrived at the client"
     );
-    ensure!(started.is_some(), "the resource was not started on node b within {MOVE:?}");
-    if fault == Fault::Stop {
+    ensure!(
+        started.is_some() || !lab.settings().resource,
+        "the resource was not started on node b within {MOVE:?}"
+    );
+    if fault == Fault::Move {
+        for node in NODES {
+            lab.daemon_mut(node).with_context(|| format!("node {node} has no daemon"))?.check()?;
+        }
+    } else if fault == Fault::Stop {
         let daemon = lab.daemon_mut(Machine::A).context("node a has no daemon")?;
         let status = daemon.wait(MOVE)?;
         ensure!(status.success(), "the daemon of a left with {status}");
@@ -281,6 +289,22 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
         ensure!(!takeovers.is_empty(), "the log of node b names no takeover");
     }
     Ok(())
+}
+
+/// Does to `node` what the fault is; returns when.
+///
+/// # Errors
+///
+/// If it cannot be done.
+pub(crate) fn inject(lab: &mut Lab, fault: Fault, node: Machine) -> Result<BootTime> {
+    match fault {
+        Fault::Crash => lab.crash(node),
+        Fault::Cut => Ok(lab.cut(node)),
+        Fault::Stop => lab.signal(node, libc::SIGTERM),
+        Fault::Move => lab.move_group(node.peer()),
+        Fault::Kill => lab.signal(node, libc::SIGKILL),
+        Fault::Freeze => lab.signal(node, libc::SIGSTOP),
+    }
 }
 
 /// Brings the daemon of a back where it alone was hit, while b serves.
@@ -292,7 +316,7 @@ fn repair(lab: &mut Lab, fault: Fault, at: BootTime, run: &mut Run) -> Result<()
             lab.start_daemon(Machine::A)?;
         }
         Fault::Freeze => drop(lab.signal(Machine::A, libc::SIGCONT)?),
-        Fault::Crash | Fault::Cut | Fault::Stop => return Ok(()),
+        Fault::Crash | Fault::Cut | Fault::Stop | Fault::Move => return Ok(()),
     }
     run.instants.repaired_ns = Some(after(at, repaired));
     let alive = lab.wait_for_controller(Machine::B, true, REPAIR)?;
@@ -306,6 +330,7 @@ fn repair(lab: &mut Lab, fault: Fault, at: BootTime, run: &mut Run) -> Result<()
 
 /// Fills in what the client saw.
 fn fill_in(run: &mut Run, at: BootTime, seen: &Observations) {
+    run.unanswered_ns = first_unanswered(seen).map(|due| after(at, due));
     run.client_lateness_ns = Some(seen.worst_lateness.as_nanos() as u64);
     run.instants.last_answer_old_ns =
         seen.last_answer(Machine::A).map(|answer| after(at, answer.received));
@@ -316,6 +341,14 @@ fn fill_in(run: &mut Run, at: BootTime, seen: &Observations) {
         .iter()
         .find(|claim| claim.at >= at && claim.mac == Machine::B.mac(Link::Client))
         .map(|claim| after(at, claim.at));
+}
+
+/// Returns when the first question was due that the old node did not answer any more.
+fn first_unanswered(seen: &Observations) -> Option<BootTime> {
+    let last = seen.last_answer(Machine::A)?.sequence as usize;
+    let (before, asked) = (seen.sent.get(last)?, seen.sent.get(last + 1)?);
+    // A client that is late asks late, but whoever waits has waited since it was due.
+    Some((*asked).min(before.after(PACE)))
 }
 
 fn daemon_log(lab: &Lab, node: Machine) -> Result<PathBuf> {

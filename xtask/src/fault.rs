@@ -11,6 +11,8 @@ pub(crate) enum Fault {
     Cut,
     /// Its daemon is asked to leave: a planned move.
     Stop,
+    /// The group is told to live on node b: a planned move, both daemons go on.
+    Move,
     /// Its daemon alone is killed, and later started again.
     Kill,
     /// Its daemon alone is stopped, and later continued.
@@ -24,6 +26,7 @@ impl Fault {
             Self::Crash => "crash",
             Self::Cut => "cut",
             Self::Stop => "stop",
+            Self::Move => "move",
             Self::Kill => "kill",
             Self::Freeze => "freeze",
         }
@@ -35,6 +38,7 @@ impl Fault {
             Self::Crash => "all links of a fall silent, its processes are killed",
             Self::Cut => "all links of a are cut",
             Self::Stop => "SIGTERM to the daemon of a",
+            Self::Move => "hb move: the group is told to live on b",
             Self::Kill => "SIGKILL to the daemon of a, to nothing else",
             Self::Freeze => "SIGSTOP to the daemon of a, to nothing else",
         }

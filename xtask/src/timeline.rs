@@ -89,6 +89,9 @@ pub(crate) struct Run {
     /// What happened when.
     #[serde(flatten)]
     pub(crate) instants: Instants,
+    /// When the first question was due that the old node did not answer, after the fault: a client
+    /// that was to ask then has waited since.
+    pub(crate) unanswered_ns: Option<i64>,
     /// From the last answer of the old node to the first of the new.
     pub(crate) outage_ns: Option<i64>,
     /// Why b took over, in its words.
@@ -111,6 +114,7 @@ impl Run {
             fault: fault.name(),
             fault_ns: None,
             instants: Instants::default(),
+            unanswered_ns: None,
             outage_ns: None,
             cause: None,
             epoch: None,

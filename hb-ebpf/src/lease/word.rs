@@ -127,6 +127,15 @@ pub fn acknowledges_release(word: &GroupWord, epoch: Epoch) -> bool {
     beyond || promised > epoch || (promised == epoch && word.promise_lease_ns.get() == 0)
 }
 
+/// Tells whether a machine that sends `word` gives the group to this one, whose record it is: a release
+/// stays in the word until something else happens there, and counts only while nothing newer is known.
+#[must_use]
+pub fn hands_over(record: &Record, terms: &Terms, word: &GroupWord) -> bool {
+    word.state() == State::Released
+        && word.successor == terms.own
+        && word.epoch() >= record.highest()
+}
+
 #[cfg(test)]
 #[path = "word_tests.rs"]
 mod tests;

@@ -132,3 +132,21 @@ proptest! {
         prop_assert_eq!(word.reserved, [0; 3]);
     }
 }
+
+#[test]
+fn an_old_release_hands_nothing_over() {
+    let terms = terms();
+    let released = Epoch(0x1_0000_0100 | u64::from(OTHER));
+    let word = GroupWord {
+        state: State::Released as u8,
+        successor: terms.own,
+        epoch: Be64::new(released.0),
+        ..GroupWord::default()
+    };
+    let heard = Record { heard: released.0, ..Record::default() };
+    assert!(hands_over(&heard, &terms, &word));
+    let newer = Record { epoch: released.next(terms.own).unwrap().0, ..heard };
+    assert!(!hands_over(&newer, &terms, &word));
+    assert!(!hands_over(&heard, &terms, &GroupWord { successor: OTHER, ..word }));
+    assert!(!hands_over(&heard, &terms, &GroupWord { state: State::Idle as u8, ..word }));
+}

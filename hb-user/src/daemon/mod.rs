@@ -142,6 +142,8 @@ struct Daemon {
     stopping: bool,
     /// When each service address was last defended, by its number.
     defended: BTreeMap<u8, BootTime>,
+    /// When this daemon last looked round.
+    round: BootTime,
     /// When this node, or a peer, was last found to have been paused, and for how many milliseconds.
     paused: Option<(BootTime, u64)>,
     state: StateDir,

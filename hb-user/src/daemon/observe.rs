@@ -46,7 +46,20 @@ impl Daemon {
         }
     }
 
+    /// A daemon that did not run for a while has waited long enough for others by its clock, and must
+    /// not act on what it knew of them before: it looks at them first.
+    fn catch_up(&mut self) {
+        let now = clock::now();
+        if now.since(self.round) > self.tick * 3 {
+            for peer in self.others() {
+                self.look_at(peer);
+            }
+        }
+        self.round = now;
+    }
+
     pub(super) fn on_report(&mut self, report: Report) {
+        self.catch_up();
         match report {
             Report::Event(event) => self.on_event(&event),
             Report::Sought { group } => self.look_at_record(group),
@@ -156,10 +169,10 @@ impl Daemon {
     /// everything that an event may have been lost of, and mends what it finds.
     pub(super) fn on_tick(&mut self) {
         let now = clock::now();
+        self.round = now;
         if self.fast.went_round() {
             self.shared.stamp_controller(now);
         }
-        self.look_at_records();
         let mut alive = Vec::new();
         for peer in self.others() {
             let Some(state) = self.look_at(peer) else { continue };
@@ -172,6 +185,8 @@ impl Daemon {
             }
             self.try_links(peer, now);
         }
+        // After the peers, for the same reason as in `catch_up`.
+        self.look_at_records();
         for peer in self.others() {
             let buddy = alive.iter().find(|other| **other != peer).copied();
             self.shared.set_buddy(peer, buddy);

@@ -263,7 +263,6 @@ fn assemble(
         EngineKind::KernelTimer => None,
     };
     let fast = Fast::start(FastSetup {
-        me: local.me.id,
         targets,
         interval: config.timers.interval(),
         effects,
@@ -327,6 +326,7 @@ fn assemble(
         watch_refused: None,
         counted: BootTime::NEVER,
         stopping: false,
+        round: now,
         paused: None,
         defended: BTreeMap::new(),
         fences: Fences::new(),

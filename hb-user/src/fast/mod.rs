@@ -189,8 +189,6 @@ pub enum Report {
 
 /// What the thread is made of.
 pub struct Setup {
-    /// This node.
-    pub me: NodeId,
     /// Where probes go.
     pub targets: Vec<Target>,
     /// Time between two probes.

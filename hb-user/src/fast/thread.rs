@@ -8,7 +8,7 @@ use std::{
 };
 
 use hb_ebpf::{
-    lease::{Terms, op::Op},
+    lease::{Terms, op::Op, word},
     maps::{Cause, Event, EventKind, Life},
     time::BootTime,
     wire::{GROUPS, State},
@@ -47,7 +47,6 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         .map_err(system("make an epoll descriptor"))?;
     let demand = setup.demand;
     let mut worker = Worker {
-        me: setup.me,
         interval_ns: setup.interval.as_nanos() as u64,
         streams: setup.targets.into_iter().map(Stream::new).collect(),
         groups: setup.effects.into_iter().map(Group::new).collect(),
@@ -93,7 +92,6 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
 }
 
 pub(super) struct Worker {
-    pub(super) me: NodeId,
     pub(super) interval_ns: u64,
     streams: Vec<Stream>,
     pub(super) groups: Vec<Group>,
@@ -203,9 +201,11 @@ impl Worker {
         let Some(state) = self.shared.peer(peer) else { return };
         let steps = steps(event, seen);
         for (index, (armed, word)) in armed.into_iter().zip(&state.words).enumerate() {
-            if armed && word.state() == State::Released && word.successor == self.me.0 {
+            let group = GroupId(index as u8);
+            let given = |record| word::hands_over(&record, &self.terms, word);
+            if armed && self.shared.record(group).is_some_and(given) {
                 self.disarm(peer, index);
-                self.begin(GroupId(index as u8), Trigger::Release(peer), steps);
+                self.begin(group, Trigger::Release(peer), steps);
             }
         }
     }

@@ -65,11 +65,14 @@ pub(crate) struct Daemon {
     pub(crate) core: Core,
     pub(crate) fast: Fast,
     inputs: VecDeque<Input>,
+    /// What operators and signals ask for: heard last, like by the loop in `daemon/mod.rs`.
+    pub(crate) requests: VecDeque<Input>,
     pub(crate) done: VecDeque<Done>,
     /// Work to be begun: the world says how long it takes.
     pub(crate) work: Vec<Work>,
     pub(crate) logs: Vec<Transition>,
     next_tick: u64,
+    round: u64,
     learner: bool,
     /// For which group and epoch a fence is wanted, and those that the agent runs for.
     wanted: Vec<(GroupId, Epoch)>,
@@ -123,12 +126,14 @@ impl Daemon {
         }
         Self {
             core,
-            fast: Fast::new(kernel.node.id, now),
+            fast: Fast::new(now),
             inputs: VecDeque::new(),
+            requests: VecDeque::new(),
             done: VecDeque::new(),
             work: Vec::new(),
             logs: Vec::new(),
             next_tick: now,
+            round: now,
             learner,
             wanted: Vec::new(),
             fencing: Vec::new(),
@@ -139,7 +144,7 @@ impl Daemon {
         }
     }
 
-    pub(crate) fn feed(&mut self, input: Input) {
+    fn feed(&mut self, input: Input) {
         self.inputs.push_back(input);
     }
 
@@ -148,6 +153,14 @@ impl Daemon {
         if self.farewell.is_some() {
             return self.bid_farewell(machine);
         }
+        if machine.now > self.round + 3 * TICK {
+            // As `catch_up` in `daemon/observe.rs`.
+            for at in 0..machine.kernel.contacts.len() {
+                let peer = machine.kernel.contacts[at].id;
+                self.look_at(machine, peer);
+            }
+        }
+        self.round = machine.now;
         while let Some(report) = self.fast.reports.pop_front() {
             self.on_report(machine, report);
         }
@@ -158,6 +171,7 @@ impl Daemon {
             self.next_tick = machine.now + TICK;
             self.on_tick(machine);
         }
+        self.inputs.extend(self.requests.drain(..));
         let now = BootTime(machine.now);
         if !self.act(machine) {
             self.core.handle_timeout(now);
@@ -289,15 +303,6 @@ impl Daemon {
         if std::mem::take(&mut self.fast.went_round) {
             machine.kernel.node.controller_stamp_ns = machine.now;
         }
-        self.learn(machine);
-        for group in 0..machine.kernel.records.len() {
-            self.keep_generation(machine, group);
-            let ended = machine.kernel.records[group].vow() == Vow::None;
-            if ended {
-                machine.disk.vows[group] = None;
-            }
-            self.look_at_record(machine, group);
-        }
         let others: Vec<u8> = machine.kernel.contacts.iter().map(|contact| contact.id).collect();
         let mut alive = Vec::new();
         for peer in &others {
@@ -309,6 +314,15 @@ impl Daemon {
             if contact.peer.watched == 0 {
                 machine.kernel.watch(*peer, false, machine.now);
             }
+        }
+        self.learn(machine);
+        for group in 0..machine.kernel.records.len() {
+            self.keep_generation(machine, group);
+            let ended = machine.kernel.records[group].vow() == Vow::None;
+            if ended {
+                machine.disk.vows[group] = None;
+            }
+            self.look_at_record(machine, group);
         }
         for contact in &mut machine.kernel.contacts {
             let buddy = alive.iter().find(|other| **other != contact.id);

@@ -7,6 +7,7 @@ use hb_ebpf::{
     lease::{
         holder::SeekError,
         op::{DONE, Op, Order},
+        word,
     },
     maps::{Event, EventKind, Life, MAX_NODES},
     wire::{GROUPS, Health, State},
@@ -54,7 +55,6 @@ struct Seek {
 }
 
 pub(crate) struct Fast {
-    me: u8,
     armed: [[bool; GROUPS]; MAX_NODES],
     seeks: [Option<Seek>; GROUPS],
     /// The epoch in which the addresses of a group were put up, if they are.
@@ -70,9 +70,8 @@ pub(crate) struct Fast {
 }
 
 impl Fast {
-    pub(crate) fn new(me: u8, now: u64) -> Self {
+    pub(crate) fn new(now: u64) -> Self {
         Self {
-            me,
             armed: [[false; GROUPS]; MAX_NODES],
             seeks: [None; GROUPS],
             taken: [None; GROUPS],
@@ -136,8 +135,9 @@ impl Fast {
     fn on_word(&mut self, kernel: &mut Kernel, peer: u8, now: u64) {
         for group in 0..GROUPS {
             let Some(word) = kernel.peer(peer).map(|known| known.words[group]) else { return };
-            let released = word.state() == State::Released && word.successor == self.me;
-            if self.armed[usize::from(peer)][group] && released {
+            let Some(record) = kernel.records.get(group) else { return };
+            let given = word::hands_over(record, &kernel.terms, &word);
+            if self.armed[usize::from(peer)][group] && given {
                 self.armed[usize::from(peer)][group] = false;
                 self.begin(kernel, group, peer, now);
             }

@@ -48,6 +48,7 @@ pub(crate) struct Kernel {
     /// The ring buffer, and what the timeline has not told yet.
     pub(crate) events: VecDeque<Event>,
     pub(crate) news: Vec<Event>,
+    pub(crate) told: Vec<(u8, u64, u64)>,
     /// Frames that leave.
     pub(crate) out: Vec<Frame>,
 }
@@ -85,6 +86,7 @@ impl Kernel {
             contacts: others.map(contact).collect(),
             events: VecDeque::new(),
             news: Vec::new(),
+            told: vec![(0, 0, 0); plan.groups],
             out: Vec::new(),
         }
     }

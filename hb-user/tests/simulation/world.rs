@@ -343,6 +343,7 @@ impl World {
         for event in std::mem::take(&mut kernel.news) {
             self.tell(at, &event);
         }
+        self.tell_of_records(at);
         for frame in out {
             let to = index(frame.destination);
             let copies = self.network.carry(&mut self.rng, at, to);
@@ -364,6 +365,28 @@ impl World {
             _ => return,
         };
         self.note(at, || format!("kernel: machine {}: {text}", event.peer));
+    }
+
+    /// Tells of records that changed; one that holds is told of by its gate.
+    fn tell_of_records(&mut self, at: usize) {
+        if self.trace.is_none() {
+            return;
+        }
+        let Some(kernel) = &mut self.hosts[at].kernel else { return };
+        let mut told = Vec::new();
+        for (group, record) in kernel.records.iter().enumerate() {
+            let now = (record.state, record.epoch, record.promised);
+            if kernel.told[group] != now {
+                kernel.told[group] = now;
+                let (state, epoch, promised) = (record.state(), record.epoch, record.promised);
+                told.push(format!(
+                    "record of group {group}: {state:?} {epoch:x}, promised {promised:x}"
+                ));
+            }
+        }
+        for text in told {
+            self.note(at, || text);
+        }
     }
 
     fn set_timers(&mut self, at: usize) {

@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, fs, process::Command};
 use crate::run;
 
 /// Returns what a figure is not to be quoted without; a fact that cannot be had is left out.
-pub(super) fn machine() -> BTreeMap<&'static str, String> {
+pub(super) fn machine() -> BTreeMap<String, String> {
     let mut facts = BTreeMap::new();
-    let mut add = |name, value: Option<String>| {
+    let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
-            facts.insert(name, value);
+            facts.insert(name.to_owned(), value);
         }
     };
     add("kernel", read("/proc/sys/kernel/osrelease"));
@@ -23,7 +23,14 @@ pub(super) fn machine() -> BTreeMap<&'static str, String> {
     let mut git = Command::new("git");
     git.current_dir(run::workspace()).args(["rev-parse", "--short", "HEAD"]);
     add("revision", run::output(&mut git).ok());
+    let mut date = Command::new("date");
+    add("date", run::output(date.args(["-u", "+%Y-%m-%d"])).ok());
     facts
+}
+
+/// Returns them for a person, one on each line.
+pub(super) fn lines(facts: &BTreeMap<String, String>) -> String {
+    facts.iter().map(|(name, fact)| format!("{name}: {fact}\n")).collect()
 }
 
 fn read(path: &str) -> Option<String> {

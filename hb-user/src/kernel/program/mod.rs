@@ -7,6 +7,8 @@ use std::{
     fs,
     os::fd::{AsFd, BorrowedFd},
     path::{Path as FilePath, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use aya::{
@@ -118,6 +120,10 @@ impl Way {
         }
     }
 }
+
+/// How often the kernel is asked for a timer, and how long after a refusal.
+const ARM_TRIES: u32 = 10;
+const ARM_PAUSE: Duration = Duration::from_millis(1);
 
 /// What `BPF_PROG_TEST_RUN` returns for a request that was carried out.
 const XDP_PASS: u32 = 2;
@@ -336,6 +342,14 @@ impl Kernel {
     ///
     /// [`KernelError::Request`].
     pub fn arm(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
+        // A program may not wait for memory: `bpf_timer_init` now and then finds none that is free
+        // at that instant, and the next try does.
+        for _ in 1..ARM_TRIES {
+            match self.request("arm", peer, forget) {
+                Err(KernelError::Request { .. }) => thread::sleep(ARM_PAUSE),
+                done => return done,
+            }
+        }
         self.request("arm", peer, forget)
     }
 
@@ -388,6 +402,16 @@ impl Kernel {
         })?;
         left.truncate(done.data_size_out as usize);
         Ok((done.return_value, left))
+    }
+
+    /// Returns a loaded program, for whoever looks at it or runs it with a system call of their own.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if there is none of that name, or it is not loaded.
+    pub fn program_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(name).ok_or(KernelError::Missing(name))?;
+        program.fd().map(AsFd::as_fd).map_err(|_| KernelError::Missing(name))
     }
 
     /// Runs the gate of what leaves (`way` [`Way::Out`]), or of what arrives where no heartbeats are

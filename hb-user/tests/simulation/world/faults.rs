@@ -157,7 +157,7 @@ impl World {
 
     fn feed(&mut self, host: usize, input: Input) {
         if let Some(daemon) = &mut self.hosts[host].daemon {
-            daemon.feed(input);
+            daemon.requests.push_back(input);
             self.wake_main(host);
         }
     }

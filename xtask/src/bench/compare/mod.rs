@@ -91,8 +91,7 @@ impl Compare {
             Some(path) if self.append && path.exists() => Report::read(path)?,
             _ => Report::default(),
         };
-        report.machine =
-            facts::machine().into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+        report.machine = facts::machine();
 
         let mut planned = Vec::new();
         let hb = ::lab::binary::hb(self.hb.as_deref())?;

@@ -11,7 +11,7 @@ use ::lab::{
 use anyhow::{Context, Result, bail};
 use hb_ebpf::time::BootTime;
 
-use crate::fault::Fault;
+use crate::{demo::inject, fault::Fault};
 
 /// Failover software in a lab.
 pub(crate) trait System {
@@ -132,13 +132,7 @@ impl System for Hb {
     }
 
     fn inject(&mut self, fault: Fault, node: Machine) -> Result<BootTime> {
-        match fault {
-            Fault::Crash => self.lab.crash(node),
-            Fault::Cut => Ok(self.lab.cut(node)),
-            Fault::Stop => self.lab.signal(node, libc::SIGTERM),
-            Fault::Kill => self.lab.signal(node, libc::SIGKILL),
-            Fault::Freeze => self.lab.signal(node, libc::SIGSTOP),
-        }
+        inject(&mut self.lab, fault, node)
     }
 
     fn freeze(&mut self, node: Machine, stop: bool) -> Result<()> {
@@ -201,6 +195,7 @@ impl System for Other {
             Fault::Stop if self.judged() == Judged::BySession => {
                 bail!("{} serves nothing that could be handed over", self.name())
             }
+            Fault::Move => bail!("{} is not told to move a single group", self.name()),
             Fault::Stop => self.0.ask_to_leave(node),
             Fault::Kill => self.0.signal(node, libc::SIGKILL),
             Fault::Freeze => self.0.signal(node, libc::SIGSTOP),

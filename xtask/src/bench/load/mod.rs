@@ -189,7 +189,7 @@ impl Load {
                 config: system.config().into(),
                 longest_service_gap_us: us(seen.longest_gap().unwrap_or(time)),
                 client_lateness_us: us(seen.worst_lateness),
-                machine: facts::machine().into_iter().map(|(n, f)| (n.to_owned(), f)).collect(),
+                machine: facts::machine(),
                 ..Row::default()
             };
             if let (Some(before), Some(after)) = (before[place], after[place]) {

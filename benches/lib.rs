@@ -1,1 +1,0 @@
-//! Micro-benchmarks; see the `[[bench]]` files beside this one.

@@ -1,0 +1,72 @@
+//! Who speaks in place of a peer: makes frames that the node under test takes for the peer's.
+
+use hb_ebpf::{
+    siphash::Key,
+    time::BootTime,
+    wire::{Be32, Be64, Frame, GroupWord, Health, Kind, MAGIC, VERSION},
+};
+use hb_user::id::{LinkId, NodeId};
+
+/// A peer that answers and asks, and never holds anything.
+#[derive(Clone, Debug)]
+pub struct StandIn {
+    /// Who it is.
+    pub id: NodeId,
+    /// Whom it talks to.
+    pub to: NodeId,
+    /// On which link.
+    pub link: LinkId,
+    /// Of the cluster.
+    pub cluster: u32,
+    /// Fingerprint of the configuration it claims to have.
+    pub config_hash: u64,
+    /// Which key it signs with, by its id and by itself.
+    pub key: (u8, Key),
+    /// Its boot nonce.
+    pub nonce: u64,
+    /// The other's boot nonce; 0 before it heard one.
+    pub known: u64,
+    /// Newest transmit time heard of the other, and when that arrived.
+    pub echo: (u64, BootTime),
+    /// Numbers of its newest probe and answer.
+    pub sequences: [u64; 2],
+}
+
+impl StandIn {
+    /// Returns the next frame, signed, as sent at `now`.
+    pub fn frame(&mut self, kind: Kind, now: BootTime) -> Frame {
+        let sequence = &mut self.sequences[usize::from(kind == Kind::Answer)];
+        *sequence += 1;
+        let standby = GroupWord { health: Health::Standby as u8, ..GroupWord::default() };
+        let (echo, heard) = self.echo;
+        let mut frame = Frame {
+            magic: MAGIC,
+            version: VERSION,
+            key_id: self.key.0,
+            kind: kind as u8,
+            cluster: Be32::new(self.cluster),
+            source: self.id.0,
+            destination: self.to.0,
+            link: self.link.0,
+            incarnation: Be32::new(1),
+            revision: Be32::new(1),
+            sender_nonce: Be64::new(self.nonce),
+            receiver_nonce: Be64::new(self.known),
+            sequence: Be64::new(*sequence),
+            transmit_ns: Be64::new(now.ns()),
+            echo_ns: Be64::new(echo),
+            echo_age_ns: Be64::new(now.ns().saturating_sub(heard.ns())),
+            config_hash: Be64::new(self.config_hash),
+            groups: [standby; 8],
+            ..Frame::default()
+        };
+        frame.sign(&self.key.1);
+        frame
+    }
+
+    /// Takes note of a frame of the other that arrived at `now`.
+    pub fn hear(&mut self, frame: &Frame, now: BootTime) {
+        self.known = frame.sender_nonce.get();
+        self.echo = (frame.transmit_ns.get(), now);
+    }
+}

@@ -1,0 +1,145 @@
+//! `cargo xtask bench --against REV`: this tree and another revision in turns, in the same minutes.
+//!
+//! Whatever the machine does meanwhile, it does to both; so the ratio within each round is what
+//! counts, and yesterday's figures never do.
+
+mod ratio;
+mod revision;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use ::lab::Lab;
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use self::{
+    ratio::{Compared, Pair},
+    revision::Revision,
+};
+use super::{failover::Failover, facts, figures::write_json, kernel};
+use crate::{prepare, run};
+
+/// How to compare with another revision.
+#[derive(Debug, Args)]
+pub(crate) struct Against {
+    /// Build this revision as well and measure both in turns; fail if this tree is slower.
+    #[arg(long, value_name = "REV")]
+    against: Option<String>,
+    /// Rounds; each measures everything once with either.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Also the micro-benchmarks: building them takes minutes, and running them too.
+    #[arg(long)]
+    criterion: bool,
+    /// Write every round to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Samples of each cost in one round.
+const SAMPLES: &str = "20";
+
+#[derive(Serialize)]
+struct Report<'a> {
+    machine: BTreeMap<String, String>,
+    against: &'a str,
+    figures: &'a [Compared],
+}
+
+/// What one round gave: the value of each figure.
+type Values = BTreeMap<String, f64>;
+
+impl Against {
+    /// Returns the revision that is asked for.
+    pub(crate) fn revision(&self) -> Option<&str> {
+        self.against.as_deref()
+    }
+
+    /// Builds `revision`, measures both in turns, and shows the ratios.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be built or measured, or if this tree is slower.
+    pub(crate) fn run(&self, revision: &str) -> Result<()> {
+        prepare::machine()?;
+        let mut then = Side::up(Revision::build(revision)?)?;
+        let mut now = Side::up(Revision::present()?)?;
+        let mut pairs: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
+        for round in 1..=self.rounds {
+            // Neither is always the first.
+            let (first, second) =
+                if round % 2 == 1 { (&mut then, &mut now) } else { (&mut now, &mut then) };
+            let (first, second) =
+                (first.measure(round, self.criterion)?, second.measure(round, self.criterion)?);
+            let (old, new) = if round % 2 == 1 { (first, second) } else { (second, first) };
+            for (name, then) in old {
+                if let Some(&now) = new.get(&name) {
+                    pairs.entry(name).or_default().push(Pair { then, now });
+                }
+            }
+            println!("round {round}/{}: {} figures of both", self.rounds, pairs.len());
+        }
+        drop((then, now));
+
+        ensure!(!pairs.is_empty(), "{revision} has no figure that this tree has too");
+        let compared: Vec<_> =
+            pairs.into_iter().map(|(name, pairs)| Compared::new(name, pairs)).collect();
+        println!("\n{}{}", facts::lines(&facts::machine()), ratio::table(revision, &compared));
+        if let Some(path) = &self.json {
+            let machine = facts::machine();
+            write_json(path, &Report { machine, against: revision, figures: &compared })?;
+        }
+        let slower: Vec<_> = compared.iter().filter(|c| c.is_slower()).map(|c| &*c.name).collect();
+        ensure!(slower.is_empty(), "slower than {revision}: {}", slower.join(", "));
+        Ok(())
+    }
+}
+
+/// A revision, and the lab in which its daemons run.
+struct Side {
+    revision: Revision,
+    lab: Lab,
+}
+
+impl Side {
+    fn up(revision: Revision) -> Result<Self> {
+        let lab = Failover::lab_for_comparison(&revision.hb)?;
+        Ok(Self { revision, lab })
+    }
+
+    fn measure(&mut self, round: u32, criterion: bool) -> Result<Values> {
+        let name = &self.revision.name;
+        let mut values = Values::new();
+        let outage = Failover::crash(&mut self.lab, round)
+            .with_context(|| format!("a crash with the daemon of {name}"))?;
+        values.insert("outage after a crash, 3 x 200us (us)".into(), outage);
+        if let Some(xtask) = &self.revision.xtask {
+            values.extend(kernel_costs(xtask).with_context(|| format!("kernel costs of {name}"))?);
+        }
+        if criterion {
+            let means = self.revision.criterion();
+            values.extend(means.with_context(|| format!("micro-benchmarks of {name}"))?);
+        }
+        Ok(values)
+    }
+}
+
+/// Has a revision measure its own programs.
+fn kernel_costs(xtask: &Path) -> Result<Values> {
+    let file = std::env::temp_dir().join(format!("hb-against-{}.json", std::process::id()));
+    let mut command = std::process::Command::new(xtask);
+    command.args(["bench", "kernel", "--samples", SAMPLES, "--json"]).arg(&file);
+    run::output(&mut command)?;
+    let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+    let report: kernel::Report = serde_json::from_slice(&text)?;
+    Ok(report
+        .kernel
+        .into_iter()
+        .map(|cost| (format!("{} (ns)", cost.name), cost.ns.p50))
+        .collect())
+}
