@@ -6,8 +6,10 @@ mod dots;
 mod facts;
 mod failover;
 mod figures;
+mod heartbeat;
 mod kernel;
 mod load;
+mod tail;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -26,6 +28,7 @@ pub(crate) struct Bench {
 enum Verb {
     Compare(compare::Compare),
     Failover(failover::Failover),
+    Heartbeat(heartbeat::Heartbeat),
     Kernel(kernel::Kernel),
     Load(load::Load),
 }
@@ -36,6 +39,7 @@ impl Bench {
         match (&self.verb, self.against.revision()) {
             (Some(Verb::Compare(verb)), _) => verb.run(),
             (Some(Verb::Failover(verb)), _) => verb.run(),
+            (Some(Verb::Heartbeat(verb)), _) => verb.run(),
             (Some(Verb::Kernel(verb)), _) => verb.run(),
             (Some(Verb::Load(verb)), _) => verb.run(),
             (None, Some(revision)) => self.against.run(revision),
