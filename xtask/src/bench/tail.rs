@@ -11,11 +11,22 @@ use plotters::prelude::*;
 pub(crate) struct Line {
     /// Its name in the legend.
     pub(crate) name: String,
+    /// Lines of one number have one colour.
+    pub(crate) colour: usize,
     /// Drawn with gaps.
     pub(crate) dashed: bool,
     /// What was measured.
     pub(crate) values: Vec<f64>,
 }
+
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(255, 127, 14),
+    RGBColor(148, 103, 189),
+    RGBColor(110, 110, 110),
+];
 
 /// Points of a line at most; steps between them would not be seen.
 const POINTS: usize = 400;
@@ -62,7 +73,8 @@ fn paint(
     lines: &[Line],
 ) -> Result<(), Box<dyn std::error::Error>> {
     area.fill(&WHITE)?;
-    let tails: Vec<_> = lines.iter().filter(|line| !line.values.is_empty()).map(Line::tail).collect();
+    let tails: Vec<_> =
+        lines.iter().filter(|line| !line.values.is_empty()).map(Line::tail).collect();
     let points = || tails.iter().flatten();
     let low = points().map(|&(x, _)| x).fold(f64::MAX, f64::min);
     let high = points().map(|&(x, _)| x).fold(0.0, f64::max);
@@ -85,7 +97,7 @@ fn paint(
         .draw()?;
     let named = lines.iter().filter(|line| !line.values.is_empty());
     for (number, (line, tail)) in named.zip(tails).enumerate() {
-        let colour = Palette99::pick(number / 2 * 2 + usize::from(!line.dashed)).to_rgba();
+        let colour = COLOURS[line.colour % COLOURS.len()];
         let style = colour.stroke_width(2);
         if line.dashed {
             chart.draw_series(DashedLineSeries::new(tail, 6, 4, style))?;
@@ -108,7 +120,7 @@ mod tests {
     #[test]
     fn the_tail_ends_with_the_longest() {
         let values = (1..=1000).map(f64::from).collect();
-        let tail = Line { name: "n".into(), dashed: false, values }.tail();
+        let tail = Line { name: "n".into(), colour: 0, dashed: false, values }.tail();
         assert_eq!(tail.first(), Some(&(1.0, 1.0)));
         assert_eq!(tail.last(), Some(&(1000.0, 0.001)));
         assert!(tail.is_sorted_by(|a, b| a.0 <= b.0 && a.1 >= b.1));

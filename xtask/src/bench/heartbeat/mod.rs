@@ -102,6 +102,11 @@ struct Report {
 }
 
 impl Heartbeat {
+    /// Tells whether its figures are not meant to be read.
+    pub(crate) fn is_smoke(&self) -> bool {
+        self.smoke
+    }
+
     /// Measures, shows, writes and draws.
     pub(crate) fn run(&self) -> Result<()> {
         prepare::machine()?;
@@ -114,8 +119,7 @@ impl Heartbeat {
             [] => Load::value_variants().to_vec(),
             some => some.to_vec(),
         };
-        let intervals =
-            if self.smoke { &self.intervals_us[..1] } else { &self.intervals_us[..] };
+        let intervals = if self.smoke { &self.intervals_us[..1] } else { &self.intervals_us[..] };
         let mut measured = Vec::new();
         for &interval_us in intervals {
             for &load in &loads {
@@ -237,6 +241,10 @@ impl Report {
     fn lines(&self) -> Vec<Line> {
         let line = |measured: &Measured| Line {
             name: measured.title(),
+            colour: Source::value_variants()
+                .iter()
+                .position(|source| source.name() == measured.source)
+                .unwrap_or(0),
             dashed: measured.load != Load::None.name(),
             values: measured.gaps.clone(),
         };

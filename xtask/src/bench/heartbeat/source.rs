@@ -154,7 +154,8 @@ fn circle(cable: &Cable, interval: Duration, time: Duration) -> Result<Sent> {
     netns::run("tc", &[&["-n", inside.name()], &tbf[..], &bucket].concat())?;
     let out = cable.peers_index;
     inside.enter(|| -> Result<()> {
-        let index = |name| ::lab::socket::interface_index(name).with_context(|| format!("{name} is gone"));
+        let index =
+            |name| ::lab::socket::interface_index(name).with_context(|| format!("{name} is gone"));
         let (to, from) = (index(first)?, index(second)?);
         let program = Program::clone_and_return(out, to)?;
         let _held = program.attach(Hook::TcxIngress, from)?;
