@@ -238,10 +238,8 @@ impl Program {
         const RUN_TIME_NS: usize = 24;
         const RUNS: usize = 25;
         let mut info = [0_u64; RUNS + 1];
-        let mut attribute = [
-            pair(self.0.as_raw_fd() as u32, size_of_val(&info) as u32),
-            info.as_mut_ptr() as u64,
-        ];
+        let mut attribute =
+            [pair(self.0.as_raw_fd() as u32, size_of_val(&info) as u32), info.as_mut_ptr() as u64];
         bpf(OBJ_GET_INFO_BY_FD, &mut attribute)?;
         Ok(Counted { run_time_ns: info[RUN_TIME_NS], runs: info[RUNS] })
     }

@@ -35,7 +35,8 @@ impl Cable {
     pub fn lay() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let make = |side: &str| Netns::create(&format!("hb-bench-{}-{count}-{side}", process::id()));
+        let make =
+            |side: &str| Netns::create(&format!("hb-bench-{}-{count}-{side}", process::id()));
         let (node, peers) = (make("node")?, make("peers")?);
         for side in [&node, &peers] {
             // Neighbour discovery would be frames that nobody asked for.

@@ -3,6 +3,13 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use crate::{
+    bpf::{Counted, Hook, Program, Statistics, XDP_DROP, XDP_PASS, XDP_TX},
+    cable::{Cable, INTERFACE},
+    half::Half,
+    packets::{self, MY_MAC, MY_V4, MY_V6, PEER_MAC, PEER_V4, PEER_V6, VIP_V4, VIP_V6},
+    stand_in::StandIn,
+};
 use anyhow::{Context, Result, ensure};
 use hb_ebpf::{
     maps::Transport,
@@ -12,13 +19,6 @@ use hb_ebpf::{
 use hb_user::{
     clock,
     link::{Ends, LinkSocket},
-};
-use crate::{
-    bpf::{Counted, Hook, Program, Statistics, XDP_DROP, XDP_PASS, XDP_TX},
-    cable::{Cable, INTERFACE},
-    half::Half,
-    packets::{self, MY_MAC, MY_V4, MY_V6, PEER_MAC, PEER_V4, PEER_V6, VIP_V4, VIP_V6},
-    stand_in::StandIn,
 };
 
 /// Loopback, which every namespace has.

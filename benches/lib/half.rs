@@ -124,8 +124,14 @@ impl Half {
             Transport::Udp6 => address = packets::PEER_V6,
         }
         let transport_code = transport as u8;
-        let path =
-            Path { interface, transport: transport_code, min_hops: 255, mac, reserved: [0; 4], address };
+        let path = Path {
+            interface,
+            transport: transport_code,
+            min_hops: 255,
+            mac,
+            reserved: [0; 4],
+            address,
+        };
         kernel.set_path(PEER, LINK, &path)?;
         kernel.set_vips(&[(packets::VIP_V4.into(), 0), (packets::VIP_V6.into(), 0)])?;
         kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, reserved: [0; 7] })?;

@@ -230,8 +230,7 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
     run.fault_ns = Some(at.ns());
     let answered = client.wait_for_answer(Machine::B, at, MOVE);
     // The resource comes after the addresses, and its program takes its time.
-    let started =
-        if lab.settings().resource { wait_for_resource(&resource, at)? } else { None };
+    let started = if lab.settings().resource { wait_for_resource(&resource, at)? } else { None };
     thread::sleep(CALM);
     repair(lab, fault, at, run)?;
     let seen = client.finish()?;

@@ -280,6 +280,9 @@ impl World {
         let (work, logs) = (std::mem::take(&mut daemon.work), std::mem::take(&mut daemon.logs));
         for transition in logs {
             self.note(at, || format!("{transition:?}"));
+            if let Transition::PassedOver { group, .. } = &transition {
+                self.hosts[at].passed_over[usize::from(group.0)] = true;
+            }
             self.count(&transition);
         }
         let Some(due) = due else {

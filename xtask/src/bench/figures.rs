@@ -38,8 +38,7 @@ impl Figures {
             histogram.record((value * FRACTION) as u64).ok()?;
         }
         // A bin is named by its upper end, which no value may have reached.
-        let quantile =
-            |q: f64| (histogram.value_at_quantile(q) as f64 / FRACTION).clamp(min, max);
+        let quantile = |q: f64| (histogram.value_at_quantile(q) as f64 / FRACTION).clamp(min, max);
         (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
             min,

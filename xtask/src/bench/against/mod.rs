@@ -20,7 +20,7 @@ use self::{
     ratio::{Compared, Pair},
     revision::Revision,
 };
-use super::{failover::Failover, facts, figures::write_json, kernel};
+use super::{facts, failover::Failover, figures::write_json, kernel};
 use crate::{prepare, run};
 
 /// How to compare with another revision.
@@ -137,9 +137,5 @@ fn kernel_costs(xtask: &Path) -> Result<Values> {
     let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
     let report: kernel::Report = serde_json::from_slice(&text)?;
-    Ok(report
-        .kernel
-        .into_iter()
-        .map(|cost| (format!("{} (ns)", cost.name), cost.ns.p50))
-        .collect())
+    Ok(report.kernel.into_iter().map(|cost| (format!("{} (ns)", cost.name), cost.ns.p50)).collect())
 }

@@ -72,9 +72,7 @@ pub(super) fn table(revision: &str, compared: &[Compared]) -> String {
     for figure in compared {
         let ratio = figure.ratio.map_or_else(
             || format!("{:>9}", "-"),
-            |[low, middle, high]| {
-                format!("{middle:>9.2}{:>17}", format!("{low:.2}..{high:.2}"))
-            },
+            |[low, middle, high]| format!("{middle:>9.2}{:>17}", format!("{low:.2}..{high:.2}")),
         );
         // Writing to a string cannot fail.
         let _ = writeln!(

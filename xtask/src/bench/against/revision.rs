@@ -105,8 +105,8 @@ impl Revision {
 
 /// Reads `new/estimates.json` of every benchmark below `directory`, as criterion leaves them.
 fn collect(directory: &Path, means: &mut BTreeMap<String, f64>) -> Result<()> {
-    let entries = fs::read_dir(directory)
-        .with_context(|| format!("cannot list {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     for entry in entries {
         let path = entry?.path();
         let estimates = path.join("new/estimates.json");

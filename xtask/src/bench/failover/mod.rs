@@ -162,7 +162,8 @@ impl Failover {
         misses: u32,
         lease: Option<&str>,
     ) -> Result<Setting> {
-        let (length, margin) = match lease.map(|lease| lease.split_once('/').unwrap_or((lease, ""))) {
+        let (length, margin) = match lease.map(|lease| lease.split_once('/').unwrap_or((lease, "")))
+        {
             Some((length, margin)) => (Some(length), Some(margin).filter(|text| !text.is_empty())),
             None => (None, None),
         };
