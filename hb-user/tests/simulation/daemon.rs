@@ -211,7 +211,7 @@ impl Daemon {
                 commands.push_back(Command::Arm { peer: peer.0, groups: armed });
             }
             Action::Seek { group: id, .. } => {
-                commands.push_back(Command::Seek { group: group(id) })
+                commands.push_back(Command::Seek { group: group(id) });
             }
             Action::GiveUp { group: id } => {
                 commands.push_back(Command::GiveUp { group: group(id) });
@@ -221,7 +221,7 @@ impl Daemon {
                 commands.push_back(Command::Release { group: group(id), successor });
             }
             Action::Drop { group: id, .. } => {
-                commands.push_back(Command::Drop { group: group(id) })
+                commands.push_back(Command::Drop { group: group(id) });
             }
             Action::Fence { group, epoch, .. } => {
                 self.wanted.push((group, epoch));

@@ -15,10 +15,12 @@ mod network;
 mod plan;
 mod rng;
 mod schedule;
+mod stats;
 mod world;
 
 use plan::Cluster;
-use world::{Bent, Stats, World};
+use stats::Stats;
+use world::{Bent, World};
 
 fn number(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
