@@ -19,6 +19,7 @@ pub mod homes;
 pub mod lease;
 pub mod maps;
 pub mod packet;
+pub mod pause;
 pub mod ports;
 pub mod refusal;
 pub mod siphash;

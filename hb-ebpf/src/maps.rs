@@ -14,6 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::{
     histogram::Histogram,
     lease::{Record, Terms, gate},
+    pause::Bounds,
     siphash::Key,
     window::Window,
     wire::{GROUPS, GroupWord, State},
@@ -27,7 +28,7 @@ const _: () = assert!(MAX_LINKS.is_power_of_two());
 /// Slots of the maps that hold one entry per peer and link.
 pub const SLOTS: usize = MAX_NODES * MAX_LINKS;
 /// Number of this layout. Pinned maps with another one are refused, never reinterpreted.
-pub const LAYOUT: u64 = 0x6862_0001_0000_0003;
+pub const LAYOUT: u64 = 0x6862_0001_0000_0004;
 /// Bytes of the ring buffer.
 pub const EVENTS_BYTES: usize = 1 << 16;
 
@@ -340,6 +341,8 @@ pub struct Link {
     /// Grows with each answer under another key than the one before: a probe under a second key
     /// was answered, so the peer knows that key.
     pub answer_key_changes: u32,
+    /// What frames on this link say of the peer's clock.
+    pub clock: Bounds,
     /// Round trips of answers.
     pub rtts: Histogram,
     /// Times between arrivals.
@@ -568,7 +571,8 @@ pub struct Event {
     /// Link, for [`EventKind::Link`] and [`EventKind::Paused`]; group, for [`EventKind::Lease`];
     /// number of the address, for [`EventKind::Claim`].
     pub link: u8,
-    /// The [`Cause`], for [`EventKind::Dead`]; the [`LeaseNews`], for [`EventKind::Lease`].
+    /// The [`Cause`], for [`EventKind::Dead`]; the [`LeaseNews`], for [`EventKind::Lease`]; 1 if this
+    /// machine's clock stood still and 0 if the peer's did, for [`EventKind::Paused`].
     pub cause: u8,
     /// Zero.
     pub reserved: u32,

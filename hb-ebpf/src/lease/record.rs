@@ -116,7 +116,7 @@ impl Record {
 
     /// Counts a change of what frames say since `before`.
     #[inline(always)]
-    pub(super) fn count_change(&mut self, before: &Self) {
+    pub fn count_change(&mut self, before: &Self) {
         if self.said() != before.said() {
             self.changes = self.changes.wrapping_add(1);
         }

@@ -97,6 +97,17 @@ pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
     }
 }
 
+/// Notes that the clock of another machine stood still, or that this one's went ahead: what was
+/// promised counts from `now` as if it were the longest. The gate is as it was: by a clock that went
+/// ahead the lease only ends sooner, and nothing is wrong with it where the other one stood still.
+#[inline(always)]
+pub fn other_clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
+    let later = now.saturating_add(terms.amnesia_ns());
+    if record.is_bound(now) && record.until_ns < later {
+        record.until_ns = later;
+    }
+}
+
 #[cfg(test)]
 #[path = "start_tests.rs"]
 mod tests;

@@ -91,3 +91,24 @@ fn a_jump_closes_the_gate_and_restarts_promises() {
         assert_eq!(record.state(), State::Idle);
     }
 }
+
+#[test]
+fn a_peer_that_stood_still_lengthens_what_was_promised_and_closes_no_gate() {
+    let terms = terms();
+    let mut record = Record { promised: 0x102, until_ns: AFTER + 5, ..Record::default() };
+    other_clock_jumped(&mut record, &terms, AFTER);
+    assert_eq!(record.until_ns, AFTER + terms.amnesia_ns());
+    let mut free = Record { promised: 0x102, until_ns: AFTER, ..Record::default() };
+    let before = free;
+    other_clock_jumped(&mut free, &terms, AFTER);
+    assert_eq!(free, before, "it had run out");
+    let mut holder = Record {
+        state: State::Holding as u8,
+        epoch: 0x101,
+        lease_end_ns: AFTER + 5,
+        ..Record::default()
+    };
+    let before = holder;
+    other_clock_jumped(&mut holder, &terms, AFTER);
+    assert_eq!(holder, before);
+}

@@ -435,4 +435,4 @@ impl core::error::Error for TermsError {}
 
 #[cfg(test)]
 #[path = "terms_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

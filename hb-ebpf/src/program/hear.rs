@@ -119,6 +119,10 @@ fn take(
         }
         code => return Err(code),
     };
+    let (refused, jump) = match refused {
+        steps::AHEAD | steps::BEHIND => (0, refused),
+        refused => (refused, 0),
+    };
     if refused != 0 && refused != Refusal::MustUnderstand as u64 && refused != steps::UNFRESH {
         return Err(refused);
     }
@@ -127,6 +131,10 @@ fn take(
         remember_sender(&packet, slot);
         for group in 0..GROUPS as u32 {
             if group < groups {
+                if jump != 0 {
+                    // Before anything in this frame is believed.
+                    records::jumped(slot, group, u64::from(jump == steps::AHEAD));
+                }
                 records::listen(slot, group);
             }
         }

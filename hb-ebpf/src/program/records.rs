@@ -15,7 +15,7 @@ use hb_ebpf::{
     lease::{
         Record, Terms, holder,
         op::{self, Order},
-        word,
+        start, word,
     },
     maps::{EventKind, GroupLock, Lease, LeaseNews, Recorded},
     wire::{GROUPS, State},
@@ -132,6 +132,37 @@ fn try_listen(slot: u32, group: u32) -> Option<()> {
         event.cause = news as u8;
         report::push(event);
     }
+    Some(())
+}
+
+/// Notes in the record of `group` that this machine's clock stood still (`ours` is 1), or the other
+/// one's. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn jumped(slot: u32, group: u32, ours: u64) -> u64 {
+    try_jumped(slot, group, ours != 0).is_none().into()
+}
+
+#[inline(always)]
+fn try_jumped(slot: u32, group: u32, ours: bool) -> Option<()> {
+    let home = maps::home(slot);
+    let terms = maps::TERMS.get(home)?;
+    let entry = Entry::of(maps::record(home, group))?;
+    let now = clock::now();
+    entry.lock();
+    // SAFETY: the element outlives the program, and its lock is held.
+    unsafe {
+        let record = &mut (*entry.guard).record;
+        let before = *record;
+        if ours {
+            start::clock_jumped(record, terms, now);
+        } else {
+            start::other_clock_jumped(record, terms, now);
+        }
+        record.count_change(&before);
+        entry.publish(terms, (*entry.lease).holder, now);
+    }
+    entry.unlock();
     Some(())
 }
 

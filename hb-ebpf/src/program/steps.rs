@@ -13,6 +13,7 @@ use hb_ebpf::{
     answer,
     arrival::{self, News},
     maps::{EventKind, MAX_LINKS},
+    pause::{self, Jump},
     refusal::Refusal,
     siphash::Key,
     wire::Kind,
@@ -23,6 +24,10 @@ use crate::{clock, maps, report};
 /// What [`note`] returns for a frame that is authentic and counts for nothing: no code of a
 /// [`Refusal`].
 pub(crate) const UNFRESH: u64 = 1 << 32;
+/// What [`note`] returns for a frame that counts, and shows that our clock stood still.
+pub(crate) const AHEAD: u64 = 1 << 33;
+/// What [`note`] returns for a frame that counts, and shows that the peer's clock stood still.
+pub(crate) const BEHIND: u64 = 1 << 34;
 
 /// Returns the tag of the frame under the key (low, high), as its eight bytes in memory order.
 #[unsafe(no_mangle)]
@@ -62,43 +67,61 @@ fn try_authenticate(slot: u32) -> Result<(), Refusal> {
 }
 
 /// Takes note of the authentic frame under the lock of its peer, and wakes the daemon for what is
-/// new. Returns 0, [`UNFRESH`] or the code of a [`Refusal`].
+/// new. Returns 0, [`AHEAD`], [`BEHIND`], [`UNFRESH`] or the code of a [`Refusal`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn note(slot: u32) -> u64 {
     match try_note(slot) {
-        Ok(true) => 0,
-        Ok(false) => UNFRESH,
+        Ok(noted) => noted,
         Err(refusal) => refusal as u64,
     }
 }
 
 #[inline(always)]
-fn try_note(slot: u32) -> Result<bool, Refusal> {
+fn try_note(slot: u32) -> Result<u64, Refusal> {
     let index = slot / MAX_LINKS as u32;
     let frame = maps::SCRATCH.get(0).ok_or(Refusal::Length)?;
     let node = maps::NODE.get(maps::home(slot)).ok_or(Refusal::Source)?;
     let guard = maps::LOCKS.get_ptr_mut(index).ok_or(Refusal::Source)?;
     let peer = maps::PEERS.get_ptr_mut(index).ok_or(Refusal::Source)?;
     let link = maps::LINKS.get_ptr_mut(slot).ok_or(Refusal::Link)?;
+    let terms = maps::TERMS.get(maps::home(slot)).ok_or(Refusal::Source)?;
     let kind = Kind::from_code(frame.kind).ok_or(Refusal::Kind)?;
     let now = clock::now();
     // SAFETY: the lock is the first field of the element and guards it, the peer and its links
     // against other CPUs; within, there are only loads and stores. Userspace reads the peer and
     // its links under the sequence count.
-    let noted = unsafe {
+    let (noted, jump) = unsafe {
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
         let noted = arrival::note(frame, kind, node, &mut *guard, &mut *peer, &mut *link, now);
+        let jump = match noted {
+            Ok(news) if !news.has(News::UNFRESH) => {
+                pause::judge(&mut (*link).clock, frame, terms, now)
+            }
+            _ => Jump::None,
+        };
         unlock(held);
-        noted
+        (noted, jump)
     };
     let news = noted?;
     if news.has(News::UNFRESH) {
         report::refused(slot, 0);
     }
     tell(news, frame.source, frame.link, now);
-    Ok(!news.has(News::UNFRESH))
+    if news.has(News::UNFRESH) {
+        return Ok(UNFRESH);
+    }
+    let (noted, by) = match jump {
+        Jump::None => return Ok(0),
+        Jump::Ahead(by) => (AHEAD, by),
+        Jump::Behind(by) => (BEHIND, by),
+    };
+    let mut event = report::event(EventKind::Paused, frame.source, frame.link, now);
+    event.cause = u8::from(noted == AHEAD);
+    event.silence_ns = by;
+    report::push(event);
+    Ok(noted)
 }
 
 /// Wakes the daemon for what changed.

@@ -130,13 +130,14 @@ impl Daemon {
 
     /// Says that this machine, or a peer, stood still.
     pub(super) fn log_pause(&mut self, peer: NodeId, event: &maps::Event) {
-        let ms = event.silence_ns / 1_000_000;
-        tracing::warn!(
-            peer = self.node_name(peer),
-            ms,
-            "this node was paused, or the peer was: all promises begin anew"
-        );
-        self.paused = Some((BootTime(event.at_ns), ms));
+        let us = event.silence_ns / 1_000;
+        let peer = self.node_name(peer);
+        if event.cause == 0 {
+            tracing::warn!(peer, us, "the peer was paused: promises given here begin anew");
+            return;
+        }
+        tracing::warn!(peer, us, "this node was paused, or the peer was: all promises begin anew");
+        self.paused = Some((BootTime(event.at_ns), us));
     }
 
     /// Says why, with the names of nodes.
