@@ -17,6 +17,7 @@ pub(crate) struct Stats {
     pub(crate) fences: u64,
     pub(crate) failures: u64,
     pub(crate) residues: u64,
+    pub(crate) jumps: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -54,6 +55,7 @@ impl Stats {
         self.fences += other.fences;
         self.failures += other.failures;
         self.residues += other.residues;
+        self.jumps += other.jumps;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

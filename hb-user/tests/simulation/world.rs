@@ -65,6 +65,8 @@ pub(crate) struct World {
     open_faults: usize,
     judge: Judge,
     pub(crate) stats: Stats,
+    /// What the kernel halves told and must not have.
+    wrong: Option<String>,
     trace: Option<Vec<String>>,
 }
 
@@ -94,6 +96,7 @@ impl World {
             open_faults: schedule.faults.len(),
             schedule,
             stats: Stats::default(),
+            wrong: None,
             trace: trace.then(Vec::new),
         };
         for host in 0..machines {
@@ -125,6 +128,9 @@ impl World {
             let looks = matches!(event, Event::Look);
             self.handle(event);
             self.look_at_the_wire()?;
+            if let Some(wrong) = self.wrong.take() {
+                return Err(wrong);
+            }
             if looks && self.is_over()? {
                 return Ok(());
             }
@@ -310,6 +316,18 @@ impl World {
             Some(EventKind::Dead) => format!("{:?}", Cause::from_code(event.cause)),
             Some(EventKind::Lease) => format!("{:?}", LeaseNews::from_code(event.cause)),
             Some(EventKind::Up) => "is heard".to_owned(),
+            Some(EventKind::Paused) => {
+                self.stats.jumps += 1;
+                let whose = if event.cause == 1 { "this" } else { "that" };
+                let ms = event.silence_ns / MS;
+                if self.bent == Bent::Nothing && !self.schedule.pauses() {
+                    self.wrong = Some(format!(
+                        "machine {} says that a clock stood still, and none did",
+                        at + 1
+                    ));
+                }
+                format!("the clock of {whose} machine stood still for {ms} ms")
+            }
             _ => return,
         };
         self.note(at, || format!("kernel: machine {}: {text}", event.peer));
