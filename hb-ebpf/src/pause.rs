@@ -81,8 +81,12 @@ pub fn judge(bounds: &mut Bounds, frame: &Frame, terms: &Terms, now: u64) -> Jum
         *bounds = fresh;
         return Jump::None;
     }
-    let old_least = bounds.least_ns.saturating_sub(drift(since_least, terms));
-    let old_most = bounds.most_ns.saturating_add(drift(since_most, terms));
+    // A frame that was overtaken may tell of an instant before that of the bounds.
+    let since_echo = now.saturating_sub(echo);
+    let least_span = if since_echo > since_least { since_echo } else { since_least };
+    let most_span = if since_echo > since_most { since_echo } else { since_most };
+    let old_least = bounds.least_ns.saturating_sub(drift(least_span, terms));
+    let old_most = bounds.most_ns.saturating_add(drift(most_span, terms));
     let jump = least_jump_ns(terms);
     let ahead = least.saturating_sub(old_most);
     let behind = old_least.saturating_sub(most);
@@ -208,6 +212,22 @@ mod tests {
         assert_eq!(judge(&mut bounds, &queued, &terms(), clocks.own), Jump::None);
         let frame = answer(&mut clocks, 20_000, 20_000, (1024, 1024));
         assert!(matches!(judge(&mut bounds, &frame, &terms(), clocks.own), Jump::Ahead(_)));
+    }
+
+    /// Clocks that differ by all of `rho`, and a frame that is overtaken by quick ones.
+    #[test]
+    fn a_frame_that_was_overtaken_is_no_jump() {
+        for rates in [(1024, 1224), (1224, 1024)] {
+            let (mut clocks, mut bounds) = (Clocks::START, Bounds::default());
+            for _ in 0..3 {
+                let late = answer(&mut clocks, 20_000, 20_000, rates);
+                clocks.pass(30_000_000, rates.0, rates.1);
+                let quick = answer(&mut clocks, 20_000, 20_000, rates);
+                for frame in [quick, late] {
+                    assert_eq!(judge(&mut bounds, &frame, &terms(), clocks.own), Jump::None);
+                }
+            }
+        }
     }
 
     #[test]

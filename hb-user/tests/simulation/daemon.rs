@@ -253,6 +253,7 @@ impl Daemon {
                     }
                     self.look_at(machine, event.peer);
                 }
+                Some(EventKind::Paused) => {}
                 _ => self.look_at(machine, event.peer),
             },
             Report::Sought { group } => self.look_at_record(machine, group),

@@ -19,6 +19,7 @@ use crate::{kernel::Kernel, plan::INTERVAL};
 const ASK: u64 = 50_000;
 const EAGER: u64 = 10_000_000;
 
+#[derive(Clone, Copy)]
 pub(crate) enum Command {
     Publish { health: [Health; GROUPS], leaving: bool },
     Arm { peer: u8, groups: [bool; GROUPS] },
@@ -112,10 +113,8 @@ impl Fast {
     fn on_event(&mut self, kernel: &mut Kernel, event: &Event, now: u64) {
         let Some(peer) = kernel.peer(event.peer).copied() else { return };
         match EventKind::from_code(event.kind) {
-            Some(EventKind::Dead) => {
-                if Life::from_code(peer.life) == Life::Dead {
-                    self.seek_armed(kernel, event.peer, now);
-                }
+            Some(EventKind::Dead) if Life::from_code(peer.life) == Life::Dead => {
+                self.seek_armed(kernel, event.peer, now);
             }
             Some(EventKind::Lease) => {
                 self.pursue(kernel, usize::from(event.link), now);

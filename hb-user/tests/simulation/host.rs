@@ -39,6 +39,9 @@ pub(crate) struct Host {
     pub(crate) timers: Vec<u64>,
     /// Epoch in which the addresses of each group were put up; they outlive a daemon.
     pub(crate) addresses: Vec<Option<Epoch>>,
+    /// The daemon passed another node over for the group: it hands nothing to that one before that
+    /// one changes.
+    pub(crate) passed_over: Vec<bool>,
     pub(crate) fail_starts: bool,
     pub(crate) fail_adds: bool,
     pub(crate) fail_removes: bool,
@@ -66,6 +69,7 @@ impl Host {
             lanes: vec![0; plan.groups],
             timers: vec![0; plan.cluster.machines() - 1],
             addresses: vec![None; plan.groups],
+            passed_over: vec![false; plan.groups],
             fail_starts: false,
             fail_adds: false,
             fail_removes: false,
@@ -89,6 +93,7 @@ impl Host {
         self.start += 1;
         self.frozen = false;
         self.lanes.fill(real);
+        self.passed_over.fill(false);
         self.daemon = Some(daemon);
         found
     }

@@ -211,8 +211,10 @@ impl Judge {
                 kernel.is_none_or(|kernel| kernel.records[group].is_blocked(host.clock.at(now)))
             };
             let holders: Vec<_> = (0..nodes.len()).filter(|at| serves(*at)).collect();
-            let home =
-                plan.home().is_none_or(|home| holders.first().map(|at| id(*at)) == Some(home));
+            let home = holders.first().is_some_and(|at| {
+                let home = plan.home().is_none_or(|home| home == id(*at));
+                home || hosts[*at].passed_over[group]
+            });
             holders.len() == 1
                 && nodes.iter().filter(up).count() == 1
                 && home

@@ -11,9 +11,10 @@ use hb_ebpf::{
     lease::{
         Record, Terms, gate,
         op::{self, Op, Order},
-        word,
+        start, word,
     },
     maps::{self, Cause, Event, EventKind, LeaseNews, Life, Link, Node, Peer, PeerLock},
+    pause::{self, Jump},
     wire::{FLAG_LEAVING, Frame, GROUPS, Health, Kind, State},
 };
 use zerocopy::FromZeros;
@@ -112,7 +113,12 @@ impl Kernel {
         let Ok(news) = arrival::note(&frame, kind, &self.node, lock, peer, link, now) else {
             return;
         };
+        let mut jump = Jump::None;
+        if !news.has(News::UNFRESH) {
+            jump = pause::judge(&mut link.clock, &frame, &self.terms, now);
+        }
         self.tell(news, frame.source, now);
+        self.jumped(jump, frame.source, now);
         if !news.has(News::UNFRESH) {
             for group in 0..self.records.len() {
                 self.listen(&frame, group, now);
@@ -130,6 +136,27 @@ impl Kernel {
         answer::answer(&mut frame, &self.node, heard, sequence, now, 0);
         self.speak(&mut frame, now);
         self.out.push(frame);
+    }
+
+    /// As `jumped` in `program/records.rs`, and what `program/steps.rs` says of it.
+    fn jumped(&mut self, jump: Jump, peer: u8, now: u64) {
+        let (ours, by) = match jump {
+            Jump::None => return,
+            Jump::Ahead(by) => (true, by),
+            Jump::Behind(by) => (false, by),
+        };
+        for record in &mut self.records {
+            let before = *record;
+            if ours {
+                start::clock_jumped(record, &self.terms, now);
+            } else {
+                start::other_clock_jumped(record, &self.terms, now);
+            }
+            record.count_change(&before);
+        }
+        let mut event = event(EventKind::Paused, peer, LINK, now);
+        (event.cause, event.silence_ns) = (ours.into(), by);
+        self.push(event);
     }
 
     /// As `tell` in `program/steps.rs`.

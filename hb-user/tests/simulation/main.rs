@@ -2,7 +2,7 @@
 //! transitions of the records, frames and deadlines, and a model of what lies between.
 //!
 //! `HB_SIM_RUNS=100000` runs more of each kind, `HB_SIM_SEED` says where to begin; a failure prints
-//! its seed and everything that happened. One run again:
+//! its seed and everything that happened, and `HB_SIM_SHOW=1` the same of runs that pass. One run again:
 //! `HB_SIM_SEED=7 HB_SIM_RUNS=1 cargo test -p hb-user --test simulation witness`.
 
 mod clock;
@@ -15,10 +15,12 @@ mod network;
 mod plan;
 mod rng;
 mod schedule;
+mod stats;
 mod world;
 
 use plan::Cluster;
-use world::{Bent, Stats, World};
+use stats::Stats;
+use world::{Bent, World};
 
 fn number(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
@@ -37,6 +39,11 @@ fn run(cluster: Cluster, runs: u64) -> Stats {
             assert_eq!(again.run(), Err(wrong.clone()), "seed {seed} is not repeatable");
             let plan = again.plan.clone();
             panic!("{}\n{plan:?}\nHB_SIM_SEED={seed}, {cluster:?}: {wrong}", again.timeline());
+        }
+        if std::env::var("HB_SIM_SHOW").is_ok() {
+            let mut again = World::new(cluster, seed, Bent::Nothing, true);
+            again.run().expect("as before");
+            println!("{}", again.timeline());
         }
         total.add(&world.stats);
     }
@@ -57,6 +64,7 @@ fn caught(cluster: Cluster, bent: Bent, runs: u64) -> usize {
 fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
     let stats = run(Cluster::Witness, 1000);
     assert!(stats.armed > 0 && stats.releases > 0 && stats.resumed > 0, "{stats:?}");
+    assert!(stats.jumps > 0, "{stats:?}");
     assert!(stats.lapses > 0 && stats.regained > 0 && stats.vain > 0, "{stats:?}");
 }
 

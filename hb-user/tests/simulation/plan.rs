@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hb_ebpf::{
+    epoch::Epoch,
     lease::{Policy, Terms, Timing, terms::stretch},
     maps,
     time::L_MAX_NS,
@@ -174,5 +175,3 @@ pub(crate) fn id(index: usize) -> NodeId {
 pub(crate) fn index(id: u8) -> usize {
     usize::from(id) - 1
 }
-
-use hb_ebpf::epoch::Epoch;

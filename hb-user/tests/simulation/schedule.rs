@@ -72,6 +72,13 @@ pub(crate) struct Schedule {
     pub(crate) faults: Vec<Scheduled>,
 }
 
+impl Schedule {
+    /// Tells whether any machine stands still.
+    pub(crate) fn pauses(&self) -> bool {
+        self.faults.iter().any(|known| matches!(known.fault, Fault::Pause { .. }))
+    }
+}
+
 pub(crate) fn draw(rng: &mut Rng, plan: &Plan) -> Schedule {
     let count = rng.within(1, 5);
     let faults = (0..count).map(|_| {

@@ -1,6 +1,8 @@
 //! All machines and the wire, under one virtual time.
 
 mod faults;
+mod machines;
+mod threads;
 
 use std::collections::BTreeMap;
 
@@ -8,21 +10,20 @@ use hb_ebpf::{
     maps::{self, Cause, EventKind, LeaseNews},
     wire::Frame,
 };
-use hb_user::{
-    core::{Phase, Transition},
-    witness::generation::reserve,
-};
+use hb_user::core::Transition;
+
+use machines::draw_rates;
 
 use crate::{
-    clock::{Clock, RATE_ONE},
-    daemon::{Done, Work},
+    clock::Clock,
+    daemon::Done,
     host::Host,
     judge::Judge,
-    kernel::Kernel,
     network::Network,
-    plan::{Cluster, FENCE_DELAY, MS, Plan, RHO, index},
+    plan::{Cluster, MS, Plan, index},
     rng::Rng,
     schedule::{Schedule, draw},
+    stats::Stats,
 };
 
 /// A rule broken on purpose, to see that it is found.
@@ -35,24 +36,6 @@ pub(crate) enum Bent {
     Clocks,
     /// Packets leave long after they passed the gate.
     Margin,
-}
-
-/// What the seeds led to, to see that they reach what they are for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stats {
-    pub(crate) frames: u64,
-    pub(crate) holders: u64,
-    pub(crate) armed: u64,
-    pub(crate) releases: u64,
-    pub(crate) lapses: u64,
-    pub(crate) regained: u64,
-    pub(crate) conflicts: u64,
-    pub(crate) resumed: u64,
-    pub(crate) vain: u64,
-    pub(crate) fences: u64,
-    pub(crate) failures: u64,
-    pub(crate) residues: u64,
-    pub(crate) slowest_ms: u64,
 }
 
 enum Event {
@@ -82,6 +65,8 @@ pub(crate) struct World {
     open_faults: usize,
     judge: Judge,
     pub(crate) stats: Stats,
+    /// What the kernel halves told and must not have.
+    wrong: Option<String>,
     trace: Option<Vec<String>>,
 }
 
@@ -111,6 +96,7 @@ impl World {
             open_faults: schedule.faults.len(),
             schedule,
             stats: Stats::default(),
+            wrong: None,
             trace: trace.then(Vec::new),
         };
         for host in 0..machines {
@@ -142,6 +128,9 @@ impl World {
             let looks = matches!(event, Event::Look);
             self.handle(event);
             self.look_at_the_wire()?;
+            if let Some(wrong) = self.wrong.take() {
+                return Err(wrong);
+            }
             if looks && self.is_over()? {
                 return Ok(());
             }
@@ -280,7 +269,10 @@ impl World {
         let (work, logs) = (std::mem::take(&mut daemon.work), std::mem::take(&mut daemon.logs));
         for transition in logs {
             self.note(at, || format!("{transition:?}"));
-            self.count(&transition);
+            if let Transition::PassedOver { group, .. } = &transition {
+                self.hosts[at].passed_over[usize::from(group.0)] = true;
+            }
+            self.stats.count(&transition);
         }
         let Some(due) = due else {
             self.note(at, || "left".to_owned());
@@ -295,44 +287,6 @@ impl World {
         let next = self.hosts[at].clock.real_of(due, now);
         self.wake_main_at(at, next);
         self.follow_up(at);
-    }
-
-    fn begin_work(&mut self, at: usize, work: Work) {
-        let rng = &mut self.rng;
-        let takes = match work {
-            Work::Clean { .. } => rng.within(MS / 10, 3 * MS),
-            Work::Start { .. } | Work::Stop { .. } => rng.within(MS / 2, 6 * MS),
-            Work::FenceDue => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
-            Work::Fence if rng.chance(100) => rng.within(100 * MS, 400 * MS),
-            Work::Fence => rng.within(2 * MS, 60 * MS),
-            Work::Silence => self.plan.terms(at).wait_ns(),
-        };
-        let host = &mut self.hosts[at];
-        let mut result = Ok(());
-        let mut due = self.now + takes;
-        match work {
-            Work::Start { group, .. } | Work::Stop { group } => {
-                due = self.now.max(host.lanes[group]) + takes;
-                host.lanes[group] = due;
-                if matches!(work, Work::Start { .. }) && host.fail_starts {
-                    result = Err("refused".to_owned());
-                }
-            }
-            Work::Fence => {
-                // An agent may do it and not know it.
-                let fails = host.fail_fences;
-                if fails {
-                    result = Err("no answer".to_owned());
-                }
-                if !fails || self.rng.chance(300) {
-                    let off = self.now + self.rng.within(MS, takes);
-                    self.at(off, Event::PowerOff { host: 1 - at });
-                }
-            }
-            Work::Clean { .. } | Work::FenceDue | Work::Silence => {}
-        }
-        let start = self.hosts[at].start;
-        self.at(due, Event::Work { host: at, start, done: Done { work, result } });
     }
 
     /// Lets happen what follows from what a machine did: frames, wake-ups, timers.
@@ -362,6 +316,18 @@ impl World {
             Some(EventKind::Dead) => format!("{:?}", Cause::from_code(event.cause)),
             Some(EventKind::Lease) => format!("{:?}", LeaseNews::from_code(event.cause)),
             Some(EventKind::Up) => "is heard".to_owned(),
+            Some(EventKind::Paused) => {
+                self.stats.jumps += 1;
+                let whose = if event.cause == 1 { "this" } else { "that" };
+                let ms = event.silence_ns / MS;
+                if self.bent == Bent::Nothing && !self.schedule.pauses() {
+                    self.wrong = Some(format!(
+                        "machine {} says that a clock stood still, and none did",
+                        at + 1
+                    ));
+                }
+                format!("the clock of {whose} machine stood still for {ms} ms")
+            }
             _ => return,
         };
         self.note(at, || format!("kernel: machine {}: {text}", event.peer));
@@ -389,141 +355,6 @@ impl World {
         }
     }
 
-    fn set_timers(&mut self, at: usize) {
-        let late = self.rng.within(10_000, 100_000);
-        let (host, now) = (&mut self.hosts[at], self.now);
-        let Some(kernel) = &host.kernel else { return };
-        let mut timers = Vec::new();
-        for (contact, known) in kernel.contacts.iter().enumerate() {
-            if let (Some(due), false) = (known.timer, host.timers[contact] == known.set) {
-                let real = host.clock.real_of(due, now);
-                if real != u64::MAX {
-                    host.timers[contact] = known.set;
-                    timers.push((real + late, contact, known.set));
-                }
-            }
-        }
-        let life = host.life;
-        for (due, contact, set) in timers {
-            self.at(due, Event::Timer { host: at, life, contact, set });
-        }
-    }
-
-    /// A thread that is woken runs a little later; now and then it has to wait for the processor.
-    fn wake_fast(&mut self, host: usize) {
-        let stall = if self.rng.chance(10) { 3 * MS } else { 50_000 };
-        let at = self.now + self.rng.within(5_000, stall);
-        self.wake_fast_at(host, at);
-    }
-
-    fn wake_main(&mut self, host: usize) {
-        // Of two nodes that think it is their turn, nothing but what they hear within two intervals
-        // keeps them apart where nobody votes: then a daemon may not be as late as that.
-        let late = if self.plan.cluster == Cluster::Available { 3 * MS } else { 10 * MS };
-        let stall = if self.rng.chance(10) { late } else { 200_000 };
-        let at = self.now + self.rng.within(5_000, stall);
-        self.wake_main_at(host, at);
-    }
-
-    fn wake_fast_at(&mut self, host: usize, at: u64) {
-        let found = &mut self.hosts[host];
-        if at < found.fast_at && found.daemon.is_some() {
-            let at = at.max(self.now + 1);
-            found.fast_at = at;
-            let start = found.start;
-            self.at(at, Event::Fast { host, start });
-        }
-    }
-
-    fn wake_main_at(&mut self, host: usize, at: u64) {
-        let found = &mut self.hosts[host];
-        if at < found.main_at && found.daemon.is_some() {
-            let at = at.max(self.now + 1);
-            found.main_at = at;
-            let start = found.start;
-            self.at(at, Event::Main { host, start });
-        }
-    }
-
-    /// A machine starts; a node's daemon follows, a witness needs none.
-    fn boot(&mut self, at: usize) {
-        let host = &mut self.hosts[at];
-        if host.powered {
-            return;
-        }
-        host.powered = true;
-        host.boots += 1;
-        let witness = at >= self.plan.cluster.nodes();
-        if self.now > 0 {
-            let rate = draw_rates(&mut self.rng, 1, self.bent)[0];
-            host.clock = Clock::new(self.now, self.rng.within(5_000 * MS, 10_000 * MS), rate);
-        }
-        let now = host.clock.at(self.now);
-        if witness {
-            host.life += 1;
-            host.timers.fill(0);
-            let mut kernel = Kernel::new(&self.plan, at, self.rng.next() | 1);
-            let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
-            host.disk.generation = reserved.stored;
-            kernel.begin(Some(reserved.floor), now);
-            for record in &mut kernel.records {
-                hb_ebpf::lease::start::generation_stored(record, reserved.stored);
-            }
-            // It has no daemon that could grow old.
-            kernel.node.controller_stamp_ns = u64::MAX;
-            kernel.node.incarnation = self.hosts[at].life as u32;
-            self.hosts[at].kernel = Some(kernel);
-        } else if self.now > 0 {
-            let delay = self.rng.within(MS, 30 * MS);
-            self.after(delay, Event::StartDaemon { host: at });
-        }
-        self.note(at, || "boots".to_owned());
-    }
-
-    fn start_daemon(&mut self, at: usize) {
-        let (now, nonce) = (self.now, self.rng.next() | 1);
-        let host = &mut self.hosts[at];
-        if !host.powered || host.daemon.is_some() {
-            return;
-        }
-        let found = host.start_daemon(&self.plan, at, nonce, now);
-        self.stats.resumed += u64::from(found);
-        self.note(at, || format!("daemon starts, kernel half found: {found}"));
-        self.wake_main(at);
-        self.wake_fast(at);
-        self.follow_up(at);
-    }
-
-    fn fence(&mut self, at: usize) {
-        self.note(at, || "fenced".to_owned());
-        self.stats.fences += 1;
-        self.hosts[at].power_off();
-        self.judge.fenced(at, self.now);
-        let delay = self.rng.within(50 * MS, 400 * MS);
-        self.after(delay, Event::Boot { host: at });
-    }
-
-    fn count(&mut self, transition: &Transition) {
-        use hb_user::core::Reason;
-        let stats = &mut self.stats;
-        match transition {
-            Transition::Lapsed { .. } => stats.lapses += 1,
-            Transition::Regained { .. } => stats.regained += 1,
-            Transition::Conflict { .. } => stats.conflicts += 1,
-            Transition::NoMajority { .. } => stats.vain += 1,
-            Transition::Failed { .. } => stats.failures += 1,
-            Transition::Group { to: Phase::Released { .. }, .. } => stats.releases += 1,
-            Transition::Group { to: Phase::Seeking, reason, .. } => {
-                let armed = matches!(
-                    reason,
-                    Reason::HolderDied { .. } | Reason::ControllerDied(_) | Reason::HandedOver(_)
-                );
-                stats.armed += u64::from(armed);
-            }
-            _ => {}
-        }
-    }
-
     fn at(&mut self, at: u64, event: Event) {
         self.order += 1;
         self.queue.insert((at, self.order), event);
@@ -538,34 +369,5 @@ impl World {
             let at = self.now as f64 / MS as f64;
             trace.push(format!("{at:>10.3} ms  {}  {}", host + 1, text()));
         }
-    }
-}
-
-/// Rates within rho of each other, often at its ends.
-fn draw_rates(rng: &mut Rng, count: usize, bent: Bent) -> Vec<u64> {
-    let most = if bent == Bent::Clocks { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
-    let rate = |_| match rng.index(3) {
-        0 => RATE_ONE,
-        1 => most,
-        _ => rng.within(RATE_ONE, most),
-    };
-    (0..count).map(rate).collect()
-}
-
-impl Stats {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.frames += other.frames;
-        self.holders += other.holders;
-        self.armed += other.armed;
-        self.releases += other.releases;
-        self.lapses += other.lapses;
-        self.regained += other.regained;
-        self.conflicts += other.conflicts;
-        self.resumed += other.resumed;
-        self.vain += other.vain;
-        self.fences += other.fences;
-        self.failures += other.failures;
-        self.residues += other.residues;
-        self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

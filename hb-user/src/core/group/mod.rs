@@ -104,6 +104,9 @@ pub(super) struct Group {
     pub(super) record: RecordFacts,
     /// When the lease of the group held had run out, and when this node saw that first.
     lapsed: Option<(BootTime, BootTime)>,
+    /// The epoch in which resources were last asked to start: the record may have taken a higher
+    /// number by the time they have.
+    started_in: Epoch,
     /// Whether the record was seen to seek in this phase.
     sought: bool,
     /// Not to seek before this, after a seek without a majority.
@@ -150,6 +153,7 @@ impl Group {
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,
+            started_in: Epoch::NONE,
             sought: false,
             pause_until: BootTime::NEVER,
             vain: 0,
@@ -401,10 +405,11 @@ impl Group {
         out: &mut Vec<Action>,
     ) {
         match (self.phase, result) {
-            (Phase::Starting { epoch: held }, Ok(())) if epoch == held => {
+            _ if epoch != self.started_in => {}
+            (Phase::Starting { epoch }, Ok(())) => {
                 self.go(Phase::Serving { epoch }, Reason::Done, now, out);
             }
-            (Phase::Starting { epoch: held }, Err(error)) if epoch == held => {
+            (Phase::Starting { .. }, Err(error)) => {
                 self.fail(format!("starting resources: {error}"), out);
             }
             _ => {}
@@ -469,6 +474,7 @@ impl Group {
             return self.go(Phase::Serving { epoch }, reason, now, out);
         };
         self.started = true;
+        self.started_in = epoch;
         self.go(Phase::Starting { epoch }, reason.clone(), now, out);
         self.deadline = Some(now.after(bounds.start));
         out.push(Action::StartResources { group: self.id(), epoch, reason });

@@ -262,9 +262,9 @@ impl Group {
                 out.push(Action::GiveUp { group: self.id() });
                 self.pause(Reason::NoMajority, now, out);
             }
-            (Phase::Starting { epoch }, Some(bounds)) => {
+            (Phase::Starting { .. }, Some(bounds)) => {
                 let late = format!("no result within {:?}", bounds.start);
-                self.resources_started(epoch, Err(late), now, out);
+                self.resources_started(self.started_in, Err(late), now, out);
             }
             (Phase::Stopping { .. } | Phase::Clearing, Some(bounds)) => {
                 let late = format!("no result within {:?}", bounds.stop);

@@ -2,8 +2,11 @@
 
 use hb_user::{core::Input, id::GroupId};
 
-use super::{Event, MS, World, draw_rates};
-use crate::{plan::id, schedule::Fault};
+use super::{Event, World, machines::draw_rates};
+use crate::{
+    plan::{MS, id},
+    schedule::Fault,
+};
 
 impl World {
     pub(super) fn begin(&mut self, at: usize) {

@@ -1,0 +1,262 @@
+//! Courses of events that one phase alone does not show.
+
+use hb_ebpf::{
+    epoch::Epoch,
+    lease::Policy,
+    wire::{Health, State},
+};
+
+use super::{
+    super::{Action, Input, PeerFacts, Phase, Transition},
+    *,
+};
+
+/// Node b, standing by, while a holds the group.
+fn standing_by(policy: Policy) -> (Bench, PeerFacts) {
+    let mut bench = Bench::under(policy, B, None, true).cleaned();
+    let holder = held_by_peer(B, Epoch::floor(1));
+    let actions = bench.give(peer(A, holder));
+    let armed = Action::Arm { peer: A, groups: vec![GROUP] };
+    assert!(actions.contains(&armed), "{actions:?}");
+    (bench, holder)
+}
+
+fn seeks(action: &Action) -> bool {
+    matches!(action, Action::Seek { .. })
+}
+
+#[test]
+fn the_holder_dies_and_the_group_is_sought_taken_and_started() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    let actions = bench.give(peer(A, dead(holder)));
+    assert_eq!(actions.iter().filter(|action| seeks(action)).count(), 1, "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Seeking);
+    let epoch = bench.epoch();
+    let actions = bench.give(took(epoch, Ok(())));
+    assert!(actions.iter().any(|action| matches!(action, Action::StartResources { .. })));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+#[test]
+fn a_silent_fast_path_fails_the_group() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(peer(A, dead(holder)));
+    for _ in 0..20 {
+        bench.wait();
+    }
+    assert!(bench.core.view().groups[0].health == Health::Failed, "{:?}", bench.phase());
+}
+
+#[test]
+fn a_seek_without_a_majority_is_tried_again_until_there_is_one() {
+    let (mut bench, holder) = standing_by(Policy::Witness);
+    bench.give(peer(A, dead(holder)));
+    assert_eq!(bench.phase(), Phase::Seeking);
+    let mut tries = 0;
+    for _ in 0..60 {
+        let actions = bench.wait().unwrap();
+        tries += actions.iter().filter(|action| seeks(action)).count();
+    }
+    assert!(tries > 5, "{tries} tries");
+    let said = |action: &&Action| matches!(action, Action::Log(Transition::NoMajority { .. }));
+    assert_eq!(bench.actions.iter().filter(said).count(), 1, "told once");
+    while bench.record.state() != State::Seeking {
+        bench.wait();
+    }
+    // The witness is heard at last.
+    let promise = hb_ebpf::lease::holder::Promise {
+        epoch: Epoch(bench.record.epoch),
+        t0_ns: bench.now.0,
+        lease_ns: 2_000_000,
+    };
+    let now = bench.now.0;
+    hb_ebpf::lease::holder::promise(&mut bench.record, &bench.terms, WITNESS, &promise, now);
+    bench.look();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+#[test]
+fn a_lease_that_runs_out_is_said_and_given_way_to_only_after_a_promise() {
+    let (mut bench, holder) = standing_by(Policy::Witness);
+    bench.give(peer(A, dead(holder)));
+    bench.record.state = State::Holding as u8;
+    bench.record.epoch = Epoch::floor(1).next(A.0).unwrap().next(B.0).unwrap().0;
+    bench.record.lease_end_ns = bench.now.0 + 5_000_000;
+    bench.look();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    let said = |bench: &Bench, wanted: fn(&Transition) -> bool| {
+        let logs = bench.actions.iter().filter(|action| match action {
+            Action::Log(transition) => wanted(transition),
+            _ => false,
+        });
+        logs.count()
+    };
+    let lapsed: fn(&Transition) -> bool =
+        |transition| matches!(transition, Transition::Lapsed { .. });
+    bench.now = BootTime(bench.record.lease_end_ns + 1);
+    bench.look();
+    bench.drain();
+    assert_eq!((bench.phase(), said(&bench, lapsed)), (Phase::Serving { epoch }, 1));
+    // It runs again.
+    bench.record.lease_end_ns = bench.now.0 + 1_000_000;
+    bench.look();
+    bench.drain();
+    let regained: fn(&Transition) -> bool =
+        |transition| matches!(transition, Transition::Regained { .. });
+    assert_eq!((bench.phase(), said(&bench, regained)), (Phase::Serving { epoch }, 1));
+    // And is lost for good.
+    bench.now = BootTime(bench.record.lease_end_ns + 1);
+    bench.look();
+    bench.drain();
+    assert_eq!(bench.phase(), Phase::Serving { epoch }, "it may run again");
+    bench.now = bench.now.after(std::time::Duration::from_millis(10));
+    bench.look();
+    bench.drain();
+    assert!(matches!(bench.phase(), Phase::Yielding { .. }), "{:?}", bench.phase());
+}
+
+#[test]
+fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
+    let (mut bench, holder) = standing_by(Policy::Safe);
+    // Its own promise has run out.
+    bench.now = BootTime(bench.now.0 + 10_000_000);
+    bench.give(peer(A, dead(holder)));
+    let fence = |action: &&Action| matches!(action, Action::Fence { node: A, .. });
+    assert_eq!(bench.actions.iter().filter(fence).count(), 1, "{:?}", bench.actions);
+    let epoch = bench.epoch();
+    bench.give(peer(A, standby()));
+    assert_eq!(bench.phase(), Phase::Seeking, "what was begun is waited for");
+    // It failed: told, and tried again later if the node is still silent.
+    let mut failed = bench.clone();
+    failed.give(Input::Fenced { group: GROUP, epoch, result: bad() });
+    assert_eq!(failed.phase(), Phase::Idle);
+    // It did not.
+    let mut order = Order { epoch: epoch.0, ..Order::new(Op::FenceAsk, 0) };
+    op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
+    op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    assert_eq!(order.code, op::WAIT, "its last packets may still leave");
+    bench.now = bench.now.after(std::time::Duration::from_millis(1));
+    let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
+    op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
+    assert_eq!(order.code, op::DONE);
+    bench.look();
+    let actions = bench.give(Input::Fenced { group: GROUP, epoch, result: Ok(()) });
+    assert!(actions.iter().any(seeks), "the fast path has to look: {actions:?}");
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+#[test]
+fn what_is_open_is_served() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    bench.give(Input::Stop);
+    assert!(matches!(bench.phase(), Phase::Stopping { .. }));
+    let mut bench = Bench::new(B, None, true).cleaned().peer(held_by_peer(B, Epoch::floor(1)));
+    // The record was won after the core had given up.
+    bench.record.state = State::Holding as u8;
+    bench.record.epoch = Epoch::floor(1).next(A.0).unwrap().next(B.0).unwrap().0;
+    bench.record.lease_end_ns = hb_ebpf::lease::ENDLESS;
+    bench.look();
+    let actions = bench.drain();
+    assert!(actions.iter().any(seeks), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Seeking);
+}
+
+#[test]
+fn a_peer_that_left_is_not_dead() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let leaving = PeerFacts { leaving: true, ..standby() };
+    bench.give(peer(A, leaving));
+    let actions = bench.give(peer(A, dead(leaving)));
+    assert!(actions.contains(&Action::Log(Transition::PeerLeft { peer: A })));
+    let death = |action: &Action| matches!(action, Action::Log(Transition::Peer { .. }));
+    assert!(!actions.iter().any(death));
+}
+
+#[test]
+fn a_peer_that_returns_having_given_up_already_is_outshouted() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let holder = held_by_peer(B, Epoch::floor(1));
+    bench.give(peer(A, holder));
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+    let announce = Action::Announce { group: GROUP };
+    // It was faster than the look at what it said meanwhile.
+    assert!(bench.give(peer(A, standby())).contains(&announce));
+    assert!(!bench.give(peer(A, standby())).contains(&announce));
+}
+
+#[test]
+fn a_release_that_only_the_fast_path_saw_is_one_takeover() {
+    let (mut bench, _) = standing_by(Policy::Available);
+    // The fast path heard the release and sought; by the time of the look, a has heard that b holds
+    // the group, and is idle.
+    bench.order(Op::Seek);
+    let epoch = bench.epoch();
+    let leaving = PeerFacts { leaving: true, ..facts(State::Idle, Health::Stopping, epoch) };
+    bench.give(peer(A, leaving));
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+}
+
+/// A daemon that was frozen over it finds a record that has left its epoch already, and that no
+/// phase of its own stands for.
+#[test]
+fn a_group_won_and_lost_before_anybody_knew_is_cleaned() {
+    let (mut bench, holder) = standing_by(Policy::Witness);
+    bench.give(peer(A, dead(holder)));
+    bench.record.state = State::Idle as u8;
+    bench.record.unclean = 1;
+    bench.core.groups[0].phase = Phase::Idle;
+    bench.look();
+    let actions = bench.drain();
+    let drops = |action: &&Action| matches!(action, Action::Drop { .. });
+    assert_eq!(actions.iter().filter(drops).count(), 1, "{actions:?}");
+    assert!(matches!(bench.phase(), Phase::Yielding { .. }));
+    bench.give(dropped(Ok(())));
+    assert_eq!((bench.record.unclean, bench.phase()), (0, Phase::Seeking));
+}
+
+#[test]
+fn a_node_that_was_passed_over_counts_again_once_it_is_back() {
+    let mut bench = Bench::new(B, None, true).cleaned().peer(standby());
+    let passed_over =
+        |action: &Action| matches!(action, Action::Log(Transition::PassedOver { .. }));
+    while !bench.actions.iter().any(passed_over) {
+        bench.wait().expect("patience ends");
+    }
+    assert_eq!(bench.core.groups[0].passed_over, Some(A));
+    bench.give(peer(A, standby()));
+    assert_eq!(bench.core.groups[0].passed_over, Some(A), "it says what it said");
+    bench.give(peer(A, dead(standby())));
+    bench.give(peer(A, standby()));
+    assert_eq!(bench.core.groups[0].passed_over, None);
+}
+
+/// Under policy `safe` a holder takes a higher number when the other node is back with one.
+#[test]
+fn a_number_taken_while_resources_start_is_served_all_the_same() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(peer(A, dead(holder)));
+    let asked = bench.epoch();
+    bench.give(took(asked, Ok(())));
+    assert_eq!(bench.phase(), Phase::Starting { epoch: asked });
+    let higher = asked.next(A.0).unwrap().next(B.0).unwrap();
+    bench.record.epoch = higher.0;
+    bench.look();
+    assert_eq!(bench.phase(), Phase::Starting { epoch: higher });
+    bench.give(started(asked, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch: higher });
+}

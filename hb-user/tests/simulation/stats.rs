@@ -1,0 +1,61 @@
+//! What the seeds led to, to see that they reach what they are for.
+
+use hb_user::core::{Phase, Reason, Transition};
+
+/// Counts over many runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) frames: u64,
+    pub(crate) holders: u64,
+    pub(crate) armed: u64,
+    pub(crate) releases: u64,
+    pub(crate) lapses: u64,
+    pub(crate) regained: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) resumed: u64,
+    pub(crate) vain: u64,
+    pub(crate) fences: u64,
+    pub(crate) failures: u64,
+    pub(crate) residues: u64,
+    pub(crate) jumps: u64,
+    pub(crate) slowest_ms: u64,
+}
+
+impl Stats {
+    pub(crate) fn count(&mut self, transition: &Transition) {
+        let stats = self;
+        match transition {
+            Transition::Lapsed { .. } => stats.lapses += 1,
+            Transition::Regained { .. } => stats.regained += 1,
+            Transition::Conflict { .. } => stats.conflicts += 1,
+            Transition::NoMajority { .. } => stats.vain += 1,
+            Transition::Failed { .. } => stats.failures += 1,
+            Transition::Group { to: Phase::Released { .. }, .. } => stats.releases += 1,
+            Transition::Group { to: Phase::Seeking, reason, .. } => {
+                let armed = matches!(
+                    reason,
+                    Reason::HolderDied { .. } | Reason::ControllerDied(_) | Reason::HandedOver(_)
+                );
+                stats.armed += u64::from(armed);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.holders += other.holders;
+        self.armed += other.armed;
+        self.releases += other.releases;
+        self.lapses += other.lapses;
+        self.regained += other.regained;
+        self.conflicts += other.conflicts;
+        self.resumed += other.resumed;
+        self.vain += other.vain;
+        self.fences += other.fences;
+        self.failures += other.failures;
+        self.residues += other.residues;
+        self.jumps += other.jumps;
+        self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
+    }
+}

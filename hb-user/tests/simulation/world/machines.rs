@@ -1,0 +1,122 @@
+//! Machines start and lose power, and daemons begin work that takes time.
+
+use hb_ebpf::lease::start;
+use hb_user::witness::generation::reserve;
+
+use super::{Bent, Event, World};
+use crate::{
+    clock::{Clock, RATE_ONE},
+    daemon::{Done, Work},
+    kernel::Kernel,
+    plan::{FENCE_DELAY, MS, RHO},
+    rng::Rng,
+};
+
+impl World {
+    /// A machine starts; a node's daemon follows, a witness needs none.
+    pub(super) fn boot(&mut self, at: usize) {
+        let host = &mut self.hosts[at];
+        if host.powered {
+            return;
+        }
+        host.powered = true;
+        host.boots += 1;
+        let witness = at >= self.plan.cluster.nodes();
+        if self.now > 0 {
+            let rate = draw_rates(&mut self.rng, 1, self.bent)[0];
+            host.clock = Clock::new(self.now, self.rng.within(5_000 * MS, 10_000 * MS), rate);
+        }
+        let now = host.clock.at(self.now);
+        if witness {
+            host.life += 1;
+            host.timers.fill(0);
+            let mut kernel = Kernel::new(&self.plan, at, self.rng.next() | 1);
+            let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
+            host.disk.generation = reserved.stored;
+            kernel.begin(Some(reserved.floor), now);
+            for record in &mut kernel.records {
+                start::generation_stored(record, reserved.stored);
+            }
+            // It has no daemon that could grow old.
+            kernel.node.controller_stamp_ns = u64::MAX;
+            kernel.node.incarnation = self.hosts[at].life as u32;
+            self.hosts[at].kernel = Some(kernel);
+        } else if self.now > 0 {
+            let delay = self.rng.within(MS, 30 * MS);
+            self.after(delay, Event::StartDaemon { host: at });
+        }
+        self.note(at, || "boots".to_owned());
+    }
+
+    pub(super) fn start_daemon(&mut self, at: usize) {
+        let (now, nonce) = (self.now, self.rng.next() | 1);
+        let host = &mut self.hosts[at];
+        if !host.powered || host.daemon.is_some() {
+            return;
+        }
+        let found = host.start_daemon(&self.plan, at, nonce, now);
+        self.stats.resumed += u64::from(found);
+        self.note(at, || format!("daemon starts, kernel half found: {found}"));
+        self.wake_main(at);
+        self.wake_fast(at);
+        self.follow_up(at);
+    }
+
+    pub(super) fn fence(&mut self, at: usize) {
+        self.note(at, || "fenced".to_owned());
+        self.stats.fences += 1;
+        self.hosts[at].power_off();
+        self.judge.fenced(at, self.now);
+        let delay = self.rng.within(50 * MS, 400 * MS);
+        self.after(delay, Event::Boot { host: at });
+    }
+
+    pub(super) fn begin_work(&mut self, at: usize, work: Work) {
+        let rng = &mut self.rng;
+        let takes = match work {
+            Work::Clean { .. } => rng.within(MS / 10, 3 * MS),
+            Work::Start { .. } | Work::Stop { .. } => rng.within(MS / 2, 6 * MS),
+            Work::FenceDue => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
+            Work::Fence if rng.chance(100) => rng.within(100 * MS, 400 * MS),
+            Work::Fence => rng.within(2 * MS, 60 * MS),
+            Work::Silence => self.plan.terms(at).wait_ns(),
+        };
+        let host = &mut self.hosts[at];
+        let mut result = Ok(());
+        let mut due = self.now + takes;
+        match work {
+            Work::Start { group, .. } | Work::Stop { group } => {
+                due = self.now.max(host.lanes[group]) + takes;
+                host.lanes[group] = due;
+                if matches!(work, Work::Start { .. }) && host.fail_starts {
+                    result = Err("refused".to_owned());
+                }
+            }
+            Work::Fence => {
+                // An agent may do it and not know it.
+                let fails = host.fail_fences;
+                if fails {
+                    result = Err("no answer".to_owned());
+                }
+                if !fails || self.rng.chance(300) {
+                    let off = self.now + self.rng.within(MS, takes);
+                    self.at(off, Event::PowerOff { host: 1 - at });
+                }
+            }
+            Work::Clean { .. } | Work::FenceDue | Work::Silence => {}
+        }
+        let start = self.hosts[at].start;
+        self.at(due, Event::Work { host: at, start, done: Done { work, result } });
+    }
+}
+
+/// Rates within rho of each other, often at its ends.
+pub(super) fn draw_rates(rng: &mut Rng, count: usize, bent: Bent) -> Vec<u64> {
+    let most = if bent == Bent::Clocks { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
+    let rate = |_| match rng.index(3) {
+        0 => RATE_ONE,
+        1 => most,
+        _ => rng.within(RATE_ONE, most),
+    };
+    (0..count).map(rate).collect()
+}
