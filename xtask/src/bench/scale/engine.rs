@@ -8,7 +8,7 @@ use benches::{
     bpf::{Hook, Program, Statistics},
     cable::{Cable, INTERFACE},
     crowd::{Crowd, Done},
-    half::{self, Half, LINK, ME},
+    half::{self, Half, LINK},
     packets::{MY_MAC, PEER_MAC},
 };
 use hb_ebpf::maps::Transport;
@@ -140,7 +140,6 @@ fn start(half: &mut Half, ids: &[NodeId], index: u32, interval: Duration) -> Res
         targets.push(Target { peer, link: LINK, socket, keys: half::keys(peer) });
     }
     Ok(Fast::start(Setup {
-        me: ME,
         targets,
         interval,
         effects: Vec::new(),
