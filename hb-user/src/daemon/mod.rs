@@ -144,7 +144,7 @@ struct Daemon {
     defended: BTreeMap<u8, BootTime>,
     /// When this daemon last looked round.
     round: BootTime,
-    /// When this node, or a peer, was last found to have been paused, and for how many milliseconds.
+    /// When this node was last found to have been paused, and for how many microseconds.
     paused: Option<(BootTime, u64)>,
     state: StateDir,
     keys: keys::Keys,

@@ -107,6 +107,14 @@ impl Daemon {
         if let Err(error) = &running.stack {
             warnings.push(error.clone());
         }
+        if let Some((at, us)) = self.paused {
+            warnings.push(format!(
+                "this node was paused for {} ms, {} s ago: its clock stood still, or that of another \
+                 machine was set",
+                us.div_ceil(1000),
+                clock::now().since(at).as_secs()
+            ));
+        }
         for Machine { id, name, witness } in self.machines() {
             let Some(state) = self.maps().peer(id) else { continue };
             if state.incarnation != 0 && state.config_hash != self.maps().node().config_hash {
