@@ -47,7 +47,7 @@ enum Packet {
     Lasting(Vec<u8>),
     /// Of an earlier life of the peer: refused as such only for as long as the frame is fresh and the
     /// present life of the peer is not silent, so both are made anew for each sample.
-    Earlier(RefCell<StandIn>),
+    Earlier(Box<RefCell<StandIn>>),
 }
 
 /// What a figure is held against.
@@ -203,7 +203,7 @@ fn refused(all: &mut Vec<Case>, half: &Half) -> Result<()> {
     let taken = live_on(&mut peer, &program)?;
     for &reason in Refusal::ALL {
         let packet = if reason == Refusal::Incarnation {
-            Packet::Earlier(RefCell::new(peer.clone()))
+            Packet::Earlier(Box::new(RefCell::new(peer.clone())))
         } else {
             Packet::Lasting(refusable(&mut peer, &taken, reason))
         };

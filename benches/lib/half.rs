@@ -4,7 +4,11 @@ use std::{
     fs,
     path::{Path as FilePath, PathBuf},
     process,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +19,7 @@ use hb_ebpf::{
         op::{DONE, Op, Order},
         terms::{RHO_DEFAULT, Timing},
     },
-    maps::{Path, PeerKeys, Transport},
+    maps::{MAX_NODES, Path, PeerKeys, Timing as Timers, Transport},
     siphash::Key,
     time::BootTime,
     wire::GROUPS,
@@ -26,7 +30,11 @@ use hb_user::{
     kernel::{Identity, Kernel, OBJECT, Shared, remove_pins},
 };
 
-use crate::{bpf::Program, packets, stand_in::StandIn};
+use crate::{
+    bpf::Program,
+    packets,
+    stand_in::{StandIn, standing_by},
+};
 
 /// The cluster it is in.
 pub const CLUSTER: u32 = 0xc0ff_ee02;
@@ -46,15 +54,21 @@ const AHEAD: BootTime = BootTime(u64::MAX);
 
 /// A directory for pins, removed on drop with all that is in it.
 #[derive(Debug)]
-struct Pins(PathBuf);
+pub(crate) struct Pins(PathBuf);
 
 impl Pins {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         ::lab::mounts::ensure()?;
         sweep();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self(FilePath::new(PLACE).join(format!("{PREFIX}{}-{count}", process::id()))))
+    }
+}
+
+impl Pins {
+    pub(crate) fn path(&self) -> &FilePath {
+        &self.0
     }
 }
 
@@ -89,7 +103,10 @@ pub struct Half {
     /// Its programs and maps.
     pub kernel: Kernel,
     /// Its shared maps.
-    pub shared: Shared,
+    pub shared: Arc<Shared>,
+    transport: Transport,
+    interface: u32,
+    mac: [u8; 6],
     _pins: Pins,
 }
 
@@ -116,27 +133,60 @@ impl Half {
         });
         shared.stamp_controller(AHEAD);
         kernel.set_terms(&terms()?)?;
-        kernel.set_keys(PEER, &keys())?;
+        kernel.set_vips(&[(packets::VIP_V4.into(), 0), (packets::VIP_V6.into(), 0)])?;
+        kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, reserved: [0; 7] })?;
+        let shared = Arc::new(shared);
+        let mut half = Self { kernel, shared, transport, interface, mac, _pins: pins };
+        half.introduce(PEER)?;
+        half.shared.stamp_probe(PEER, AHEAD);
+        Ok(half)
+    }
+
+    /// Has it know one more peer, at the other end of the same link.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn introduce(&mut self, peer: NodeId) -> Result<()> {
         let mut address = [0; 16];
-        match transport {
+        match self.transport {
             Transport::Ethernet => {}
             Transport::Udp4 => address[..4].copy_from_slice(&packets::PEER_V4),
             Transport::Udp6 => address = packets::PEER_V6,
         }
-        let transport_code = transport as u8;
         let path = Path {
-            interface,
-            transport: transport_code,
+            interface: self.interface,
+            transport: self.transport as u8,
             min_hops: 255,
-            mac,
+            mac: self.mac,
             reserved: [0; 4],
             address,
         };
-        kernel.set_path(PEER, LINK, &path)?;
-        kernel.set_vips(&[(packets::VIP_V4.into(), 0), (packets::VIP_V6.into(), 0)])?;
-        kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, reserved: [0; 7] })?;
-        shared.stamp_probe(PEER, AHEAD);
-        Ok(Self { kernel, shared, _pins: pins })
+        self.kernel.set_path(peer, LINK, &path)?;
+        self.kernel.set_keys(peer, &keys(peer))?;
+        Ok(())
+    }
+
+    /// Begins to count the misses of a peer: five are its death.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn watch(&mut self, peer: NodeId, interval: Duration) -> Result<()> {
+        let interval_ns = interval.as_nanos() as u64;
+        self.shared.set_timing(
+            peer,
+            &Timers {
+                interval_ns,
+                warn_ns: 3 * interval_ns,
+                dead_ns: 5 * interval_ns,
+                init_dead_ns: 1000 * MS,
+                doubt_max_ns: 100 * MS,
+                late_ns: interval_ns,
+            },
+        );
+        self.kernel.arm(peer, true)?;
+        Ok(())
     }
 
     /// Returns one of its programs.
@@ -151,18 +201,25 @@ impl Half {
     /// Returns who speaks for [`PEER`].
     #[must_use]
     pub fn stand_in(&self) -> StandIn {
+        self.stand_in_for(PEER)
+    }
+
+    /// Returns who speaks for a peer.
+    #[must_use]
+    pub fn stand_in_for(&self, peer: NodeId) -> StandIn {
         let now = clock::now();
         StandIn {
-            id: PEER,
+            id: peer,
             to: ME,
             link: LINK,
             cluster: CLUSTER,
             config_hash: CONFIG_HASH,
-            key: (KEY_ID, keys().receive[0]),
-            nonce: 0x77,
+            key: (KEY_ID, keys(peer).receive[0]),
+            nonce: 0x77 + u64::from(peer.0),
             known: NONCE,
             echo: (now.ns(), now),
             sequences: [0; 2],
+            words: standing_by(),
         }
     }
 
@@ -186,7 +243,17 @@ impl Half {
     }
 }
 
-fn terms() -> Result<Terms> {
+/// Returns all nodes that a kernel half can know besides itself.
+pub fn peers() -> impl Iterator<Item = NodeId> {
+    (1..=MAX_NODES as u8).map(NodeId).filter(|&id| id != ME)
+}
+
+/// Returns lengths that fit each other, and who votes.
+///
+/// # Errors
+///
+/// If they do not fit.
+pub fn terms() -> Result<Terms> {
     let timing = Timing {
         lease_ns: 20 * MS,
         margin_ns: 2 * MS,
@@ -201,8 +268,10 @@ fn terms() -> Result<Terms> {
         .map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn keys() -> PeerKeys {
-    let key = |n: u64| Key { words: [n, !n] };
+/// Returns the keys that the kernel half shares with a peer.
+#[must_use]
+pub fn keys(peer: NodeId) -> PeerKeys {
+    let key = |n: u64| Key { words: [n, u64::from(peer.0)] };
     PeerKeys {
         ids: [KEY_ID, 0],
         reserved: [0; 6],

@@ -7,6 +7,8 @@
 pub mod bpf;
 pub mod cable;
 pub mod cost;
+pub mod crowd;
 pub mod half;
 pub mod packets;
 pub mod stand_in;
+pub mod votes;

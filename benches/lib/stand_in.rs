@@ -3,7 +3,7 @@
 use hb_ebpf::{
     siphash::Key,
     time::BootTime,
-    wire::{Be32, Be64, Frame, GroupWord, Health, Kind, MAGIC, VERSION},
+    wire::{Be32, Be64, Frame, GROUPS, GroupWord, Health, Kind, MAGIC, VERSION},
 };
 use hb_user::id::{LinkId, NodeId};
 
@@ -30,6 +30,14 @@ pub struct StandIn {
     pub echo: (u64, BootTime),
     /// Numbers of its newest probe and answer.
     pub sequences: [u64; 2],
+    /// What it says of its groups.
+    pub words: [GroupWord; GROUPS],
+}
+
+/// What a node says that stands by in every group.
+#[must_use]
+pub fn standing_by() -> [GroupWord; GROUPS] {
+    [GroupWord { health: Health::Standby as u8, ..GroupWord::default() }; GROUPS]
 }
 
 impl StandIn {
@@ -37,7 +45,6 @@ impl StandIn {
     pub fn frame(&mut self, kind: Kind, now: BootTime) -> Frame {
         let sequence = &mut self.sequences[usize::from(kind == Kind::Answer)];
         *sequence += 1;
-        let standby = GroupWord { health: Health::Standby as u8, ..GroupWord::default() };
         let (echo, heard) = self.echo;
         let mut frame = Frame {
             magic: MAGIC,
@@ -57,7 +64,7 @@ impl StandIn {
             echo_ns: Be64::new(echo),
             echo_age_ns: Be64::new(now.ns().saturating_sub(heard.ns())),
             config_hash: Be64::new(self.config_hash),
-            groups: [standby; 8],
+            groups: self.words,
             ..Frame::default()
         };
         frame.sign(&self.key.1);

@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    os::fd::BorrowedFd,
     path::{Path as FilePath, PathBuf},
 };
 
@@ -332,6 +333,15 @@ impl Witness {
     #[must_use]
     pub const fn maps(&self) -> &WitnessMaps {
         &self.maps
+    }
+
+    /// Returns the program that votes, for whoever looks at it.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`] if it is not loaded.
+    pub fn program_fd(&self) -> Result<BorrowedFd<'_>, KernelError> {
+        self.kernel.program_fd("heartbeat")
     }
 
     /// Attaches to an interface as [`Kernel::attach`] does; in generic mode if that is wanted.

@@ -57,6 +57,11 @@ pub(crate) struct Report {
 }
 
 impl Kernel {
+    /// Tells whether its figures are not meant to be read.
+    pub(crate) fn is_smoke(&self) -> bool {
+        self.smoke
+    }
+
     /// Measures, shows, and writes the file if one is asked for.
     pub(crate) fn run(&self) -> Result<()> {
         prepare::machine()?;

@@ -88,7 +88,10 @@ struct Series {
     /// What everybody waited who was to ask between these two, on a schedule of one question each
     /// 100 us that no stall of the client or the service excuses, in microseconds.
     waited_us: Option<Figures>,
-    /// Where the time between the fault and the first answer of b goes.
+    /// From the fault to the first answer of b, in microseconds; the old node may have served for a part
+    /// of it.
+    fault_to_answer_us: Option<Figures>,
+    /// Where the time of the outage goes.
     parts: Vec<Part>,
     /// Each run.
     each: Vec<Run>,
@@ -226,6 +229,10 @@ impl Series {
         let good: Vec<&Run> = each.iter().filter(|run| run.ok).collect();
         let outages: Vec<f64> =
             good.iter().filter_map(|run| Some(run.outage_ns? as f64 / 1e3)).collect();
+        let answers: Vec<f64> = good
+            .iter()
+            .filter_map(|run| Some(run.instants.first_answer_new_ns? as f64 / 1e3))
+            .collect();
         let waits: Vec<f64> = good.iter().flat_map(|run| waits_us(run)).collect();
         Self {
             setting,
@@ -234,6 +241,7 @@ impl Series {
             failed: each.len() - good.len(),
             outage_us: Figures::of(&outages),
             waited_us: Figures::of(&waits),
+            fault_to_answer_us: Figures::of(&answers),
             parts: parts::of(&good),
             each,
         }
@@ -276,9 +284,11 @@ impl Report {
                 text.push_str(&part.us.row(part.name, WIDTH));
                 text.push('\n');
             }
-            for (name, figures) in
-                [("outage", series.outage_us), ("wait of each question", series.waited_us)]
-            {
+            for (name, figures) in [
+                ("outage", series.outage_us),
+                ("wait of each question", series.waited_us),
+                ("from the fault to the first answer of b", series.fault_to_answer_us),
+            ] {
                 if let Some(figures) = figures {
                     text.push_str(&figures.row(name, WIDTH));
                     text.push('\n');

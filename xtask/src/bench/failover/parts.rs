@@ -1,4 +1,4 @@
-//! The parts of a takeover, one after the other from the fault to the first answer of b.
+//! The parts of an outage, one after the other from the last answer of a to the first of b.
 
 use serde::Serialize;
 
@@ -37,10 +37,10 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     ENDS.into_iter().map(|(name, _)| name)
 }
 
-/// Returns the parts of one run, each in nanoseconds; together they are the time from the fault to the
-/// last of their ends.
+/// Returns the parts of one run, each in nanoseconds; together they are the outage. Where the old node
+/// serves on after the fault, what happens meanwhile is part of none.
 fn of_run(instants: &Instants) -> Vec<(&'static str, i64)> {
-    let mut reached = 0;
+    let mut reached = instants.last_answer_old_ns.unwrap_or(0);
     let mut parts = Vec::new();
     for (name, end) in ENDS {
         if let Some(end) = end(instants) {
@@ -72,6 +72,7 @@ mod tests {
     #[test]
     fn parts_add_up_to_the_first_answer() {
         let instants = Instants {
+            last_answer_old_ns: Some(-50),
             due_ns: Some(500),
             verdict_ns: Some(520),
             seen_ns: Some(600),
@@ -83,9 +84,22 @@ mod tests {
             ..Instants::default()
         };
         let parts = of_run(&instants);
-        assert_eq!(parts.iter().map(|(_, ns)| ns).sum::<i64>(), 900);
+        assert_eq!(parts.iter().map(|(_, ns)| ns).sum::<i64>(), 950);
         assert!(parts.contains(&("promise", 0)), "{parts:?}");
         assert!(parts.contains(&("first served packet", 200)), "{parts:?}");
+    }
+
+    #[test]
+    fn what_happens_while_the_old_node_serves_takes_no_time() {
+        let instants = Instants {
+            last_answer_old_ns: Some(20_000),
+            due_ns: Some(19_000),
+            won_ns: Some(20_100),
+            first_answer_new_ns: Some(20_400),
+            ..Instants::default()
+        };
+        let expected = [("until it is due", 0), ("promise", 100), ("first served packet", 300)];
+        assert_eq!(of_run(&instants), expected);
     }
 
     #[test]

@@ -66,23 +66,24 @@ fn paint(area: &Area<'_>, bars: &[Bar]) -> Result<(), Box<dyn std::error::Error>
     let (words, plot) = area.split_horizontally(WORDS);
     let (legend, plot) = plot.split_vertically(64);
     let right = right_end(bars);
-    let caption = "from the fault to the first packet served: medians of the parts";
+    let caption = "from the last packet served by a to the first by b: medians of the parts";
     legend.draw(&Text::new(caption, (10, 8), small(18).color(&BLACK)))?;
     let mut x = 10;
     for (name, colour) in parts::names().zip(COLOURS) {
         legend.draw(&Rectangle::new([(x, 40), (x + 10, 50)], colour.filled()))?;
-        legend.draw(&Text::new(name, (x + 13, 39), small(11).color(&BLACK)))?;
-        x += 26 + 6 * name.len() as i32;
+        legend.draw(&Text::new(name, (x + 13, 39), small(10).color(&BLACK)))?;
+        x += 22 + 53 * name.len() as i32 / 10;
     }
     let mut chart = ChartBuilder::on(&plot)
         .margin(10)
+        .margin_right(30)
         .x_label_area_size(44)
         .build_cartesian_2d(0.0..right, bars.len() as f64..0.0)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
         .y_labels(0)
-        .x_desc("microseconds after the fault")
+        .x_desc("microseconds after the last packet served by a")
         .light_line_style(RGBColor(235, 235, 235))
         .draw()?;
     for (number, bar) in bars.iter().enumerate() {
