@@ -46,6 +46,7 @@ pub(crate) struct Kernel {
     pub(crate) terms: Terms,
     pub(crate) records: Vec<Record>,
     pub(crate) contacts: Vec<Contact>,
+    watches_clocks: bool,
     /// The ring buffer, and what the timeline has not told yet.
     pub(crate) events: VecDeque<Event>,
     pub(crate) news: Vec<Event>,
@@ -85,6 +86,7 @@ impl Kernel {
             terms: plan.terms(me),
             records: vec![Record { blocked_until_ns: u64::MAX, ..Record::default() }; plan.groups],
             contacts: others.map(contact).collect(),
+            watches_clocks: plan.watches_clocks,
             events: VecDeque::new(),
             news: Vec::new(),
             told: vec![(0, 0, 0); plan.groups],
@@ -114,7 +116,7 @@ impl Kernel {
             return;
         };
         let mut jump = Jump::None;
-        if !news.has(News::UNFRESH) {
+        if !news.has(News::UNFRESH) && self.watches_clocks {
             jump = pause::judge(&mut link.clock, &frame, &self.terms, now);
         }
         self.tell(news, frame.source, now);

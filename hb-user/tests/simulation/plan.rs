@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     preferred: Option<NodeId>,
     pub(crate) auto_failback: bool,
     pub(crate) resources: bool,
+    /// Whether kernel halves look at what frames say of clocks.
+    pub(crate) watches_clocks: bool,
 }
 
 impl Plan {
@@ -81,6 +83,7 @@ impl Plan {
             preferred,
             auto_failback: preferred.is_some() && rng.chance(500),
             resources: rng.chance(600),
+            watches_clocks: true,
         }
     }
 

@@ -32,7 +32,7 @@ pub(crate) enum Bent {
     Nothing,
     /// Packets leave whenever the addresses are up.
     Bypass,
-    /// One clock goes at twice the rate of another.
+    /// One clock goes at twice the rate of another, and nobody looks.
     Clocks,
     /// Packets leave long after they passed the gate.
     Margin,
@@ -73,7 +73,9 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(cluster: Cluster, seed: u64, bent: Bent, trace: bool) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(4).wrapping_add(cluster as u64));
-        let plan = Plan::draw(cluster, &mut rng);
+        let mut plan = Plan::draw(cluster, &mut rng);
+        // Else the gates close at the first frames.
+        plan.watches_clocks = bent != Bent::Clocks;
         let machines = cluster.machines();
         let rates = draw_rates(&mut rng, machines, bent);
         let hosts = rates.into_iter().map(|rate| {
