@@ -125,7 +125,7 @@ pub fn note(
     stream.window.take(sequence);
 
     let mut news = 0;
-    peer.sequence = peer.sequence.wrapping_add(1);
+    peer.count_sequence();
     if !known {
         peer.nonce = frame.sender_nonce.get();
         peer.incarnation = frame.incarnation.get();
@@ -134,7 +134,7 @@ pub fn note(
     news |= hear(peer, frame.link, now);
     news |= listen(frame, kind, node, peer, !known);
     measure(frame, kind, link, now, continued);
-    peer.sequence = peer.sequence.wrapping_add(1);
+    peer.count_sequence();
     Ok(News(news))
 }
 

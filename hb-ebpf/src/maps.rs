@@ -9,6 +9,8 @@
 //!
 //! [`Terms`]: crate::lease::Terms
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::{
@@ -307,6 +309,19 @@ pub struct Peer {
     pub config_hash: u64,
     /// Group words of `revision`.
     pub words: [GroupWord; GROUPS],
+}
+
+impl Peer {
+    /// Counts the sequence on, at the begin and at the end of a change. Neither is merged with the
+    /// other, or moved past what is changed, by the compiler; the processors we know store in order.
+    #[inline(always)]
+    pub fn count_sequence(&mut self) {
+        compiler_fence(Ordering::SeqCst);
+        let next = self.sequence.wrapping_add(1);
+        // SAFETY: a reference is valid to write.
+        unsafe { core::ptr::write_volatile(&raw mut self.sequence, next) };
+        compiler_fence(Ordering::SeqCst);
+    }
 }
 
 /// One link to one peer. Map `LINKS`, by [`slot`], mapped into the daemon; covered by the

@@ -4,8 +4,8 @@
 //! sides, however long it and the frame it echoes were on their way:
 //!
 //! - it was sent before it arrived, so the difference is at least `transmit - now`;
-//! - what it echoes was sent by us before it arrived there, `echo_age` before this one left, so it is at
-//!   most `transmit - echo_age - echo`.
+//! - if it is an answer, what it echoes was sent by us before it left, so it is at most `transmit - echo`.
+//!   A probe echoes what its sender's daemon read from a map that changes meanwhile: it bounds nothing.
 //!
 //! (The intervals of Marzullo and Owicki, "Maintaining the time in a distributed system", 1983.) Both
 //! bounds widen as they grow older, by `rho`. A delay only makes a bound looser. So bounds that
@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     lease::{Terms, terms::RHO_ONE},
     time::L_MAX_NS,
-    wire::Frame,
+    wire::{Frame, Kind},
 };
 
 /// What is known of a peer's clock on one link; part of a [`Link`](crate::maps::Link).
@@ -64,7 +64,11 @@ pub fn judge(bounds: &mut Bounds, frame: &Frame, terms: &Terms, now: u64) -> Jum
     let transmit = frame.transmit_ns.get();
     let echo = frame.echo_ns.get();
     let least = transmit.wrapping_sub(now) as i64;
-    let most = transmit.wrapping_sub(echo).wrapping_sub(frame.echo_age_ns.get()) as i64;
+    let most = if frame.kind == Kind::Answer as u8 {
+        transmit.wrapping_sub(echo) as i64
+    } else {
+        i64::MAX
+    };
     // Both are of an instant after that of the echo, and nobody knows how long after.
     let fresh = Bounds {
         nonce: frame.sender_nonce.get(),
@@ -151,6 +155,7 @@ mod tests {
         let transmit = clocks.peer;
         clocks.pass(back, rates.0, rates.1);
         Frame {
+            kind: Kind::Answer as u8,
             sender_nonce: Be64::new(7),
             transmit_ns: Be64::new(transmit),
             echo_ns: Be64::new(echo),

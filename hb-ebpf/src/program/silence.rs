@@ -90,7 +90,7 @@ fn begin(index: u32, forget: u8) -> Option<u64> {
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
         let peer = &mut *peer;
-        peer.sequence = peer.sequence.wrapping_add(1);
+        peer.count_sequence();
         peer.started_ns = now;
         peer.watched = 1;
         peer.misses = 0;
@@ -101,7 +101,7 @@ fn begin(index: u32, forget: u8) -> Option<u64> {
         }
         let interval = peer.timing.interval_ns;
         peer.due_ns = now + interval;
-        peer.sequence = peer.sequence.wrapping_add(1);
+        peer.count_sequence();
         unlock(held);
         Some(interval)
     }
@@ -139,7 +139,7 @@ fn tick(index: u32) -> Option<u64> {
         let peer = &mut *peer;
         let before = peer.life;
         let decision = deadline::decide(peer, others, now);
-        peer.sequence = peer.sequence.wrapping_add(1);
+        peer.count_sequence();
         if abandoned {
             peer.watched = 0;
         } else {
@@ -159,7 +159,7 @@ fn tick(index: u32) -> Option<u64> {
                 peer.links_up &= !links_lost;
             }
         }
-        peer.sequence = peer.sequence.wrapping_add(1);
+        peer.count_sequence();
         unlock(held);
         (decision, before)
     };
