@@ -23,6 +23,10 @@ pub(crate) struct Kernel {
     /// Runs of the program in each sample; the kernel tells their mean.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     repeat: u32,
+    /// Only packets whose name has this in it, and what they are compared with; real frames are not
+    /// sent then.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Write what was measured to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -67,8 +71,10 @@ impl Kernel {
         prepare::machine()?;
         let (samples, repeat) =
             if self.smoke { (5, 2_000) } else { (self.samples as usize, self.repeat) };
-        let mut costs = repeated(samples, repeat)?;
-        costs.extend(live(samples)?);
+        let mut costs = repeated(samples, repeat, self.only.as_deref().unwrap_or_default())?;
+        if self.only.is_none() {
+            costs.extend(live(samples)?);
+        }
         let report = Report { machine: facts::machine(), kernel: costs };
         println!("{}", report.text());
         match &self.json {
@@ -78,8 +84,9 @@ impl Kernel {
     }
 }
 
-fn repeated(samples: usize, repeat: u32) -> Result<Vec<Cost>> {
-    let cases = Cases::new()?;
+fn repeated(samples: usize, repeat: u32, only: &str) -> Result<Vec<Cost>> {
+    let mut cases = Cases::new()?;
+    cases.all.retain(|case| case.class == Class::Empty || case.name.contains(only));
     let mut taken = vec![Vec::with_capacity(samples); cases.all.len()];
     for _ in 0..samples {
         for (case, taken) in cases.all.iter().zip(&mut taken) {
