@@ -133,8 +133,8 @@ impl Half {
         });
         shared.stamp_controller(AHEAD);
         kernel.set_terms(&terms()?)?;
+        kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, ..Default::default() })?;
         kernel.set_vips(&[(packets::VIP_V4.into(), 0), (packets::VIP_V6.into(), 0)])?;
-        kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, reserved: [0; 7] })?;
         let shared = Arc::new(shared);
         let mut half = Self { kernel, shared, transport, interface, mac, _pins: pins };
         half.introduce(PEER)?;

@@ -29,6 +29,28 @@ pub enum Address {
     V6([u8; 16]),
 }
 
+/// Returns a number below 32 that depends on every bit of the address.
+#[inline(always)]
+#[must_use]
+pub const fn fold_v4(address: [u8; 4]) -> u32 {
+    spread(u32::from_ne_bytes(address))
+}
+
+/// Returns a number below 32 that depends on every bit of the address.
+#[inline(always)]
+#[must_use]
+pub const fn fold_v6(address: [u8; 16]) -> u32 {
+    let [a, b, c, d]: [u32; 4] = zerocopy::transmute!(address);
+    spread(a ^ b ^ c ^ d)
+}
+
+#[inline(always)]
+const fn spread(word: u32) -> u32 {
+    /// 2^32 divided by the golden ratio, odd (Knuth, TAOCP 3, 6.4): spreads neighbours.
+    const GOLDEN: u32 = 0x9e37_79b1;
+    word.wrapping_mul(GOLDEN) >> 27
+}
+
 /// What a packet has to do with addresses. There are two at most: the one of the packet, and the
 /// one that Neighbour Discovery in it is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,7 +210,26 @@ pub struct Settings {
     /// A [`Mode`].
     pub mode: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// Bit `n` says that no service address has the fold `n` ([`fold_v4`], [`fold_v6`]): most packets are told from
+    /// those of service addresses by this alone. Zero says nothing, and each address is looked up.
+    pub absent: u32,
+}
+
+const _: () = assert!(size_of::<Settings>() == 8);
+
+impl Settings {
+    /// Tells whether it is certain that no service address has this fold.
+    #[inline(always)]
+    #[must_use]
+    pub const fn excludes(&self, fold: u32) -> bool {
+        self.absent & (1 << (fold & 31)) != 0
+    }
+}
+
+/// Returns [`Settings::absent`] of service addresses with these folds.
+pub fn absent(folds: impl IntoIterator<Item = u32>) -> u32 {
+    folds.into_iter().fold(u32::MAX, |absent, fold| absent & !(1 << (fold & 31)))
 }
 
 /// A service address. Maps `VIPS4` and `VIPS6`, by the address in network byte order.

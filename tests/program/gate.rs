@@ -72,7 +72,7 @@ impl Gated {
     }
 
     fn set_mode(&mut self, mode: Mode) {
-        self.rig.kernel.set_gate(&Settings { mode: mode as u8, reserved: [0; 7] }).unwrap();
+        self.rig.kernel.set_gate(&Settings { mode: mode as u8, ..Settings::default() }).unwrap();
     }
 
     fn order(&self, op: Op) -> Order {

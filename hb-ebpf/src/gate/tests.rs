@@ -137,3 +137,25 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn no_service_address_is_excluded(four: Vec<[u8; 4]>, six: Vec<[u8; 16]>, other: [u8; 16]) {
+        let folds = || {
+            four.iter().map(|a| fold_v4(*a)).chain(six.iter().map(|a| fold_v6(*a)))
+        };
+        let settings = Settings { absent: absent(folds()), ..Settings::default() };
+        for fold in folds() {
+            prop_assert!(fold < 32 && !settings.excludes(fold));
+        }
+        // Without a word about it nothing is.
+        prop_assert!(!Settings::default().excludes(fold_v6(other)));
+    }
+}
+
+#[test]
+fn most_others_are_excluded() {
+    let settings = Settings { absent: absent([fold_v4([192, 0, 2, 100])]), ..Settings::default() };
+    let others = (0..=255).filter(|&last| settings.excludes(fold_v4([192, 0, 2, last]))).count();
+    assert!((236..=252).contains(&others), "{others} of 256");
+}

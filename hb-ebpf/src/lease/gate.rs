@@ -18,14 +18,17 @@ pub const fn open(record: &Record, now: u64) -> Option<Epoch> {
     }
 }
 
-/// Returns what the gate goes by, published beside the record: when the lease ends, exclusive; 0 if
-/// this node does not hold; [`ENDLESS`].
+/// What [`until`] publishes of a group that this node does not hold: [`passes`] at no time.
+pub const NEVER: u64 = 0;
+
+/// Returns what the gate goes by, published beside the record: when the lease ends, exclusive;
+/// [`NEVER`] if this node does not hold; [`ENDLESS`].
 #[inline(always)]
 #[must_use]
 pub const fn until(record: &Record) -> u64 {
     match record.state() {
         State::Holding => record.lease_end_ns,
-        _ => 0,
+        _ => NEVER,
     }
 }
 

@@ -185,7 +185,7 @@ fn assemble(
         GateMode::DryRun => gate::Mode::DryRun,
         GateMode::Bypass => gate::Mode::Bypass,
     };
-    kernel.set_gate(&gate::Settings { mode: mode as u8, reserved: [0; 7] })?;
+    kernel.set_gate(&gate::Settings { mode: mode as u8, ..Default::default() })?;
     kernel.set_vips(&super::gate::numbered(&vips))?;
     let host = HostView::read().map_err(StartError::Interfaces)?;
     if let Some((_, error)) = super::gate::cover(&mut kernel, &host).into_iter().next() {

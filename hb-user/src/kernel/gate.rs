@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf};
 
-use hb_ebpf::gate::Vip;
+use hb_ebpf::gate::{self, Vip};
 
 use super::{
     error::{KernelError, describe},
@@ -41,8 +41,15 @@ impl Kernel {
                 IpAddr::V6(address) => six.push((address.octets(), vip)),
             }
         }
+        // Nothing is excluded while addresses come and go.
+        self.set_absent(0)?;
         self.replace_vips("VIPS4", &four)?;
-        self.replace_vips("VIPS6", &six)
+        self.replace_vips("VIPS6", &six)?;
+        self.set_absent(gate::absent(
+            four.iter()
+                .map(|(address, _)| gate::fold_v4(*address))
+                .chain(six.iter().map(|(address, _)| gate::fold_v6(*address))),
+        ))
     }
 
     /// Puts the gate on an interface. Adopts what an earlier daemon left there.

@@ -93,13 +93,25 @@ impl Kernel {
         Ok(array.get(&index, 0).map_err(failed)?.to_vec())
     }
 
-    /// Sets what the gate does.
+    /// Sets what the gate does. Set the service addresses after it: only then is known again which
+    /// addresses are none.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`].
     pub fn set_gate(&mut self, settings: &Settings) -> Result<(), KernelError> {
         self.set::<{ size_of::<Settings>() }>("GATE", 0, settings.as_bytes())
+    }
+
+    /// Sets which addresses are none of ours, and leaves the mode as it is.
+    pub(in crate::kernel) fn set_absent(&mut self, absent: u32) -> Result<(), KernelError> {
+        const MAP: &str = "GATE";
+        let failed = |source| KernelError::Map { map: MAP, step: "read", source: Box::new(source) };
+        let found = self.ebpf.map(MAP).ok_or(KernelError::Missing(MAP))?;
+        let array: Array<_, [u8; size_of::<Settings>()]> = found.try_into().map_err(failed)?;
+        let bytes = array.get(&0, 0).map_err(failed)?;
+        let settings: Settings = zerocopy::transmute!(bytes);
+        self.set_gate(&Settings { absent, ..settings })
     }
 
     /// Replaces the service addresses of one family, each `N` bytes in network byte order. One that
