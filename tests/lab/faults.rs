@@ -1,6 +1,6 @@
 //! What can go wrong in the lab, and how each of it is mended.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::PoisonError, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use hb_ebpf::time::BootTime;
@@ -9,6 +9,7 @@ use crate::{
     Lab,
     addresses::{Link, Machine, NODES},
     clock,
+    fence::PowerSwitch,
     responder::Order,
     switch::Direction,
 };
@@ -245,8 +246,9 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A daemon that is asked to leave has left within this.
-const LEAVE: Duration = Duration::from_secs(5);
+/// A daemon that is asked to leave has left within this. One that is asked while it starts leaves
+/// when it has started, and the kernel's check of its programs alone takes seconds on a busy machine.
+const LEAVE: Duration = Duration::from_secs(20);
 
 fn signal(lab: &mut Lab, node: Machine, signal: i32) -> Result<()> {
     if lab.daemon_runs(node)? {
@@ -275,6 +277,8 @@ fn ensure_daemon(lab: &mut Lab, node: Machine) -> Result<()> {
 }
 
 fn boot(lab: &mut Lab, node: Machine) -> Result<()> {
+    let supply = lab.power_switch().map(PowerSwitch::supply);
+    let _held = supply.as_ref().map(|supply| supply.lock().unwrap_or_else(PoisonError::into_inner));
     lab.reboot(node)?;
     lab.start_daemon(node)
 }

@@ -42,6 +42,7 @@ struct State {
     broken: AtomicBool,
     ended: AtomicBool,
     requests: Mutex<Vec<Fenced>>,
+    supply: Arc<Mutex<()>>,
 }
 
 /// The power switch of the nodes.
@@ -82,6 +83,13 @@ impl PowerSwitch {
     /// Has every request fail from now on, and nothing switched off; or has them succeed again.
     pub fn set_broken(&self, broken: bool) {
         self.state.broken.store(broken, Ordering::Release);
+    }
+
+    /// Returns what is locked while a node is switched off. Lock it while one boots: no machine
+    /// boots while its power is being cut.
+    #[must_use]
+    pub fn supply(&self) -> Arc<Mutex<()>> {
+        self.state.supply.clone()
     }
 
     /// Returns the requests since the last call.
@@ -148,6 +156,7 @@ fn answer(
     match action {
         "off" | "reboot" => {
             let done = !state.broken.load(Ordering::Acquire);
+            let _supply = state.supply.lock().unwrap_or_else(PoisonError::into_inner);
             if done {
                 wires.cut(node);
                 Netns::open(&namespaces[place])?.kill_processes()?;
