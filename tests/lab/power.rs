@@ -13,22 +13,25 @@ use crate::{
     guard, netns,
 };
 
+/// From a crash to the end of the node's processes, which are stopped meanwhile.
+const UNTIL_KILLED: Duration = Duration::from_millis(50);
+
 impl Lab {
     /// Ends a node as a loss of power would: every link falls silent in one instant, which is
-    /// returned, and then every process of the node is killed.
+    /// returned, every process of the node is stopped at once, and killed a while later. Killing
+    /// takes its time, and that of a takeover beside it: the machines of a lab share their cores.
     ///
     /// # Errors
     ///
     /// If a process outlives the kill.
     pub fn crash(&mut self, node: Machine) -> Result<BootTime> {
-        // Listed before, so that the kill follows the cut closely and takes little time from the
-        // takeover, which shares the cores.
+        // Listed before, so that it follows the cut closely.
         let processes = self.machines[&node].processes()?;
         let at = self.switch.cut(node);
         for pid in processes {
-            netns::signal(pid, libc::SIGKILL)?;
+            netns::signal(pid, libc::SIGSTOP)?;
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(UNTIL_KILLED);
         self.machines[&node].kill_processes()?;
         self.daemons.remove(&node);
         self.responders.remove(&node);

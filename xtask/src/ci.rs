@@ -55,6 +55,10 @@ pub(crate) fn run() -> Result<()> {
     for smoke in [
         &["compare", "--hb-as", "hb-200us", "--peer", "keepalived", "--runs", "1"][..],
         &["load", "--smoke", "--level", "L0", "--level", "L5", "--level", "L6"],
+        &["kernel", "--smoke"],
+        &["failover", "--smoke", "--interval", "1ms", "--misses", "20", "--lease", "40ms"],
+        &["heartbeat", "--smoke"],
+        &["scale", "--smoke"],
     ] {
         steps.run(format!("bench {}", smoke[0]), || {
             cargo(&[&["run", "-q", "-p", "xtask", "--", "bench"], smoke].concat(), &[])

@@ -35,7 +35,7 @@ impl Fault {
     /// Returns what is done, for a person.
     pub(crate) const fn deed(self) -> &'static str {
         match self {
-            Self::Crash => "all links of a fall silent, its processes are killed",
+            Self::Crash => "all links of a fall silent, its processes stand still",
             Self::Cut => "all links of a are cut",
             Self::Stop => "SIGTERM to the daemon of a",
             Self::Move => "hb move: the group is told to live on b",
