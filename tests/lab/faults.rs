@@ -246,9 +246,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A daemon that is asked to leave has left within this. One that is asked while it starts leaves
-/// when it has started, and the kernel's check of its programs alone takes seconds on a busy machine.
-const LEAVE: Duration = Duration::from_secs(20);
+/// A daemon that is asked to leave has left within this.
+const LEAVE: Duration = Duration::from_secs(5);
 
 fn signal(lab: &mut Lab, node: Machine, signal: i32) -> Result<()> {
     if lab.daemon_runs(node)? {

@@ -186,8 +186,8 @@ impl Responder {
         Ok(())
     }
 
-    /// Finds the leases before the first question does: opening the map takes 0.2 ms, which would
-    /// count as the takeover's.
+    /// Finds the leases before the first question does: the time to open the map would count as the
+    /// takeover's.
     fn look(&mut self) {
         self.source.own_epoch();
     }
