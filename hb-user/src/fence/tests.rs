@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, fs, io::Write as _, path::PathBuf, time::Durati
 use tempfile::TempDir;
 
 use super::*;
-use crate::{config::Name, id::NodeId, logging::tests::captured};
+use crate::{
+    config::Name,
+    id::NodeId,
+    logging::tests::captured,
+    resource::tests::{alive, block_on, wait_for},
+};
 
 struct Bench {
     dir: TempDir,
@@ -57,14 +62,7 @@ fn ask(fence: &Fence, action: Action) -> Report {
     let target = Node { name: Name::new("b").unwrap(), id: NodeId(2) };
     let asker =
         Asker { cluster: "lab".into(), node: "a".into(), epoch: Some(Epoch((3 << 32) | 0x201)) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(run(fence, &target, action, &asker))
-}
-
-fn alive(pid: &str) -> bool {
-    // A zombie that nobody has reaped yet is dead for our purpose.
-    fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
-        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
+    block_on(run(fence, &target, action, &asker))
 }
 
 #[test]
@@ -156,7 +154,8 @@ fn an_agent_that_hangs_is_killed_with_all_it_started() {
     assert_eq!(said[..], ["begun"]);
     assert!(report.took < fence.longest(), "{:?}", report.took);
     assert!(!alive(&bench.read("agent-pid")));
-    assert!(!alive(&bench.read("child")));
+    let child = bench.read("child");
+    block_on(wait_for("the child's end", || !alive(&child)));
     assert!(report.to_string().contains("did not end within 300ms and was killed"), "{report}");
 }
 

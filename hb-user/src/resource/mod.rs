@@ -29,4 +29,4 @@ pub use script::{Order, Place, Script, State, Verb};
 pub use sequence::Sequence;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
