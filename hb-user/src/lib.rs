@@ -23,6 +23,7 @@ pub mod state_dir;
 pub mod status;
 pub mod witness;
 
+mod background;
 mod durable;
 mod nonce;
 mod socket;

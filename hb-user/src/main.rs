@@ -19,6 +19,7 @@ use hb_user::{
     fence::{self, Action, Asker},
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
+    resource::keep_descriptors,
     status::{render, render_gate},
     witness::{self, DEFAULT_CONFIGS},
 };
@@ -274,6 +275,7 @@ fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    keep_descriptors().context("cannot keep descriptors from the agent")?;
     let report = runtime.block_on(fence::run(agent, target, action, &asker));
     if let Some(last) = report.attempts.last() {
         for line in &last.said {
@@ -284,6 +286,7 @@ fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
 }
 
 fn run(which: &Which) -> Result<()> {
+    keep_descriptors().context("cannot keep descriptors from the programs of resources")?;
     let prepared = daemon::prepare(&which.config, which.node.as_deref())?;
     let log = &prepared.config.log;
     let format = match log.format_for(env::var_os("JOURNAL_STREAM").is_some()) {

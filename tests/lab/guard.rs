@@ -38,6 +38,7 @@ impl Guard {
         command.arg("lab-guard").stdin(Stdio::piped()).stdout(Stdio::null());
         // SAFETY: one system call between fork and exec. In a session of its own, the guard does
         // not get the Ctrl-C that ends the lab.
+        #[expect(clippy::disallowed_methods, reason = "no real-time daemon forks here")]
         unsafe {
             command.pre_exec(|| {
                 if libc::setsid() < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

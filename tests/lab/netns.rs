@@ -99,7 +99,10 @@ impl Netns {
         let entry = self.entry()?;
         let mut command = Command::new(program.as_ref());
         // SAFETY: the closure makes one system call and touches no memory of the parent.
-        unsafe { command.pre_exec(move || entry.enter()) };
+        #[expect(clippy::disallowed_methods, reason = "no real-time daemon forks here")]
+        unsafe {
+            command.pre_exec(move || entry.enter());
+        }
         Ok(command)
     }
 

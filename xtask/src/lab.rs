@@ -155,6 +155,7 @@ fn up(
         .stderr(errors);
     // SAFETY: one system call between fork and exec. In a session of its own, the lab outlives
     // this terminal.
+    #[expect(clippy::disallowed_methods, reason = "no real-time daemon forks here")]
     unsafe {
         command.pre_exec(
             || {

@@ -14,7 +14,7 @@ use hb_ebpf::{
     },
     wire::{State, WORD_ENDLESS},
 };
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{Daemon, resources::describe};
 use crate::{
@@ -42,6 +42,7 @@ pub(super) enum Word {
 
 /// The fences asked for.
 pub(super) struct Fences {
+    background: Handle,
     sender: mpsc::UnboundedSender<Word>,
     receiver: mpsc::UnboundedReceiver<Word>,
     targets: BTreeMap<NodeId, Target>,
@@ -59,9 +60,10 @@ struct Target {
 }
 
 impl Fences {
-    pub(super) fn new() -> Self {
+    /// Returns none; agents are run by `background`.
+    pub(super) fn new(background: Handle) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Self { sender, receiver, targets: BTreeMap::new() }
+        Self { background, sender, receiver, targets: BTreeMap::new() }
     }
 
     /// Returns the next word; waits for ever if there is none.
@@ -93,7 +95,7 @@ impl Daemon {
         let delay =
             self.config.fence.as_ref().map_or(Duration::ZERO, |fence| fence.delay(me, node));
         let sender = self.fences.sender.clone();
-        tokio::spawn(async move {
+        self.fences.background.spawn(async move {
             tokio::time::sleep(delay).await;
             // The daemon that is gone needs no fence.
             drop(sender.send(Word::Due(node)));
@@ -146,7 +148,7 @@ impl Daemon {
             epoch: Some(epoch),
         };
         let sender = self.fences.sender.clone();
-        tokio::spawn(async move {
+        self.fences.background.spawn(async move {
             let action = agent.action.into();
             let report = fence::run(&agent, &named, action, &asker).await;
             drop(sender.send(Word::Done(Box::new(report))));
@@ -202,7 +204,7 @@ impl Daemon {
     fn report_once_silent(&self, waiting: Vec<(GroupId, Epoch)>) {
         let last_packets = self.config.lease.wait();
         let sender = self.fences.sender.clone();
-        tokio::spawn(async move {
+        self.fences.background.spawn(async move {
             tokio::time::sleep(last_packets).await;
             // The daemon that is gone holds nothing.
             drop(sender.send(Word::Silent(waiting)));

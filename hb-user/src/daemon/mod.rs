@@ -12,7 +12,8 @@
 //!          +--+-----------+--------------+-----------+------+
 //!             |           |              |           |
 //!          signals    resources      control      tick: stamp, look at the maps,
-//!                     (workers)      (socket)     self-test, addresses
+//!                     and fences     (socket)     self-test, addresses
+//!                     (background thread)
 //! ```
 //!
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
@@ -59,6 +60,7 @@ use self::{
 };
 use crate::{
     address::{AddressSocket, Present},
+    background::Background,
     clock,
     config::{Config, Local},
     control::{Command, ControlError, Server},
@@ -167,10 +169,15 @@ pub async fn run(prepared: Prepared) -> Result<(), RunError> {
     // Before anything is made, so that being told to end during the start leaves nothing behind.
     let signals = Signals::catch()?;
     let state = StateDir::open(&prepared.local.state_dir)?;
-    let server = Server::bind(&prepared.local.control_socket)?;
+    let background = Background::start()
+        .map_err(|source| RunError::System { action: "start a thread", source })?;
+    let server = {
+        let _its_sockets = background.handle().enter();
+        Server::bind(&prepared.local.control_socket)?
+    };
     let (requests, commands) = mpsc::channel(16);
-    let control = tokio::spawn(server.serve(requests));
-    let mut daemon = start::start(prepared, state)?;
+    let control = background.spawn(server.serve(requests));
+    let mut daemon = start::start(prepared, state, background.handle())?;
     tracing::info!(
         cluster = %daemon.config.cluster.name,
         node = %daemon.local.me.name,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hb_ebpf::epoch::Epoch;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
     id::GroupId,
@@ -54,16 +54,17 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker that reports to `done`, and while the group runs asks for its state every
+    /// Starts a worker on `background` that reports to `done`, and while the group runs asks for its state every
     /// `interval`; it ends when dropped.
     pub(super) fn spawn(
+        background: &Handle,
         group: GroupId,
         sequence: Sequence,
         interval: Option<Duration>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(work(group, sequence, interval, queue, done));
+        background.spawn(work(group, sequence, interval, queue, done));
         Self { jobs }
     }
 
@@ -224,7 +225,13 @@ mod tests {
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
             let interval = Some(Duration::from_millis(20));
-            let worker = Worker::spawn(GROUP, sequence(directory.path()), interval, done);
+            let worker = Worker::spawn(
+                &Handle::current(),
+                GROUP,
+                sequence(directory.path()),
+                interval,
+                done,
+            );
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
             fs::remove_file(directory.path().join("runs")).unwrap();

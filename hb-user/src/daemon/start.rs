@@ -17,7 +17,7 @@ use hb_ebpf::{
     time::BootTime,
     wire::State,
 };
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     Daemon, EngineKind,
@@ -122,10 +122,15 @@ pub enum StartError {
 }
 
 /// Starts the node. If it fails, the kernel half that was found is as it was, and a new one gone.
-pub(super) fn start(prepared: Prepared, state: StateDir) -> Result<Daemon, StartError> {
+/// Programs are run by `background`.
+pub(super) fn start(
+    prepared: Prepared,
+    state: StateDir,
+    background: &Handle,
+) -> Result<Daemon, StartError> {
     let pins = pins(&prepared.config, &prepared.local);
     let fresh = !pins.exists();
-    let started = assemble(prepared, state, &pins);
+    let started = assemble(prepared, state, &pins, background);
     if started.is_err() && fresh {
         // The error at hand is the one that matters.
         drop(remove_pins(&pins));
@@ -139,6 +144,7 @@ fn assemble(
     prepared: Prepared,
     mut state: StateDir,
     pins: &std::path::Path,
+    background: &Handle,
 ) -> Result<Daemon, StartError> {
     let Prepared { config, local, keys, interfaces, vips, stray } = prepared;
     let object = object()?;
@@ -291,7 +297,8 @@ fn assemble(
                 let scripts = group.resources.iter().map(script).collect();
                 let interval =
                     group.resources.iter().filter_map(|resource| resource.status_interval).min();
-                Worker::spawn(group.id, Sequence::new(place, scripts), interval, done.clone())
+                let sequence = Sequence::new(place, scripts);
+                Worker::spawn(background, group.id, sequence, interval, done.clone())
             })
         })
         .collect();
@@ -329,7 +336,7 @@ fn assemble(
         round: now,
         paused: None,
         defended: BTreeMap::new(),
-        fences: Fences::new(),
+        fences: Fences::new(background.clone()),
         cleaner,
         _pins_lock: pins_lock,
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),

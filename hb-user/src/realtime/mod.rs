@@ -122,6 +122,19 @@ pub fn prefer_deadline(demand: Demand) -> Scheduling {
     Scheduling { policy: Policy::Ordinary, refused }
 }
 
+/// Gives the calling thread ordinary scheduling, whatever policy it inherited, at the nice value it
+/// has.
+///
+/// # Errors
+/// The kernel's own.
+pub fn be_ordinary() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a local that outlives the call; 0 is the calling thread.
+    crate::socket::check(unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter)
+    })
+}
+
 /// `struct sched_attr` of `linux/sched/types.h`, in its first size.
 #[derive(Default)]
 #[repr(C)]

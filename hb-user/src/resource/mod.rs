@@ -11,7 +11,7 @@
 //!   second later.
 //!
 //! What it may count on: it runs in a process group of its own, in `/`, at ordinary priority, with
-//! no signal blocked, standard input at its end, output captured into the log, and these variables
+//! no signal blocked, limits as the daemon's, standard input at its end, output captured into the log, and these variables
 //! and no other: `PATH`, `HB_CLUSTER`, `HB_NODE`, `HB_GROUP`, `HB_EPOCH` (decimal),
 //! `HB_GENERATION` (its upper half: how often a voter lost its record), `HB_REASON`,
 //! `HB_RESOURCE` and `HB_ACTION` (the verb). The epoch grows at each change of holder, so a service
@@ -24,6 +24,7 @@ pub(crate) mod running;
 mod script;
 mod sequence;
 
+pub use confine::keep_descriptors;
 pub use error::{Failures, ResourceError, StartError};
 pub use script::{Order, Place, Script, State, Verb};
 pub use sequence::Sequence;
