@@ -3,10 +3,14 @@
 //! Levels: per-packet matters are TRACE; a state change is INFO, one line with its cause, and the
 //! line's time has microseconds; WARN is worth waking somebody. Values are fields and not part of
 //! the message, so that they can be searched for.
+//!
+//! Lines for standard error are written by a thread of its own: a reader that hangs, or a full disk
+//! behind it, must not stop the controller. Lines that do not fit are counted and left out.
 
 use std::{fmt, io, str::FromStr};
 
 use tracing::Subscriber;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry,
     fmt::{MakeWriter, time::SystemTime},
@@ -97,21 +101,67 @@ pub fn parse_levels(levels: &str) -> Result<EnvFilter, LoggingError> {
         .map_err(|source| LoggingError::Levels { levels: levels.to_owned(), source })
 }
 
-/// Sends the events of this process to where they belong, for good.
+/// Lines that wait to be written, at most; each is some hundred bytes.
+const WAITING_LINES: usize = 16_384;
+
+/// The log of a process. Dropping it writes what waits, for at most a second.
+#[derive(Debug)]
+pub struct Log {
+    _writer: WorkerGuard,
+    lost: Lost,
+}
+
+impl Log {
+    /// Returns what tells how many lines were left out.
+    #[must_use]
+    pub fn lost(&self) -> Lost {
+        self.lost.clone()
+    }
+}
+
+/// How many lines of the log did not fit.
+#[derive(Clone, Debug)]
+pub struct Lost(ErrorCounter);
+
+impl Lost {
+    /// Returns their number since the start.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.0.dropped_lines()
+    }
+}
+
+/// Has a thread write to `writer`.
+fn written_by_a_thread(
+    writer: impl io::Write + Send + 'static,
+    lines: usize,
+) -> (NonBlocking, Log) {
+    let (lines, writer) = NonBlockingBuilder::default()
+        .buffered_lines_limit(lines)
+        .lossy(true)
+        .thread_name("hb-log")
+        .finish(writer);
+    let lost = Lost(lines.error_counter());
+    (lines, Log { _writer: writer, lost })
+}
+
+/// Sends the events of this process to where they belong, until it ends; what waits to be written
+/// then is written when the [`Log`] is dropped.
 ///
 /// # Errors
 /// If `levels` is malformed or this was called before.
-pub fn init(format: Format, levels: &str) -> Result<(), LoggingError> {
+pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
     let filter = parse_levels(levels)?;
+    let (writer, log) = written_by_a_thread(io::stderr(), WAITING_LINES);
     let (subscriber, warning) = match format {
-        Format::Journald => journald_or_text(tracing_journald::layer(), filter, io::stderr),
-        Format::Text | Format::Json => (lines(format, filter, io::stderr), None),
+        Format::Journald => journald_or_text(tracing_journald::layer(), filter, writer),
+        Format::Text | Format::Json => (lines(format, filter, writer), None),
     };
     subscriber.try_init().map_err(LoggingError::Twice)?;
     if let Some(error) = warning {
         tracing::warn!(%error, "journald does not answer: logging text to standard error");
     }
-    Ok(())
+    Ok(log)
 }
 
 type Events = Box<dyn Subscriber + Send + Sync>;
@@ -207,6 +257,28 @@ pub(crate) mod tests {
         assert_eq!(time.len(), "2026-01-01T00:00:00.000000Z".len(), "{log}");
         let rest = rest.trim_start();
         assert_eq!(rest, "INFO peer dead peer=\"b\" cause=\"silence\" silence_us=300\n");
+    }
+
+    #[test]
+    fn a_reader_that_hangs_stops_nobody_and_what_is_lost_is_counted() {
+        const LINES: usize = 20_000;
+        let (reader, writer) = io::pipe().unwrap();
+        let (writer, log) = written_by_a_thread(writer, 100);
+        let filter = parse_levels("info").unwrap();
+        // More than the pipe and the queue hold; it returns all the same.
+        tracing::subscriber::with_default(lines(Format::Text, filter, writer), || {
+            for line in 0..LINES {
+                tracing::info!(line, "a line that nobody reads");
+            }
+        });
+        let lost = log.lost();
+        let reading = std::thread::spawn(move || io::read_to_string(reader).unwrap());
+        drop(log);
+        let read = reading.join().unwrap();
+        assert!(lost.lines() > 0);
+        assert_eq!(read.lines().count() + lost.lines(), LINES);
+        let first = read.lines().next().unwrap();
+        assert!(first.ends_with("INFO a line that nobody reads line=0"), "{first}");
     }
 
     #[test]

@@ -294,12 +294,12 @@ fn run(which: &Which) -> Result<()> {
         LogFormat::Json => Format::Json,
         LogFormat::Journald => Format::Journald,
     };
-    logging::init(format, log.level.as_str())?;
+    let log = logging::init(format, log.level.as_str())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon::run(prepared))?)
+    Ok(runtime.block_on(daemon::run(prepared, log.lost()))?)
 }
 
 fn request(socket: &Socket, request: &Request) -> Result<()> {

@@ -68,6 +68,7 @@ use crate::{
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
+    logging,
     realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
 };
@@ -137,6 +138,9 @@ struct Daemon {
     started: BootTime,
     tick: Duration,
     lost_events: u64,
+    log_lost: logging::Lost,
+    /// How many lost lines were told of.
+    told_lost: usize,
     /// When the kernel last refused to watch a peer.
     watch_refused: Option<BootTime>,
     /// When the kernel half's own counters were last looked at.
@@ -160,12 +164,12 @@ struct Daemon {
     vowed: [bool; GROUPS],
 }
 
-/// Runs a prepared node until it has left.
+/// Runs a prepared node until it has left; it says how many lines its log has `log_lost`.
 ///
 /// # Errors
 ///
 /// [`RunError`].
-pub async fn run(prepared: Prepared) -> Result<(), RunError> {
+pub async fn run(prepared: Prepared, log_lost: logging::Lost) -> Result<(), RunError> {
     // Before anything is made, so that being told to end during the start leaves nothing behind.
     let signals = Signals::catch()?;
     let state = StateDir::open(&prepared.local.state_dir)?;
@@ -177,7 +181,7 @@ pub async fn run(prepared: Prepared) -> Result<(), RunError> {
     };
     let (requests, commands) = mpsc::channel(16);
     let control = background.spawn(server.serve(requests));
-    let mut daemon = start::start(prepared, state, background.handle())?;
+    let mut daemon = start::start(prepared, state, background.handle(), log_lost)?;
     tracing::info!(
         cluster = %daemon.config.cluster.name,
         node = %daemon.local.me.name,

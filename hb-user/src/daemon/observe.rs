@@ -195,6 +195,7 @@ impl Daemon {
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();
+            self.count_lost_lines();
             for peer in self.others() {
                 self.log_refused(peer, now);
             }
@@ -253,6 +254,14 @@ impl Daemon {
             }
             Ok(_) => {}
             Err(error) => tracing::error!(error = describe(&error), "lost events not counted"),
+        }
+    }
+
+    fn count_lost_lines(&mut self) {
+        let lost = self.log_lost.lines();
+        if lost > self.told_lost {
+            tracing::warn!(lines = lost - self.told_lost, "the log was not written fast enough");
+            self.told_lost = lost;
         }
     }
 

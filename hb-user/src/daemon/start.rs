@@ -42,7 +42,7 @@ use crate::{
     kernel::{Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
-    nonce,
+    logging, nonce,
     realtime::Demand,
     resource::{Place, Script, Sequence},
     sockets::SweepError,
@@ -127,10 +127,11 @@ pub(super) fn start(
     prepared: Prepared,
     state: StateDir,
     background: &Handle,
+    log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let pins = pins(&prepared.config, &prepared.local);
     let fresh = !pins.exists();
-    let started = assemble(prepared, state, &pins, background);
+    let started = assemble(prepared, state, &pins, background, log_lost);
     if started.is_err() && fresh {
         // The error at hand is the one that matters.
         drop(remove_pins(&pins));
@@ -145,6 +146,7 @@ fn assemble(
     mut state: StateDir,
     pins: &std::path::Path,
     background: &Handle,
+    log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let Prepared { config, local, keys, interfaces, vips, stray } = prepared;
     let object = object()?;
@@ -330,6 +332,8 @@ fn assemble(
         results,
         engine,
         lost_events: 0,
+        log_lost,
+        told_lost: 0,
         watch_refused: None,
         counted: BootTime::NEVER,
         stopping: false,
