@@ -40,6 +40,16 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Removes `path`, and returns when that is on the disk.
+///
+/// # Errors
+///
+/// Whatever the system says.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    sync_parent(path)
+}
+
 /// Writes a new file in the directory of `path` and returns its path.
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let Some(name) = path.file_name() else {

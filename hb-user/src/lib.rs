@@ -26,4 +26,5 @@ pub mod witness;
 mod background;
 mod durable;
 mod nonce;
+mod parting;
 mod socket;

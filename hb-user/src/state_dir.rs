@@ -1,7 +1,8 @@
 //! Numbers of one node that must survive its restarts.
 //!
 //! The directory holds `incarnation` and `generation`, each a decimal number; `promised-<group>`, the
-//! epoch that a node that left had promised without an end, 0 for none; and `lock`, which the daemon
+//! epoch that a node that left had promised without an end, 0 for none; [`parted`](crate::parting);
+//! and `lock`, which the daemon
 //! locks for as long as it runs and into which it writes its process id.
 
 use std::{

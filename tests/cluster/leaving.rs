@@ -110,3 +110,37 @@ fn the_standby_leaves_without_a_trace_at_the_client() {
     assert!(gap < Duration::from_millis(200), "{gap:?}");
     assert!(seen.last_answer(Machine::B).is_none());
 }
+
+/// How long the newest daemon of a node took no part at its start, in milliseconds.
+fn waited(cluster: &Cluster, node: Machine) -> u64 {
+    let lines = cluster.logged(node, "taking no part yet: what an earlier life promised may bind");
+    lines.first().map_or(0, |line| line["for_ms"].as_u64().unwrap())
+}
+
+#[test]
+fn nodes_that_left_in_order_need_not_wait_for_what_they_promised_and_others_do() {
+    let mut cluster = Cluster::up(Settings { policy: "witness".into(), ..slow() });
+    for node in [Machine::A, Machine::B] {
+        cluster.lab.signal(node, libc::SIGTERM).unwrap();
+        cluster.wait_for_end(node);
+        cluster.assert_nothing_left(node);
+    }
+    for node in [Machine::A, Machine::B] {
+        cluster.lab.start_daemon(node).unwrap();
+    }
+    cluster.wait_until_alone(Machine::A);
+    for node in [Machine::A, Machine::B] {
+        assert!(waited(&cluster, node) < 1000, "{node}: {} ms", waited(&cluster, node));
+    }
+
+    // The note is believed once: after a loss of power the whole wait applies again.
+    cluster.kill(Machine::B);
+    let config = cluster.lab.files().config.clone();
+    let detach = ["detach", "--config", config.to_str().unwrap(), "--node", "b"];
+    let output = cluster.hb(Machine::B, &detach);
+    assert!(output.status.success(), "{output:?}");
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_for_log(Machine::B, "started", |_| true);
+    cluster.wait_for(Machine::B, "b hears a", |status| status["peers"][0]["life"] == "alive");
+    assert!(waited(&cluster, Machine::B) > 1500, "{} ms", waited(&cluster, Machine::B));
+}

@@ -49,6 +49,8 @@ pub enum Op {
     Rejoin = 15,
     /// An operator says that the node it was promised to serves no more.
     Absolve = 16,
+    /// This node leaves, and its records with it: take no part any more.
+    Part = 17,
 }
 
 impl Op {
@@ -73,6 +75,7 @@ impl Op {
             14 => Self::Read,
             15 => Self::Rejoin,
             16 => Self::Absolve,
+            17 => Self::Part,
             _ => return None,
         })
     }
@@ -106,7 +109,8 @@ pub struct Order {
     pub generation: u32,
     /// Epoch the order is about, where it needs one; out: that of the record.
     pub epoch: u64,
-    /// Out: when it was carried out.
+    /// For [`Op::Start`], when everything promised before has run out, if that is known and sooner
+    /// than by the terms, else 0. Out: when it was carried out; of [`Op::Part`] that instant.
     pub now_ns: u64,
     /// Which cluster's record, on a machine that keeps several.
     pub home: u32,
@@ -131,6 +135,8 @@ impl Order {
 pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
     let before = *record;
     let available = matches!(terms.policy(), Policy::Available);
+    let known = order.now_ns;
+    order.now_ns = now;
     order.code = match Op::from_code(order.op) {
         Some(Op::Start) => {
             *record = start::start(terms, order.generation, now);
@@ -138,6 +144,8 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
             if available {
                 // Nothing was promised before that could bind.
                 record.blocked_until_ns = 0;
+            } else if known != 0 && known < record.blocked_until_ns {
+                record.blocked_until_ns = known;
             }
             DONE
         }
@@ -180,12 +188,18 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
         Some(Op::Vow) => code(fence::vow(record, terms, now)),
         Some(Op::Rejoin) => code(fence::rejoin(record, terms, Epoch(order.epoch))),
         Some(Op::Absolve) => code(fence::absolve(record, now)),
+        Some(Op::Part) => match start::part(record, terms, now) {
+            Some(end) => {
+                order.now_ns = end;
+                DONE
+            }
+            None => NOTHING,
+        },
         Some(Op::Read) => DONE,
         None => UNKNOWN,
     };
     record.count_change(&before);
     order.epoch = record.epoch;
-    order.now_ns = now;
     order.record = *record;
 }
 

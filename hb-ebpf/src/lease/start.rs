@@ -21,6 +21,34 @@ pub fn start(terms: &Terms, generation: u32, now: u64) -> Record {
     }
 }
 
+/// Ends the record's part: this machine leaves in order, and its record goes with it. Returns the
+/// instant by which every promise it gave has run out and its own last packets have left, so that a
+/// later [`start`] on the same clock need not wait for longer; `None`, and nothing changed, if it is
+/// a learner, or seeks or holds still.
+///
+/// A promise without an end has no such instant, and is begun with [again](super::fence::rejoin).
+#[inline(always)]
+pub fn part(record: &mut Record, terms: &Terms, now: u64) -> Option<u64> {
+    if is_learner(record) || !matches!(record.state(), State::Idle | State::Released) {
+        return None;
+    }
+    let mut end = now;
+    if record.blocked_until_ns > end {
+        end = record.blocked_until_ns;
+    }
+    if record.vow == 0 && record.until_ns > end {
+        end = record.until_ns;
+    }
+    if record.open_until_ns != 0 {
+        let last_packets = record.open_until_ns.saturating_add(terms.wait_ns());
+        if last_packets > end {
+            end = last_packets;
+        }
+    }
+    record.blocked_until_ns = u64::MAX;
+    Some(end)
+}
+
 /// The record of a machine that lost its disk as well: a learner. It hears of epochs and takes no
 /// part until an operator confirms, which is [`start`] with the generation that
 /// [`learned_generation`] names.

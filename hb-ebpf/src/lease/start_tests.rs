@@ -1,7 +1,10 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::lease::{
     gate,
     holder::{self, Promise},
+    op::{self, Op, Order},
     terms::tests::{AFTER, OTHER, WITNESS, terms},
     voter::{self, Request, Verdict},
 };
@@ -111,4 +114,86 @@ fn a_peer_that_stood_still_lengthens_what_was_promised_and_closes_no_gate() {
     let before = holder;
     other_clock_jumped(&mut holder, &terms, AFTER);
     assert_eq!(holder, before);
+}
+
+#[test]
+fn who_parts_takes_no_part_any_more_and_tells_until_when_it_is_bound() {
+    let terms = terms();
+    let mut record = Record { recorded: Epoch::floor(1).0, generation: 2, ..Record::default() };
+    let epoch = Epoch::floor(1).next(OTHER).unwrap();
+    let wish = Request { epoch, lease_ns: 100, transmit_ns: 1 };
+    assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, AFTER), Verdict::Promised);
+    let bound = record.until_ns;
+    assert_eq!(part(&mut record, &terms, AFTER + 1), Some(bound));
+    let later = Request { transmit_ns: 2, ..wish };
+    assert_eq!(voter::request(&mut record, &terms, OTHER, &later, AFTER + 2), Verdict::Blocked);
+    assert_eq!(holder::seek(&mut record, &terms, bound), Err(holder::SeekError::Blocked));
+    assert_eq!(part(&mut record, &terms, AFTER + 3), None, "a second time");
+    assert_eq!(record.until_ns, bound);
+}
+
+#[test]
+fn a_part_has_no_end_that_is_known_while_there_is_something_to_lose() {
+    let terms = terms();
+    let epoch = Epoch::floor(1).next(OTHER).unwrap().0;
+    for record in [
+        start_as_learner(),
+        Record { state: State::Seeking as u8, epoch, ..Record::default() },
+        Record { state: State::Holding as u8, epoch, lease_end_ns: AFTER, ..Record::default() },
+    ] {
+        let mut parted = record;
+        assert_eq!(part(&mut parted, &terms, AFTER), None);
+        assert_eq!(parted, record);
+    }
+}
+
+#[test]
+fn a_start_waits_for_no_longer_than_it_has_to() {
+    let terms = terms();
+    let blocked = |known| {
+        let mut record = Record::default();
+        let mut order = Order { generation: 4, now_ns: known, ..Order::new(Op::Start, 0) };
+        op::apply(&mut order, &mut record, &terms, AFTER);
+        assert_eq!(order.now_ns, AFTER);
+        record.blocked_until_ns
+    };
+    let longest = AFTER + terms.amnesia_ns();
+    assert_eq!(blocked(0), longest);
+    assert_eq!(blocked(AFTER + 5), AFTER + 5);
+    assert_eq!(blocked(AFTER - 5), AFTER - 5);
+    assert_eq!(blocked(u64::MAX), longest);
+}
+
+proptest! {
+    /// From the instant that a parting tells, the record would hinder nobody if it were still there,
+    /// so whoever starts without it then does nothing that it would have forbidden.
+    #[test]
+    fn nothing_of_a_record_matters_after_its_part(
+        state in prop_oneof![Just(State::Idle), Just(State::Released)],
+        ends in prop::array::uniform3(prop_oneof![Just(0), AFTER - 500..AFTER + 500]),
+        vow: bool,
+    ) {
+        let terms = terms();
+        let [blocked_until_ns, until_ns, open_until_ns] = ends;
+        let before = Record {
+            state: state as u8,
+            blocked_until_ns,
+            until_ns: if vow { u64::MAX } else { until_ns },
+            vow: u8::from(vow),
+            open_until_ns,
+            ..Record::default()
+        };
+        let mut record = before;
+        let end = part(&mut record, &terms, AFTER).unwrap();
+        prop_assert!(end >= AFTER);
+        prop_assert!(!before.is_blocked(end) && !before.may_still_send(&terms, end));
+        prop_assert!(vow || !before.is_bound(end));
+        let soon = end == AFTER;
+        let last = end - 1;
+        prop_assert!(
+            soon || before.is_blocked(last) || before.may_still_send(&terms, last)
+                || (!vow && before.is_bound(last)),
+            "no longer than needed"
+        );
+    }
 }

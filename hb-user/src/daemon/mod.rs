@@ -68,7 +68,7 @@ use crate::{
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
-    logging,
+    logging, parting,
     realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
 };
@@ -298,10 +298,20 @@ impl Daemon {
 
     /// Removes what is ours: addresses, programs, pins.
     fn leave(self) -> Result<(), KernelError> {
-        let Self { fast, kernel, vips, mut addresses, .. } = self;
+        let Self { fast, kernel, vips, mut addresses, leases, state, .. } = self;
         drop(fast);
         act::remove_addresses(&mut addresses, vips.iter().flatten());
         kernel.remove()?;
+        // Not before the pins are gone: a daemon that found these records would take no part.
+        match records::part(&leases) {
+            Ok(Some(end)) => {
+                if let Err(error) = parting::leave(state.path(), end) {
+                    tracing::warn!(error = resources::describe(&error), "no note was left");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error = resources::describe(&error), "no note was left"),
+        }
         tracing::info!("left");
         Ok(())
     }

@@ -36,6 +36,15 @@ impl Daemon {
         if let Err(error) = &running.stack {
             tracing::warn!(error, "the fast path may wait for memory or timers");
         }
+        let blocked = |group: &GroupId| Some(self.shared.record(*group)?.blocked_until_ns);
+        let until = self.groups().iter().filter_map(blocked).max().map(BootTime);
+        let wait = until.map(|until| until.since(clock::now())).filter(|wait| !wait.is_zero());
+        if let (Some(wait), false) = (wait, self.learner) {
+            tracing::info!(
+                for_ms = wait.as_millis() as u64,
+                "taking no part yet: what an earlier life promised may bind"
+            );
+        }
         for address in &self.stray {
             tracing::warn!(
                 address = %address.ip,

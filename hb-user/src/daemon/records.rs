@@ -13,6 +13,7 @@ use hb_ebpf::{
         start,
     },
     maps::Life,
+    time::BootTime,
     wire::GROUPS,
 };
 
@@ -30,8 +31,9 @@ pub(super) enum Beginning {
     Found,
     /// They were found, but are of another configuration: whatever was promised then still binds.
     Reconfigured,
-    /// There were none; this generation was reserved on the disk for the new ones.
-    New(u32),
+    /// There were none; this generation was reserved on the disk for the new ones. What an earlier
+    /// life promised had run out by then, if it left in order and said so.
+    New(u32, Option<BootTime>),
     /// There were none, and neither was there a state directory.
     Lost,
 }
@@ -67,9 +69,10 @@ pub(super) fn begin(
         match beginning {
             Beginning::Found => {}
             Beginning::Reconfigured => order.op = Op::ClockJumped as u8,
-            Beginning::New(generation) => {
+            Beginning::New(generation, parted) => {
                 order.op = Op::Start as u8;
                 order.generation = generation;
+                order.now_ns = parted.map_or(0, BootTime::ns);
             }
             Beginning::Lost => order.op = Op::Learner as u8,
         }
@@ -82,6 +85,22 @@ pub(super) fn begin(
         learner |= start::is_learner(&leases.order(order)?.record);
     }
     Ok(learner)
+}
+
+/// Ends the part of all records, which are about to be gone, those of earlier configurations as well.
+/// Returns when everything they promised has run out; `None` if that is not known of each.
+///
+/// # Errors
+///
+/// [`KernelError`].
+pub(super) fn part(leases: &Leases) -> Result<Option<BootTime>, KernelError> {
+    let mut latest = Some(BootTime::NEVER);
+    for group in 0..GROUPS as u8 {
+        let answer = leases.order(Order::new(Op::Part, group))?;
+        let end = (answer.code == DONE).then_some(BootTime(answer.now_ns));
+        latest = latest.zip(end).map(|(latest, end)| latest.max(end));
+    }
+    Ok(latest)
 }
 
 impl Daemon {

@@ -43,6 +43,7 @@ use crate::{
     key::peer_keys,
     link::{Ends, LinkError, LinkSocket},
     logging, nonce,
+    parting::{self, PartingError},
     realtime::Demand,
     resource::{Place, Script, Sequence},
     sockets::SweepError,
@@ -72,6 +73,9 @@ pub enum StartError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateDirError),
+    /// What an earlier life left behind.
+    #[error(transparent)]
+    Parting(#[from] PartingError),
     /// The fast path.
     #[error(transparent)]
     Fast(#[from] FastError),
@@ -163,12 +167,14 @@ fn assemble(
     let health = if resumes { shared.published() } else { Default::default() };
     let terms = config.terms(local.me.id)?;
     let incarnation = state.reserve_incarnation()?;
+    // Gone before anything is promised anew, and never believed twice.
+    let parted = parting::take(state.path())?;
     let beginning = match state.generation()? {
         _ if resumes => Beginning::Found,
         _ if has_record => Beginning::Reconfigured,
         // Promises of a life that left no number may bind still; without promises there are none.
         0 if config.cluster.policy != Policy::Available => Beginning::Lost,
-        _ => Beginning::New(state.reserve_generation()?),
+        _ => Beginning::New(state.reserve_generation()?, parted),
     };
     let generation = state.generation()?;
     let nonce =

@@ -31,6 +31,8 @@ pub(crate) struct Disk {
     pub(crate) generation: u32,
     /// Per group, the epoch promised without an end.
     pub(crate) vows: Vec<Option<Epoch>>,
+    /// When what was promised has run out, by the clock of this boot.
+    pub(crate) parted: Option<u64>,
 }
 
 /// Work that takes time, begun by a daemon.
@@ -100,12 +102,13 @@ impl Daemon {
         let available = kernel.terms.policy() == hb_ebpf::lease::Policy::Available;
         disk.incarnation += 1;
         disk.vows.resize(plan.groups, None);
+        let parted = disk.parted.take();
         if !found {
             let lost = disk.generation == 0 && !available;
             if !lost {
                 disk.generation += 1;
             }
-            kernel.begin((!lost).then_some(disk.generation), now);
+            kernel.begin((!lost).then_some(disk.generation), parted, now);
         }
         let learner = kernel.records.iter().any(start::is_learner);
         for group in 0..plan.groups as u8 {

@@ -107,15 +107,22 @@ impl Host {
         self.main_at = u64::MAX;
     }
 
-    /// The daemon has left in order, and taken all that was its with it.
-    pub(crate) fn left(&mut self) {
+    /// The daemon has left in order, and taken all that was its with it, but for a note.
+    pub(crate) fn left(&mut self, real: u64) {
+        let now = self.clock.at(real);
+        self.disk.parted = self.kernel.as_mut().and_then(|kernel| kernel.part(now));
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         self.kill_daemon();
         self.kernel = None;
         self.addresses.fill(None);
     }
 
     pub(crate) fn power_off(&mut self) {
-        self.left();
+        self.clear();
+        self.disk.parted = None;
         self.powered = false;
         self.resumed = None;
         self.stood = None;

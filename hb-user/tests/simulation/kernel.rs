@@ -10,7 +10,7 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         Record, Terms, gate,
-        op::{self, Op, Order},
+        op::{self, DONE, Op, Order},
         start, word,
     },
     maps::{self, Cause, Event, EventKind, LeaseNews, Life, Link, Node, Peer, PeerLock},
@@ -328,13 +328,23 @@ impl Kernel {
     }
 
     /// Begins all records without a memory, as a machine does that starts with `generation` on its
-    /// disk; `None` for a learner.
-    pub(crate) fn begin(&mut self, generation: Option<u32>, now: u64) {
+    /// disk, where it also says until when it may be bound; `None` for a learner.
+    pub(crate) fn begin(&mut self, generation: Option<u32>, parted: Option<u64>, now: u64) {
         for group in 0..self.records.len() as u8 {
             let op = if generation.is_some() { Op::Start } else { Op::Learner };
             let generation = generation.unwrap_or(0);
-            self.order(Order { generation, ..Order::new(op, group) }, now);
+            let now_ns = parted.unwrap_or(0);
+            self.order(Order { generation, now_ns, ..Order::new(op, group) }, now);
         }
+    }
+
+    /// Ends the part of all records; returns when everything they promised has run out.
+    pub(crate) fn part(&mut self, now: u64) -> Option<u64> {
+        let groups = 0..self.records.len() as u8;
+        let ends: Vec<Order> =
+            groups.map(|group| self.order(Order::new(Op::Part, group), now)).collect();
+        let known = ends.iter().all(|order| order.code == DONE);
+        ends.iter().map(|order| order.now_ns).max().filter(|_| known)
     }
 }
 

@@ -278,7 +278,7 @@ impl World {
         }
         let Some(due) = due else {
             self.note(at, || "left".to_owned());
-            return self.hosts[at].left();
+            return self.hosts[at].left(now);
         };
         for work in work {
             self.begin_work(at, work);

@@ -81,7 +81,8 @@ impl World {
             }
             Fault::Leave { host } => {
                 if self.hosts[*host].leaves {
-                    return self.after(10 * MS, Event::End { fault: at });
+                    // Started again at once, while what it promised may bind still.
+                    return self.after(MS / 4, Event::End { fault: at });
                 }
                 self.start_daemon(*host);
             }

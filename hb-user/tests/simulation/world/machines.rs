@@ -33,7 +33,7 @@ impl World {
             let mut kernel = Kernel::new(&self.plan, at, self.rng.next() | 1);
             let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
             host.disk.generation = reserved.stored;
-            kernel.begin(Some(reserved.floor), now);
+            kernel.begin(Some(reserved.floor), None, now);
             for record in &mut kernel.records {
                 start::generation_stored(record, reserved.stored);
             }
