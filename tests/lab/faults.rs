@@ -202,13 +202,15 @@ impl Fault {
                 ensure_daemon(lab, node)
             }
             Kind::CutLink | Kind::OneWay => {
-                for &link in self.links() {
-                    lab.switch().heal_link(node, link, self.direction);
-                }
+                while_no_power_is_cut(lab, |lab| {
+                    for &link in self.links() {
+                        lab.switch().heal_link(node, link, self.direction);
+                    }
+                });
                 Ok(())
             }
             Kind::Cut => {
-                lab.heal(node);
+                while_no_power_is_cut(lab, |lab| lab.heal(node));
                 Ok(())
             }
             Kind::Partition => {
@@ -276,10 +278,16 @@ fn ensure_daemon(lab: &mut Lab, node: Machine) -> Result<()> {
 }
 
 fn boot(lab: &mut Lab, node: Machine) -> Result<()> {
+    while_no_power_is_cut(lab, |lab| {
+        lab.reboot(node)?;
+        lab.start_daemon(node)
+    })
+}
+
+fn while_no_power_is_cut<T>(lab: &mut Lab, work: impl FnOnce(&mut Lab) -> T) -> T {
     let supply = lab.power_switch().map(PowerSwitch::supply);
     let _held = supply.as_ref().map(|supply| supply.lock().unwrap_or_else(PoisonError::into_inner));
-    lab.reboot(node)?;
-    lab.start_daemon(node)
+    work(lab)
 }
 
 fn order(lab: &mut Lab, node: Machine, order: Order) -> Result<()> {
@@ -305,7 +313,7 @@ pub fn mend_all(lab: &mut Lab) -> Result<()> {
         signal(lab, node, libc::SIGCONT)?;
         // Before the wires: a node that was switched off comes back as one that boots.
         ensure_daemon(lab, node)?;
-        lab.heal(node);
+        while_no_power_is_cut(lab, |lab| lab.heal(node));
         order(lab, node, Order::Read)?;
     }
     if lab.has_witness() {

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -45,6 +45,15 @@ struct State {
     supply: Arc<Mutex<()>>,
 }
 
+/// What loses its power with a node.
+#[derive(Debug)]
+pub(crate) struct Plug {
+    /// The name of its namespace.
+    pub(crate) namespace: String,
+    /// Where its kernel half is pinned.
+    pub(crate) pins: PathBuf,
+}
+
 /// The power switch of the nodes.
 #[derive(Debug)]
 pub struct PowerSwitch {
@@ -57,16 +66,12 @@ pub struct PowerSwitch {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl PowerSwitch {
-    /// Begins to listen on `socket`; `namespaces` are the names of the nodes' own.
+    /// Begins to listen on `socket`.
     ///
     /// # Errors
     ///
     /// If the socket or a thread cannot be made.
-    pub(crate) fn start(
-        socket: &Path,
-        wires: Wires,
-        namespaces: [String; NODES.len()],
-    ) -> Result<Self> {
+    pub(crate) fn start(socket: &Path, wires: Wires, nodes: [Plug; NODES.len()]) -> Result<Self> {
         let listener = UnixListener::bind(socket)
             .with_context(|| format!("cannot listen on {}", socket.display()))?;
         let state = Arc::new(State::default());
@@ -74,7 +79,7 @@ impl PowerSwitch {
             let state = state.clone();
             thread::Builder::new()
                 .name("power-switch".into())
-                .spawn(move || serve(&listener, &state, &wires, &namespaces))
+                .spawn(move || serve(&listener, &state, &wires, &nodes))
                 .context("cannot start the power switch")?
         };
         Ok(Self { socket: socket.into(), state, thread: Some(thread) })
@@ -85,8 +90,8 @@ impl PowerSwitch {
         self.state.broken.store(broken, Ordering::Release);
     }
 
-    /// Returns what is locked while a node is switched off. Lock it while one boots: no machine
-    /// boots while its power is being cut.
+    /// Returns what is locked while a node is switched off. Lock it while one boots or is plugged in
+    /// again: no machine does while its power is being cut.
     #[must_use]
     pub fn supply(&self) -> Arc<Mutex<()>> {
         self.state.supply.clone()
@@ -113,24 +118,23 @@ impl Drop for PowerSwitch {
     }
 }
 
-fn serve(
-    listener: &UnixListener,
-    state: &State,
-    wires: &Wires,
-    namespaces: &[String; NODES.len()],
-) {
+fn serve(listener: &UnixListener, state: &State, wires: &Wires, nodes: &[Plug; NODES.len()]) {
     for stream in listener.incoming() {
         if state.ended.load(Ordering::Acquire) {
             return;
         }
         let done = stream.context("cannot accept a connection").and_then(|stream| {
-            let answer = answer(&stream, state, wires, namespaces);
+            let answer = answer(&stream, state, wires, nodes);
             let word = match &answer {
-                Ok(word) => (*word).to_owned(),
+                Ok((word, _)) => (*word).to_owned(),
                 Err(error) => format!("error {error:#}"),
             };
             (&stream).write_all(word.as_bytes()).context("cannot answer a fence agent")?;
-            answer
+            match answer? {
+                // Its programs end later than its processes, behind wires that are cut.
+                (_, Some(off)) => off.node.wait_until_detached(),
+                (_, None) => Ok(()),
+            }
         });
         if let Err(error) = done {
             eprintln!("lab: power switch: {error:#}");
@@ -138,12 +142,19 @@ fn serve(
     }
 }
 
-fn answer(
+/// A node that is being switched off.
+struct Off<'a> {
+    node: Netns,
+    _supply: MutexGuard<'a, ()>,
+}
+
+/// Does what an agent asks for. Returns what to tell it, and the node if one was switched off.
+fn answer<'a>(
     stream: &UnixStream,
-    state: &State,
+    state: &'a State,
     wires: &Wires,
-    namespaces: &[String; NODES.len()],
-) -> Result<&'static str> {
+    nodes: &[Plug; NODES.len()],
+) -> Result<(&'static str, Option<Off<'a>>)> {
     stream.set_read_timeout(Some(PATIENCE)).context("cannot limit the wait for an agent")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).context("cannot read from a fence agent")?;
@@ -156,20 +167,23 @@ fn answer(
     match action {
         "off" | "reboot" => {
             let done = !state.broken.load(Ordering::Acquire);
-            let _supply = state.supply.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut off = None;
             if done {
+                let supply = state.supply.lock().unwrap_or_else(PoisonError::into_inner);
                 wires.cut(node);
-                Netns::open(&namespaces[place])?.kill_processes()?;
+                let node = Netns::open(&nodes[place].namespace)?;
+                node.lose_power(&nodes[place].pins)?;
+                off = Some(Off { node, _supply: supply });
             }
             let at = clock::now();
             let mut requests = state.requests.lock().unwrap_or_else(PoisonError::into_inner);
             requests.push(Fenced { at, node, done });
-            Ok(if done { "ok" } else { "the power switch is broken" })
+            Ok((if done { "ok" } else { "the power switch is broken" }, off))
         }
-        "monitor" => Ok("ok"),
+        "monitor" => Ok(("ok", None)),
         "status" => {
-            let on = !Netns::open(&namespaces[place])?.processes()?.is_empty();
-            Ok(if on { "ok" } else { "off" })
+            let on = !Netns::open(&nodes[place].namespace)?.processes()?.is_empty();
+            Ok((if on { "ok" } else { "off" }, None))
         }
         _ => bail!("action {action:?} is none of off, reboot, monitor and status"),
     }

@@ -64,7 +64,7 @@ use crate::{
     addresses::{Machine, NODES},
     client::{Client, Pace},
     config::{Files, Settings},
-    fence::PowerSwitch,
+    fence::{Plug, PowerSwitch},
     guard::Guard,
     judge::Judge,
     netns::Netns,
@@ -169,8 +169,11 @@ impl Lab {
             options.config.as_deref(),
         )?;
         let fence = if options.settings.has_fence() {
-            let namespaces = NODES.map(|node| machines[&node].name().to_owned());
-            Some(PowerSwitch::start(&files.fence_socket, switch.wires().clone(), namespaces)?)
+            let nodes = NODES.map(|node| Plug {
+                namespace: machines[&node].name().to_owned(),
+                pins: pins(&cluster).join(node.name()),
+            });
+            Some(PowerSwitch::start(&files.fence_socket, switch.wires().clone(), nodes)?)
         } else {
             None
         };

@@ -16,6 +16,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::{clock, guard};
+
 /// Where `ip netns` keeps names.
 pub const NAMES: &str = "/run/netns";
 
@@ -182,6 +184,36 @@ impl Netns {
     /// If some are still there after five seconds.
     pub fn kill_processes(&self) -> Result<()> {
         kill_in(self.identity, &self.name)
+    }
+
+    /// Does to the namespace what a loss of power does to a machine: every process is killed, and
+    /// what is pinned at `pins` is gone. The kernel detaches its programs a while later, see
+    /// [`wait_until_detached`](Self::wait_until_detached).
+    ///
+    /// # Errors
+    ///
+    /// If some processes are still there after five seconds, or the pins cannot be removed.
+    pub fn lose_power(&self, pins: &Path) -> Result<()> {
+        self.kill_processes()?;
+        guard::remove_path(pins)
+    }
+
+    /// Waits until no XDP program is attached to any interface of the namespace: one that outlived
+    /// its machine would answer for it.
+    ///
+    /// # Errors
+    ///
+    /// If `ip` fails, or one is still attached after five seconds.
+    pub fn wait_until_detached(&self) -> Result<()> {
+        let end = clock::now().after(Duration::from_secs(5));
+        loop {
+            let links = read("ip", &["-n", &self.name, "-json", "link", "show"])?;
+            if !links.contains("\"xdp\"") {
+                return Ok(());
+            }
+            ensure!(clock::now() < end, "a program is still attached in {}: {links}", self.name);
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 

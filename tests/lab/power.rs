@@ -32,7 +32,7 @@ impl Lab {
             netns::signal(pid, libc::SIGSTOP)?;
         }
         thread::sleep(UNTIL_KILLED);
-        self.machines[&node].kill_processes()?;
+        self.machines[&node].lose_power(&self.pins(node))?;
         self.daemons.remove(&node);
         self.responders.remove(&node);
         Ok(at)
@@ -79,12 +79,12 @@ impl Lab {
     ///
     /// If a step fails.
     pub fn reboot(&mut self, node: Machine) -> Result<()> {
-        self.machines[&node].kill_processes()?;
+        let netns = &self.machines[&node];
+        netns.lose_power(&self.pins(node))?;
+        netns.wait_until_detached()?;
         self.daemons.remove(&node);
         self.responders.remove(&node);
-        guard::remove_path(&self.pins(node))?;
         guard::remove_path(&self.socket(node))?;
-        let netns = &self.machines[&node];
         // Whatever prefix length the address has: the daemon chooses it.
         netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/32")])?;
         netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/128")])?;

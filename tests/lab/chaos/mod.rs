@@ -9,7 +9,7 @@ mod report;
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hb_ebpf::time::BootTime;
 
 pub use self::report::{Dual, RunReport};
@@ -69,6 +69,8 @@ const START: Duration = Duration::from_secs(2);
 const CALM: Duration = Duration::from_millis(50);
 /// Two nodes hear each other again within this, or the lab is of no use any more.
 const SETTLE: Duration = Duration::from_secs(20);
+/// How long it is waited for between two looks whether all daemons run.
+const LOOK: Duration = Duration::from_millis(200);
 /// Intervals after the end of a partition within which `available` has one server again.
 const HEAL_INTERVALS: u32 = 10;
 
@@ -255,10 +257,17 @@ fn settle_fenced(lab: &mut Lab) -> Result<()> {
     settle(lab)
 }
 
-/// Waits until both nodes hear each other's controllers and one serves.
+/// Waits until both nodes hear each other's controllers and one serves. Fails at once if the daemon
+/// of one ends meanwhile.
 fn settle(lab: &mut Lab) -> Result<()> {
     for node in NODES {
-        lab.wait_for_controller(node, true, SETTLE)?;
+        let end = clock::now().after(SETTLE);
+        while let Err(error) = lab.wait_for_controller(node, true, LOOK) {
+            for node in NODES {
+                ensure!(lab.daemon_runs(node)?, "the daemon of {node} has ended");
+            }
+            ensure!(clock::now() < end, "for {SETTLE:?}: {error:#}");
+        }
     }
     lab.who_serves(VIP4.into(), SETTLE)?.context("no node serves")?;
     Ok(())
