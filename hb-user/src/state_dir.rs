@@ -1,6 +1,7 @@
 //! Numbers of one node that must survive its restarts.
 //!
-//! The directory holds `incarnation` and `generation`, each a decimal number; `promised-<group>`, the
+//! The directory holds `incarnation` and `generation`, each a decimal number; `voters`, the
+//! [set of voters](crate::config::Config::voter_set) this node took part in last; `promised-<group>`, the
 //! epoch that a node that left had promised without an end, 0 for none; [`parted`](crate::parting);
 //! and `lock`, which the daemon
 //! locks for as long as it runs and into which it writes its process id.
@@ -20,6 +21,8 @@ use crate::durable;
 
 /// Bytes of a file that are looked at; the longest number has 10 digits.
 const MAX_FILE_BYTES: u64 = 64;
+
+const VOTERS: &str = "voters";
 
 /// A node's state directory, locked against a second daemon until this is dropped.
 #[derive(Debug)]
@@ -240,6 +243,31 @@ impl StateDir {
         let path = self.vow_file(group);
         let number = epoch.unwrap_or(Epoch::NONE).0;
         durable::replace(&path, format!("{number}\n").as_bytes())
+            .map_err(|source| StateDirError::Write { path, source })
+    }
+
+    /// Returns the set of voters that was stored last, `None` if none ever was.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn voters(&self) -> Result<Option<String>, StateDirError> {
+        let path = self.path.join(VOTERS);
+        match fs::read_to_string(&path) {
+            Ok(set) => Ok(Some(set.trim_end_matches('\n').to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateDirError::Read { path, source }),
+        }
+    }
+
+    /// Stores the set of voters. It is on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn store_voters(&mut self, set: &str) -> Result<(), StateDirError> {
+        let path = self.path.join(VOTERS);
+        durable::replace(&path, format!("{set}\n").as_bytes())
             .map_err(|source| StateDirError::Write { path, source })
     }
 

@@ -224,3 +224,44 @@ fn maps_of_another_version_are_left_alone_until_they_are_detached() {
     assert!(!pins.exists());
     assert_eq!(cluster.xdp_mode(Machine::Witness, "eth0"), None);
 }
+
+/// While one machine goes by the old voters, a node with new ones takes no part.
+#[test]
+fn new_voters_take_part_once_every_machine_knows_them() {
+    let mut cluster = Cluster::up(settings());
+    cluster.edit("name = \"w\"\nid = 3\n", "name = \"w\"\nid = 4\n");
+    cluster.lab.signal(Machine::B, libc::SIGTERM).unwrap();
+    cluster.wait_for_end(Machine::B);
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    let learns = |status: &Value| {
+        let warnings = status["warnings"].as_array().unwrap();
+        warnings
+            .iter()
+            .any(|warning| warning.as_str().unwrap().contains("the voters are new to this node"))
+    };
+    cluster.wait_for(Machine::B, "b learns", learns);
+
+    // Restarted in place it still does, though it finds its record.
+    cluster.kill(Machine::B);
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_for(Machine::B, "b learns again", learns);
+
+    // The old holder is gone, and the witness knows the new voters: that is no reason to serve.
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.lab.restart_witness().unwrap();
+    cluster.wait_for(Machine::B, "a is dead", |status| status["peers"][0]["life"] == "dead");
+    cluster.wait_for(Machine::B, "b hears the witness", |status| {
+        let witness = &status["peers"][1];
+        witness["life"] == "alive" && witness["config_matches"] == true
+    });
+    let status = cluster.status(Machine::B);
+    assert!(learns(&status), "{status:#}");
+    assert_eq!(status["groups"][0]["state"], "idle", "{status:#}");
+
+    // And then the last machine.
+    cluster.lab.reboot(Machine::A).unwrap();
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    let lines = cluster.logged(Machine::B, "no learner any more");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+}

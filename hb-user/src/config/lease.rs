@@ -147,6 +147,14 @@ impl Config {
         self.nodes.iter().map(|node| node.id).chain(witness).collect()
     }
 
+    /// Returns by which rule and whose votes a group may be held, in one line: two configurations for
+    /// which it differs may have majorities that do not meet.
+    #[must_use]
+    pub fn voter_set(&self) -> String {
+        let voters: Vec<_> = self.voters().iter().map(|voter| voter.0.to_string()).collect();
+        format!("{} {}", self.cluster.policy.as_str(), voters.join(" "))
+    }
+
     /// Returns what the lease transitions of voter `own` go by, the same for every group.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ mod gate_report;
 mod keys;
 mod notice;
 mod observe;
+mod pauses;
 mod prepare;
 mod records;
 mod report;
@@ -123,6 +124,8 @@ struct Daemon {
     leases: Leases,
     /// This node has no numbers from before, and takes no part yet.
     learner: bool,
+    /// A set of voters that this node has not taken part in yet.
+    new_voters: Option<String>,
     fast: Fast,
     workers: Vec<Option<Worker>>,
     results: mpsc::UnboundedReceiver<Done>,
@@ -150,8 +153,10 @@ struct Daemon {
     defended: BTreeMap<u8, BootTime>,
     /// When this daemon last looked round.
     round: BootTime,
-    /// When this node was last found to have been paused, and for how many microseconds.
-    paused: Option<(BootTime, u64)>,
+    /// Pauses of this node, or of another whose clock cannot be told from it.
+    pauses: pauses::Pauses,
+    /// Pauses of the others.
+    peers_pauses: BTreeMap<NodeId, pauses::Pauses>,
     state: StateDir,
     keys: keys::Keys,
     /// The highest generation on the disk.

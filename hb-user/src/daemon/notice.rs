@@ -9,7 +9,7 @@ use hb_ebpf::{
     time::BootTime,
 };
 
-use super::{Daemon, resources::describe};
+use super::{Daemon, pauses::News, resources::describe};
 use crate::{
     clock,
     core::{Life, Phase, Reason, Transition},
@@ -130,14 +130,30 @@ impl Daemon {
 
     /// Says that this machine, or a peer, stood still.
     pub(super) fn log_pause(&mut self, peer: NodeId, event: &maps::Event) {
-        let us = event.silence_ns / 1_000;
+        let (at, us) = (BootTime(event.at_ns), event.silence_ns / 1_000);
+        let ours = event.cause != 0;
+        let pauses =
+            if ours { &mut self.pauses } else { self.peers_pauses.entry(peer).or_default() };
+        // Of a peer only one machine speaks here.
+        let by = if ours { peer } else { self.local.me.id };
+        let news = pauses.note(by, at, us);
         let peer = self.node_name(peer);
-        if event.cause == 0 {
-            tracing::warn!(peer, us, "the peer was paused: promises given here begin anew");
-            return;
+        match (news, ours) {
+            (News::First, false) => {
+                tracing::warn!(peer, us, "the peer was paused: promises given here begin anew");
+            }
+            (News::First, true) => {
+                tracing::warn!(
+                    peer,
+                    us,
+                    "this node was paused, or the peer was: all promises begin anew"
+                );
+            }
+            (News::Confirmed, _) => {
+                tracing::info!(peer, us, "this node was paused: another machine says so too");
+            }
+            (News::Again, _) => {}
         }
-        tracing::warn!(peer, us, "this node was paused, or the peer was: all promises begin anew");
-        self.paused = Some((BootTime(event.at_ns), us));
     }
 
     /// Says why, with the names of nodes.

@@ -19,9 +19,11 @@ use hb_ebpf::{
 
 use super::{Daemon, resources::describe};
 use crate::{
+    config::{Config, Policy},
     core::{Input, RecordFacts},
     id::{GroupId, NodeId},
     kernel::{KernelError, Leases},
+    state_dir::{StateDir, StateDirError},
 };
 
 /// How the records of a kernel half begin.
@@ -34,7 +36,8 @@ pub(super) enum Beginning {
     /// There were none; this generation was reserved on the disk for the new ones. What an earlier
     /// life promised had run out by then, if it left in order and said so.
     New(u32, Option<BootTime>),
-    /// There were none, and neither was there a state directory.
+    /// There were none, and neither was there a state directory; or the voters are others now, and
+    /// what this node knows of the old ones must not help it among the new.
     Lost,
 }
 
@@ -101,6 +104,30 @@ pub(super) fn part(leases: &Leases) -> Result<Option<BootTime>, KernelError> {
         latest = latest.zip(end).map(|(latest, end)| latest.max(end));
     }
     Ok(latest)
+}
+
+/// Returns the set of voters, if this node has not taken part in it and must not do so by itself:
+/// until every machine goes by it, a majority of the old set may exist beside one of the new.
+///
+/// # Errors
+///
+/// The state directory's.
+pub(super) fn new_voters(
+    config: &Config,
+    state: &mut StateDir,
+) -> Result<Option<String>, StateDirError> {
+    let set = config.voter_set();
+    let known = state.voters()?;
+    if known.as_ref() == Some(&set) {
+        return Ok(None);
+    }
+    // Alone each node decides by itself; and a version before this file was wrote none.
+    let alone = config.cluster.policy == Policy::Available;
+    if alone || (known.is_none() && state.generation()? != 0) {
+        state.store_voters(&set)?;
+        return Ok(None);
+    }
+    Ok(Some(set))
 }
 
 impl Daemon {
@@ -171,13 +198,19 @@ impl Daemon {
 
     /// Ends the life of a learner once every other voter was heard: whatever this node may have
     /// promised before it lost its numbers, those it promised it to know the epoch, and the witness
-    /// knows what it sought itself.
+    /// knows what it sought itself. Where the voters are new, each has to go by them as well.
     fn learn(&mut self) {
-        let alive = |peer: NodeId| {
-            let life = self.shared.peer(peer).map(|peer| Life::from_code(peer.life));
-            matches!(life, Some(Life::Alive | Life::Late))
+        if !self.learner {
+            return;
+        }
+        let own = self.shared.node().config_hash;
+        let fits = |peer: NodeId| {
+            self.shared.peer(peer).is_some_and(|peer| {
+                let alive = matches!(Life::from_code(peer.life), Life::Alive | Life::Late);
+                alive && (self.new_voters.is_none() || peer.config_hash == own)
+            })
         };
-        if self.learner && self.others().into_iter().all(alive) {
+        if self.others().into_iter().all(fits) {
             self.confirm("every other machine was heard");
         }
     }
@@ -187,16 +220,23 @@ impl Daemon {
         let records = self.groups().into_iter().filter_map(|group| self.shared.record(group));
         let generations: Option<Vec<_>> =
             records.map(|record| start::learned_generation(&record)).collect();
-        let Some(generation) = generations.and_then(|all| all.into_iter().max()) else {
+        let learned = generations.and_then(|all| all.into_iter().max());
+        // What this node knew itself may be higher, if only its voters are new.
+        let next = self.generation.checked_add(1);
+        let Some(generation) = learned.zip(next).map(|(learned, next)| learned.max(next)) else {
             tracing::error!("the generations are used up: give this node a new id");
             return;
         };
-        if let Err(error) = self.state.raise_generation(generation) {
+        let stored = self.state.raise_generation(generation).and_then(|()| {
+            self.new_voters.as_ref().map_or(Ok(()), |set| self.state.store_voters(set))
+        });
+        if let Err(error) = stored {
             tracing::error!(error = describe(&error), generation, "generation not stored");
             return;
         }
         self.generation = generation;
         self.learner = false;
+        self.new_voters = None;
         tracing::info!(generation, why, "no learner any more");
         for group in self.groups() {
             let mut order = Order::new(Op::Start, group.0);

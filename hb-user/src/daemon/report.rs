@@ -13,7 +13,8 @@ use hb_ebpf::{
 };
 
 use super::{
-    Daemon, EngineKind, gate_report, prepare::pins, resources::describe, start::transport,
+    Daemon, EngineKind, gate_report, pauses::Pauses, prepare::pins, resources::describe,
+    start::transport,
 };
 use crate::{
     address::Present,
@@ -25,8 +26,9 @@ use crate::{
     realtime::Policy,
     status::{
         AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GateReport,
-        GroupHealth, GroupState, GroupStatus, LeaseStatus, LinkStatus, Misses, PeerController,
-        PeerLife, PeerStatus, Promise, Quantiles, ResourceStatus, Scheduling, StatusReport, Vote,
+        GroupHealth, GroupState, GroupStatus, LeaseStatus, LinkStatus, Misses, PauseReport,
+        PausesReport, PeerController, PeerLife, PeerStatus, Promise, Quantiles, ResourceStatus,
+        Scheduling, StatusReport, Vote,
     },
 };
 
@@ -81,6 +83,7 @@ impl Daemon {
             },
             policy: self.config.cluster.policy.as_str().to_owned(),
             uptime_s: now.since(self.started).as_secs(),
+            pauses: self.pauses_of(&self.pauses, now),
             peers: machines
                 .iter()
                 .map(|machine| self.peer(machine, now))
@@ -107,12 +110,19 @@ impl Daemon {
         if let Err(error) = &running.stack {
             warnings.push(error.clone());
         }
-        if let Some((at, us)) = self.paused {
+        if self.learner {
+            warnings.push(self.learns());
+        }
+        if let Some(pause) = &self.pauses.latest {
+            let perhaps = if pause.by.len() > 1 {
+                "the clocks of several machines say so"
+            } else {
+                "its clock stood still, or that of another machine was set"
+            };
             warnings.push(format!(
-                "this node was paused for {} ms, {} s ago: its clock stood still, or that of another \
-                 machine was set",
-                us.div_ceil(1000),
-                clock::now().since(at).as_secs()
+                "this node was paused for {} ms, {} s ago: {perhaps}",
+                pause.us.div_ceil(1000),
+                clock::now().since(pause.at).as_secs()
             ));
         }
         for Machine { id, name, witness } in self.machines() {
@@ -202,6 +212,30 @@ impl Daemon {
         })
     }
 
+    /// Says why this node is a learner, and for how long.
+    fn learns(&self) -> String {
+        let (why, with) = match (&self.new_voters, self.generation) {
+            (None, _) => ("this node has no numbers from before", ""),
+            (Some(_), 0) => ("this node has no numbers from before", " with this configuration"),
+            (Some(_), _) => ("the voters are new to this node", " with this configuration"),
+        };
+        format!(
+            "learner: {why}, and it takes part once every other machine was heard{with}, or after \
+             `hb confirm` on this node"
+        )
+    }
+
+    fn pauses_of(&self, pauses: &Pauses, now: BootTime) -> PausesReport {
+        PausesReport {
+            total: pauses.total,
+            latest: pauses.latest.as_ref().map(|pause| PauseReport {
+                us: pause.us,
+                us_ago: micros(now, pause.at),
+                by: pause.by.iter().map(|node| self.node_name(*node).to_owned()).collect(),
+            }),
+        }
+    }
+
     fn peer(&self, peer: &Machine, now: BootTime) -> Result<PeerStatus, KernelError> {
         let state = self.maps().peer(peer.id).ok_or(KernelError::Missing("PEERS"))?;
         let view = self.core.view();
@@ -253,6 +287,11 @@ impl Daemon {
             doubts_total: state.doubts_total,
             deaths_total: state.deaths_total,
             offset_us: offset,
+            pauses: self
+                .peers_pauses
+                .get(&peer.id)
+                .map(|pauses| self.pauses_of(pauses, now))
+                .unwrap_or_default(),
             links,
         })
     }
@@ -358,11 +397,7 @@ impl Daemon {
             Some(Blocked::Joining) => Some(
                 "this node is joining: not every peer was heard or declared dead yet".to_owned(),
             ),
-            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(
-                "learner: this node has no numbers from before, and takes part once every other \
-                 machine was heard, or after `hb confirm` on this node"
-                    .to_owned(),
-            ),
+            Some(Blocked::Waiting(until)) if until.ns() == u64::MAX => Some(self.learns()),
             Some(Blocked::Waiting(until)) => Some(format!(
                 "this node has no record from before, and takes part in {} ms: until then promises \
                  of its earlier life may bind",

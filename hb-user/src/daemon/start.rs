@@ -169,7 +169,9 @@ fn assemble(
     let incarnation = state.reserve_incarnation()?;
     // Gone before anything is promised anew, and never believed twice.
     let parted = parting::take(state.path())?;
+    let new_voters = records::new_voters(&config, &mut state)?;
     let beginning = match state.generation()? {
+        _ if new_voters.is_some() => Beginning::Lost,
         _ if resumes => Beginning::Found,
         _ if has_record => Beginning::Reconfigured,
         // Promises of a life that left no number may bind still; without promises there are none.
@@ -333,6 +335,7 @@ fn assemble(
         shared,
         leases,
         learner,
+        new_voters,
         fast,
         workers,
         results,
@@ -344,7 +347,8 @@ fn assemble(
         counted: BootTime::NEVER,
         stopping: false,
         round: now,
-        paused: None,
+        pauses: Default::default(),
+        peers_pauses: BTreeMap::new(),
         defended: BTreeMap::new(),
         fences: Fences::new(background.clone()),
         cleaner,

@@ -44,6 +44,9 @@ pub struct StatusReport {
     pub policy: String,
     /// How long the daemon has run, in seconds.
     pub uptime_s: u64,
+    /// How often this machine stood still, as the clocks of others tell.
+    #[serde(default)]
+    pub pauses: PausesReport,
     /// The other machines: the nodes by id, then the witness if there is one.
     pub peers: Vec<PeerStatus>,
     /// The groups, in the order of the configuration.
@@ -129,8 +132,31 @@ pub struct PeerStatus {
     pub deaths_total: u64,
     /// Its clock minus ours; absent before an answer told.
     pub offset_us: Option<f64>,
+    /// How often it stood still, as its clock tells.
+    #[serde(default)]
+    pub pauses: PausesReport,
     /// The links to it, in the order of the configuration.
     pub links: Vec<LinkStatus>,
+}
+
+/// Pauses of a machine: a suspend, a stopped or migrated virtual machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausesReport {
+    /// Since this daemon started.
+    pub total: u64,
+    /// The last one.
+    pub latest: Option<PauseReport>,
+}
+
+/// One pause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseReport {
+    /// How long it was.
+    pub us: u64,
+    /// When it was found.
+    pub us_ago: u64,
+    /// Whose clocks told. If it is one alone, its own may have been set instead.
+    pub by: Vec<String>,
 }
 
 /// A peer's life.

@@ -50,6 +50,7 @@ fn peer(node: &str, id: u8, links: Vec<LinkStatus>) -> PeerStatus {
         doubts_total: 3,
         deaths_total: 1,
         offset_us: Some(-12.04),
+        pauses: PausesReport::default(),
         links,
     }
 }
@@ -71,6 +72,7 @@ fn healthy() -> StatusReport {
         controller: Controller { age_us: 410, tick_ms: 1 },
         policy: "witness".into(),
         uptime_s: 273_661,
+        pauses: PausesReport::default(),
         peers: vec![
             peer("b", 2, vec![link("direct", "eth1"), link("lan", "eth0")]),
             PeerStatus {

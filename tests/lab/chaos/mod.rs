@@ -21,8 +21,8 @@ use crate::{
     faults::{self, Deed, KINDS, Kind, Planned},
     fence::PowerSwitch,
     judge::{
-        Departures,
-        verdict::{self, Violation},
+        Departure, Departures,
+        verdict::{self, Rule, Violation},
     },
 };
 
@@ -195,7 +195,7 @@ impl Chaos {
         let violations = verdict::violations(&seen);
         let heal = self.lengths.interval * HEAL_INTERVALS;
         let (duals, violations) = if lab.settings().policy == "available" {
-            split(&violations, &partitions(&deeds, heal))
+            split(&violations, &seen.answers, &partitions(&deeds, heal))
         } else {
             (Vec::new(), violations)
         };
@@ -290,9 +290,26 @@ fn partitions(deeds: &[Deed], heal: Duration) -> Vec<(BootTime, BootTime)> {
     found
 }
 
+/// Tells whether the server of the higher epoch has answered only while the nodes were parted, and so
+/// there are no two any more: nobody could tell the one that is left.
+fn left_within(
+    violation: &Violation,
+    answers: &[Departure],
+    allowed: &[(BootTime, BootTime)],
+) -> bool {
+    let mut others = answers.iter().filter(|answer| {
+        let before = answer.at <= violation.at;
+        before && answer.node != violation.node && answer.epoch >= violation.epoch
+    });
+    violation.rule != Rule::Stale
+        && others
+            .all(|answer| allowed.iter().any(|(from, to)| answer.at >= *from && answer.at <= *to))
+}
+
 /// Parts what a partition allows from what it does not.
 fn split(
     violations: &[Violation],
+    answers: &[Departure],
     allowed: &[(BootTime, BootTime)],
 ) -> (Vec<Dual>, Vec<Violation>) {
     let within = |at: BootTime, &(from, to): &(BootTime, BootTime)| at >= from && at <= to;
@@ -311,6 +328,7 @@ fn split(
     let rest = violations
         .iter()
         .filter(|violation| !allowed.iter().any(|window| within(violation.at, window)))
+        .filter(|violation| !left_within(violation, answers, allowed))
         .copied()
         .collect();
     (duals, rest)
@@ -319,10 +337,7 @@ fn split(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        addresses::Machine,
-        judge::{Departure, verdict::Rule},
-    };
+    use crate::addresses::Machine;
 
     fn deed(began: u64, connected: bool) -> Deed {
         Deed { began: BootTime(began), ended: BootTime(began + 1), what: String::new(), connected }
@@ -345,12 +360,30 @@ mod tests {
     #[test]
     fn only_what_a_partition_explains_is_allowed() {
         let violations = [19, 20, 30, 46, 47].map(violation);
-        let (duals, rest) = split(&violations, &[(BootTime(20), BootTime(46))]);
+        let answers = [violations[0].after];
+        let (duals, rest) = split(&violations, &answers, &[(BootTime(20), BootTime(46))]);
         assert_eq!(duals, [Dual { partition_ns: 26, dual_ns: 26 }]);
         assert_eq!(rest.iter().map(|v| v.at.ns()).collect::<Vec<_>>(), [19, 47]);
-        let (duals, rest) = split(&violations, &[]);
+        let (duals, rest) = split(&violations, &answers, &[]);
         assert!(duals.is_empty());
         assert_eq!(rest.len(), 5);
+    }
+
+    #[test]
+    fn who_is_left_after_a_partition_may_go_on_and_two_may_not() {
+        let answered = |at| Departure { at: BootTime(at), ..violation(0).after };
+        let window = [(BootTime(20), BootTime(46))];
+        let left = |answers: &[Departure], violations: &[Violation]| {
+            split(violations, answers, &window).1.iter().map(|v| v.at.ns()).collect::<Vec<_>>()
+        };
+        let violations = [47, 60].map(violation);
+        assert_eq!(left(&[answered(25), answered(40)], &violations), [0; 0]);
+        // The other one took over for good.
+        assert_eq!(left(&[answered(25), answered(70)], &violations), [0; 0]);
+        assert_eq!(left(&[answered(25), answered(50)], &violations), [60]);
+        assert_eq!(left(&[answered(19), answered(25)], &violations), [47, 60]);
+        let stale = Violation { rule: Rule::Stale, ..violations[0] };
+        assert_eq!(left(&[answered(25)], &[stale]), [47]);
     }
 
     #[test]
