@@ -2,9 +2,8 @@
 //!
 //! The directory holds `incarnation` and `generation`, each a decimal number; `voters`, the
 //! [set of voters](crate::config::Config::voter_set) this node took part in last; `promised-<group>`, the
-//! epoch that a node that left had promised without an end, 0 for none; [`parted`](crate::parting);
-//! and `lock`, which the daemon
-//! locks for as long as it runs and into which it writes its process id.
+//! epoch that a node that left had promised without an end, 0 for none; `parted`, see `parting.rs`;
+//! and `lock`, which the daemon locks for as long as it runs and into which it writes its process id.
 
 use std::{
     fmt,

@@ -5,7 +5,6 @@
 //! the other.
 
 use super::{
-    fence,
     holder::SeekError,
     record::{ENDLESS, Record},
     terms::Terms,
@@ -48,10 +47,6 @@ pub fn seek(record: &mut Record, terms: &Terms, now: u64) -> Result<Epoch, SeekE
 
 /// Hears `word` of `source`; tells whether this node gave way. At equal epochs, which cannot be, the
 /// lower id keeps the group.
-///
-/// A holder that hears of a higher epoch from a node that holds nothing, as after a partition in which
-/// that one took the group and left again, takes a number above it: storage that saw the other would
-/// refuse the lower one.
 #[inline(always)]
 pub fn hear(record: &mut Record, terms: &Terms, source: u8, word: &GroupWord, now: u64) -> bool {
     record.note(word.epoch());
@@ -59,9 +54,6 @@ pub fn hear(record: &mut Record, terms: &Terms, source: u8, word: &GroupWord, no
     let outranked = matches!(word.state(), State::Holding)
         && (theirs.0 > record.epoch || (theirs.0 == record.epoch && source < terms.own));
     if record.state() != State::Holding || !outranked {
-        if !matches!(word.state(), State::Seeking | State::Holding) {
-            fence::renumber(record, terms, now);
-        }
         return false;
     }
     record.stop_holding(State::Idle, now);
@@ -103,29 +95,6 @@ mod tests {
         assert!(gate::passes(until, AFTER, 10, AFTER + 10));
         assert!(!gate::passes(until, AFTER, 10, AFTER + 11));
         assert_eq!(seek(&mut record, &available(), AFTER), Err(SeekError::Busy));
-    }
-
-    #[test]
-    fn takes_a_number_above_one_that_nobody_holds_any_more() {
-        let mut record = fresh();
-        let epoch = seek(&mut record, &available(), AFTER).unwrap();
-        let higher = epoch.next(OTHER).unwrap();
-        let left = GroupWord { state: State::Released as u8, ..holding(higher.0) };
-        assert!(!hear(&mut record, &available(), OTHER, &left, AFTER));
-        assert_eq!(record.state(), State::Holding);
-        assert!(record.epoch > higher.0 && record.recorded == record.epoch);
-        assert_eq!(Epoch(record.epoch).node(), available().own);
-        assert_eq!(gate::until(&record), ENDLESS);
-
-        // Its disk has to know the generation first.
-        let restarted = Epoch::floor(2).0;
-        let idle = GroupWord { state: State::Idle as u8, ..holding(restarted) };
-        let before = record.epoch;
-        hear(&mut record, &available(), OTHER, &idle, AFTER);
-        assert_eq!(record.epoch, before);
-        record.generation = 2;
-        hear(&mut record, &available(), OTHER, &idle, AFTER);
-        assert!(record.epoch > restarted);
     }
 
     #[test]

@@ -190,7 +190,6 @@ pub(super) const fn may_renumber(record: &Record, terms: &Terms, source: u8) -> 
 
 /// Gives the epoch held a number above every one heard of. Of two openings one of which follows a
 /// fence, the fence is the order; the other node, back with a higher number, could not promise ours.
-/// Under policy `available` nobody promises, and only a number that nobody holds is overtaken.
 #[inline(always)]
 pub(super) fn renumber(record: &mut Record, terms: &Terms, now: u64) {
     if record.heard <= record.epoch || gate::open(record, now).is_none() {

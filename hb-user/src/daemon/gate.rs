@@ -58,8 +58,13 @@ impl Daemon {
                 return;
             }
         };
+        self.cover(&host);
+    }
+
+    /// Gates what is new among `host`'s interfaces.
+    pub(super) fn cover(&mut self, host: &HostView) {
         let before: BTreeSet<u32> = self.kernel.gated().collect();
-        for (interface, error) in cover(&mut self.kernel, &host) {
+        for (interface, error) in cover(&mut self.kernel, host) {
             tracing::error!(interface, error = describe(&error), "interface is not gated");
         }
         for interface in &host.interfaces {

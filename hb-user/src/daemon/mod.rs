@@ -34,6 +34,7 @@ mod requests;
 mod resources;
 mod selftest;
 mod start;
+mod survey;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -162,6 +163,7 @@ struct Daemon {
     /// The highest generation on the disk.
     generation: u32,
     fences: fence::Fences,
+    surveyor: survey::Surveyor,
     cleaner: Option<clean::Cleaner>,
     /// Nobody else may remove what is pinned.
     _pins_lock: PinsLock,
@@ -276,6 +278,7 @@ impl Daemon {
                 Some(done) = self.results.recv() => self.on_done(done),
                 done = next_cleaned(&mut self.cleaner) => self.on_cleaned(done),
                 word = self.fences.next() => self.on_fence(word),
+                survey = self.surveyor.next() => self.on_survey(survey),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
                 Some(command) = commands.recv() => self.on_request(command),
                 _ = signals.terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },

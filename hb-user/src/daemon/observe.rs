@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     clock,
-    core::{Input, PeerFacts, Phase},
-    fast::{self, EffectError, Report, Steps, Trigger},
+    core::{Input, PeerFacts},
+    fast::{EffectError, Report, Steps, Trigger},
     id::{GroupId, NodeId},
     kernel::Mode,
 };
@@ -208,35 +208,7 @@ impl Daemon {
             for peer in self.others() {
                 self.log_refused(peer, now);
             }
-            self.restore_addresses();
-            self.cover_interfaces();
-        }
-    }
-
-    /// Puts back addresses of the groups that serve here, if somebody took them away.
-    fn restore_addresses(&mut self) {
-        let present = match self.addresses.addresses(None) {
-            Ok(present) => present,
-            Err(error) => {
-                tracing::error!(error = describe(&error), "addresses not looked at");
-                return;
-            }
-        };
-        for view in self.core.view().groups {
-            if !matches!(view.phase, Phase::Serving { .. }) {
-                continue;
-            }
-            let vips = self.vips.get(view.group.0 as usize).map_or(&[][..], Vec::as_slice);
-            let missing = vips.iter().find(|local| {
-                !present.iter().any(|found| {
-                    found.ip == local.vip.ip() && found.interface == local.vip.interface()
-                })
-            });
-            if let Some(missing) = missing {
-                let group = self.group_name(view.group);
-                tracing::warn!(group, vip = %missing.vip, "address is gone: putting it back");
-                self.command(fast::Command::Restore { group: view.group });
-            }
+            self.surveyor.begin();
         }
     }
 

@@ -27,6 +27,7 @@ use super::{
     prepare::{LocalVip, Prepared, pins},
     records::{self, Beginning},
     resources::Worker,
+    survey::Surveyor,
 };
 use crate::{
     address::{AddressError, AddressSocket, BatchFull},
@@ -351,6 +352,7 @@ fn assemble(
         peers_pauses: BTreeMap::new(),
         defended: BTreeMap::new(),
         fences: Fences::new(background.clone()),
+        surveyor: Surveyor::new(background.clone()),
         cleaner,
         _pins_lock: pins_lock,
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::status::{
     AddressAtGate, AddressStatus, AttachMode, Controller, Engine, GateReport, GroupHealth,
-    GroupState, InterfaceAtGate, LeaseStatus, LinkStatus, Misses, PeerController, Promise,
-    ResourceStatus, Scheduling, Vote, render_gate,
+    GroupState, InterfaceAtGate, LeaseStatus, LinkStatus, Misses, PausesReport, PeerController,
+    Promise, ResourceStatus, Scheduling, Vote, render_gate,
 };
 
 fn link(name: &str, interface: &str) -> LinkStatus {

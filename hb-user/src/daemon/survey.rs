@@ -1,0 +1,102 @@
+//! A look round this host once a second: are the addresses there, and is every interface gated?
+//!
+//! The kernel answers under a lock that whoever changes interfaces holds for milliseconds, so the
+//! main loop has another thread ask. What is new it hears of at once by itself.
+
+use std::io;
+
+use hb_ebpf::time::BootTime;
+use tokio::{runtime::Handle, sync::mpsc};
+
+use super::{Daemon, resources::describe};
+use crate::{
+    address::{AddressError, AddressSocket, Present},
+    clock,
+    config::HostView,
+    core::Phase,
+    fast,
+};
+
+/// What was found.
+pub(super) struct Survey {
+    began: BootTime,
+    present: Result<Vec<Present>, AddressError>,
+    host: io::Result<HostView>,
+}
+
+/// Who looks.
+pub(super) struct Surveyor {
+    background: Handle,
+    sender: mpsc::UnboundedSender<Survey>,
+    receiver: mpsc::UnboundedReceiver<Survey>,
+    under_way: bool,
+}
+
+impl Surveyor {
+    pub(super) fn new(background: Handle) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        Self { background, sender, receiver, under_way: false }
+    }
+
+    /// Begins a survey, unless one is under way.
+    pub(super) fn begin(&mut self) {
+        if self.under_way {
+            return;
+        }
+        self.under_way = true;
+        let sender = self.sender.clone();
+        self.background.spawn_blocking(move || {
+            let began = clock::now();
+            let present = AddressSocket::open().and_then(|mut socket| socket.addresses(None));
+            // A daemon that is gone needs none.
+            drop(sender.send(Survey { began, present, host: HostView::read() }));
+        });
+    }
+
+    /// Returns the next survey; waits for ever if none is under way.
+    pub(super) async fn next(&mut self) -> Survey {
+        match self.receiver.recv().await {
+            Some(survey) => {
+                self.under_way = false;
+                survey
+            }
+            // Not reached while this holds a sender of its own.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Daemon {
+    pub(super) fn on_survey(&mut self, survey: Survey) {
+        let Survey { began, present, host } = survey;
+        match present {
+            Ok(present) => self.restore_addresses(&present, began),
+            Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
+        }
+        match host {
+            Ok(host) => self.cover(&host),
+            Err(error) => tracing::error!(error = describe(&error), "interfaces not looked at"),
+        }
+    }
+
+    /// Puts back addresses of the groups that have served here since before the look, if somebody
+    /// took them away.
+    fn restore_addresses(&mut self, present: &[Present], began: BootTime) {
+        for view in self.core.view().groups {
+            if !matches!(view.phase, Phase::Serving { .. }) || view.since >= began {
+                continue;
+            }
+            let vips = self.vips.get(view.group.0 as usize).map_or(&[][..], Vec::as_slice);
+            let missing = vips.iter().find(|local| {
+                !present.iter().any(|found| {
+                    found.ip == local.vip.ip() && found.interface == local.vip.interface()
+                })
+            });
+            if let Some(missing) = missing {
+                let group = self.group_name(view.group);
+                tracing::warn!(group, vip = %missing.vip, "address is gone: putting it back");
+                self.command(fast::Command::Restore { group: view.group });
+            }
+        }
+    }
+}
