@@ -43,6 +43,13 @@ pub(super) fn cover(kernel: &mut Kernel, host: &HostView) -> Vec<(String, Kernel
     refused
 }
 
+/// Tells whether exactly the interfaces of `host` but loopback are gated.
+pub(super) fn covers(gated: impl Iterator<Item = u32>, host: &HostView) -> bool {
+    let there = host.interfaces.iter().filter(|interface| !interface.loopback);
+    let there: BTreeSet<u32> = there.map(|interface| interface.index).collect();
+    gated.collect::<BTreeSet<_>>() == there
+}
+
 /// Writes a MAC address as people do.
 pub(super) fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
@@ -58,13 +65,8 @@ impl Daemon {
                 return;
             }
         };
-        self.cover(&host);
-    }
-
-    /// Gates what is new among `host`'s interfaces.
-    pub(super) fn cover(&mut self, host: &HostView) {
         let before: BTreeSet<u32> = self.kernel.gated().collect();
-        for (interface, error) in cover(&mut self.kernel, host) {
+        for (interface, error) in cover(&mut self.kernel, &host) {
             tracing::error!(interface, error = describe(&error), "interface is not gated");
         }
         for interface in &host.interfaces {

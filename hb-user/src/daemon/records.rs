@@ -227,9 +227,9 @@ impl Daemon {
             tracing::error!("the generations are used up: give this node a new id");
             return;
         };
-        let stored = self.state.raise_generation(generation).and_then(|()| {
-            self.new_voters.as_ref().map_or(Ok(()), |set| self.state.store_voters(set))
-        });
+        // In this order: without a set, a generation alone looks like one of an older version.
+        let set = self.new_voters.as_ref().map_or(Ok(()), |set| self.state.store_voters(set));
+        let stored = set.and_then(|()| self.state.raise_generation(generation));
         if let Err(error) = stored {
             tracing::error!(error = describe(&error), generation, "generation not stored");
             return;

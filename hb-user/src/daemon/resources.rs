@@ -54,8 +54,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker on `background` that reports to `done`, and while the group runs asks for its state every
-    /// `interval`; it ends when dropped.
+    /// Starts a worker on `background` that reports to `done`, and while the group runs asks for its
+    /// state every `interval`; it ends when dropped.
     pub(super) fn spawn(
         background: &Handle,
         group: GroupId,

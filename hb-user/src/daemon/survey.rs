@@ -8,7 +8,7 @@ use std::io;
 use hb_ebpf::time::BootTime;
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{Daemon, resources::describe};
+use super::{Daemon, gate, resources::describe};
 use crate::{
     address::{AddressError, AddressSocket, Present},
     clock,
@@ -74,7 +74,9 @@ impl Daemon {
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
         }
         match host {
-            Ok(host) => self.cover(&host),
+            Ok(host) if gate::covers(self.kernel.gated(), &host) => {}
+            // The survey is old by now, and by an old one a newer interface would lose its gate.
+            Ok(_) => self.cover_interfaces(),
             Err(error) => tracing::error!(error = describe(&error), "interfaces not looked at"),
         }
     }
@@ -98,5 +100,23 @@ impl Daemon {
                 self.command(fast::Command::Restore { group: view.group });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Interface;
+
+    #[test]
+    fn a_host_is_covered_if_every_interface_but_loopback_is_gated_and_no_other() {
+        let interface = |index, loopback| Interface { index, loopback, ..Interface::default() };
+        let interfaces = vec![interface(1, true), interface(2, false), interface(3, false)];
+        let host = HostView { interfaces };
+        let covers = |gated: &[u32]| gate::covers(gated.iter().copied(), &host);
+        assert!(covers(&[3, 2]));
+        assert!(!covers(&[2]), "one is new");
+        assert!(!covers(&[2, 3, 4]), "one is gone, or came after the look");
+        assert!(!covers(&[1, 2, 3]));
     }
 }
