@@ -20,6 +20,7 @@ mod cluster {
     mod failback;
     mod gate;
     mod holders;
+    mod keys;
     mod leaving;
     mod links;
     mod moves;

@@ -248,7 +248,27 @@ fn an_interface_that_is_new_is_gated_and_one_that_goes_is_forgotten() {
     let cluster = Cluster::up(slow());
     let (node, client) = (Machine::B, Machine::Client);
     let far = cluster.lab.netns(client).name().to_owned();
+    let pins = cluster.lab.pins(node);
+    let gates = || {
+        let names = std::fs::read_dir(&pins).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("gate-")).collect::<BTreeSet<_>>()
+    };
+    let before = gates();
+    // From a moment before it is there.
+    let begun = clock::now();
     ip(&cluster, node, &format!("link add fresh type veth peer name far netns {far}"));
+    let made = clock::now();
+    while gates().len() < before.len() + 2 {
+        assert!(clock::now() < begun.after(PATIENCE), "no gate at fresh");
+        thread::sleep(Duration::from_micros(100));
+    }
+    let gated = clock::now();
+    println!(
+        "gated {:?} after `ip` began, {:?} after it ended",
+        gated.since(begun),
+        gated.since(made)
+    );
     ip(&cluster, node, "link add link eth0 name upper type macvlan mode bridge");
     wait_until_gated(&cluster, node, "fresh");
     wait_until_gated(&cluster, node, "upper");
@@ -267,12 +287,6 @@ fn an_interface_that_is_new_is_gated_and_one_that_goes_is_forgotten() {
     assert_eq!(ear.until(b"last"), []);
 
     // By the same way from the holder it would arrive.
-    let pins = cluster.lab.pins(node);
-    let gates = || {
-        let names = std::fs::read_dir(&pins).unwrap();
-        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with("gate-")).collect::<BTreeSet<_>>()
-    };
     let before = gates();
     ip(&cluster, node, "link del fresh");
     ip(&cluster, node, "link del upper");

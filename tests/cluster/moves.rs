@@ -208,3 +208,35 @@ fn a_learner_takes_part_when_an_operator_answers_for_it() {
     let text = refused(&cluster.ask(Machine::A, &["confirm"]));
     assert!(text.contains("nothing to confirm"), "{text}");
 }
+
+/// Under `safe`: it left while the other node held the group, and that one is off for good.
+#[test]
+fn a_node_that_left_seeks_again_when_an_operator_says_that_the_holder_is_off() {
+    let mut cluster = Cluster::up(quick("safe"));
+    cluster.lab.signal(Machine::B, libc::SIGTERM).unwrap();
+    cluster.wait_for_end(Machine::B);
+    cluster.wait_until_alone(Machine::A);
+    cluster.lab.crash(Machine::A).unwrap();
+    drop(cluster.lab.power_switch().unwrap().take_requests());
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    let bound = |status: &serde_json::Value| {
+        let reason = status["groups"][0]["reason"].as_str().unwrap_or_default();
+        reason.contains("`hb confirm` on this node")
+    };
+    cluster.wait_for(Machine::B, "it is bound", bound);
+    cluster.wait_for(Machine::B, "a is dead", |status| status["peers"][0]["life"] == "dead");
+    // Longer than it would take to seek: it neither serves nor has anybody fenced.
+    thread::sleep(Duration::from_secs(3));
+    let status = cluster.status(Machine::B);
+    assert!(bound(&status), "{status:#}");
+    assert_eq!(status["groups"][0]["holder"], serde_json::Value::Null);
+    assert_eq!(cluster.lab.power_switch().unwrap().take_requests(), []);
+
+    let text = done(&cluster.ask(Machine::B, &["confirm"]));
+    assert_eq!(text, "bound no longer: web\n");
+    cluster.wait_until_alone(Machine::B);
+    let fenced = cluster.lab.power_switch().unwrap().take_requests();
+    assert!(fenced.iter().any(|fenced| fenced.node == Machine::A && fenced.done), "{fenced:?}");
+    let text = refused(&cluster.ask(Machine::B, &["confirm"]));
+    assert!(text.contains("nothing to confirm"), "{text}");
+}

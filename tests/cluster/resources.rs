@@ -145,6 +145,35 @@ fn a_start_that_fails_moves_the_group_until_it_is_cleared() {
 }
 
 #[test]
+fn a_group_is_not_moved_to_where_it_failed() {
+    let mut scripts = Scripts::new("");
+    scripts.set("fail-a-second-start");
+    let cluster = &mut scripts.cluster;
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    let (epoch, watch) = (cluster.epoch(Machine::B), Watch::start(cluster));
+    let output = cluster.ask(Machine::B, &["move", "web", "a"]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in ["a cannot take web: it failed with web", "`hb clear web` on a"] {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+    assert_eq!(cluster.epoch(Machine::B), epoch);
+
+    // Mended, but not cleared yet.
+    scripts.unset("fail-a-second-start");
+    let cluster = &mut scripts.cluster;
+    assert!(!cluster.ask(Machine::B, &["move", "web", "a"]).status.success());
+    assert!(cluster.ask(Machine::A, &["clear", "web"]).status.success());
+    cluster.wait_until_serving(Machine::B);
+    let output = cluster.ask(Machine::B, &["move", "web", "a"]);
+    assert!(output.status.success(), "{output:?}");
+    cluster.wait_until_serving(Machine::A);
+    watch.finish().assert_never_both();
+}
+
+#[test]
 fn a_stop_that_takes_its_time_is_waited_for() {
     let mut scripts = Scripts::new("");
     scripts.cluster.start_both();

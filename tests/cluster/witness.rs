@@ -5,14 +5,14 @@ use std::{fs, path::Path, process::Output};
 use lab::{addresses::Machine, config::Settings};
 use serde_json::Value;
 
-use super::support::{Cluster, slow};
+use super::support::{Cluster, slow, wait_for};
 
 fn settings() -> Settings {
     Settings { policy: "witness".into(), ..slow() }
 }
 
 /// Runs `hb witness` on the third machine, for the lab's pins.
-fn witness(cluster: &Cluster, arguments: &[&str]) -> Output {
+pub(crate) fn witness(cluster: &Cluster, arguments: &[&str]) -> Output {
     let pins = cluster.lab.pins(Machine::Witness);
     let mut command = cluster.lab.hb(Machine::Witness).unwrap();
     command.arg("witness").arg("--pins").arg(pins).args(arguments);
@@ -20,7 +20,7 @@ fn witness(cluster: &Cluster, arguments: &[&str]) -> Output {
 }
 
 /// Runs it with the lab's configuration; it has to succeed.
-fn succeed(cluster: &Cluster, arguments: &[&str]) -> String {
+pub(crate) fn succeed(cluster: &Cluster, arguments: &[&str]) -> String {
     let config = cluster.lab.files().config.to_str().unwrap().to_owned();
     let output = witness(cluster, &[&["--config", &config], arguments].concat());
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
@@ -35,7 +35,7 @@ fn fail(cluster: &Cluster, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn report(cluster: &Cluster) -> Value {
+pub(crate) fn report(cluster: &Cluster) -> Value {
     serde_json::from_str(&succeed(cluster, &["--status", "--json"])).unwrap()
 }
 
@@ -203,6 +203,56 @@ fn what_is_wrong_is_refused_and_nothing_is_begun() {
     let available = Cluster::new(slow());
     let other = available.lab.files().config.to_str().unwrap().to_owned();
     refused(&["--config", &other], &["has no [witness]", "available"]);
+}
+
+#[test]
+fn it_votes_in_generic_mode_where_that_is_asked_for() {
+    let mut cluster = Cluster::up(settings());
+    succeed(&cluster, &["--detach"]);
+    let output = witness(
+        &cluster,
+        &["--config", cluster.lab.files().config.to_str().unwrap(), "--generic", "--wait", "0"],
+    );
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("eth0: attached in generic mode"), "{out}");
+    assert!(err.contains("eth0 is attached in generic mode:"), "{err}");
+    assert_eq!(cluster.xdp_mode(Machine::Witness, "eth0"), Some(2), "as the kernel says");
+    assert_eq!(report(&cluster)["interfaces"][0]["mode"], "generic");
+    // It was restarted, so it votes for nobody for a while; then its vote decides.
+    wait_for("the witness votes", || {
+        (report(&cluster)["clusters"][0]["blocked_us"] == Value::Null).then_some(())
+    });
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+}
+
+/// There is room for 128 clusters, and the one too many is named before anything is touched.
+#[test]
+fn one_cluster_too_many_is_refused_and_nothing_is_begun() {
+    let cluster = Cluster::up(settings());
+    let own = name(&cluster);
+    let directory = cluster.lab.files().directory.join("many");
+    fs::create_dir(&directory).unwrap();
+    let text = fs::read_to_string(&cluster.lab.files().config).unwrap();
+    let file = |number: usize| directory.join(format!("{number:03}.toml"));
+    for number in 0..128 {
+        let text = text.replacen(&format!("\"{own}\""), &format!("\"many-{number:03}\""), 1);
+        fs::write(file(number), text).unwrap();
+    }
+    let many = directory.to_str().unwrap();
+    let refused = fail(&cluster, &["--config", many, "--confirm"]);
+    assert!(refused.contains("many-127") && refused.contains("128"), "{refused}");
+    assert_eq!(report(&cluster)["clusters"].as_array().unwrap().len(), 1);
+    let state = cluster.lab.files().directory.join("state").join("many-000-w");
+    assert!(!state.join("generation").exists(), "a number was taken for {}", state.display());
+
+    fs::remove_file(file(127)).unwrap();
+    let output = witness(&cluster, &["--config", many, "--confirm"]);
+    assert!(output.status.success(), "{output:?}");
+    let all = report(&cluster);
+    assert_eq!(all["clusters"].as_array().unwrap().len(), 128);
+    assert!(all["clusters"].as_array().unwrap().iter().all(|known| known["learner"] == false));
 }
 
 #[test]

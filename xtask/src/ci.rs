@@ -47,11 +47,16 @@ pub(crate) fn run() -> Result<()> {
             test::run_kernel_tests(&kernel_object::variables(directory))
         });
     }
-    for fault in ["crash", "cut", "stop", "kill", "freeze"] {
-        let demo = ["run", "-q", "-p", "xtask", "--", "demo", "--runs", "2", "--fault", fault];
+    for (fault, runs) in
+        [("crash", "2"), ("cut", "1"), ("stop", "1"), ("kill", "2"), ("freeze", "2")]
+    {
+        let demo = ["run", "-q", "-p", "xtask", "--", "demo", "--runs", runs, "--fault", fault];
         steps.run(format!("demo: {fault}"), || cargo(&demo, &[]));
     }
     // Whether they work; their figures would say nothing here.
+    steps.run("bench --against", || {
+        cargo(&["run", "-q", "-p", "xtask", "--", "bench", "--against", "HEAD", "--smoke"], &[])
+    });
     for smoke in [
         &["compare", "--hb-as", "hb-200us", "--peer", "keepalived", "--runs", "1"][..],
         &["load", "--smoke", "--level", "L0", "--level", "L5", "--level", "L6"],

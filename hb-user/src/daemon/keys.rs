@@ -20,6 +20,7 @@ use crate::{
         ClusterKeys, peer_keys,
         rotate::{arrange, slot_of},
     },
+    status::KeysReport,
 };
 
 /// How long answers under a new key are waited for, and how long nothing may come under an old one;
@@ -58,6 +59,11 @@ impl Keys {
     /// The keys of a node that starts; it sends with the first.
     pub(super) fn new(keys: &ClusterKeys, live: BTreeMap<NodeId, PeerKeys>) -> Self {
         Self { live, sending: keys.ids().first().copied().unwrap_or(0), step: None }
+    }
+
+    /// What a status says of them.
+    pub(super) fn report(&self) -> KeysReport {
+        KeysReport { accepted: self.ids(), sends_with: self.sending }
     }
 
     fn ids(&self) -> Vec<u8> {

@@ -34,6 +34,7 @@ mod requests;
 mod resources;
 mod selftest;
 mod start;
+mod start_error;
 mod survey;
 
 use std::{
@@ -54,7 +55,7 @@ use tokio::{
 
 pub use gate_report::{GateError, Removed, gate, remove_gate};
 pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
-pub use start::StartError;
+pub use start_error::StartError;
 
 use self::{
     resources::{Done, Worker},
@@ -278,7 +279,7 @@ impl Daemon {
                 Some(done) = self.results.recv() => self.on_done(done),
                 done = next_cleaned(&mut self.cleaner) => self.on_cleaned(done),
                 word = self.fences.next() => self.on_fence(word),
-                survey = self.surveyor.next() => self.on_survey(survey),
+                found = self.surveyor.next() => self.on_found(found),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
                 Some(command) = commands.recv() => self.on_request(command),
                 _ = signals.terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },

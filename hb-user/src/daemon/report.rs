@@ -17,7 +17,7 @@ use super::{
     start::transport,
 };
 use crate::{
-    address::Present,
+    address::{AddressError, Present},
     clock,
     config::{self, LocalLink, Node, Resource},
     core::{Blocked, GroupView, Life, Phase},
@@ -36,13 +36,15 @@ use crate::{
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl Daemon {
-    /// Gathers the report.
+    /// Gathers the report; another thread has listed the addresses that are `present`.
     ///
     /// # Errors
     ///
     /// The kernel's counters cannot be read.
-    pub(super) fn report(&mut self) -> Result<StatusReport, KernelError> {
-        let present = self.addresses.addresses(None);
+    pub(super) fn report(
+        &self,
+        present: Result<Vec<Present>, AddressError>,
+    ) -> Result<StatusReport, KernelError> {
         let running = self.fast.running();
         let mut warnings = self.warnings();
         if let Err(error) = &present {
@@ -81,6 +83,7 @@ impl Daemon {
                 age_us: micros(now, BootTime(node.controller_stamp_ns)),
                 tick_ms: self.tick.as_millis() as u64,
             },
+            keys: self.keys.report(),
             policy: self.config.cluster.policy.as_str().to_owned(),
             uptime_s: now.since(self.started).as_secs(),
             pauses: self.pauses_of(&self.pauses, now),

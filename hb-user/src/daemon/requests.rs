@@ -5,8 +5,11 @@ use hb_ebpf::{
     wire::Health,
 };
 
+use tokio::sync::oneshot;
+
 use super::{Daemon, report, resources::describe};
 use crate::{
+    address::{AddressError, Present},
     config::Group,
     control::{Command, Reply, Request},
     core::{GroupView, Input, PeerFacts, Phase, choose::Standing},
@@ -20,7 +23,8 @@ impl Daemon {
     pub(super) fn on_request(&mut self, command: Command) {
         let Command { request, reply } = command;
         let outcome = match request {
-            // These two take a while, and answer by themselves.
+            // These take a while, and answer by themselves.
+            Request::Status => return self.surveyor.begin_status(reply),
             Request::UseKey { id, force } => return self.use_key(id, force, reply),
             Request::KeepKey { id, force } => return self.keep_key(id, force, reply),
             Request::LoadKeys => return drop(reply.send(self.load_keys())),
@@ -28,10 +32,6 @@ impl Daemon {
                 let version = report::VERSION.to_owned();
                 return drop(reply.send(Reply::Pong { version }));
             }
-            Request::Status => match self.report() {
-                Ok(report) => return drop(reply.send(Reply::Status { report: Box::new(report) })),
-                Err(error) => Err(describe(&error)),
-            },
             Request::Clear { group } => self.clear(&group),
             Request::Move { group, node } => self.move_group(&group, &node),
             Request::Confirm => self.confirmed(),
@@ -46,6 +46,20 @@ impl Daemon {
             Ok(message) => Reply::Done { message },
             Err(message) => Reply::Error { message },
         }));
+    }
+
+    /// Answers who asked for a status, which takes a list of the addresses that are `present`.
+    pub(super) fn on_addresses(
+        &mut self,
+        present: Result<Vec<Present>, AddressError>,
+        reply: oneshot::Sender<Reply>,
+    ) {
+        let answer = match self.report(present) {
+            Ok(report) => Reply::Status { report: Box::new(report) },
+            Err(error) => Reply::Error { message: describe(&error) },
+        };
+        // Who asked may have gone.
+        drop(reply.send(answer));
     }
 
     fn clear(&mut self, name: &str) -> Outcome {

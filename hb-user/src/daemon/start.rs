@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    env, fs, io,
+    env, fs,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -12,7 +12,6 @@ use std::{
 use hb_ebpf::{
     epoch::Epoch,
     gate,
-    lease::TermsError,
     maps::{LAYOUT, MAX_LINKS, MAX_NODES, Timing, Transport},
     time::BootTime,
     wire::State,
@@ -27,24 +26,24 @@ use super::{
     prepare::{LocalVip, Prepared, pins},
     records::{self, Beginning},
     resources::Worker,
+    start_error::StartError,
     survey::Surveyor,
 };
 use crate::{
-    address::{AddressError, AddressSocket, BatchFull},
-    announce::{AnnounceError, AnnounceSocket, Announcement},
+    address::AddressSocket,
+    announce::{AnnounceSocket, Announcement},
     clock,
     config::{
         Config, Engine, Fence, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
         ResourceKind,
     },
-    core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, SetupError},
-    fast::{Effect, Fast, FastError, Setup as FastSetup, Target},
+    core::{Bounds, Core, GroupSetup, ResourceBounds, Setup},
+    fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
     key::peer_keys,
-    link::{Ends, LinkError, LinkSocket},
-    logging, nonce,
-    parting::{self, PartingError},
+    link::{Ends, LinkSocket},
+    logging, nonce, parting,
     realtime::Demand,
     resource::{Place, Script, Sequence},
     sockets::SweepError,
@@ -52,79 +51,12 @@ use crate::{
 };
 
 /// Overrides the embedded object of the kernel half: for tests of another build of it.
-const OBJECT_VARIABLE: &str = "HB_KERNEL_OBJECT";
+pub(super) const OBJECT_VARIABLE: &str = "HB_KERNEL_OBJECT";
 /// A timer late by less than this casts no doubt on ourselves, however short the interval.
 const LEAST_LATE: Duration = Duration::from_micros(250);
 
 /// Before a fence that failed is tried again: an operator may be at the power switch.
 const FENCE_RETRY: Duration = Duration::from_secs(5);
-
-/// Why a prepared node did not start. What was begun is undone.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The kernel half.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The kernel has no timers for us, and the configuration insists on them.
-    #[error(
-        "engine = \"kernel\", but this kernel refuses BPF timers ({0}): set engine = \"auto\" or \
-         \"user\", or run a kernel without PREEMPT_RT"
-    )]
-    Engine(String),
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateDirError),
-    /// What an earlier life left behind.
-    #[error(transparent)]
-    Parting(#[from] PartingError),
-    /// The fast path.
-    #[error(transparent)]
-    Fast(#[from] FastError),
-    /// A link.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// A socket to announce with.
-    #[error(transparent)]
-    Announce(#[from] AnnounceError),
-    /// Too many addresses.
-    #[error(transparent)]
-    Batch(#[from] BatchFull),
-    /// Connections to an address that moves away cannot be ended.
-    #[error(transparent)]
-    Sweep(#[from] SweepError),
-    /// Addresses cannot be listed.
-    #[error(transparent)]
-    Addresses(#[from] AddressError),
-    /// The voters or the lengths of leases.
-    #[error(transparent)]
-    Terms(#[from] TermsError),
-    /// The core.
-    #[error(transparent)]
-    Core(#[from] SetupError),
-    /// The other object cannot be read.
-    #[error("cannot read {path}, which {OBJECT_VARIABLE} names")]
-    Object {
-        /// Its path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Another process uses the kernel half.
-    #[error(
-        "another process uses what is pinned at {}: a daemon with another state directory, or `hb \
-         gate --remove`", .0.display()
-    )]
-    InUse(PathBuf),
-    /// The interfaces cannot be listed.
-    #[error("cannot read the interfaces of this host")]
-    Interfaces(#[source] io::Error),
-    /// No random numbers.
-    #[error("cannot draw a random boot nonce")]
-    Random(#[source] io::Error),
-    /// A link has an end that does not fit its transport.
-    #[error("link {0} has no usable interface or address on this host any more: start again")]
-    Ends(String),
-}
 
 /// Starts the node. If it fails, the kernel half that was found is as it was, and a new one gone.
 /// Programs are run by `background`.

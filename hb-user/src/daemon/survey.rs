@@ -1,4 +1,5 @@
 //! A look round this host once a second: are the addresses there, and is every interface gated?
+//! And the list of addresses that a status has.
 //!
 //! The kernel answers under a lock that whoever changes interfaces holds for milliseconds, so the
 //! main loop has another thread ask. What is new it hears of at once by itself.
@@ -6,18 +7,30 @@
 use std::io;
 
 use hb_ebpf::time::BootTime;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
 use super::{Daemon, gate, resources::describe};
 use crate::{
     address::{AddressError, AddressSocket, Present},
     clock,
     config::HostView,
+    control::Reply,
     core::Phase,
     fast,
 };
 
-/// What was found.
+/// What the other thread found.
+pub(super) enum Found {
+    /// All that is looked at once a second.
+    Survey(Survey),
+    /// The addresses of this host, for a client that asked for a status.
+    Addresses(Result<Vec<Present>, AddressError>, oneshot::Sender<Reply>),
+}
+
+/// What is looked at once a second.
 pub(super) struct Survey {
     began: BootTime,
     present: Result<Vec<Present>, AddressError>,
@@ -27,8 +40,8 @@ pub(super) struct Survey {
 /// Who looks.
 pub(super) struct Surveyor {
     background: Handle,
-    sender: mpsc::UnboundedSender<Survey>,
-    receiver: mpsc::UnboundedReceiver<Survey>,
+    sender: mpsc::UnboundedSender<Found>,
+    receiver: mpsc::UnboundedReceiver<Found>,
     under_way: bool,
 }
 
@@ -47,18 +60,28 @@ impl Surveyor {
         let sender = self.sender.clone();
         self.background.spawn_blocking(move || {
             let began = clock::now();
-            let present = AddressSocket::open().and_then(|mut socket| socket.addresses(None));
+            let survey = Survey { began, present: addresses(), host: HostView::read() };
             // A daemon that is gone needs none.
-            drop(sender.send(Survey { began, present, host: HostView::read() }));
+            drop(sender.send(Found::Survey(survey)));
         });
     }
 
-    /// Returns the next survey; waits for ever if none is under way.
-    pub(super) async fn next(&mut self) -> Survey {
+    /// Begins to answer who asked for a status.
+    pub(super) fn begin_status(&self, reply: oneshot::Sender<Reply>) {
+        let sender = self.sender.clone();
+        self.background.spawn_blocking(move || {
+            drop(sender.send(Found::Addresses(addresses(), reply)));
+        });
+    }
+
+    /// Returns what was found next; waits for ever if nothing is looked for.
+    pub(super) async fn next(&mut self) -> Found {
         match self.receiver.recv().await {
-            Some(survey) => {
-                self.under_way = false;
-                survey
+            Some(found) => {
+                if let Found::Survey(_) = found {
+                    self.under_way = false;
+                }
+                found
             }
             // Not reached while this holds a sender of its own.
             None => std::future::pending().await,
@@ -66,8 +89,19 @@ impl Surveyor {
     }
 }
 
+fn addresses() -> Result<Vec<Present>, AddressError> {
+    AddressSocket::open().and_then(|mut socket| socket.addresses(None))
+}
+
 impl Daemon {
-    pub(super) fn on_survey(&mut self, survey: Survey) {
+    pub(super) fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Survey(survey) => self.on_survey(survey),
+            Found::Addresses(present, reply) => self.on_addresses(present, reply),
+        }
+    }
+
+    fn on_survey(&mut self, survey: Survey) {
         let Survey { began, present, host } = survey;
         match present {
             Ok(present) => self.restore_addresses(&present, began),

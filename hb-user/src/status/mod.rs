@@ -40,6 +40,9 @@ pub struct StatusReport {
     pub scheduling: Scheduling,
     /// The daemon's main loop.
     pub controller: Controller,
+    /// The ids of the keys that authenticate frames.
+    #[serde(default)]
+    pub keys: KeysReport,
     /// `witness`, `safe` or `available`.
     pub policy: String,
     /// How long the daemon has run, in seconds.
@@ -96,6 +99,15 @@ pub struct Controller {
     pub age_us: u64,
     /// Time between two rounds of its main loop, in milliseconds.
     pub tick_ms: u64,
+}
+
+/// The keys of a node, by their ids in the key file, 1 to 255.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysReport {
+    /// Those whose frames are taken: one, or two while one is put in the place of the other.
+    pub accepted: Vec<u8>,
+    /// The one that this node sends with.
+    pub sends_with: u8,
 }
 
 /// One other machine.

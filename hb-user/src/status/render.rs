@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{EngineKind, GroupStatus, PeerLife, PeerStatus, Quantiles, StatusReport, gate, lease};
+use super::{
+    EngineKind, GroupStatus, KeysReport, PeerLife, PeerStatus, Quantiles, StatusReport, gate, lease,
+};
 
 /// No line is longer, in columns.
 pub const WIDTH: usize = 80;
@@ -216,6 +218,11 @@ fn machinery(page: &mut Page, report: &StatusReport) {
         span(report.uptime_s.saturating_mul(1_000_000)),
         report.config_hash,
     ));
+    let KeysReport { accepted, sends_with } = &report.keys;
+    if !accepted.is_empty() {
+        let accepted: Vec<_> = accepted.iter().map(u8::to_string).collect();
+        page.line(&format!("keys: takes {}, sends with {sends_with}", accepted.join(" and ")));
+    }
     let engine = match report.engine.kind {
         EngineKind::KernelTimer => "kernel timers",
         EngineKind::User => "userspace thread",

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::status::{
     AddressAtGate, AddressStatus, AttachMode, Controller, Engine, GateReport, GroupHealth,
-    GroupState, InterfaceAtGate, LeaseStatus, LinkStatus, Misses, PausesReport, PeerController,
-    Promise, ResourceStatus, Scheduling, Vote, render_gate,
+    GroupState, InterfaceAtGate, KeysReport, LeaseStatus, LinkStatus, Misses, PausesReport,
+    PeerController, Promise, ResourceStatus, Scheduling, Vote, render_gate,
 };
 
 fn link(name: &str, interface: &str) -> LinkStatus {
@@ -70,6 +70,7 @@ fn healthy() -> StatusReport {
         },
         scheduling: Scheduling { policy: "SCHED_DEADLINE".into(), refused: vec![] },
         controller: Controller { age_us: 410, tick_ms: 1 },
+        keys: KeysReport { accepted: vec![1], sends_with: 1 },
         policy: "witness".into(),
         uptime_s: 273_661,
         pauses: PausesReport::default(),
@@ -292,6 +293,7 @@ witness/lan        12.3  45.0  1311       200.0  310.2    -
 
 node a (id 1) of edge (id 77), policy witness
 daemon: version 0.1.0, start 9, up 3 d 4 h, config 0123456789abcdef
+keys: takes 1, sends with 1
 engine: kernel timers (the kernel has BPF timers)
 scheduling: SCHED_DEADLINE
 controller: 410 us old, one round per 1 ms
@@ -352,6 +354,7 @@ b/lan              -     -     -           -      -    -
 
 node a (id 1) of edge (id 77), policy safe
 daemon: version 0.1.0, start 9, up 3 d 4 h, config 0123456789abcdef
+keys: takes 1, sends with 1
 engine: userspace thread (the kernel refuses BPF timers (PREEMPT_RT))
 scheduling: SCHED_OTHER
   refused: SCHED_DEADLINE: operation not permitted

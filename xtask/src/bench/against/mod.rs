@@ -35,6 +35,9 @@ pub(crate) struct Against {
     /// Also the micro-benchmarks: building them takes minutes, and running them too.
     #[arg(long)]
     criterion: bool,
+    /// Only see whether it works: one round, and of the daemons alone.
+    #[arg(long, conflicts_with_all = ["rounds", "criterion"])]
+    smoke: bool,
     /// Write every round to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -66,10 +69,11 @@ impl Against {
     /// If one cannot be built or measured, or if this tree is slower.
     pub(crate) fn run(&self, revision: &str) -> Result<()> {
         prepare::machine()?;
-        let mut then = Side::up(Revision::build(revision)?)?;
-        let mut now = Side::up(Revision::present()?)?;
+        let (rounds, costs) = if self.smoke { (1, false) } else { (self.rounds, true) };
+        let mut then = Side::up(Revision::build(revision, costs)?)?;
+        let mut now = Side::up(Revision::present(costs)?)?;
         let mut pairs: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
-        for round in 1..=self.rounds {
+        for round in 1..=rounds {
             // Neither is always the first.
             let (first, second) =
                 if round % 2 == 1 { (&mut then, &mut now) } else { (&mut now, &mut then) };
@@ -81,7 +85,7 @@ impl Against {
                     pairs.entry(name).or_default().push(Pair { then, now });
                 }
             }
-            println!("round {round}/{}: {} figures of both", self.rounds, pairs.len());
+            println!("round {round}/{rounds}: {} figures of both", pairs.len());
         }
         drop((then, now));
 

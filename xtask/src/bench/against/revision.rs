@@ -25,12 +25,13 @@ pub(super) struct Revision {
 }
 
 impl Revision {
-    /// Checks `revision` out below `target/against` and builds it there.
+    /// Checks `revision` out below `target/against` and builds it, with the means to tell what a
+    /// packet `costs` or without. What both revisions depend on is built once.
     ///
     /// # Errors
     ///
     /// If there is no such revision or it does not build.
-    pub(super) fn build(revision: &str) -> Result<Self> {
+    pub(super) fn build(revision: &str, costs: bool) -> Result<Self> {
         let root = run::workspace();
         let mut git = Command::new("git");
         git.current_dir(root).args(["rev-parse", "--verify", "--short"]);
@@ -46,7 +47,7 @@ impl Revision {
             git.current_dir(root).args(["worktree", "add", "--detach"]).arg(&tree).arg(&commit);
             run::run(&mut git)?;
         }
-        Self::built(format!("{revision} ({commit})"), tree, place.join("build"))
+        Self::built(format!("{revision} ({commit})"), tree, costs)
     }
 
     /// Builds this tree, as it is, with whatever was not committed.
@@ -54,23 +55,26 @@ impl Revision {
     /// # Errors
     ///
     /// If it does not build.
-    pub(super) fn present() -> Result<Self> {
+    pub(super) fn present(costs: bool) -> Result<Self> {
         let root = run::workspace();
-        Self::built("this tree".into(), root.into(), root.join("target"))
+        Self::built("this tree".into(), root.into(), costs)
     }
 
-    fn built(name: String, tree: PathBuf, target: PathBuf) -> Result<Self> {
+    fn built(name: String, tree: PathBuf, costs: bool) -> Result<Self> {
+        let target = run::workspace().join("target");
         let build = |arguments: &[&str]| {
             let mut cargo = run::cargo();
             cargo.current_dir(&tree).env("CARGO_TARGET_DIR", &target);
             run::run(cargo.args(["build", "--release", "--locked"]).args(arguments))
         };
         build(&["--package", "hb-user", "--bin", "hb"])?;
-        build(&["--package", "xtask"])?;
+        if costs {
+            build(&["--package", "xtask"])?;
+        }
         let xtask = target.join("release/xtask");
         let measures =
-            run::output(Command::new(&xtask).args(["bench", "kernel", "--help"])).is_ok();
-        if !measures {
+            costs && run::output(Command::new(&xtask).args(["bench", "kernel", "--help"])).is_ok();
+        if costs && !measures {
             println!("{name} cannot measure what a packet costs: that is not compared");
         }
         // Each build of another revision replaces the binaries of the one before.
