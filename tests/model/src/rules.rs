@@ -24,6 +24,11 @@ pub trait Rules: Copy + Debug + Send + Sync + 'static {
         start::start(terms, *disk, now)
     }
 
+    /// Leaves in order; tells when what it promised and sent is over.
+    fn part(&self, record: &mut Record, terms: &Terms, now: u64) -> Option<u64> {
+        start::part(record, terms, now)
+    }
+
     /// Begins to seek.
     ///
     /// # Errors

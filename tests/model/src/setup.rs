@@ -38,6 +38,8 @@ pub struct Setup {
     pub restarts: u8,
     /// Ids of the machines that may restart.
     pub restarting: &'static [u8],
+    /// Ids of the nodes that may leave in order and start again, which counts among the restarts.
+    pub renewing: &'static [u8],
     /// Releases of all nodes together.
     pub releases: u8,
     /// Fences asked for by both nodes together, under `safe`.
@@ -80,6 +82,7 @@ impl Setup {
             give_ups: 0,
             restarts: 0,
             restarting: &[],
+            renewing: &[],
             releases: 0,
             fences: 0,
             vows: 0,

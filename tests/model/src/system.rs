@@ -86,6 +86,8 @@ pub enum Move {
     Release(u8, u8),
     /// A machine starts without its record.
     Restart(u8),
+    /// A node leaves in order and starts again, with a note of when what it promised is over.
+    Renew(u8),
     /// A node that seeks asks for a fence of the other one.
     Ask(u8),
     /// A fence takes effect: the machine that it is about is off.
@@ -439,6 +441,8 @@ impl<R: Rules> Model for Protocol<R> {
         if system.restarts < self.setup.restarts {
             let restarting = self.setup.restarting.iter().filter(|id| up(id));
             moves.extend(restarting.map(|id| Move::Restart(*id)));
+            let renewing = self.setup.renewing.iter().filter(|id| up(id));
+            moves.extend(renewing.map(|id| Move::Renew(*id)));
         }
         for (id, machine) in (1..).zip(&system.machines) {
             // A voter goes by the lease in the request; its own matters to nobody.
@@ -494,6 +498,19 @@ impl<R: Rules> Model for Protocol<R> {
             }
             Move::Restart(id) => {
                 self.change(&mut system, id, |machine, terms| self.start(machine, terms));
+                system.restarts += 1;
+            }
+            Move::Renew(id) => {
+                let mut parted = None;
+                self.change(&mut system, id, |machine, terms| {
+                    parted = self.rules.part(&mut machine.record, terms, NOW);
+                    if let Some(end) = parted {
+                        self.start(machine, terms);
+                        // As the order to start does with what the note says.
+                        machine.record.blocked_until_ns = machine.record.blocked_until_ns.min(end);
+                    }
+                });
+                parted?;
                 system.restarts += 1;
             }
             Move::Reconfigure(id) => {

@@ -24,6 +24,22 @@ fn restart_and_release() {
     holds("a restart and a release", Production, &setup);
 }
 
+/// A node that leaves in order waits for no longer than what it promised when it starts again.
+#[test]
+fn leaving_in_order() {
+    let renewing = Setup { renewing: &[1, 2], recovery: true, ..Setup::even() };
+    let setup = Setup { restarts: 1, releases: 1, ..renewing.clone() };
+    holds("a leaving in order and a release", Production, &setup);
+    let setup = Setup { restarts: 2, restarting: &[1], renewing: &[1], ..renewing };
+    holds("a leaving in order, a restart", Production, &setup);
+}
+
+#[test]
+fn leaving_in_order_with_uneven_clocks() {
+    let setup = Setup { restarts: 1, renewing: &[1, 2], recovery: true, ..Setup::uneven() };
+    holds("a leaving in order, uneven clocks", Production, &setup);
+}
+
 #[test]
 fn clocks_within_rho() {
     let setup = Setup { recovery: true, ..Setup::any_rates() };

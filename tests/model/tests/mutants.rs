@@ -3,9 +3,9 @@
 use hb_model::{
     mutants::{
         AmnesiaSkipped, CommonExpiry, EchoExtends, EqualByNode, GateLate, GenerationAhead,
-        LapsedStays, LowEpochTaken, MarginAsIs, NewestTransmit, OneOtherVote, OwnLease,
-        OwnVoteTwice, ReleaseFreesVote, ReleaseUndone, ReleasedRenewed, SeekerStays, SpeaksFirst,
-        UntilShortened, VoteWithinMargin, WitnessForgets,
+        LapsedStays, LastPacketsNotNoted, LowEpochTaken, MarginAsIs, NewestTransmit, OneOtherVote,
+        OwnLease, OwnVoteTwice, PromiseNotNoted, ReleaseFreesVote, ReleaseUndone, ReleasedRenewed,
+        SeekerStays, SpeaksFirst, UntilShortened, VoteWithinMargin, WaitNotNoted, WitnessForgets,
     },
     rules::{Production, Rules},
     search::search,
@@ -59,6 +59,24 @@ fn released_epoch_renewed() {
 #[test]
 fn amnesia_skipped() {
     caught(AmnesiaSkipped, &Setup { restarts: 1, restarting: &[3], ..Setup::even() }, SAFETY);
+}
+
+#[test]
+fn a_note_without_the_promise() {
+    let setup = Setup { restarts: 1, renewing: &[2], ..Setup::even() };
+    caught(PromiseNotNoted, &setup, SAFETY);
+}
+
+#[test]
+fn a_note_without_the_last_packets() {
+    let setup = Setup { restarts: 1, renewing: &[1], releases: 1, ..Setup::even() };
+    caught(LastPacketsNotNoted, &setup, SAFETY);
+}
+
+#[test]
+fn a_note_without_the_wait_of_an_earlier_start() {
+    let setup = Setup { restarts: 2, restarting: &[2], renewing: &[2], ..Setup::even() };
+    caught(WaitNotNoted, &setup, SAFETY);
 }
 
 #[test]

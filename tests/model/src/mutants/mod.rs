@@ -5,6 +5,7 @@
 
 mod fencing;
 mod holder;
+mod leaving;
 mod liveness;
 mod voter;
 
@@ -13,6 +14,7 @@ pub use fencing::{
     ReportAfterGivingUp, ReportOpensAtOnce, ReportTwice, StaysEndless,
 };
 pub use holder::{CommonExpiry, EchoExtends, GateLate, OneOtherVote, OwnLease, ReleaseUndone};
+pub use leaving::{LastPacketsNotNoted, PromiseNotNoted, WaitNotNoted};
 pub use liveness::{LapsedStays, SeekerStays};
 pub use voter::{
     AmnesiaSkipped, EqualByNode, GenerationAhead, LowEpochTaken, MarginAsIs, NewestTransmit,

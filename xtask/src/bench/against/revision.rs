@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,7 +26,7 @@ pub(super) struct Revision {
 
 impl Revision {
     /// Checks `revision` out below `target/against` and builds it, with the means to tell what a
-    /// packet `costs` or without. What both revisions depend on is built once.
+    /// packet `costs` or without.
     ///
     /// # Errors
     ///
@@ -47,7 +47,11 @@ impl Revision {
             git.current_dir(root).args(["worktree", "add", "--detach"]).arg(&tree).arg(&commit);
             run::run(&mut git)?;
         }
-        Self::built(format!("{revision} ({commit})"), tree, costs)
+        let target = place.join(format!("{commit}-target"));
+        seed(&root.join("target/release"), &target.join("release")).with_context(|| {
+            format!("cannot put what is built already below {}", target.display())
+        })?;
+        Self::built(format!("{revision} ({commit})"), tree, target, costs)
     }
 
     /// Builds this tree, as it is, with whatever was not committed.
@@ -57,11 +61,12 @@ impl Revision {
     /// If it does not build.
     pub(super) fn present(costs: bool) -> Result<Self> {
         let root = run::workspace();
-        Self::built("this tree".into(), root.into(), costs)
+        Self::built("this tree".into(), root.into(), root.join("target"), costs)
     }
 
-    fn built(name: String, tree: PathBuf, costs: bool) -> Result<Self> {
-        let target = run::workspace().join("target");
+    /// `target` is not that of another tree: cargo takes what it built from the same place in another
+    /// workspace for its own.
+    fn built(name: String, tree: PathBuf, target: PathBuf, costs: bool) -> Result<Self> {
         let build = |arguments: &[&str]| {
             let mut cargo = run::cargo();
             cargo.current_dir(&tree).env("CARGO_TARGET_DIR", &target);
@@ -77,7 +82,7 @@ impl Revision {
         if costs && !measures {
             println!("{name} cannot measure what a packet costs: that is not compared");
         }
-        // Each build of another revision replaces the binaries of the one before.
+        // A later build of this tree replaces its binaries.
         let keep = target.join("measured").join(tree.file_name().unwrap_or_default());
         fs::create_dir_all(&keep).with_context(|| format!("cannot make {}", keep.display()))?;
         let copy = |binary: &str| -> Result<PathBuf> {
@@ -107,6 +112,40 @@ impl Revision {
     }
 }
 
+/// What names of the workspace's own crates begin with.
+const OURS: [&str; 4] = ["hb", "xtask", "benches", "lab"];
+
+/// Links what cargo has built of others' crates below `from` to the same place below `to`, where
+/// it need not be built again. What is there already stays.
+fn seed(from: &Path, to: &Path) -> io::Result<()> {
+    for part in ["deps", ".fingerprint", "build"] {
+        if from.join(part).exists() {
+            link(&from.join(part), &to.join(part))?;
+        }
+    }
+    Ok(())
+}
+
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let bare = name.to_string_lossy();
+        let bare = bare.strip_prefix("lib").unwrap_or(&bare);
+        let (path, place) = (entry.path(), to.join(&name));
+        if OURS.iter().any(|ours| bare.starts_with(ours)) || place.is_file() {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            link(&path, &place)?;
+        } else {
+            fs::hard_link(&path, &place)?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads `new/estimates.json` of every benchmark below `directory`, as criterion leaves them.
 fn collect(directory: &Path, means: &mut BTreeMap<String, f64>) -> Result<()> {
     let entries =
@@ -133,6 +172,23 @@ fn collect(directory: &Path, means: &mut BTreeMap<String, f64>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_is_linked_and_our_own_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+        for path in ["deps/libaya-1.rlib", "deps/libhb_user-1.rlib", "build/libc-2/out/output"] {
+            let path = from.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "first").unwrap();
+        }
+        for _ in 0..2 {
+            seed(&from, &to).unwrap();
+            assert_eq!(fs::read_to_string(to.join("deps/libaya-1.rlib")).unwrap(), "first");
+            assert_eq!(fs::read_to_string(to.join("build/libc-2/out/output")).unwrap(), "first");
+            assert!(!to.join("deps/libhb_user-1.rlib").exists());
+        }
+    }
 
     #[test]
     fn means_are_found_at_any_depth() {
