@@ -114,15 +114,14 @@ impl Failover {
             for setting in &mut settings {
                 setting.round(number)?;
             }
+            // What is known survives whatever happens in a later round.
+            if let Some(path) = &self.json {
+                write_json(path, &Report::new(&settings))?;
+            }
         }
-        let report = Report {
-            machine: facts::machine(),
-            series: settings.into_iter().flat_map(Setting::finish).collect(),
-        };
+        let report = Report::new(&settings);
+        drop(settings);
         println!("\n{}", report.text());
-        if let Some(path) = &self.json {
-            write_json(path, &report)?;
-        }
         if let Some(path) = &self.plot {
             dots::draw(path, "time without service, each run", &report.rows())?;
             println!("outages are drawn in {}", path.display());
@@ -218,9 +217,9 @@ impl Setting {
         Ok(())
     }
 
-    fn finish(self) -> impl Iterator<Item = Series> {
-        let words = self.words;
-        self.series.into_iter().map(move |(fault, runs)| Series::new(words.clone(), fault, runs))
+    fn series(&self) -> impl Iterator<Item = Series> {
+        let series = self.series.iter();
+        series.map(|(fault, runs)| Series::new(self.words.clone(), *fault, runs.clone()))
     }
 }
 
@@ -268,6 +267,11 @@ fn waits_us(run: &Run) -> Vec<f64> {
 }
 
 impl Report {
+    fn new(settings: &[Setting]) -> Self {
+        let series = settings.iter().flat_map(Setting::series).collect();
+        Self { machine: facts::machine(), series }
+    }
+
     fn text(&self) -> String {
         const WIDTH: usize = 44;
         let mut text = facts::lines(&self.machine);
