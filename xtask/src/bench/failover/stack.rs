@@ -44,14 +44,14 @@ pub(super) fn draw(path: &Path, bars: &[Bar]) -> Result<()> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Returns the right end of the axis: room for all bars but those several times as long as the
-/// median one.
+/// Returns the right end of the axis: room for all bars and the words beside them, but for those
+/// several times as long as the median one.
 fn right_end(bars: &[Bar]) -> f64 {
     let mut lengths: Vec<f64> = bars.iter().map(Bar::length).collect();
     lengths.sort_by(f64::total_cmp);
     let middle = lengths.get(lengths.len() / 2).copied().unwrap_or(1.0);
     let fits = lengths.iter().rfind(|&&length| length <= 4.0 * middle);
-    fits.copied().unwrap_or(middle).max(1.0) * 1.25
+    fits.copied().unwrap_or(middle).max(1.0) * 1.5
 }
 
 impl Bar {
