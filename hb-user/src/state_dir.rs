@@ -8,20 +8,28 @@
 use std::{
     fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     str::FromStr,
+    thread,
+    time::Duration,
 };
 
 use hb_ebpf::epoch::Epoch;
 
-use crate::durable;
+use crate::{clock, durable};
 
 /// Bytes of a file that are looked at; the longest number has 10 digits.
 const MAX_FILE_BYTES: u64 = 64;
 
 const VOTERS: &str = "voters";
+
+/// For so long the lock of a daemon that was killed may stay behind: with a program that it was just
+/// about to run, until that program runs.
+const INHERITED: Duration = Duration::from_secs(2);
+/// Between two tries.
+const STEP: Duration = Duration::from_millis(2);
 
 /// A node's state directory, locked against a second daemon until this is dropped.
 #[derive(Debug)]
@@ -121,6 +129,13 @@ pub enum Holder {
     Process(u32),
     /// A process that has not written its id.
     Unknown,
+}
+
+impl Holder {
+    /// Returns whether it is a process that is there no more.
+    fn is_gone(self) -> bool {
+        matches!(self, Self::Process(pid) if !Path::new(&format!("/proc/{pid}")).exists())
+    }
 }
 
 impl fmt::Display for Holder {
@@ -333,20 +348,32 @@ fn lock(directory: &Path) -> Result<File, StateDirError> {
         .mode(0o600)
         .open(&path)
         .map_err(write_error)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut bytes = Vec::new();
-            let read = (&mut file).take(MAX_FILE_BYTES).read_to_end(&mut bytes);
-            let pid = read.ok().and_then(|_| number(&bytes)).filter(|pid| *pid != 0);
-            let holder = pid.map_or(Holder::Unknown, Holder::Process);
-            return Err(StateDirError::Locked { path: directory.into(), holder });
+    let end = clock::now().after(INHERITED);
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder(&mut file);
+                if !holder.is_gone() || clock::now() >= end {
+                    return Err(StateDirError::Locked { path: directory.into(), holder });
+                }
+                thread::sleep(STEP);
+            }
+            Err(TryLockError::Error(source)) => return Err(write_error(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(write_error(source)),
     }
+    file.rewind().map_err(write_error)?;
     file.set_len(0).map_err(write_error)?;
     file.write_all(format!("{}\n", std::process::id()).as_bytes()).map_err(write_error)?;
     Ok(file)
+}
+
+/// Returns whose id the lock file has.
+fn holder(file: &mut File) -> Holder {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes));
+    let pid = read.ok().and_then(|_| number(&bytes)).filter(|pid| *pid != 0);
+    pid.map_or(Holder::Unknown, Holder::Process)
 }
 
 #[cfg(test)]
@@ -388,6 +415,25 @@ mod tests {
         StateDir::open(&parent.path().join("pair-b")).expect("another node shares the parent");
         drop(first);
         StateDir::open(&path).expect("free again");
+    }
+
+    #[test]
+    fn what_a_killed_daemon_was_about_to_run_is_waited_for() {
+        let parent = parent();
+        let path = parent.path().join("pair-a");
+        let mut first = StateDir::open(&path).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        // The lock is that of a process that has ended, in a descriptor that it left to another.
+        fs::write(path.join("lock"), format!("{}\n", child.id())).unwrap();
+        let left = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            first.reserve_incarnation().unwrap()
+        });
+        let mut second = StateDir::open(&path).unwrap();
+        assert_eq!(second.reserve_incarnation().unwrap(), left.join().unwrap() + 1);
+        let text = fs::read_to_string(path.join("lock")).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
     }
 
     #[test]

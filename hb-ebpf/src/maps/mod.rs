@@ -4,7 +4,7 @@
 //! part of a [`Peer`]; the kernel writes everything else. A peer and its links it writes under the
 //! lock of the peer's [`PeerLock`], between two increments of [`Peer::sequence`]; a group's
 //! [`Recorded`] and [`Lease`] under the lock of its [`GroupLock`], between two increments of each
-//! one's own sequence. Integers are in host order except in [`GroupWord`]s, which are kept as they
+//! one's own sequence. Integers are in host order except in [`GroupWord`](crate::wire::GroupWord)s, which are kept as they
 //! travel. All times are `CLOCK_BOOTTIME` nanoseconds, 0 for never.
 //!
 //! [`Terms`]: crate::lease::Terms
@@ -55,7 +55,7 @@ pub const fn slot(node: u8, link: u8) -> Option<u32> {
 
 /// How the groups fare on a node, in two copies: `healths[generation % 2]` is whole, the other one
 /// is being written. A reader that finds `generation` unchanged after copying has a whole one. The
-/// rest of a group's word is its [`Record`]'s.
+/// rest of a group's word is its [`Record`](crate::lease::Record)'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Words {
