@@ -7,9 +7,6 @@ use lab::addresses::Machine;
 use super::support::{Cluster, PATIENCE, slow};
 
 /// Sends `signal` to a daemon ever later in its start, and asserts that nothing is left each time.
-///
-/// A signal while the kernel looks at the programs has it look once more, and write down what it
-/// sees, which takes it a second or two.
 fn interrupt(signal: i32, delays_ms: &[u64]) {
     let mut cluster = Cluster::new(slow());
     for &delay_ms in delays_ms {

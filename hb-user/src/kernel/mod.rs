@@ -13,6 +13,7 @@ mod pinned;
 mod pins;
 mod program;
 mod shared;
+mod undisturbed;
 mod witness;
 
 pub use attach::{Attachment, Mode};

@@ -47,6 +47,7 @@ use super::{
     gate::Gated,
     pins::remove_pins,
     shared::Shared,
+    undisturbed::Undisturbed,
 };
 use crate::id::NodeId;
 
@@ -157,6 +158,7 @@ impl Kernel {
         object: &[u8],
         pins: &FilePath,
     ) -> Result<Self, KernelError> {
+        let _undisturbed = Undisturbed::begin();
         let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
         fs::create_dir_all(pins).map_err(unusable)?;
         // One left alone by an interrupted removal must not be taken for one of ours unseen.
