@@ -330,14 +330,32 @@ impl Report {
     }
 }
 
+/// When a peer is dead.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timers {
+    /// Time between two heartbeats.
+    pub(crate) interval: &'static str,
+    /// Missed heartbeats.
+    pub(crate) misses: u32,
+}
+
+impl Timers {
+    /// Those of the published figures.
+    pub(crate) const FAST: Self = Self { interval: "200us", misses: 3 };
+}
+
 impl Failover {
-    /// Measures what `bench --against` compares: the outage after a crash, with one binary.
-    pub(crate) fn lab_for_comparison(hb: &Path) -> Result<Lab> {
+    /// Makes the lab in which `bench --against` has one binary take over.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub(crate) fn lab_for_comparison(hb: &Path, timers: Timers) -> Result<Lab> {
         let mut options = Options::new()?;
         options.hb = Some(hb.into());
         options.settings = Settings {
-            interval: "200us".into(),
-            misses: 3,
+            interval: timers.interval.into(),
+            misses: timers.misses,
             policy: Policy::Available.name().into(),
             resource: false,
             ..Settings::default()
@@ -345,17 +363,25 @@ impl Failover {
         Lab::up(options)
     }
 
-    /// One crash in such a lab: the outage in microseconds.
-    pub(crate) fn crash(lab: &mut Lab, number: u32) -> Result<f64> {
+    /// One crash in such a lab: the outage in microseconds, or what happened instead of a takeover.
+    ///
+    /// # Errors
+    ///
+    /// If the daemons do not go away, or their logs cannot be kept.
+    pub(crate) fn crash(lab: &mut Lab, number: u32) -> Result<Result<f64>> {
         let mut run = Run::new(number, Fault::Crash);
-        demo::once(lab, Fault::Crash, &mut run)?;
+        let taken = demo::once(lab, Fault::Crash, &mut run).and_then(|()| match run.outage_ns {
+            Some(ns) => Ok(ns as f64 / 1e3),
+            None => bail!("no outage was measured"),
+        });
+        if taken.is_err() {
+            let logs = demo::keep_logs(lab, number)?;
+            println!("logs of what follows are kept in {}", logs.display());
+        }
         for node in NODES {
             lab.netns(node).kill_processes()?;
         }
-        match run.outage_ns {
-            Some(ns) => Ok(ns as f64 / 1e3),
-            None => bail!("no outage was measured"),
-        }
+        Ok(taken)
     }
 }
 
