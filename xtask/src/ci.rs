@@ -97,7 +97,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
-    run::run(run::cargo().args(arguments).envs(variables.iter().copied()))
+    run::run_telling_why(run::cargo().args(arguments).envs(variables.iter().copied()))
 }
 
 /// Makes sure that a component of the Rust toolchain is there, which the minimal profile lacks.

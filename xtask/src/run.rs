@@ -83,6 +83,34 @@ pub(crate) fn run_lines(command: &mut Command, mut each: impl FnMut(&str)) -> Re
     Ok(())
 }
 
+/// Like [`run()`], and the failure carries the last line that the program wrote to standard error:
+/// whoever sees the end of a long log only still learns why.
+///
+/// # Errors
+///
+/// As [`run()`].
+pub(crate) fn run_telling_why(command: &mut Command) -> Result<()> {
+    announce(command);
+    let mut child =
+        command.stderr(Stdio::piped()).spawn().with_context(|| cannot_start(command))?;
+    let mut last = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        for bytes in BufReader::new(stderr).split(b'\n') {
+            let bytes = bytes.with_context(|| format!("cannot read from `{}`", line(command)))?;
+            let text = String::from_utf8_lossy(&bytes);
+            eprintln!("{text}");
+            if !text.trim().is_empty() {
+                last = text.trim().to_owned();
+            }
+        }
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{}`", line(command)))?;
+    if !status.success() {
+        bail!("`{}` failed: {status}: {last}", line(command));
+    }
+    Ok(())
+}
+
 /// The first executable file of that name in the directories of `PATH`.
 pub(crate) fn which(name: &str) -> Option<PathBuf> {
     which_in(name, &env::var_os("PATH")?)
@@ -148,6 +176,14 @@ mod tests {
         let error = run(Command::new("sh").args(["-c", "exit 7"])).unwrap_err().to_string();
         assert!(error.contains("sh -c 'exit 7'"), "{error}");
         assert!(error.contains("exit status: 7"), "{error}");
+    }
+
+    #[test]
+    fn a_failure_tells_the_last_thing_that_was_said() {
+        let script = "echo first >&2; echo 'error: no room' >&2; echo >&2; exit 1";
+        let error = run_telling_why(Command::new("sh").args(["-c", script])).unwrap_err();
+        assert!(error.to_string().ends_with("exit status: 1: error: no room"), "{error}");
+        run_telling_why(Command::new("sh").args(["-c", "echo sorry >&2"])).unwrap();
     }
 
     #[test]

@@ -59,11 +59,12 @@ pub(crate) fn run_kernel_tests(variables: &[(&str, PathBuf)]) -> Result<()> {
 }
 
 fn conclude(tally: &Tally, filter: Option<&str>, failures: &[String]) -> Result<()> {
+    let names = tally.failures.join(", ");
     if !failures.is_empty() {
-        bail!("{}", failures.join("; "));
+        bail!("{}: {names}", failures.join("; "));
     }
     if tally.failed > 0 {
-        bail!("{} tests failed", tally.failed);
+        bail!("{} tests failed: {names}", tally.failed);
     }
     if let Some(filter) = filter
         && tally.passed + tally.ignored == 0
@@ -173,11 +174,16 @@ struct Tally {
     passed: u64,
     failed: u64,
     ignored: u64,
+    /// The names of those that failed.
+    failures: Vec<String>,
 }
 
 impl Tally {
-    /// Adds a line of output, when it is a summary: `test result: ok. 3 passed; 0 failed; ...`.
+    /// Adds a line of output, when it is a summary, `test result: ok. 3 passed; 0 failed; ...`, or
+    /// a failure, `test name ... FAILED`.
     fn count(&mut self, line: &str) {
+        let failure = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
+        self.failures.extend(failure.map(str::to_owned));
         let Some(summary) = line.strip_prefix("test result: ") else { return };
         let counts = summary.split_once(". ").map_or("", |(_, counts)| counts);
         for count in counts.split("; ") {
@@ -209,10 +215,14 @@ mod tests {
         let mut tally = Tally::default();
         let output = "running 4 tests\n\
             test a ... ok\n\
+            test b ... FAILED\n\
             test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
             test result: ok. 12 passed; 0 failed; 2 ignored; 0 measured; 5 filtered out; finished in 1.50s\n";
         output.lines().for_each(|line| tally.count(line));
-        assert_eq!(tally, Tally { passed: 15, failed: 1, ignored: 2 });
+        let failures = vec!["b".to_owned()];
+        assert_eq!(tally, Tally { passed: 15, failed: 1, ignored: 2, failures });
+        let error = conclude(&tally, None, &[]).unwrap_err().to_string();
+        assert_eq!(error, "1 tests failed: b");
     }
 
     #[test]
