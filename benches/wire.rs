@@ -63,10 +63,11 @@ fn build(criterion: &mut Criterion) {
             probe.sign(&key);
         });
     });
+    let reply = answer::Reply { sequence: 3, ..answer::Reply::default() };
     criterion.bench_function("turn a probe into an answer", |bencher| {
         bencher.iter(|| {
             let frame = black_box(&mut probe);
-            answer::answer(frame, black_box(&node), 6, 3, 7, 0);
+            answer::answer(frame, black_box(&node), &reply, 8, 7, 0);
             frame.sign(&key);
         });
     });

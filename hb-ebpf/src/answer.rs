@@ -2,7 +2,7 @@
 
 use crate::{
     lease::{Record, Terms, word},
-    maps::{Node, Words},
+    maps::{Link, MAX_LINKS, Node, PeerLock, Words},
     time::L_MAX_NS,
     wire::{
         Be16, Be32, Be64, FLAG_ANSWERS_HEARD, Frame, GROUPS, GroupWord, KNOWN_FEATURES, Kind,
@@ -67,7 +67,7 @@ fn speak(frame: &mut Frame, words: &Words, flags: u32) {
         let half = (generation & 1) as usize;
         if let (Some(healths), Some(own)) = (words.healths.get(half), words.flags.get(half)) {
             for (word, health) in frame.groups.iter_mut().zip(healths) {
-                *word = GroupWord { health: *health, ..GroupWord::default() };
+                word.reset(*health);
             }
             frame.flags = Be32::new(flags | own);
         }
@@ -112,29 +112,71 @@ fn generation(words: &Words) -> u32 {
     unsafe { core::ptr::read_volatile(&raw const words.generation) }
 }
 
-/// Rewrites an authentic probe into its answer; the tag is left to [`Frame::sign`]. `refused` is
-/// the code of a [`Refusal`](crate::refusal::Refusal) to tell of, or 0.
+/// What is known of an answer while its probe is still read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Reply {
+    /// Position in the stream.
+    pub sequence: u64,
+    /// When an answer of the other side last arrived.
+    pub last_answer_ns: u64,
+    /// What to say of each group, but for its health.
+    words: [GroupWord; GROUPS],
+    /// How often the record of each group has changed.
+    changes: [u32; GROUPS],
+}
+
+impl Reply {
+    /// Numbers the next answer on the link of that number. Runs under the peer's lock.
+    #[inline(always)]
+    pub fn number(&mut self, lock: &mut PeerLock, link: &mut Link, number: u8) {
+        let answers = &mut lock.answers[number as usize & (MAX_LINKS - 1)];
+        *answers += 1;
+        link.answered += 1;
+        self.sequence = *answers;
+        self.last_answer_ns = link.last_answer_ns;
+    }
+
+    /// Notes what `record` holds of `group` at `now`. Runs under the group's lock.
+    #[inline(always)]
+    pub fn note(&mut self, group: usize, record: &Record, terms: &Terms, lives: bool, now: u64) {
+        let group = group & (GROUPS - 1);
+        word::speak(record, terms, lives, now, &mut self.words[group]);
+        self.changes[group] = record.changes;
+    }
+
+    /// Says what was noted of `group`, in a frame that is filled.
+    #[inline(always)]
+    fn say(&self, frame: &mut Frame, group: usize) {
+        let group = group & (GROUPS - 1);
+        frame.groups[group].say(&self.words[group]);
+        frame.revision = Be32::new(frame.revision.get().wrapping_add(self.changes[group]));
+    }
+}
+
+/// Rewrites an authentic probe into its answer; the tag is left to [`Frame::sign`]. `now` is when the
+/// probe arrived, to which all times in the answer relate. What the reply has of the first `noted`
+/// groups is said, the others are left to [`speak_of`]. `refused` is the code of a
+/// [`Refusal`](crate::refusal::Refusal) to tell of, or 0.
 #[inline(always)]
-pub fn answer(
-    frame: &mut Frame,
-    node: &Node,
-    last_answer_ns: u64,
-    sequence: u64,
-    now: u64,
-    refused: u8,
-) {
+pub fn answer(frame: &mut Frame, node: &Node, reply: &Reply, noted: u32, now: u64, refused: u8) {
     let stamp = Stamp {
-        sequence,
+        sequence: reply.sequence,
         receiver_nonce: frame.sender_nonce.get(),
         echo_ns: frame.transmit_ns.get(),
         echo_age_ns: 0,
-        last_answer_ns,
+        last_answer_ns: reply.last_answer_ns,
         now,
         refused,
     };
     (frame.source, frame.destination) = (frame.destination, frame.source);
     frame.page = 0;
     fill(frame, Kind::Answer, node, &stamp);
+    for group in 0..GROUPS {
+        if (group as u32) < noted {
+            reply.say(frame, group);
+        }
+    }
 }
 
 /// Begins a probe for `destination` on `link`, before [`fill`].

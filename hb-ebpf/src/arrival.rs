@@ -5,8 +5,12 @@ use crate::{
     refusal::Refusal,
     time::L_MAX_NS,
     window::Window,
-    wire::{Frame, KNOWN_FEATURES, Kind},
+    wire::{Frame, GROUPS, GroupWord, KNOWN_FEATURES, Kind},
+    words,
 };
+
+/// Words of memory that the groups' words of a frame take.
+const GROUP_WORDS: usize = GROUPS * size_of::<GroupWord>() / 8;
 
 /// What an arrival changed and the daemon has to hear of, as bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,7 +176,9 @@ fn listen(frame: &Frame, kind: Kind, node: &Node, peer: &mut Peer, new_life: boo
     let newer = revision.wrapping_sub(peer.revision) as i32 > 0;
     if new_life || (newer && frame.page == 0) {
         peer.revision = revision;
-        peer.words = frame.groups;
+        let (to, from): (&mut [u64; GROUP_WORDS], _) =
+            (zerocopy::transmute_mut!(&mut peer.words), zerocopy::transmute_ref!(&frame.groups));
+        words::copy(to, from);
         peer.flags = frame.flags.get();
         news |= News::SAID;
     }

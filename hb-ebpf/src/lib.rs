@@ -26,3 +26,4 @@ pub mod siphash;
 pub mod time;
 pub mod window;
 pub mod wire;
+pub mod words;

@@ -6,6 +6,7 @@ use crate::{
     maps::{Node, Path, Transport},
     refusal::Refusal,
     wire::{ETHERTYPE, FRAME_LEN, Frame, Kind, MAGIC, UDP_PORT, VERSION},
+    words,
 };
 
 /// Bytes of a packet, borrowed with bounds checked.
@@ -310,7 +311,9 @@ pub fn check<B: Bytes + ?Sized>(
 #[inline(always)]
 pub fn turn<B: Bytes + ?Sized>(packet: &mut B, envelope: Envelope, answer: &Frame) -> Option<()> {
     let ethernet: &mut Ethernet = packet.at_mut(0)?;
-    (ethernet.source, ethernet.destination) = (ethernet.destination, ethernet.source);
+    let (source, destination) = (ethernet.source, ethernet.destination);
+    words::copy_mac(&mut ethernet.source, destination);
+    words::copy_mac(&mut ethernet.destination, source);
     let pseudo = match envelope.transport {
         Transport::Ethernet => return Some(()),
         Transport::Udp4 => {

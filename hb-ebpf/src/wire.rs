@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     epoch::Epoch,
     siphash::{self, Key},
+    words,
 };
 
 /// EtherType of a heartbeat on a raw link: IEEE 802 Local Experimental 1.
@@ -195,6 +196,26 @@ pub const UNLIMITED: u32 = u32::MAX;
 pub const WORD_ENDLESS: u8 = 1;
 
 impl GroupWord {
+    /// Makes it the word of a group of which only the code of its [`Health`] is known.
+    #[inline(always)]
+    pub fn reset(&mut self, health: u8) {
+        let head = u64::from_ne_bytes([0, health, 0, 0, 0, 0, 0, 0]);
+        words::copy(self.memory(), &[head, 0, 0, 0, 0]);
+    }
+
+    /// Takes over what `other` says, but for the health.
+    #[inline(always)]
+    pub fn say(&mut self, other: &Self) {
+        let health = self.health;
+        words::copy(self.memory(), zerocopy::transmute_ref!(other));
+        self.health = health;
+    }
+
+    #[inline(always)]
+    fn memory(&mut self) -> &mut [u64; 5] {
+        zerocopy::transmute_mut!(self)
+    }
+
     /// Returns the sender's state.
     #[must_use]
     pub const fn state(&self) -> State {
@@ -308,6 +329,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::vec::Vec;
+
+    #[test]
+    fn a_word_is_reset_to_its_health() {
+        let mut word = GroupWord::read_from_bytes(&[7; 40]).unwrap();
+        word.reset(Health::Standby as u8);
+        assert_eq!(word, GroupWord { health: 4, ..GroupWord::default() });
+    }
 
     #[test]
     fn big_endian_on_the_wire() {

@@ -95,7 +95,8 @@ fn an_answer_is_the_probe_turned_round() {
         ..Frame::default()
     };
     let mut frame = probe;
-    answer(&mut frame, &node(), 0, 41, 1_000, 11);
+    let reply = Reply { sequence: 41, ..Reply::default() };
+    answer(&mut frame, &node(), &reply, 0, 1_000, 11);
     let expected = Frame {
         key_id: 4,
         kind: Kind::Answer as u8,
@@ -119,6 +120,29 @@ fn an_answer_is_the_probe_turned_round() {
         ..probe
     };
     assert_eq!(frame, expected);
+}
+
+#[test]
+fn what_was_noted_while_listening_is_what_would_be_said() {
+    let (node, now) = (node(), 1_000);
+    let terms = crate::lease::terms::tests::terms();
+    let record =
+        |n: u64| Record { promised: n, promise_lease_ns: 5, changes: 3, ..Record::default() };
+    let mut reply = Reply { sequence: 41, ..Reply::default() };
+    let [mut noted, mut spoken] = [Frame { groups: word(3), ..Frame::default() }; 2];
+    for group in 0..GROUPS {
+        reply.note(group, &record(group as u64), &terms, controller_lives(&node, now), now);
+    }
+    answer(&mut noted, &node, &reply, 6, now, 0);
+    answer(&mut spoken, &node, &reply, 0, now, 0);
+    for group in 0..GROUPS {
+        speak_of(&mut spoken, group, &record(group as u64), &terms, &node, now);
+        if group >= 6 {
+            speak_of(&mut noted, group, &record(group as u64), &terms, &node, now);
+        }
+    }
+    assert_eq!(noted, spoken);
+    assert_eq!(noted.groups[5].promise_epoch.get(), 5);
 }
 
 #[test]

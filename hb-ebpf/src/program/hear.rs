@@ -8,10 +8,11 @@ use hb_ebpf::{
     packet::{self, Bytes, Envelope, Ethernet},
     refusal::Refusal,
     wire::{FRAME_LEN, GROUPS, Kind},
+    words,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{maps, records, report, steps};
+use crate::{clock, maps, records, report, steps};
 
 /// What became of a packet.
 pub(crate) enum Heard {
@@ -111,13 +112,19 @@ fn take(
         return Err(Refusal::Length as u64);
     }
 
-    let refused = match steps::authenticate(slot) {
-        0 => steps::note(slot),
-        code if code == Refusal::MustUnderstand as u64 => {
-            report::refused(slot, code as usize);
-            code
-        }
-        code => return Err(code),
+    let authentic = steps::authenticate(slot);
+    if authentic != 0 && authentic != Refusal::MustUnderstand as u64 {
+        return Err(authentic);
+    }
+    // Whatever the frame leads to happens when it arrived. Read once: that takes as long as most of
+    // the steps.
+    let now = clock::now();
+    let refused = if authentic == 0 {
+        steps::note(slot, now)
+    } else {
+        report::refused(slot, authentic as usize);
+        steps::number(slot);
+        authentic
     };
     let (refused, jump) = match refused {
         steps::AHEAD | steps::BEHIND => (0, refused),
@@ -127,15 +134,16 @@ fn take(
         return Err(refused);
     }
     let groups = maps::NODE.get(maps::home(slot)).map_or(0, |node| u32::from(node.groups));
-    if refused == 0 {
+    let listened = refused == 0;
+    if listened {
         remember_sender(&packet, slot);
         for group in 0..GROUPS as u32 {
             if group < groups {
                 if jump != 0 {
                     // Before anything in this frame is believed.
-                    records::jumped(slot, group, u64::from(jump == steps::AHEAD));
+                    records::jumped(slot, group, u64::from(jump == steps::AHEAD), now);
                 }
-                records::listen(slot, group);
+                records::listen(slot, group, now);
             }
         }
     }
@@ -143,8 +151,9 @@ fn take(
     if let Kind::Answer = kind {
         return Ok(Heard::Taken);
     }
-    steps::answer(slot, refused);
-    for group in 0..GROUPS as u32 {
+    let noted = if listened { groups } else { 0 };
+    steps::answer(slot, refused, noted, now);
+    for group in noted..GROUPS as u32 {
         if group < groups {
             records::speak(slot, group);
         }
@@ -170,6 +179,6 @@ fn remember_sender(packet: &Packet<'_>, slot: u32) {
     {
         // SAFETY: the element outlives the program; nobody else writes these bytes, but for another
         // CPU that has a frame of the same sender at hand.
-        unsafe { (*link).mac = ethernet.source };
+        unsafe { words::copy_mac(&mut (*link).mac, ethernet.source) };
     }
 }

@@ -6,6 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use hb_ebpf::{
+    answer::Reply,
     gate::{Bounce, COUNTS, Claims, MAX_VIPS, Settings, Vip},
     lease::{Terms, op::Order},
     maps::{
@@ -87,6 +88,9 @@ pub(crate) static LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// The frame at hand: too large for the stack, and aligned here.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Frame, 1> = PerCpuArray::new();
+/// What is ready for the answer at hand.
+#[btf_map]
+pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static GATE: Array<Settings, 1> = Array::new();
 #[btf_map]

@@ -18,7 +18,7 @@ use hb_ebpf::{
         start, word,
     },
     maps::{EventKind, GroupLock, Lease, LeaseNews, Recorded},
-    wire::{GROUPS, State},
+    wire::{GROUPS, Kind, State},
 };
 
 use crate::{clock, maps, report};
@@ -85,16 +85,16 @@ impl Entry {
     }
 }
 
-/// Takes what the frame in the scratch entry says of `group`. The frame is authentic and fresh.
-/// Returns 0.
+/// Takes what the frame in the scratch entry, which arrived at `now`, says of `group`, and notes what
+/// the answer to a probe has to say of it. The frame is authentic and fresh. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn listen(slot: u32, group: u32) -> u64 {
-    try_listen(slot, group).is_none().into()
+pub(crate) extern "C" fn listen(slot: u32, group: u32, now: u64) -> u64 {
+    try_listen(slot, group, now).is_none().into()
 }
 
 #[inline(always)]
-fn try_listen(slot: u32, group: u32) -> Option<()> {
+fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
     let home = maps::home(slot);
     let frame = maps::SCRATCH.get(0)?;
     let said = frame.groups[group as usize & (GROUPS - 1)];
@@ -102,8 +102,9 @@ fn try_listen(slot: u32, group: u32) -> Option<()> {
     let terms = maps::TERMS.get(home)?;
     let entry = Entry::of(maps::record(home, group))?;
     let node = maps::NODE.get(home)?;
+    let reply = maps::REPLY.get_ptr_mut(0)?;
+    let asked = frame.kind == Kind::Probe as u8;
     let holds = matches!(said.state(), State::Holding);
-    let now = clock::now();
     let lives = answer::controller_lives(node, now);
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
@@ -124,6 +125,9 @@ fn try_listen(slot: u32, group: u32) -> Option<()> {
             last
         };
         entry.publish(terms, holder, now);
+        if asked {
+            (*reply).note(group as usize, &(*entry.guard).record, terms, lives, now);
+        }
         news
     };
     entry.unlock();
@@ -136,19 +140,18 @@ fn try_listen(slot: u32, group: u32) -> Option<()> {
 }
 
 /// Notes in the record of `group` that this machine's clock stood still (`ours` is 1), or the other
-/// one's. Returns 0.
+/// one's, as a frame showed that arrived at `now`. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn jumped(slot: u32, group: u32, ours: u64) -> u64 {
-    try_jumped(slot, group, ours != 0).is_none().into()
+pub(crate) extern "C" fn jumped(slot: u32, group: u32, ours: u64, now: u64) -> u64 {
+    try_jumped(slot, group, ours != 0, now).is_none().into()
 }
 
 #[inline(always)]
-fn try_jumped(slot: u32, group: u32, ours: bool) -> Option<()> {
+fn try_jumped(slot: u32, group: u32, ours: bool, now: u64) -> Option<()> {
     let home = maps::home(slot);
     let terms = maps::TERMS.get(home)?;
     let entry = Entry::of(maps::record(home, group))?;
-    let now = clock::now();
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
     unsafe {
@@ -166,7 +169,8 @@ fn try_jumped(slot: u32, group: u32, ours: bool) -> Option<()> {
     Some(())
 }
 
-/// Says in the frame of the scratch entry what the record of `group` is. Returns 0.
+/// Says in the frame of the scratch entry what the record of `group` is, where the probe was not
+/// listened to. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn speak(slot: u32, group: u32) -> u64 {

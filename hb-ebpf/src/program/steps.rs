@@ -19,7 +19,7 @@ use hb_ebpf::{
     wire::Kind,
 };
 
-use crate::{clock, maps, report};
+use crate::{maps, report};
 
 /// What [`note`] returns for a frame that is authentic and counts for nothing: no code of a
 /// [`Refusal`].
@@ -66,19 +66,20 @@ fn try_authenticate(slot: u32) -> Result<(), Refusal> {
     arrival::understand(frame)
 }
 
-/// Takes note of the authentic frame under the lock of its peer, and wakes the daemon for what is
-/// new. Returns 0, [`AHEAD`], [`BEHIND`], [`UNFRESH`] or the code of a [`Refusal`].
+/// Takes note of the authentic frame, which arrived at `now`, under the lock of its peer, and wakes
+/// the daemon for what is new. A probe that is to be answered has its answer numbered. Returns 0,
+/// [`AHEAD`], [`BEHIND`], [`UNFRESH`] or the code of a [`Refusal`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn note(slot: u32) -> u64 {
-    match try_note(slot) {
+pub(crate) extern "C" fn note(slot: u32, now: u64) -> u64 {
+    match try_note(slot, now) {
         Ok(noted) => noted,
         Err(refusal) => refusal as u64,
     }
 }
 
 #[inline(always)]
-fn try_note(slot: u32) -> Result<u64, Refusal> {
+fn try_note(slot: u32, now: u64) -> Result<u64, Refusal> {
     let index = slot / MAX_LINKS as u32;
     let frame = maps::SCRATCH.get(0).ok_or(Refusal::Length)?;
     let node = maps::NODE.get(maps::home(slot)).ok_or(Refusal::Source)?;
@@ -87,7 +88,7 @@ fn try_note(slot: u32) -> Result<u64, Refusal> {
     let link = maps::LINKS.get_ptr_mut(slot).ok_or(Refusal::Link)?;
     let terms = maps::TERMS.get(maps::home(slot)).ok_or(Refusal::Source)?;
     let kind = Kind::from_code(frame.kind).ok_or(Refusal::Kind)?;
-    let now = clock::now();
+    let reply = maps::REPLY.get_ptr_mut(0).ok_or(Refusal::Length)?;
     // SAFETY: the lock is the first field of the element and guards it, the peer and its links
     // against other CPUs; within, there are only loads and stores. Userspace reads the peer and
     // its links under the sequence count.
@@ -101,6 +102,9 @@ fn try_note(slot: u32) -> Result<u64, Refusal> {
             }
             _ => Jump::None,
         };
+        if let (Ok(_), Kind::Probe) = (noted, kind) {
+            (*reply).number(&mut *guard, &mut *link, frame.link);
+        }
         unlock(held);
         (noted, jump)
     };
@@ -141,36 +145,45 @@ fn tell(news: News, peer: u8, link: u8, now: u64) {
     report::push(report::event(kind, peer, link, now));
 }
 
-/// Rewrites the probe into its answer, but for the groups' records and the tag; `refused` is the
-/// code of the refusal to tell of, or 0. Returns 0.
+/// Numbers the answer to a probe of which [`note`] takes no note. Returns 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn answer(slot: u32, refused: u64) -> u64 {
-    try_answer(slot, refused as u8).is_none().into()
+pub(crate) extern "C" fn number(slot: u32) -> u64 {
+    try_number(slot).is_none().into()
 }
 
 #[inline(always)]
-fn try_answer(slot: u32, refused: u8) -> Option<()> {
-    let index = slot / MAX_LINKS as u32;
+fn try_number(slot: u32) -> Option<()> {
+    let frame = maps::SCRATCH.get(0)?;
+    let guard = maps::LOCKS.get_ptr_mut(slot / MAX_LINKS as u32)?;
+    let link = maps::LINKS.get_ptr_mut(slot)?;
+    let reply = maps::REPLY.get_ptr_mut(0)?;
+    // SAFETY: the elements outlive the program; the lock guards the counters against other CPUs.
+    unsafe {
+        let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
+        lock(held);
+        (*reply).number(&mut *guard, &mut *link, frame.link);
+        unlock(held);
+    }
+    Some(())
+}
+
+/// Rewrites the probe, which arrived at `now`, into its answer with the number that is ready for it
+/// and what was noted of the first `noted` groups, but for the tag; `refused` is the code of the
+/// refusal to tell of, or 0. Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn answer(slot: u32, refused: u64, noted: u32, now: u64) -> u64 {
+    try_answer(slot, refused as u8, noted, now).is_none().into()
+}
+
+#[inline(always)]
+fn try_answer(slot: u32, refused: u8, noted: u32, now: u64) -> Option<()> {
     let frame = maps::SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the entry belongs to this CPU while the program runs.
     let frame = unsafe { &mut *frame };
     let node = maps::NODE.get(maps::home(slot))?;
-    let guard = maps::LOCKS.get_ptr_mut(index)?;
-    let link = maps::LINKS.get_ptr_mut(slot)?;
-    // SAFETY: the elements outlive the program; the lock guards the counters against other CPUs.
-    let (sequence, last_answer_ns) = unsafe {
-        let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
-        lock(held);
-        let answers = &mut (*guard).answers[frame.link as usize & (MAX_LINKS - 1)];
-        *answers += 1;
-        let sequence = *answers;
-        (*link).answered += 1;
-        let last_answer_ns = (*link).last_answer_ns;
-        unlock(held);
-        (sequence, last_answer_ns)
-    };
-    answer::answer(frame, node, last_answer_ns, sequence, clock::now(), refused);
+    answer::answer(frame, node, maps::REPLY.get(0)?, noted, now, refused);
     Some(())
 }
 

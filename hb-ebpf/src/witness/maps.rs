@@ -7,6 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use hb_ebpf::{
+    answer::Reply,
     homes::{self, HOMES, MEMBERS},
     lease::{Terms, op::Order},
     maps::{GroupLock, Lease, Link, MAX_LINKS, Node, Path, Peer, PeerKeys, PeerLock, Recorded},
@@ -80,6 +81,9 @@ pub(crate) static REFUSED: PerCpuArray<[u64; COUNTERS], MEMBERS> = PerCpuArray::
 /// The frame at hand: too large for the stack, and aligned here.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Frame, 1> = PerCpuArray::new();
+/// What is ready for the answer at hand.
+#[btf_map]
+pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
 /// The order at hand.
 #[btf_map]
 pub(crate) static ORDERS: PerCpuArray<Order, 1> = PerCpuArray::new();
