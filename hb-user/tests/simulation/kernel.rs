@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use hb_ebpf::{
-    answer::{self, Stamp},
+    answer::{self, Reply, Stamp},
     arrival::{self, News},
     deadline::{self, Others},
     epoch::Epoch,
@@ -115,28 +115,30 @@ impl Kernel {
         let Ok(news) = arrival::note(&frame, kind, &self.node, lock, peer, link, now) else {
             return;
         };
+        let mut reply = Reply::default();
+        if let Kind::Probe = kind {
+            reply.number(lock, link, LINK);
+        }
         let mut jump = Jump::None;
         if !news.has(News::UNFRESH) && self.watches_clocks {
             jump = pause::judge(&mut link.clock, &frame, &self.terms, now);
         }
         self.tell(news, frame.source, now);
         self.jumped(jump, frame.source, now);
+        let mut noted = 0;
         if !news.has(News::UNFRESH) {
-            for group in 0..self.records.len() {
-                self.listen(&frame, group, now);
+            noted = self.records.len();
+            for group in 0..noted {
+                self.listen(&frame, group, &mut reply, now);
             }
         }
         if let Kind::Answer = kind {
             return;
         }
-        let Some(contact) = self.contacts.iter_mut().find(|known| known.id == frame.source) else {
-            return;
-        };
-        contact.lock.answers[usize::from(LINK)] += 1;
-        let sequence = contact.lock.answers[usize::from(LINK)];
-        let heard = contact.link.last_answer_ns;
-        answer::answer(&mut frame, &self.node, heard, sequence, now, 0);
-        self.speak(&mut frame, now);
+        answer::answer(&mut frame, &self.node, &reply, noted as u32, now, 0);
+        if noted == 0 {
+            self.speak(&mut frame, now);
+        }
         self.out.push(frame);
     }
 
@@ -176,11 +178,13 @@ impl Kernel {
     }
 
     /// As `listen` in `program/records.rs`.
-    fn listen(&mut self, frame: &Frame, group: usize, now: u64) {
+    fn listen(&mut self, frame: &Frame, group: usize, reply: &mut Reply, now: u64) {
         let (said, transmit) = (frame.groups[group], frame.transmit_ns.get());
         let record = &mut self.records[group];
         let before = record.state();
         let heard = word::hear(record, &self.terms, frame.source, transmit, &said, now);
+        let lives = answer::controller_lives(&self.node, now);
+        reply.note(group, record, &self.terms, lives, now);
         if let Some(news) = LeaseNews::of(before, record, heard.released) {
             let mut event = event(EventKind::Lease, frame.source, group as u8, now);
             event.cause = news as u8;
