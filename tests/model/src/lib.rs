@@ -3,7 +3,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`system`] | machines, their clocks and the adversary's moves: one state and its successors |
+//! | [`system`] | machines, their clocks and what changes them: one state |
+//! | [`moves`] | the adversary's moves: the successors of a state |
 //! | [`network`] | every frame ever sent, to be delivered at any time, any number of times, or never |
 //! | [`judge`] | packets on their way to the wire, and the invariant over them |
 //! | [`safe`] | the moves of policy `safe`: fences, and nodes that leave in order |
@@ -17,6 +18,7 @@
 //! `docs/safety.md` says what is and what is not covered.
 
 pub mod judge;
+pub mod moves;
 pub mod mutants;
 pub mod network;
 pub mod recovery;

@@ -9,8 +9,9 @@ use hb_ebpf::{
 };
 
 use crate::{
+    moves::Move,
     rules::Rules,
-    system::{Machine, Move, Protocol, System},
+    system::{Machine, Protocol, System},
     time::NOW,
 };
 
