@@ -289,7 +289,9 @@ fn nothing_is_left_after_a_signal() {
 }
 
 fn keeper(name: &str) -> Child {
-    let mut keeper = Command::new(env!("CARGO_BIN_EXE_lab-agent"))
+    // A shell has its background jobs ignore SIGINT, and so all that they start.
+    let mut keeper = Command::new("env")
+        .args(["--default-signal=INT,TERM", env!("CARGO_BIN_EXE_lab-agent")])
         .args(["lab-keeper", name, "-", "-", "available", "-"])
         .stdout(Stdio::piped())
         .spawn()

@@ -100,10 +100,14 @@ impl Netns {
     pub fn command(&self, program: impl AsRef<Path>) -> Result<Command> {
         let entry = self.entry()?;
         let mut command = Command::new(program.as_ref());
-        // SAFETY: the closure makes one system call and touches no memory of the parent.
+        // SAFETY: the closure makes two system calls and touches no memory of the parent.
         #[expect(clippy::disallowed_methods, reason = "no real-time daemon forks here")]
         unsafe {
-            command.pre_exec(move || entry.enter());
+            command.pre_exec(move || {
+                // A shell has its background jobs ignore it, and what runs here is to end by it.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                entry.enter()
+            });
         }
         Ok(command)
     }
