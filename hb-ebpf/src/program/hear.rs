@@ -123,7 +123,9 @@ fn take(
         steps::note(slot, now)
     } else {
         report::refused(slot, authentic as usize);
-        steps::number(slot);
+        if let Kind::Probe = kind {
+            steps::number(slot);
+        }
         authentic
     };
     let (refused, jump) = match refused {
