@@ -184,6 +184,33 @@ fn a_cut_may_be_one_way() {
 }
 
 #[test]
+fn packets_to_a_machine_may_be_lost_by_chance() {
+    let lab = Lab::up(options()).unwrap();
+    lab.add_vip(Machine::A).unwrap();
+    let client = lab.client(pace()).unwrap();
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
+
+    let before = lab.switch().port(Machine::A, Link::Client).unwrap();
+    lab.switch().lose(Machine::A, 50);
+    thread::sleep(Duration::from_millis(500));
+    lab.switch().lose(Machine::A, 0);
+    let during = lab.switch().port(Machine::A, Link::Client).unwrap();
+    let mended = clock::now();
+    assert!(client.wait_for_answer(Machine::A, mended.after(Duration::from_millis(50)), PATIENCE));
+    let after = lab.switch().port(Machine::A, Link::Client).unwrap();
+
+    let passed = during.passed_out - before.passed_out;
+    let lost = during.dropped_out - before.dropped_out;
+    // A hundred at a chance of one half: a quarter away from it is five deviations.
+    assert!(passed + lost > 100, "{passed} passed, {lost} lost");
+    let share = lost as f64 / (passed + lost) as f64;
+    assert!((0.25..0.75).contains(&share), "{passed} passed, {lost} lost");
+    assert_eq!(after.dropped_out, during.dropped_out);
+    assert_eq!(before.dropped_out, 0);
+    client.finish().unwrap();
+}
+
+#[test]
 fn both_networks_and_both_families_reach_the_responders() {
     let lab = Lab::up(options()).unwrap();
     lab.add_vip(Machine::B).unwrap();

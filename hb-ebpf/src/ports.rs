@@ -23,8 +23,8 @@ pub struct Port {
     /// Written by the lab: bit per machine whose packets are not let out to this one, by the last
     /// byte of their source MAC address.
     pub deaf_to: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Written by the lab: the chance of each packet to the machine to be lost, of 2^32.
+    pub loss: u32,
     /// Packets let in; exact, one queue delivers them.
     pub passed_in: u64,
     /// Packets dropped on the way in; exact.

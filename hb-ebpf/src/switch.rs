@@ -8,6 +8,7 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, TC_ACT_SHOT, xdp_action},
     btf_maps::Array,
+    helpers::bpf_get_prandom_u32,
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -25,8 +26,8 @@ fn switch_in(ctx: XdpContext) -> u32 {
     let Some(port) = PORTS.get_ptr_mut(ctx.ingress_ifindex() as u32) else {
         return xdp_action::XDP_PASS;
     };
-    // SAFETY: an entry of an array map lives as long as the map. Userspace writes only the two
-    // flags, and this program is the only writer of the two counters it touches.
+    // SAFETY: an entry of an array map lives as long as the map. Userspace writes no counter, and
+    // this program is the only writer of the two it touches.
     unsafe {
         if (&raw const (*port).drop_in).read_volatile() == 0 {
             (*port).passed_in += 1;
@@ -49,7 +50,11 @@ fn switch_out(ctx: TcContext) -> i32 {
     // SAFETY: as above; a lost increment of the counters is accepted and documented.
     unsafe {
         let deaf_to = (&raw const (*port).deaf_to).read_volatile();
-        if (&raw const (*port).drop_out).read_volatile() == 0 && !is_from(&ctx, deaf_to) {
+        let loss = (&raw const (*port).loss).read_volatile();
+        if (&raw const (*port).drop_out).read_volatile() == 0
+            && !is_from(&ctx, deaf_to)
+            && (loss == 0 || bpf_get_prandom_u32() >= loss)
+        {
             (*port).passed_out += 1;
             TCX_NEXT
         } else {

@@ -29,6 +29,8 @@ pub enum Kind {
     Cut,
     /// A link of a node, or every one, loses all packets in one direction.
     OneWay,
+    /// Every link of a node loses half of the packets to it, each by itself.
+    Lossy,
     /// A node does not hear the other one, nor perhaps the witness; the client hears both.
     Partition,
     /// The witness is cut from everybody.
@@ -44,13 +46,14 @@ pub enum Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 12] = [
+pub const KINDS: [Kind; 13] = [
     Kind::Freeze,
     Kind::Kill,
     Kind::Stop,
     Kind::CutLink,
     Kind::Cut,
     Kind::OneWay,
+    Kind::Lossy,
     Kind::Partition,
     Kind::WitnessGone,
     Kind::WitnessRestart,
@@ -70,6 +73,7 @@ impl Kind {
             Self::CutLink => "cut-link",
             Self::Cut => "cut",
             Self::OneWay => "one-way",
+            Self::Lossy => "lossy",
             Self::Partition => "partition",
             Self::WitnessGone => "witness-gone",
             Self::WitnessRestart => "witness-restart",
@@ -162,6 +166,10 @@ impl Fault {
                 lab.cut(node);
                 Ok(())
             }
+            Kind::Lossy => {
+                lab.switch().lose(node, LOSS);
+                Ok(())
+            }
             Kind::Partition => {
                 let others = [node.peer(), Machine::Witness];
                 lab.switch().part(node, if self.from_witness { &others } else { &others[..1] });
@@ -213,6 +221,10 @@ impl Fault {
                 while_no_power_is_cut(lab, |lab| lab.heal(node));
                 Ok(())
             }
+            Kind::Lossy => {
+                lab.switch().lose(node, 0);
+                Ok(())
+            }
             Kind::Partition => {
                 lab.switch().part(node, &[]);
                 Ok(())
@@ -247,6 +259,9 @@ impl fmt::Display for Fault {
         }
     }
 }
+
+/// Packets that [`Kind::Lossy`] loses, in percent.
+const LOSS: u32 = 50;
 
 /// A daemon that is asked to leave has left within this.
 const LEAVE: Duration = Duration::from_secs(5);

@@ -124,14 +124,17 @@ impl Switch {
         &self.wires
     }
 
-    /// Returns whether the nodes hear each other both ways on some link, as far as the switch can
-    /// tell.
+    /// Returns whether the nodes are certain to hear each other both ways on some link, as far as the
+    /// switch can tell.
     #[must_use]
     pub fn connects_nodes(&self) -> bool {
         LINKS.iter().any(|&link| {
             NODES.into_iter().all(|node| {
                 self.port(node, link).is_some_and(|port| {
-                    port.drop_in == 0 && port.drop_out == 0 && port.deaf_to & bit(node.peer()) == 0
+                    port.drop_in == 0
+                        && port.drop_out == 0
+                        && port.loss == 0
+                        && port.deaf_to & bit(node.peer()) == 0
                 })
             })
         })
@@ -200,6 +203,17 @@ impl Wires {
     /// Undoes a cut of one port, perhaps one way only. Returns the time just before the store.
     pub fn heal_link(&self, machine: Machine, link: Link, direction: Direction) -> BootTime {
         self.store(machine, &[link], direction, false)
+    }
+
+    /// Loses each packet to `machine` by itself with this chance, on every link, in whole percent; 0
+    /// loses none.
+    pub fn lose(&self, machine: Machine, percent: u32) {
+        let loss = (u64::from(u32::MAX) * u64::from(percent.min(100)) / 100) as u32;
+        for (&(owner, _), &index) in &self.ports {
+            if owner == machine {
+                self.table.write_loss(index, loss);
+            }
+        }
     }
 
     /// Returns what a port has counted and what it drops, or `None` for one that does not exist.
@@ -391,6 +405,11 @@ impl Table {
     fn write_deaf_to(&self, index: u32, mask: u32) {
         // SAFETY: the port lies in the mapping; the kernel only reads this field.
         unsafe { (&raw mut (*self.port(index)).deaf_to).write_volatile(mask) };
+    }
+
+    fn write_loss(&self, index: u32, loss: u32) {
+        // SAFETY: the port lies in the mapping; the kernel only reads this field.
+        unsafe { (&raw mut (*self.port(index)).loss).write_volatile(loss) };
     }
 
     fn read(&self, index: u32) -> Port {

@@ -3,10 +3,11 @@
 use std::{thread, time::Duration};
 
 use ::lab::{
-    addresses::Machine,
+    addresses::{Machine, NODES},
     clock,
     load::{self, Kind},
     node::Process,
+    switch::Wires,
 };
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -38,10 +39,13 @@ pub(super) enum Level {
     /// The holder's daemon stopped for half a second every two, and continued.
     #[value(name = "L6")]
     Freeze,
+    /// One packet in five to a node lost, each by itself, on every link of each cluster.
+    #[value(name = "L7")]
+    Lossy,
 }
 
 /// All, from the bottom.
-pub(super) const LEVELS: [Level; 7] = [
+pub(super) const LEVELS: [Level; 8] = [
     Level::Idle,
     Level::Hogs,
     Level::Switches,
@@ -49,7 +53,11 @@ pub(super) const LEVELS: [Level; 7] = [
     Level::Fifo,
     Level::Flood,
     Level::Freeze,
+    Level::Lossy,
 ];
+
+/// Packets to a node that are lost, in percent.
+const LOSS: u32 = 20;
 
 /// How long a daemon is stopped, and how long it then runs.
 const FROZEN: Duration = Duration::from_millis(500);
@@ -66,6 +74,7 @@ impl Level {
             Self::Fifo => "L4",
             Self::Flood => "L5",
             Self::Freeze => "L6",
+            Self::Lossy => "L7",
         }
     }
 
@@ -79,16 +88,13 @@ impl Level {
             Self::Fifo => "SCHED_FIFO hog per core",
             Self::Flood => "packet flood",
             Self::Freeze => "daemon stopped 0.5 s in 2 s",
+            Self::Lossy => "one packet in five lost",
         }
     }
 
-    /// Starts what it puts on the machine or on the links of one of `systems`; it ends by itself
-    /// after `limit`.
-    pub(super) fn start(
-        self,
-        systems: &[Box<dyn System>],
-        limit: Duration,
-    ) -> Result<Vec<Process>> {
+    /// Starts what it puts on the machine or on the links of one of `systems`. Processes end by
+    /// themselves after `limit`, and all of it ends when what is returned is dropped.
+    pub(super) fn start(self, systems: &[Box<dyn System>], limit: Duration) -> Result<Load> {
         let agent = std::env::current_exe().context("cannot tell which executable this is")?;
         let begin = |kind: Kind, system: &dyn System| {
             let lab = system.lab();
@@ -103,8 +109,8 @@ impl Level {
             let first = systems.first().context("no system is under load")?;
             Ok(vec![begin(kind, first.as_ref())?])
         };
-        match self {
-            Self::Idle | Self::Freeze => Ok(Vec::new()),
+        let processes = match self {
+            Self::Idle | Self::Freeze | Self::Lossy => Ok(Vec::new()),
             Self::Hogs => on_first(Kind::Hogs),
             Self::Switches => on_first(Kind::Switches),
             Self::Timers => on_first(Kind::Timers),
@@ -112,7 +118,14 @@ impl Level {
             Self::Flood => {
                 systems.iter().map(|system| begin(Kind::Flood, system.as_ref())).collect()
             }
+        };
+        let mut load = Load { processes: processes?, lossy: Vec::new() };
+        if self == Self::Lossy {
+            for system in systems {
+                load.lose(system.lab().switch());
+            }
         }
+        Ok(load)
     }
 
     /// Passes the time until `end`, freezing and thawing where that is what the level does;
@@ -121,7 +134,7 @@ impl Level {
         self,
         systems: &mut [Box<dyn System>],
         holders: &[Machine],
-        loads: &mut [Process],
+        load: &mut Load,
         end: BootTime,
     ) -> Result<Vec<(BootTime, BootTime)>> {
         let mut frozen = Vec::new();
@@ -129,8 +142,8 @@ impl Level {
             if self != Self::Freeze || clock::now().after(FROZEN + THAWED) > end {
                 let rest = Duration::from_nanos(end.ns().saturating_sub(clock::now().ns()));
                 thread::sleep(rest.min(Duration::from_millis(500)));
-                for load in loads.iter_mut() {
-                    load.check()?;
+                for process in &mut load.processes {
+                    process.check()?;
                 }
                 continue;
             }
@@ -146,5 +159,31 @@ impl Level {
             thread::sleep(THAWED);
         }
         Ok(frozen)
+    }
+}
+
+/// What a level has put on.
+pub(super) struct Load {
+    processes: Vec<Process>,
+    /// Switches that lose packets.
+    lossy: Vec<Wires>,
+}
+
+impl Load {
+    fn lose(&mut self, wires: &Wires) {
+        for node in NODES {
+            wires.lose(node, LOSS);
+        }
+        self.lossy.push(wires.clone());
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        for wires in &self.lossy {
+            for node in NODES {
+                wires.lose(node, 0);
+            }
+        }
     }
 }

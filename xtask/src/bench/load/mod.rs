@@ -154,7 +154,7 @@ impl Load {
         }
         let before = counts(systems)?;
         let recorder = Recorder::start()?;
-        let mut loads = level.start(systems, time + SPARE)?;
+        let mut load = level.start(systems, time + SPARE)?;
         let attentive = Attentive::begin()?;
         let clients = systems
             .iter()
@@ -166,9 +166,9 @@ impl Load {
             .collect::<Result<Vec<Client>>>()?;
         let notices = notices(systems, &holders)?;
         let begin = clock::now();
-        let frozen = level.pass(systems, &holders, &mut loads, begin.after(time))?;
+        let frozen = level.pass(systems, &holders, &mut load, begin.after(time))?;
         let end = clock::now();
-        drop(loads);
+        drop(load);
         drop(attentive);
         let record = recorder.finish()?;
         let after = counts(systems)?;
@@ -249,7 +249,7 @@ fn drawn(rows: &[Row]) -> Vec<dots::Row> {
 /// Boots a system, then puts the load on and crashes its holder.
 fn crash(level: Level, system: &mut Box<dyn System>) -> Result<Outcome> {
     let holder = system.boot()?;
-    let _loads = level.start(std::slice::from_ref(system), SPARE)?;
+    let _load = level.start(std::slice::from_ref(system), SPARE)?;
     let _attentive = Attentive::begin()?;
     measure_booted(system.as_mut(), Fault::Crash, holder)
 }
