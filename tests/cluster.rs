@@ -13,6 +13,7 @@ mod cluster {
     mod addresses;
     mod attach;
     mod bad_configuration;
+    mod burst;
     mod chaos;
     mod controller;
     mod crash;

@@ -26,6 +26,8 @@ pub enum EventKind {
     Paused = 9,
     /// Somebody else claims an address that this node serves.
     Claim = 10,
+    /// The first interval of silence of a peer that was heard: it is asked more often.
+    Missed = 11,
 }
 
 impl EventKind {
@@ -43,6 +45,7 @@ impl EventKind {
             8 => Self::Lease,
             9 => Self::Paused,
             10 => Self::Claim,
+            11 => Self::Missed,
             _ => return None,
         })
     }

@@ -133,12 +133,13 @@ fn tick(index: u32) -> Option<u64> {
     let links = [0, 1, 2, 3].map(|link| maps::LINKS.get_ptr_mut(index * MAX_LINKS as u32 + link));
     let mut links_lost = 0;
     // SAFETY: the elements outlive the program, and the lock guards them against other CPUs.
-    let (decision, before) = unsafe {
+    let (decision, before, first) = unsafe {
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
         let peer = &mut *peer;
         let before = peer.life;
         let decision = deadline::decide(peer, others, now);
+        let first = peer.misses == 0 && decision.misses > 0;
         peer.count_sequence();
         if abandoned {
             peer.watched = 0;
@@ -161,7 +162,7 @@ fn tick(index: u32) -> Option<u64> {
         }
         peer.count_sequence();
         unlock(held);
-        (decision, before)
+        (decision, before, first)
     };
     let id = index as u8 + 1;
     if abandoned {
@@ -183,6 +184,9 @@ fn tick(index: u32) -> Option<u64> {
             }
             report::push(event);
         }
+    }
+    if first && decision.life as u8 != Life::Dead as u8 {
+        report::push(report::event(EventKind::Missed, id, 0, now));
     }
     if links_lost != 0 {
         report::push(report::event(EventKind::Link, id, links_lost.trailing_zeros() as u8, now));

@@ -6,7 +6,7 @@ use super::{Daemon, LocalVip};
 use crate::{
     address::{AddressSocket, Batch, Change, Done},
     clock,
-    core::{Action, Input},
+    core::{Action, Input, Transition},
     fast::Command,
     id::{GroupId, NodeId},
     resource::Order,
@@ -26,6 +26,16 @@ impl Daemon {
     }
 
     fn carry_out(&mut self) -> bool {
+        // Telling takes longer than doing: it comes last.
+        let mut told = Vec::new();
+        let exit = self.do_all(&mut told);
+        for transition in &told {
+            self.log(transition);
+        }
+        exit
+    }
+
+    fn do_all(&mut self, told: &mut Vec<Transition>) -> bool {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::Publish { health, leaving } => {
@@ -72,7 +82,7 @@ impl Daemon {
                         _ => self.feed(Input::ResourcesStopped { group, result: Ok(()) }),
                     }
                 }
-                Action::Log(transition) => self.log(&transition),
+                Action::Log(transition) => told.push(transition),
                 Action::Exit => return true,
             }
         }

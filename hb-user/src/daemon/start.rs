@@ -159,9 +159,9 @@ fn assemble(
         }
     }
     let mut effects = Vec::new();
-    for group in &vips {
-        let mut effect = Effect::new();
-        for local in group {
+    for (group, vips) in config.groups.iter().zip(&vips) {
+        let mut effect = Effect::new(!group.resources.is_empty());
+        for local in vips {
             let announcement = Announcement::new(local.vip.ip(), local.mac);
             let socket = AnnounceSocket::open(local.vip.interface())?;
             effect.push(local.vip, announcement, socket)?;

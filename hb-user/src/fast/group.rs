@@ -28,6 +28,7 @@ pub enum EffectError {
 pub struct Effect {
     addresses: Vec<Address>,
     remove: Batch,
+    resources: bool,
 }
 
 #[derive(Debug)]
@@ -38,10 +39,11 @@ struct Address {
 }
 
 impl Effect {
-    /// A group without addresses.
+    /// A group without addresses. With `resources` the daemon starts something once the group is
+    /// held.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(resources: bool) -> Self {
+        Self { resources, ..Self::default() }
     }
 
     /// Appends an address, announced from `socket` by `announcement`.
@@ -90,6 +92,11 @@ impl Group {
     /// Returns the epoch in which the addresses were put up, if they are.
     pub(super) fn taken(&self) -> Option<Epoch> {
         self.taken
+    }
+
+    /// Returns whether the daemon starts something once the group is held.
+    pub(super) fn has_resources(&self) -> bool {
+        self.effect.resources
     }
 
     /// Puts the addresses up, each announced before the next: the first is of use at once.

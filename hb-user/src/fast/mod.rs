@@ -8,6 +8,7 @@
 //! ([`hb_ebpf::lease::op`]), waits until the record says that it is won, and only then puts
 //! addresses up.
 
+mod burst;
 mod group;
 mod probe;
 mod queue;

@@ -75,6 +75,11 @@ impl Stream {
         Self { target, slot: 0, trial: false, sequence: 0, frame: Frame::default() }
     }
 
+    /// Returns the peer it goes to.
+    pub(super) fn peer(&self) -> NodeId {
+        self.target.peer
+    }
+
     /// Goes by other keys from now on, if the stream is one to `peer`.
     pub(super) fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys, slot: usize, trial: bool) {
         if self.target.peer == peer {

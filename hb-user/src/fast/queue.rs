@@ -72,9 +72,18 @@ impl<T> Queue<T> {
     ///
     /// Gives the entry back if there is no room.
     pub fn push(&self, entry: T) -> Result<(), T> {
-        self.entries.push(entry)?;
+        self.put(entry)?;
         self.bell.ring();
         Ok(())
+    }
+
+    /// Puts in without ringing, which is to follow.
+    ///
+    /// # Errors
+    ///
+    /// Gives the entry back if there is no room.
+    pub fn put(&self, entry: T) -> Result<(), T> {
+        self.entries.push(entry)
     }
 
     /// Takes out the oldest entry.

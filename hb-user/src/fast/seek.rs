@@ -104,7 +104,11 @@ impl Worker {
             self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
             return;
         }
+        let resources = found.has_resources();
         let Added { at, unsent, result } = found.add(&mut self.addresses, epoch);
+        if result.is_ok() && !resources {
+            self.be_quiet();
+        }
         steps.address = at;
         steps.announced = clock::now();
         self.report(Report::Took { group, epoch, trigger, steps, unsent, result });

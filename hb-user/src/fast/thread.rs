@@ -17,6 +17,7 @@ use hb_ebpf::{
 use super::{
     Command, EffectError, Fast, FastError, Groups, Queue, Report, Running, Setup, Steps,
     TargetCounters, Token, Trigger,
+    burst::Burst,
     group::{Added, Group},
     probe::Stream,
     seek::Seek,
@@ -33,6 +34,9 @@ use crate::{
 const QUEUE: usize = 256;
 /// Stack touched before the first wait.
 const STACK: usize = 64 * 1024;
+/// For so long after a group came or went, the daemon is not told: its main loop runs before
+/// everything of lower priority, and on a small machine the service is to have a core first.
+const QUIET_NS: u64 = 1_000_000;
 /// A wake-up this early before a deadline is on time: the kernel rounds.
 const EARLY_NS: u64 = 1_000;
 
@@ -53,6 +57,8 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         seeks: [None; GROUPS],
         armed: [[false; GROUPS]; hb_ebpf::maps::MAX_NODES],
         watched: Vec::new(),
+        burst: Burst::default(),
+        quiet_until_ns: 0,
         leases: setup.leases,
         terms: setup.terms,
         shared: setup.shared,
@@ -99,6 +105,9 @@ pub(super) struct Worker {
     armed: [Groups; hb_ebpf::maps::MAX_NODES],
     /// Peers that this thread judges itself.
     watched: Vec<NodeId>,
+    burst: Burst,
+    /// Until when reports are put into the queue without ringing, 0 for not at all.
+    quiet_until_ns: u64,
     pub(super) leases: Leases,
     terms: Terms,
     pub(super) shared: Arc<Shared>,
@@ -138,7 +147,7 @@ impl Worker {
                 }
             }
             let due = self.judge_due().min(self.seek_due()).min(self.announce_due());
-            let due = due.min(next_probe);
+            let due = due.min(self.burst_due()).min(self.quiet_due()).min(next_probe);
             let now = clock::now().ns();
             if due > now + EARLY_NS {
                 self.poller.wait(due - now);
@@ -154,6 +163,9 @@ impl Worker {
 
     fn on_event(&mut self, event: Event) {
         let seen = clock::now();
+        if event.kind == EventKind::Missed as u8 {
+            return self.burst.begin(NodeId(event.peer), seen.ns());
+        }
         match EventKind::from_code(event.kind) {
             Some(EventKind::Dead) => self.on_death(&event, seen),
             Some(EventKind::Lease) => {
@@ -251,6 +263,7 @@ impl Worker {
             Command::Release { group, successor } => {
                 self.end_seek(group);
                 self.order(group, Op::Release, successor);
+                self.be_quiet();
                 // Before anything that takes time: the successor waits for this word.
                 self.probe();
                 self.take_down(group);
@@ -299,7 +312,29 @@ impl Worker {
     /// A full queue drops the report; the daemon looks at the maps and the addresses from time to
     /// time and finds out.
     pub(super) fn report(&self, report: Report) {
-        let _ = self.reports.push(report);
+        let _ = if self.quiet_until_ns == 0 {
+            self.reports.push(report)
+        } else {
+            self.reports.put(report)
+        };
+    }
+
+    /// Lets the daemon sleep on for a moment.
+    pub(super) fn be_quiet(&mut self) {
+        self.quiet_until_ns = clock::now().ns() + QUIET_NS;
+    }
+
+    /// Rings if that moment has passed; returns when it will have.
+    fn quiet_due(&mut self) -> u64 {
+        if self.quiet_until_ns == 0 {
+            return u64::MAX;
+        }
+        if clock::now().ns() < self.quiet_until_ns {
+            return self.quiet_until_ns;
+        }
+        self.quiet_until_ns = 0;
+        self.reports.bell().ring();
+        u64::MAX
     }
 
     fn announce_due(&mut self) -> u64 {
@@ -312,6 +347,31 @@ impl Worker {
             }
         }
         due
+    }
+
+    /// Probes the peers that have just missed, if that is due; returns when next.
+    fn burst_due(&mut self) -> u64 {
+        if self.burst.due_ns == u64::MAX {
+            return u64::MAX;
+        }
+        let now = clock::now();
+        if now.ns() + EARLY_NS < self.burst.due_ns {
+            return self.burst.due_ns;
+        }
+        for (stream, counters) in self.streams.iter_mut().zip(self.counters.iter()) {
+            let peer = stream.peer();
+            if self.burst.goes_on(peer) {
+                let silent = self.shared.peer(peer).is_some_and(|state| {
+                    state.misses > 0 && Life::from_code(state.life) != Life::Dead
+                });
+                if silent {
+                    stream.send(&self.shared, &self.terms, counters, clock::now());
+                } else {
+                    self.burst.end(peer);
+                }
+            }
+        }
+        self.burst.next(now.ns(), self.interval_ns)
     }
 
     /// Counts misses where the kernel's timers do not.
