@@ -224,6 +224,7 @@ fn tag_of_a_reflected_frame() {
 fn must_understand() {
     for bit in [0, 7, 15] {
         let (rig, mut sender) = Rig::acquainted();
+        let mut number = 0;
         for kind in [Kind::Probe, Kind::Answer] {
             let (peer, received) = (rig.peer(), rig.link().received);
             let before = rig.counters()[0][Refusal::MustUnderstand as usize];
@@ -235,6 +236,7 @@ fn must_understand() {
                 let answer = packets::unwrap(rig.shape, &packet, &left);
                 assert_eq!(answer.refused, Refusal::MustUnderstand as u8);
                 assert_eq!(answer.must_understand.get(), 0);
+                number = answer.sequence.get();
             } else {
                 assert_eq!((verdict, left), (XDP_DROP, packet));
             }
@@ -247,6 +249,8 @@ fn must_understand() {
         let answer = packets::wrap(rig.shape, &sender.probe());
         let answer = packets::unwrap(rig.shape, &answer, &rig.run_packet(&answer).1);
         assert_eq!(answer.refused, 0);
+        // Only what was answered drew a number of an answer.
+        assert_eq!(answer.sequence.get(), number + 1);
     }
 }
 

@@ -108,6 +108,8 @@ impl Worker {
         let Added { at, unsent, result } = found.add(&mut self.addresses, epoch);
         if result.is_ok() && !resources {
             self.be_quiet();
+        } else {
+            self.end_quiet();
         }
         steps.address = at;
         steps.announced = clock::now();

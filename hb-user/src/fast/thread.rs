@@ -34,8 +34,9 @@ use crate::{
 const QUEUE: usize = 256;
 /// Stack touched before the first wait.
 const STACK: usize = 64 * 1024;
-/// For so long after a group came or went, the daemon is not told: its main loop runs before
-/// everything of lower priority, and on a small machine the service is to have a core first.
+/// For so long after a peer fell silent, or a group came or went, the daemon is not told: its main
+/// loop runs before everything of lower priority, and on a small machine the service is to have a
+/// core first.
 const QUIET_NS: u64 = 1_000_000;
 /// A wake-up this early before a deadline is on time: the kernel rounds.
 const EARLY_NS: u64 = 1_000;
@@ -174,6 +175,8 @@ impl Worker {
                 self.on_word(&event, seen);
             }
             // One event stands for all the news of a frame.
+            // No hurry, and a verdict may follow.
+            Some(EventKind::Late) => self.be_quiet(),
             Some(EventKind::Said | EventKind::Controller | EventKind::Up) => {
                 self.on_controller(&event, seen);
                 self.on_word(&event, seen);
@@ -324,7 +327,15 @@ impl Worker {
         self.quiet_until_ns = clock::now().ns() + QUIET_NS;
     }
 
-    /// Rings if that moment has passed; returns when it will have.
+    /// Wakes it for what it was not told of, and for each report from now on.
+    pub(super) fn end_quiet(&mut self) {
+        if self.quiet_until_ns != 0 {
+            self.quiet_until_ns = 0;
+            self.reports.bell().ring();
+        }
+    }
+
+    /// Does so if the moment has passed; returns when it will have.
     fn quiet_due(&mut self) -> u64 {
         if self.quiet_until_ns == 0 {
             return u64::MAX;
@@ -332,8 +343,7 @@ impl Worker {
         if clock::now().ns() < self.quiet_until_ns {
             return self.quiet_until_ns;
         }
-        self.quiet_until_ns = 0;
-        self.reports.bell().ring();
+        self.end_quiet();
         u64::MAX
     }
 
