@@ -168,15 +168,21 @@ impl Worker {
             return self.burst.begin(NodeId(event.peer), seen.ns());
         }
         match EventKind::from_code(event.kind) {
-            Some(EventKind::Dead) => self.on_death(&event, seen),
+            Some(EventKind::Dead) => {
+                self.on_death(&event, seen);
+                // What is not won yet may wait for a fence, which is the daemon's.
+                if self.seeks.iter().any(Option::is_some) {
+                    self.end_quiet();
+                }
+            }
             Some(EventKind::Lease) => {
                 self.pursue(GroupId(event.link));
                 // A release to this node, perhaps.
                 self.on_word(&event, seen);
             }
+            // No hurry, and a verdict may follow. One after the other must not hush for ever.
+            Some(EventKind::Late) if self.quiet_until_ns == 0 => self.be_quiet(),
             // One event stands for all the news of a frame.
-            // No hurry, and a verdict may follow.
-            Some(EventKind::Late) => self.be_quiet(),
             Some(EventKind::Said | EventKind::Controller | EventKind::Up) => {
                 self.on_controller(&event, seen);
                 self.on_word(&event, seen);
