@@ -1,8 +1,8 @@
 //! An independent witness of the machine's own stalls, so that who accuses a peer of silence is not
 //! also who excuses itself.
 //!
-//! On every core a thread under `SCHED_FIFO` at priority 99 sleeps until the next multiple of
-//! [`PERIOD`] and notes how late it woke. What it spent waiting on the run queue is taken off (the
+//! On every core a thread under `SCHED_FIFO` at priority 99 sleeps for a period, [`PERIOD`] if
+//! nobody asks for another, and notes how late it woke. What it spent waiting on the run queue is taken off (the
 //! second number of `/proc/thread-self/schedstat`, see the kernel's `sched-stats`): there the core
 //! ran, only somebody else on it, such as the ordinary threads that the kernel's deadline server
 //! lets in before a `SCHED_FIFO` hog. What is left is time in which the core woke nobody: the
@@ -90,6 +90,16 @@ impl Recorder {
     ///
     /// If a core cannot be watched: no `CAP_SYS_NICE`, or a kernel without `CONFIG_SCHED_INFO`.
     pub fn start() -> Result<Self> {
+        Self::start_every(PERIOD)
+    }
+
+    /// Begins to watch, and looks each `period` only: a stall is then known to about that, and the
+    /// looks themselves cost next to nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Recorder::start`].
+    pub fn start_every(period: Duration) -> Result<Self> {
         let cores = thread::available_parallelism().context("cannot count cores")?.get();
         let stop = Arc::new(AtomicBool::new(false));
         let ready = Arc::new(Barrier::new(cores + 1));
@@ -101,7 +111,7 @@ impl Recorder {
                     .spawn(move || {
                         let prepared = prepare(core);
                         ready.wait();
-                        watch(core, &prepared?, &stop)
+                        watch(core, period, &prepared?, &stop)
                     })
                     .with_context(|| format!("cannot watch core {core}"))
             })
@@ -144,10 +154,10 @@ fn prepare(core: usize) -> Result<File> {
     Ok(file)
 }
 
-fn watch(core: usize, schedstat: &File, stop: &AtomicBool) -> Result<Core> {
+fn watch(core: usize, period: Duration, schedstat: &File, stop: &AtomicBool) -> Result<Core> {
     let mut found = Core { stalls: Vec::with_capacity(4096), looks: 0 };
     let mut before = waited(schedstat)?;
-    let mut due = clock::now().after(PERIOD);
+    let mut due = clock::now().after(period);
     while !stop.load(Ordering::Acquire) {
         clock::sleep_until(due);
         let now = clock::now();
@@ -158,7 +168,7 @@ fn watch(core: usize, schedstat: &File, stop: &AtomicBool) -> Result<Core> {
         }
         before = after;
         found.looks += 1;
-        due = due.after(PERIOD).max(now);
+        due = due.after(period).max(now);
     }
     Ok(found)
 }

@@ -24,6 +24,7 @@ use crate::{
     plot,
     policy::Policy,
     prepare,
+    steady::{self, Astray},
     timeline::{Report, Run, after},
 };
 
@@ -98,13 +99,9 @@ impl Demo {
         let mut runs = Vec::new();
         let mut logs = None;
         for number in 1..=self.runs {
-            let mut run = Run::new(number, self.fault);
-            match once(&mut lab, self.fault, &mut run) {
-                Ok(()) => run.ok = true,
-                Err(error) => {
-                    run.error = Some(format!("{error:#}"));
-                    logs = Some(keep_logs(&mut lab, number)?);
-                }
+            let run = steady::run(&mut lab, self.fault, number)?;
+            if !run.ok {
+                logs = Some(keep_logs(&mut lab, number)?);
             }
             println!("run {number}/{}: {}", self.runs, run.line());
             runs.push(run);
@@ -115,10 +112,12 @@ impl Demo {
         self.show(&report)?;
         if let Some(logs) = logs {
             bail!(
-                "{} of {} runs did not do what a {} must lead to; logs are kept in {}",
+                "{} of {} runs did not do what a {} must lead to, the first of them because {}; logs \
+                 are kept in {}",
                 report.summary.failed,
                 report.summary.runs,
                 self.fault.name(),
+                report.runs.iter().find_map(|run| run.error.as_deref()).unwrap_or("of no reason"),
                 logs.display()
             );
         }
@@ -186,6 +185,16 @@ pub(crate) fn keep_logs(lab: &mut Lab, number: u32) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// One run; what went wrong is in it.
+pub(crate) fn run_once(lab: &mut Lab, fault: Fault, number: u32) -> Run {
+    let mut run = Run::new(number, fault);
+    match once(lab, fault, &mut run) {
+        Ok(()) => run.ok = true,
+        Err(error) => run.error = Some(format!("{error:#}")),
+    }
+    run
+}
+
 /// One run, on nodes as they are after a boot. Fills in `run` as far as it gets.
 ///
 /// # Errors
@@ -196,7 +205,7 @@ pub(crate) fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
     let client = lab.client(Pace { interval: PACE, limit: CLIENT, ..Pace::default() })?;
     ensure!(
         client.wait_for_answer(Machine::A, clock::now(), MOVE),
-        "node a fell silent before the fault"
+        Astray("node a fell silent before the fault")
     );
     thread::sleep(CALM);
     moved(lab, fault, client, run)
@@ -217,7 +226,7 @@ fn start(lab: &mut Lab) -> Result<()> {
     }
     match lab.who_serves(VIP4.into(), START)? {
         Some(Machine::A) => lab.wait_for_standby(Machine::B, START),
-        Some(node) => bail!("node {node} serves after the start, though a is preferred"),
+        Some(_) => bail!(Astray("node b serves after the start, though a is preferred")),
         None => bail!("no node serves {START:?} after both started"),
     }
 }
@@ -266,7 +275,7 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
     );
     ensure!(
         seen.answers.iter().all(|answer| answer.node != Machine::B || answer.received >= at),
-        "node b answered before the fault"
+        Astray("node b answered before the fault")
     );
     ensure!(
         run.instants.announcement_on_wire_ns.is_some(),
@@ -285,7 +294,7 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
         let status = daemon.wait(MOVE)?;
         ensure!(status.success(), "the daemon of a left with {status}");
     } else {
-        ensure!(!takeovers.is_empty(), "the log of node b names no takeover");
+        ensure!(!takeovers.is_empty(), Astray("the log of node b names no takeover"));
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod prepare;
 mod privilege;
 mod run;
 mod sources;
+mod steady;
 mod test;
 mod timeline;
 mod toolchain;

@@ -78,9 +78,9 @@ impl Against {
         let (rounds, costs) = if self.smoke { (1, false) } else { (self.rounds, true) };
         // On a machine that is busy otherwise, as in a check of every change, a holder that stalls for
         // a millisecond is not one that crashed.
-        let timers = if self.smoke { Timers { interval: "1ms", misses: 20 } } else { Timers::FAST };
-        let mut then = Side::up(Revision::build(revision, costs)?, timers)?;
-        let mut now = Side::up(Revision::present(costs)?, timers)?;
+        let timers = if self.smoke { Timers { interval: "4ms", misses: 20 } } else { Timers::FAST };
+        let mut then = Side::up(Revision::build(revision, costs)?, timers, self.smoke)?;
+        let mut now = Side::up(Revision::present(costs)?, timers, self.smoke)?;
         let mut pairs: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
         for round in 1..=rounds {
             // Neither is always the first.
@@ -125,21 +125,23 @@ struct Side {
     revision: Revision,
     lab: Lab,
     timers: Timers,
+    /// Whether a run that a stall of the machine explains is done again.
+    smoke: bool,
     /// Crashes that did not end in a takeover.
     failed: u32,
 }
 
 impl Side {
-    fn up(revision: Revision, timers: Timers) -> Result<Self> {
+    fn up(revision: Revision, timers: Timers, smoke: bool) -> Result<Self> {
         let lab = Failover::lab_for_comparison(&revision.hb, timers)?;
-        Ok(Self { revision, lab, timers, failed: 0 })
+        Ok(Self { revision, lab, timers, smoke, failed: 0 })
     }
 
     fn measure(&mut self, round: u32, criterion: bool) -> Result<Values> {
         let name = &self.revision.name;
         let mut values = Values::new();
         // A round without this figure still has the others, and the rounds before it are not lost.
-        match Failover::crash(&mut self.lab, round)? {
+        match Failover::crash(&mut self.lab, round, self.smoke)? {
             Ok(us) => {
                 let Timers { interval, misses } = self.timers;
                 values.insert(format!("outage after a crash, {misses} x {interval} (us)"), us);

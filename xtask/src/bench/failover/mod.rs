@@ -9,7 +9,7 @@ use std::{
 };
 
 use ::lab::{Lab, Options, addresses::NODES, config::Settings};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use super::{
     facts,
     figures::{Figures, write_json},
 };
-use crate::{demo, fault::Fault, policy::Policy, prepare, timeline::Run};
+use crate::{demo, fault::Fault, policy::Policy, prepare, steady, timeline::Run};
 
 /// Measures takeovers: every fault with every interval, number of misses, policy and lease, in turns.
 #[derive(Debug, Args)]
@@ -112,7 +112,7 @@ impl Failover {
         let runs = if self.smoke { 1 } else { self.runs };
         for number in 1..=runs {
             for setting in &mut settings {
-                setting.round(number)?;
+                setting.round(number, self.smoke)?;
             }
             // What is known survives whatever happens in a later round.
             if let Some(path) = &self.json {
@@ -196,17 +196,18 @@ impl Failover {
 }
 
 impl Setting {
-    /// One run of each fault; then nothing runs in this lab until the next round.
-    fn round(&mut self, number: u32) -> Result<()> {
+    /// One run of each fault; then nothing runs in this lab until the next round. Without `smoke`
+    /// nobody looks at the cores' stalls: a figure is of hb alone, and a run that failed is told.
+    fn round(&mut self, number: u32, smoke: bool) -> Result<()> {
         for (fault, runs) in &mut self.series {
-            let mut run = Run::new(number, *fault);
-            match demo::once(&mut self.lab, *fault, &mut run) {
-                Ok(()) => run.ok = true,
-                Err(error) => {
-                    run.error = Some(format!("{error:#}"));
-                    let logs = demo::keep_logs(&mut self.lab, number)?;
-                    println!("logs of what follows are kept in {}", logs.display());
-                }
+            let run = if smoke {
+                steady::run(&mut self.lab, *fault, number)?
+            } else {
+                demo::run_once(&mut self.lab, *fault, number)
+            };
+            if !run.ok {
+                let logs = demo::keep_logs(&mut self.lab, number)?;
+                println!("logs of what follows are kept in {}", logs.display());
             }
             println!("{number}: {}, {}: {}", self.words, fault.name(), run.line());
             runs.push(run);
@@ -368,12 +369,17 @@ impl Failover {
     /// # Errors
     ///
     /// If the daemons do not go away, or their logs cannot be kept.
-    pub(crate) fn crash(lab: &mut Lab, number: u32) -> Result<Result<f64>> {
-        let mut run = Run::new(number, Fault::Crash);
-        let taken = demo::once(lab, Fault::Crash, &mut run).and_then(|()| match run.outage_ns {
-            Some(ns) => Ok(ns as f64 / 1e3),
-            None => bail!("no outage was measured"),
-        });
+    pub(crate) fn crash(lab: &mut Lab, number: u32, smoke: bool) -> Result<Result<f64>> {
+        let run = if smoke {
+            steady::run(lab, Fault::Crash, number)?
+        } else {
+            demo::run_once(lab, Fault::Crash, number)
+        };
+        let taken = match (run.error, run.outage_ns) {
+            (Some(error), _) => Err(anyhow!(error)),
+            (None, Some(ns)) => Ok(ns as f64 / 1e3),
+            (None, None) => Err(anyhow!("no outage was measured")),
+        };
         if taken.is_err() {
             let logs = demo::keep_logs(lab, number)?;
             println!("logs of what follows are kept in {}", logs.display());
