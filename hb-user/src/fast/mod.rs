@@ -12,6 +12,7 @@ mod burst;
 mod group;
 mod probe;
 mod queue;
+mod quiet;
 mod seek;
 mod thread;
 

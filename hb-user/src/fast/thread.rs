@@ -20,6 +20,7 @@ use super::{
     burst::Burst,
     group::{Added, Group},
     probe::Stream,
+    quiet::Quiet,
     seek::Seek,
 };
 use crate::{
@@ -34,10 +35,6 @@ use crate::{
 const QUEUE: usize = 256;
 /// Stack touched before the first wait.
 const STACK: usize = 64 * 1024;
-/// For so long after a peer fell silent, or a group came or went, the daemon is not told: its main
-/// loop runs before everything of lower priority, and on a small machine the service is to have a
-/// core first.
-const QUIET_NS: u64 = 1_000_000;
 /// A wake-up this early before a deadline is on time: the kernel rounds.
 const EARLY_NS: u64 = 1_000;
 
@@ -59,7 +56,7 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         armed: [[false; GROUPS]; hb_ebpf::maps::MAX_NODES],
         watched: Vec::new(),
         burst: Burst::default(),
-        quiet_until_ns: 0,
+        quiet: Quiet::default(),
         leases: setup.leases,
         terms: setup.terms,
         shared: setup.shared,
@@ -107,8 +104,7 @@ pub(super) struct Worker {
     /// Peers that this thread judges itself.
     watched: Vec<NodeId>,
     burst: Burst,
-    /// Until when reports are put into the queue without ringing, 0 for not at all.
-    quiet_until_ns: u64,
+    quiet: Quiet,
     pub(super) leases: Leases,
     terms: Terms,
     pub(super) shared: Arc<Shared>,
@@ -180,8 +176,8 @@ impl Worker {
                 // A release to this node, perhaps.
                 self.on_word(&event, seen);
             }
-            // No hurry, and a verdict may follow. One after the other must not hush for ever.
-            Some(EventKind::Late) if self.quiet_until_ns == 0 => self.be_quiet(),
+            // No hurry, and a verdict may follow.
+            Some(EventKind::Late) => self.quiet.begin_once(seen.ns()),
             // One event stands for all the news of a frame.
             Some(EventKind::Said | EventKind::Controller | EventKind::Up) => {
                 self.on_controller(&event, seen);
@@ -321,36 +317,28 @@ impl Worker {
     /// A full queue drops the report; the daemon looks at the maps and the addresses from time to
     /// time and finds out.
     pub(super) fn report(&self, report: Report) {
-        let _ = if self.quiet_until_ns == 0 {
-            self.reports.push(report)
-        } else {
-            self.reports.put(report)
-        };
+        let _ =
+            if self.quiet.lasts() { self.reports.put(report) } else { self.reports.push(report) };
     }
 
     /// Lets the daemon sleep on for a moment.
     pub(super) fn be_quiet(&mut self) {
-        self.quiet_until_ns = clock::now().ns() + QUIET_NS;
+        self.quiet.begin(clock::now().ns());
     }
 
     /// Wakes it for what it was not told of, and for each report from now on.
     pub(super) fn end_quiet(&mut self) {
-        if self.quiet_until_ns != 0 {
-            self.quiet_until_ns = 0;
+        if self.quiet.end() {
             self.reports.bell().ring();
         }
     }
 
     /// Does so if the moment has passed; returns when it will have.
     fn quiet_due(&mut self) -> u64 {
-        if self.quiet_until_ns == 0 {
-            return u64::MAX;
+        if self.quiet.lasts() && self.quiet.expire(clock::now().ns()) {
+            self.reports.bell().ring();
         }
-        if clock::now().ns() < self.quiet_until_ns {
-            return self.quiet_until_ns;
-        }
-        self.end_quiet();
-        u64::MAX
+        self.quiet.due_ns()
     }
 
     fn announce_due(&mut self) -> u64 {
