@@ -76,9 +76,13 @@ fn two_servers_are_found_although_the_client_sees_one() {
     thread::sleep(WHILE);
     let seen = judge.finish().unwrap();
     let found = verdict::violations(&seen);
-    assert!(found.len() > 10, "{} violations", found.len());
-    assert!(found.iter().all(|v| v.rule == Rule::Order && v.node == Machine::A), "{found:?}");
-    assert_eq!(found[0].after.node, Machine::B);
+    let answers = found.iter().filter(|v| v.rule == Rule::Order).count();
+    assert!(answers > 10, "{answers} answers are violations");
+    // Node a may have to ask for the client's MAC address, or be asked for its own, after b answered:
+    // that is a claim, and as wrong.
+    let right = |v: &Violation| matches!(v.rule, Rule::Order | Rule::Claim);
+    assert!(found.iter().all(|v| right(v) && v.node == Machine::A), "{found:?}");
+    assert!(found.iter().all(|v| v.after.node == Machine::B), "{found:?}");
     assert_eq!(lab.who_serves(VIP4.into(), PATIENCE).unwrap().iter().count(), 1);
 }
 
