@@ -97,11 +97,12 @@ impl Demo {
         );
 
         let mut runs = Vec::new();
-        let mut logs = None;
+        let mut first = None;
         for number in 1..=self.runs {
             let run = steady::run(&mut lab, self.fault, number)?;
-            if !run.ok {
-                logs = Some(keep_logs(&mut lab, number)?);
+            if let Some(error) = &run.error {
+                let logs = keep_logs(&mut lab, number)?;
+                first.get_or_insert((error.clone(), logs));
             }
             println!("run {number}/{}: {}", self.runs, run.line());
             runs.push(run);
@@ -110,14 +111,13 @@ impl Demo {
 
         let report = Report::new(runs);
         self.show(&report)?;
-        if let Some(logs) = logs {
+        if let Some((error, logs)) = first {
             bail!(
-                "{} of {} runs did not do what a {} must lead to, the first of them because {}; logs \
-                 are kept in {}",
+                "{} of {} runs did not do what a {} must lead to, the first of them: {error}; logs are \
+                 kept in {}",
                 report.summary.failed,
                 report.summary.runs,
                 self.fault.name(),
-                report.runs.iter().find_map(|run| run.error.as_deref()).unwrap_or("of no reason"),
                 logs.display()
             );
         }
