@@ -2,8 +2,8 @@
 //! also who excuses itself.
 //!
 //! On every core a thread under `SCHED_FIFO` at priority 99 sleeps for a period, [`PERIOD`] if
-//! nobody asks for another, and notes how late it woke. What it spent waiting on the run queue is taken off (the
-//! second number of `/proc/thread-self/schedstat`, see the kernel's `sched-stats`): there the core
+//! nobody asks for another, and notes how late it woke. What it spent waiting on the run queue is
+//! taken off (the second number of `/proc/thread-self/schedstat`, see the kernel's `sched-stats`): there the core
 //! ran, only somebody else on it, such as the ordinary threads that the kernel's deadline server
 //! lets in before a `SCHED_FIFO` hog. What is left is time in which the core woke nobody: the
 //! hypervisor took it, or interrupts were off. So no load that a test makes excuses a takeover.

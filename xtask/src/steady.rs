@@ -12,6 +12,7 @@ use ::lab::{
     stalls::{Record, Recorder},
 };
 use anyhow::{Context, Error, Result};
+use hb_ebpf::time::BootTime;
 use hb_user::config::parse_duration;
 
 use crate::{demo, fault::Fault, timeline::Run};
@@ -52,64 +53,84 @@ pub(crate) fn run(lab: &mut Lab, fault: Fault, number: u32) -> Result<Run> {
         let mut run = Run::new(number, fault);
         let outcome = demo::once(lab, fault, &mut run);
         let record = recorder.finish()?;
-        match outcome {
-            Ok(()) => run.ok = true,
-            Err(error) if is_excused(&error, &record, deadtime) && tries < TRIES => {
-                println!("run {number}: {}; once more", why(&error, &record, deadtime));
-                tries += 1;
-                continue;
-            }
-            Err(error) if is_excused(&error, &record, deadtime) => {
-                run.error = Some(format!(
-                    "{}, in {TRIES} of {TRIES} tries",
-                    why(&error, &record, deadtime)
-                ));
-            }
-            Err(error) => run.error = Some(format!("{error:#}")),
+        let Err(error) = outcome else {
+            run.ok = true;
+            return Ok(run);
+        };
+        let Some(excuse) = excuse(&error, &record, served(&run), deadtime) else {
+            run.error = Some(format!("{error:#}"));
+            return Ok(run);
+        };
+        if tries == TRIES {
+            run.error = Some(format!("{excuse}, in {TRIES} of {TRIES} tries"));
+            return Ok(run);
         }
-        return Ok(run);
+        println!("run {number}: {excuse}; once more");
+        tries += 1;
     }
 }
 
-/// Tells whether a stall of the machine explains what went wrong.
-fn is_excused(error: &Error, record: &Record, deadtime: Duration) -> bool {
-    error.is::<Astray>() && record.longest() >= deadtime / PART
+/// When b first answered after the fault; what a core did later explains nothing.
+fn served(run: &Run) -> Option<BootTime> {
+    let fault = run.fault_ns?;
+    let answered = run.instants.first_answer_new_ns.unwrap_or_default();
+    Some(BootTime(fault.saturating_add_signed(answered)))
 }
 
-fn why(error: &Error, record: &Record, deadtime: Duration) -> String {
-    format!(
-        "{error:#}, but a core of this machine stood still for {} us, and {} us of silence mean dead",
-        record.longest().as_micros(),
-        deadtime.as_micros()
-    )
+/// Says which stall of the machine before `served` explains what went wrong, if one does.
+fn excuse(
+    error: &Error,
+    record: &Record,
+    served: Option<BootTime>,
+    deadtime: Duration,
+) -> Option<String> {
+    let before = record.stalls.iter().filter(|stall| served.is_none_or(|at| stall.began <= at));
+    let longest = before.map(|stall| stall.length).max()?;
+    (error.is::<Astray>() && longest >= deadtime / PART).then(|| {
+        format!(
+            "{error:#}, but a core of this machine stood still for {} us, and {} us of silence mean \
+             dead",
+            longest.as_micros(),
+            deadtime.as_micros()
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use ::lab::stalls::Stall;
     use anyhow::anyhow;
-    use hb_ebpf::time::BootTime;
 
     use super::*;
 
     fn stood_still(ms: u64) -> Record {
         let length = Duration::from_millis(ms);
-        Record { stalls: vec![Stall { core: 1, began: BootTime(1), length }], looks: 9 }
+        Record { stalls: vec![Stall { core: 1, began: BootTime(1000), length }], looks: 9 }
     }
 
     #[test]
-    fn only_a_takeover_by_mistake_in_a_stall_is_excused() {
+    fn only_a_takeover_by_mistake_after_a_stall_is_excused() {
         let deadtime = Duration::from_millis(20);
         let astray = Error::from(Astray("node b answered before the fault"));
-        assert!(is_excused(&astray, &stood_still(40), deadtime));
-        assert!(is_excused(&astray, &stood_still(10), deadtime));
-        assert!(!is_excused(&astray, &stood_still(9), deadtime));
-        assert!(!is_excused(&astray, &Record::default(), deadtime));
+        let of = |record: &Record, served| excuse(&astray, record, served, deadtime);
+        let said = of(&stood_still(40), None).unwrap();
+        assert!(said.contains("40000 us, and 20000 us of silence mean dead"), "{said}");
+        assert!(of(&stood_still(10), None).is_some());
+        assert!(of(&stood_still(9), None).is_none());
+        assert!(of(&Record::default(), None).is_none());
+        assert!(of(&stood_still(40), Some(BootTime(1000))).is_some());
+        assert!(of(&stood_still(40), Some(BootTime(999))).is_none(), "it was over by then");
         let two = anyhow!("node a still answered 12 us after node b began to");
-        assert!(!is_excused(&two, &stood_still(40), deadtime));
-        assert!(
-            why(&astray, &stood_still(40), deadtime)
-                .contains("40000 us, and 20000 us of silence mean dead")
-        );
+        assert!(excuse(&two, &stood_still(40), None, deadtime).is_none());
+    }
+
+    #[test]
+    fn what_counts_ends_with_the_first_answer() {
+        let mut run = Run::new(1, Fault::Crash);
+        assert_eq!(served(&run), None);
+        run.fault_ns = Some(5000);
+        assert_eq!(served(&run), Some(BootTime(5000)));
+        run.instants.first_answer_new_ns = Some(700);
+        assert_eq!(served(&run), Some(BootTime(5700)));
     }
 }
