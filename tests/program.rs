@@ -15,6 +15,7 @@ mod program {
     mod refusals;
     mod rig;
     mod timers;
+    mod verifier;
     mod vip_packets;
     mod witness;
 }

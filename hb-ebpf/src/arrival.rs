@@ -1,6 +1,7 @@
 //! An authentic frame has arrived: what it changes.
 
 use crate::{
+    gather::Gathered,
     maps::{Life, Link, Node, Peer, PeerLock, Stream},
     refusal::Refusal,
     time::L_MAX_NS,
@@ -128,30 +129,29 @@ pub fn note(
     }
     stream.window.take(sequence);
 
-    let mut news = 0;
+    let mut news = Gathered::none_yet(&mut lock.gathered);
     peer.count_sequence();
     if !known {
         peer.nonce = frame.sender_nonce.get();
         peer.incarnation = frame.incarnation.get();
-        news |= News::SAID;
+        news.add(News::SAID);
     }
-    news |= hear(peer, frame.link, now);
-    news |= listen(frame, kind, node, peer, !known);
+    hear(peer, frame.link, now, &mut news);
+    listen(frame, kind, node, peer, !known, &mut news);
     measure(frame, kind, link, now, continued);
     peer.count_sequence();
-    Ok(News(news))
+    Ok(News(news.get()))
 }
 
 /// The deadlines move.
 #[inline(always)]
-fn hear(peer: &mut Peer, link: u8, now: u64) -> u32 {
-    let mut news = 0;
+fn hear(peer: &mut Peer, link: u8, now: u64, news: &mut Gathered<'_>) {
     match Life::from_code(peer.life) {
         Life::Alive => {}
         Life::Late => peer.life = Life::Alive as u8,
         Life::Unheard | Life::Dead => {
             peer.life = Life::Alive as u8;
-            news |= News::UP;
+            news.add(News::UP);
         }
     }
     if now > peer.last_arrival_ns {
@@ -162,16 +162,21 @@ fn hear(peer: &mut Peer, link: u8, now: u64) -> u32 {
     let bit = 1u8 << (link & 7);
     if peer.links_up & bit == 0 {
         peer.links_up |= bit;
-        news |= News::LINK;
+        news.add(News::LINK);
     }
-    news
 }
 
 /// What the peer says of itself. Words are ordered by revision, so that frames that overtake each
 /// other on two links never bring back old ones.
 #[inline(always)]
-fn listen(frame: &Frame, kind: Kind, node: &Node, peer: &mut Peer, new_life: bool) -> u32 {
-    let mut news = 0;
+fn listen(
+    frame: &Frame,
+    kind: Kind,
+    node: &Node,
+    peer: &mut Peer,
+    new_life: bool,
+    news: &mut Gathered<'_>,
+) {
     let revision = frame.revision.get();
     let newer = revision.wrapping_sub(peer.revision) as i32 > 0;
     if new_life || (newer && frame.page == 0) {
@@ -180,30 +185,29 @@ fn listen(frame: &Frame, kind: Kind, node: &Node, peer: &mut Peer, new_life: boo
             (zerocopy::transmute_mut!(&mut peer.words), zerocopy::transmute_ref!(&frame.groups));
         words::copy(to, from);
         peer.flags = frame.flags.get();
-        news |= News::SAID;
+        news.add(News::SAID);
     }
     // The rest has no number of its own: what a slow link delivers late is not news.
     let transmit = frame.transmit_ns.get();
     if !new_life && transmit < peer.transmit_ns {
-        return news;
+        return;
     }
     peer.transmit_ns = transmit;
     // Only an answer is about a frame of ours.
     if matches!(kind, Kind::Answer) && peer.refused != frame.refused {
         peer.refused = frame.refused;
-        news |= News::SAID;
+        news.add(News::SAID);
     }
     if peer.config_hash != frame.config_hash.get() {
         peer.config_hash = frame.config_hash.get();
-        news |= News::SAID;
+        news.add(News::SAID);
     }
     peer.controller_age_ns = frame.controller_age_ns.get();
     let dead = u8::from(peer.controller_age_ns > node.controller_deadtime_ns);
     if peer.controller_dead != dead {
         peer.controller_dead = dead;
-        news |= News::CONTROLLER;
+        news.add(News::CONTROLLER);
     }
-    news
 }
 
 /// Measures the link. A stream that is not `continued` has no past to compare with: the peer's

@@ -14,6 +14,7 @@ pub mod arrival;
 pub mod deadline;
 pub mod epoch;
 pub mod gate;
+pub mod gather;
 pub mod histogram;
 pub mod homes;
 pub mod lease;

@@ -28,11 +28,11 @@ fn refuse(reason: Refusal, nowhere: bool, change: impl Fn(&mut Frame)) {
 
 /// Checks that a packet changed by `change` is refused for `reason`.
 fn refuse_packet(transport: Transport, reason: Refusal, change: impl Fn(&mut Vec<u8>)) {
+    let mut rig = Rig::with(Shape { transport, tags: 0 });
+    let mut sender = Sender::new();
     for tags in 0..3 {
-        let shape = Shape { transport, tags };
-        let rig = Rig::with(shape);
-        let mut sender = Sender::new();
-        let mut packet = packets::wrap(shape, &sender.probe());
+        rig.shape.tags = tags;
+        let mut packet = packets::wrap(rig.shape, &sender.probe());
         change(&mut packet);
         rig.refused(&packet, reason, false);
         assert_eq!(rig.run(&sender.probe()).0, XDP_TX);

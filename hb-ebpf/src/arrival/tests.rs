@@ -34,7 +34,7 @@ impl World {
         let peer = Peer { timing, ..Peer::new_zeroed() };
         let lock = PeerLock {
             lock: Default::default(),
-            reserved: 0,
+            gathered: 0,
             streams: Default::default(),
             answers: [0; 4],
         };

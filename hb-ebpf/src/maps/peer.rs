@@ -312,8 +312,8 @@ impl PeerLock {
 pub struct PeerLock {
     /// Guards this entry, [`Peer`] and its [`Link`]s.
     pub lock: bpf_spin_lock,
-    /// Zero.
-    pub reserved: u32,
+    /// Where bits are [gathered](crate::gather) under the lock; without meaning afterwards.
+    pub gathered: u32,
     /// Per link, the streams of answers (0) and of probes (1).
     pub streams: [[Stream; 2]; MAX_LINKS],
     /// Per link, the sequence number of the last answer.

@@ -103,21 +103,19 @@ fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
     let entry = Entry::of(maps::record(home, group))?;
     let node = maps::NODE.get(home)?;
     let reply = maps::REPLY.get_ptr_mut(0)?;
-    let asked = frame.kind == Kind::Probe as u8;
-    let holds = matches!(said.state(), State::Holding);
     let lives = answer::controller_lives(node, now);
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
     let news = unsafe {
         let record = &mut (*entry.guard).record;
-        let before = record.state();
+        let before = record.state;
         if !lives {
             holder::abandon(record, terms, now);
         }
         let heard = word::hear(record, terms, source, transmit_ns, &said, now);
-        let news = LeaseNews::of(before, record, heard.released);
+        let news = LeaseNews::of(State::from_code(before), record, heard.released);
         let last = (*entry.lease).holder;
-        let holder = if holds {
+        let holder = if matches!(said.state(), State::Holding) {
             source
         } else if last == source {
             0
@@ -125,7 +123,7 @@ fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
             last
         };
         entry.publish(terms, holder, now);
-        if asked {
+        if frame.kind == Kind::Probe as u8 {
             (*reply).note(group as usize, &(*entry.guard).record, terms, lives, now);
         }
         news

@@ -15,6 +15,7 @@ use aya_ebpf::{
 };
 use hb_ebpf::{
     deadline::{self, Others},
+    gather::Gathered,
     maps::{EventKind, Life, Link, MAX_LINKS, PeerTimer, Request, peer_index},
 };
 
@@ -131,12 +132,12 @@ fn tick(index: u32) -> Option<u64> {
     // SAFETY: the element outlives the program; one byte.
     let others = others(unsafe { (*peer).buddy }, now);
     let links = [0, 1, 2, 3].map(|link| maps::LINKS.get_ptr_mut(index * MAX_LINKS as u32 + link));
-    let mut links_lost = 0;
     // SAFETY: the elements outlive the program, and the lock guards them against other CPUs.
-    let (decision, before, first) = unsafe {
+    let (decision, before, life, first, links_lost) = unsafe {
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
         let peer = &mut *peer;
+        let mut links_lost = Gathered::none_yet(&mut (*guard).gathered);
         let before = peer.life;
         let decision = deadline::decide(peer, others, now);
         let first = peer.misses == 0 && decision.misses > 0;
@@ -156,21 +157,24 @@ fn tick(index: u32) -> Option<u64> {
                 peer.deaths_total += 1;
                 peer.links_up = 0;
             } else {
-                links_lost = silent_links(&links, peer.links_up, peer.timing.dead_ns, now);
-                peer.links_up &= !links_lost;
+                silent_links(&links, peer.links_up, peer.timing.dead_ns, now, &mut links_lost);
+                peer.links_up &= !links_lost.get() as u8;
             }
         }
         peer.count_sequence();
+        // Out of the map again, for the reason that links are gathered in one.
+        let life = addr_of!(peer.life).read_volatile();
+        let links_lost = links_lost.get();
         unlock(held);
-        (decision, before, first)
+        (decision, before, life, first, links_lost)
     };
     let id = index as u8 + 1;
     if abandoned {
         report::push(report::event(EventKind::Unwatched, id, 0, now));
         return None;
     }
-    if decision.life as u8 != before {
-        let kind = match decision.life {
+    if life != before {
+        let kind = match Life::from_code(life) {
             Life::Dead => Some(EventKind::Dead),
             Life::Late => Some(EventKind::Late),
             Life::Alive | Life::Unheard => None,
@@ -185,7 +189,7 @@ fn tick(index: u32) -> Option<u64> {
             report::push(event);
         }
     }
-    if first && decision.life as u8 != Life::Dead as u8 {
+    if first && life != Life::Dead as u8 {
         report::push(report::event(EventKind::Missed, id, 0, now));
     }
     if links_lost != 0 {
@@ -194,10 +198,15 @@ fn tick(index: u32) -> Option<u64> {
     Some(decision.due_ns.saturating_sub(now))
 }
 
-/// Returns a bit for each link of `up` whose last arrival is older than `patience`.
+/// Adds a bit for each link of `up` whose last arrival is older than `patience`.
 #[inline(always)]
-fn silent_links(links: &[Option<*mut Link>; MAX_LINKS], up: u8, patience: u64, now: u64) -> u8 {
-    let mut lost = 0;
+fn silent_links(
+    links: &[Option<*mut Link>; MAX_LINKS],
+    up: u8,
+    patience: u64,
+    now: u64,
+    lost: &mut Gathered<'_>,
+) {
     for (index, link) in links.iter().enumerate() {
         if let Some(link) = link
             && up & (1 << index) != 0
@@ -205,11 +214,10 @@ fn silent_links(links: &[Option<*mut Link>; MAX_LINKS], up: u8, patience: u64, n
             // SAFETY: the element outlives the program; its words are guarded by the peer's lock.
             let last = unsafe { (**link).last_arrival_ns };
             if now.saturating_sub(last) >= patience {
-                lost |= 1 << index;
+                lost.add(1 << index);
             }
         }
     }
-    lost
 }
 
 /// Asks the peer's buddy whether we still hear anything.

@@ -64,7 +64,7 @@ impl Kernel {
             link: Link::new_zeroed(),
             lock: PeerLock {
                 lock: maps::bpf_spin_lock::default(),
-                reserved: 0,
+                gathered: 0,
                 streams: Default::default(),
                 answers: Default::default(),
             },
