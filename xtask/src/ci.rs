@@ -83,9 +83,7 @@ pub(crate) fn run() -> Result<()> {
     }
     // Each once, in the profile of the tests: it proves that they run. Figures of a shared machine
     // would say nothing, and optimizing every dependency for them takes minutes.
-    steps.run("benchmarks", || {
-        cargo(&["test", "--package", "benches", "--benches", "--locked"], &[])
-    });
+    steps.run("benchmarks", || cargo(&["test", "--workspace", "--bench", "*", "--locked"], &[]));
     steps.conclude()
 }
 

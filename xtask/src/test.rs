@@ -27,14 +27,15 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     // First, so that nobody waits for a build to learn it.
     let runner = if options.unit_only { None } else { Some(prepare()?) };
+    let layout = Layout::read()?;
     let mut tally = Tally::default();
     let mut failures = Vec::new();
     let filter = options.filter.as_deref();
-    if let Err(error) = unit_tests(filter, &mut tally) {
+    if let Err(error) = unit_tests(filter, &layout, &mut tally) {
         failures.push(format!("{error:#}"));
     }
     if let Some(runner) = runner
-        && let Err(error) = kernel_tests(filter, &runner, &[], &mut tally)
+        && let Err(error) = kernel_tests(filter, &layout, &runner, &[], &mut tally)
     {
         failures.push(format!("{error:#}"));
     }
@@ -49,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// As [`run()`].
 pub(crate) fn run_kernel_tests(variables: &[(&str, PathBuf)]) -> Result<()> {
     let mut tally = Tally::default();
-    let result = kernel_tests(None, &prepare()?, variables, &mut tally);
+    let result = kernel_tests(None, &Layout::read()?, &prepare()?, variables, &mut tally);
     tally.print();
     conclude(
         &tally,
@@ -74,11 +75,16 @@ fn conclude(tally: &Tally, filter: Option<&str>, failures: &[String]) -> Result<
     Ok(())
 }
 
-fn unit_tests(filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+fn unit_tests(filter: Option<&str>, layout: &Layout, tally: &mut Tally) -> Result<()> {
     let mut command = run::cargo();
-    command.args(["test", "--workspace", "--exclude", "hb-tests", "--locked", "--no-fail-fast"]);
+    command.args(["test", "--workspace", "--lib", "--bins", "--locked", "--no-fail-fast"]);
+    command.args(layout.unit_tests.iter().flat_map(|name| ["--test", name]));
     command.arg("--").args(filter);
-    run::run_lines(&mut command, |line| tally.count(line))
+    let targets = run::run_lines(&mut command, |line| tally.count(line));
+    // Never together with others, says cargo.
+    let mut command = run::cargo();
+    command.args(["test", "--workspace", "--doc", "--locked", "--no-fail-fast", "--"]).args(filter);
+    targets.and(run::run_lines(&mut command, |line| tally.count(line)))
 }
 
 /// How a test binary that needs privilege is started.
@@ -121,6 +127,7 @@ fn choose_runner(is_root: bool, missing: &[&str], has_sudo: bool) -> Result<Runn
 
 fn kernel_tests(
     filter: Option<&str>,
+    layout: &Layout,
     runner: &Runner,
     variables: &[(&str, PathBuf)],
     tally: &mut Tally,
@@ -137,10 +144,11 @@ fn kernel_tests(
     ]))?;
 
     let mut command = run::cargo();
-    command.args(["test", "--package", "hb-tests", "--locked", "--no-fail-fast", "--"]);
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(layout.kernel_tests.iter().flat_map(|name| ["--test", name]));
     // The tests share two cores with the nodes that they watch: one at a time.
-    command.arg("--test-threads=1").args(filter);
-    command.env("HB_BIN", target_directory()?.join("release/hb"));
+    command.args(["--", "--test-threads=1"]).args(filter);
+    command.env("HB_BIN", layout.target_directory.join("release/hb"));
     command.envs(variables.iter().map(|(name, path)| (name, path)));
     if !runner.command.is_empty() {
         command.env(runner_variable(&host()?), runner.command);
@@ -148,13 +156,69 @@ fn kernel_tests(
     run::run_lines(&mut command, |line| tally.count(line))
 }
 
-fn target_directory() -> Result<PathBuf> {
-    let mut command = run::cargo();
-    let text = run::output(command.args(["metadata", "--format-version=1", "--no-deps"]))?;
-    let metadata: serde_json::Value =
-        serde_json::from_str(&text).context("`cargo metadata` did not write JSON")?;
-    let directory = metadata.get("target_directory").and_then(serde_json::Value::as_str);
-    directory.map(PathBuf::from).context("`cargo metadata` names no target_directory")
+/// What cargo knows of the workspace.
+///
+/// Which packages a command selects decides with which features their dependencies are built, and
+/// anything built with others is built anew. So all tests are run with the whole workspace selected,
+/// and those that need a kernel are told apart by their names.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    target_directory: PathBuf,
+    /// Test binaries that need a kernel: those of the package `hb-tests`.
+    kernel_tests: Vec<String>,
+    /// Those of all other packages.
+    unit_tests: Vec<String>,
+}
+
+impl Layout {
+    fn read() -> Result<Self> {
+        let mut command = run::cargo();
+        Self::of(&run::output(command.args(["metadata", "--format-version=1", "--no-deps"]))?)
+    }
+
+    fn of(text: &str) -> Result<Self> {
+        let metadata: Metadata = serde_json::from_str(text)
+            .context("`cargo metadata` did not write what this program expects of it")?;
+        let mut layout = Self {
+            target_directory: metadata.target_directory,
+            kernel_tests: Vec::new(),
+            unit_tests: Vec::new(),
+        };
+        for package in metadata.packages {
+            let names = package.targets.into_iter().filter(|target| target.is_test());
+            let names = names.map(|target| target.name);
+            if package.name == "hb-tests" {
+                layout.kernel_tests.extend(names);
+            } else {
+                layout.unit_tests.extend(names);
+            }
+        }
+        Ok(layout)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(serde::Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(serde::Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+impl Target {
+    fn is_test(&self) -> bool {
+        self.kind.iter().any(|kind| kind == "test")
+    }
 }
 
 fn host() -> Result<String> {
@@ -209,6 +273,25 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_that_need_a_kernel_are_those_of_one_package() {
+        let text = r#"{"target_directory": "/t", "packages": [
+            {"name": "hb-user", "targets": [
+                {"name": "hb_user", "kind": ["lib"]}, {"name": "vectors", "kind": ["test"]}]},
+            {"name": "hb-tests", "targets": [
+                {"name": "lab", "kind": ["lib"]}, {"name": "cluster", "kind": ["test"]}]}]}"#;
+        let expected = Layout {
+            target_directory: "/t".into(),
+            kernel_tests: vec!["cluster".to_owned()],
+            unit_tests: vec!["vectors".to_owned()],
+        };
+        assert_eq!(Layout::of(text).unwrap(), expected);
+        assert!(Layout::of("{}").is_err());
+        // Where none is named, cargo would run none and be content.
+        let layout = Layout::read().unwrap();
+        assert!(!layout.kernel_tests.is_empty() && !layout.unit_tests.is_empty(), "{layout:?}");
+    }
 
     #[test]
     fn summaries_add_up() {
