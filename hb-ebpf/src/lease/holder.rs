@@ -140,10 +140,10 @@ pub fn promise(
         && promise.epoch.0 == record.epoch
         && promise.epoch.node() == terms.own
         && source != terms.own;
-    let Some(place) = terms.place(source) else { return Taken::Other };
     if !ours {
         return Taken::Other;
     }
+    let Some(place) = terms.place(source) else { return Taken::Other };
     let t0 = promise.t0_ns;
     if t0 == 0 || t0 > now || now - t0 >= terms.longest_lease_ns {
         return Taken::Stale;

@@ -155,9 +155,11 @@ fn take(
     }
     let noted = if listened { groups } else { 0 };
     steps::answer(slot, refused, noted, now);
-    for group in noted..GROUPS as u32 {
-        if group < groups {
-            records::speak(slot, group);
+    if !listened {
+        for group in 0..GROUPS as u32 {
+            if group < groups {
+                records::speak(slot, group);
+            }
         }
     }
     if steps::sign(slot) == 0 {
