@@ -185,7 +185,7 @@ impl Layout {
             unit_tests: Vec::new(),
         };
         for package in metadata.packages {
-            let names = package.targets.into_iter().filter(|target| target.is_test());
+            let names = package.targets.into_iter().filter(Target::is_test);
             let names = names.map(|target| target.name);
             if package.name == "hb-tests" {
                 layout.kernel_tests.extend(names);

@@ -25,7 +25,8 @@ pub(super) const GATE_PIN: &str = "gate-";
 const OBJ_GET: libc::c_int = 7;
 /// `BPF_LINK_DETACH` of `linux/bpf.h`, Linux 5.9.
 const LINK_DETACH: libc::c_int = 34;
-
+/// `BPF_MAP_FREEZE` of `linux/bpf.h`, Linux 5.2.
+const MAP_FREEZE: libc::c_int = 22;
 /// `BPF_OBJ_GET_INFO_BY_FD` of `linux/bpf.h`.
 const OBJ_GET_INFO: libc::c_int = 15;
 
@@ -43,6 +44,12 @@ struct LinkDetach {
     link_fd: u32,
 }
 
+/// The start of `union bpf_attr` for `BPF_MAP_FREEZE`.
+#[repr(C)]
+struct MapFreeze {
+    map_fd: u32,
+}
+
 /// Opens what is pinned at `pin`.
 ///
 /// # Errors
@@ -55,6 +62,35 @@ pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
     let object = unsafe { bpf(OBJ_GET, &get)? };
     // SAFETY: the descriptor was just made and is nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(object) })
+}
+
+/// Sees to it that no process can write the map pinned at `pin` any more, for as long as the map lives;
+/// programs of the kernel can. It may be frozen already.
+///
+/// The flag `BPF_F_RDONLY` alone does not do that: it binds the descriptor that made the map, and
+/// none that is opened by the pin.
+///
+/// # Errors
+///
+/// The kernel's own: `EBUSY` while a process has the map mapped for writing.
+pub(super) fn freeze(pin: &Path) -> io::Result<()> {
+    let map = open(pin)?;
+    if is_frozen(&map)? {
+        return Ok(());
+    }
+    let freeze = MapFreeze { map_fd: map.as_raw_fd() as u32 };
+    // SAFETY: the request has no address in it, and the descriptor is open.
+    unsafe { bpf(MAP_FREEZE, &freeze) }.map(|_| ())
+}
+
+/// Tells whether a map is frozen: a second freeze is refused in the same words as one by somebody who
+/// may not.
+fn is_frozen(map: &OwnedFd) -> io::Result<bool> {
+    let path = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+    let text = fs::read_to_string(path)?;
+    Ok(text
+        .lines()
+        .any(|line| line.strip_prefix("frozen:").is_some_and(|value| value.trim() == "1")))
 }
 
 /// Detaches the link pinned at `pin`; the pin stays, and leads to a link without an interface.

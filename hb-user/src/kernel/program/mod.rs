@@ -45,7 +45,7 @@ use super::{
     attach::{Attachment, Mode},
     error::{KernelError, describe},
     gate::Gated,
-    pins::remove_pins,
+    pins::{freeze, remove_pins},
     shared::Shared,
     undisturbed::Undisturbed,
 };
@@ -59,6 +59,9 @@ pub static WITNESS_OBJECT: &[u8] = aya::include_bytes_aligned!("../../../kernel/
 
 /// A map that outlives whoever loaded it: its name, the size of its values and how many there are.
 pub(super) type Pinned = (&'static str, usize, usize);
+
+/// The map that processes may read and none may write; both halves have it.
+const SHOWN: &str = "LEASES";
 
 /// What an object has to hold.
 pub(super) struct Half {
@@ -172,6 +175,12 @@ impl Kernel {
             loader.map_pin_path(name, path.as_path());
         }
         let ebpf = loader.load(object).map_err(|source| KernelError::Load(Box::new(source)))?;
+        // The gate goes by it, and applications are given descriptors of it.
+        freeze(&pins.join(SHOWN)).map_err(|source| KernelError::Map {
+            map: SHOWN,
+            step: "freeze",
+            source: Box::new(source),
+        })?;
         let mut kernel = Self {
             ebpf,
             pins: pins.to_owned(),
