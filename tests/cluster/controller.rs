@@ -94,6 +94,37 @@ fn the_holders_daemon_killed_needs_no_fence_as_its_kernel_half_votes() {
     the_holders_daemon_is_killed("safe");
 }
 
+/// Restarted in place: as long as the kernel half lives alone its answers go on asking for the lease,
+/// so a daemon that is back before its controller counts as dead goes on where it was.
+#[test]
+fn the_holders_daemon_killed_and_back_in_time_moves_nothing() {
+    for policy in ["available", "witness", "safe"] {
+        let settings =
+            Settings { policy: policy.into(), controller_deadtime: "1900ms".into(), ..slow() };
+        let mut cluster = Cluster::up(settings);
+        let epoch = cluster.epoch(Machine::A);
+        let incarnation = cluster.status(Machine::A)["incarnation"].as_u64().unwrap();
+        let client = cluster.client(VIP4.into());
+        let watch = Watch::start(&cluster);
+
+        cluster.kill(Machine::A);
+        cluster.lab.start_daemon(Machine::A).unwrap();
+        cluster.wait_for(Machine::B, "the new incarnation", |status| {
+            status["peers"][0]["incarnation"].as_u64() == Some(incarnation + 1)
+        });
+        cluster.wait_until_serving(Machine::A);
+        cluster.wait_for_log(Machine::A, "group", |line| {
+            line["cause"] == "held by an earlier start of this daemon"
+        });
+
+        let seen = watch.finish();
+        seen.assert_never(Machine::B);
+        assert_eq!(seen.holders.len(), 1, "{policy}: the addresses stayed: {:?}", seen.holders);
+        served_by_a(client);
+        assert_eq!(cluster.epoch(Machine::A), epoch, "{policy}");
+    }
+}
+
 #[test]
 fn the_standbys_daemon_killed_moves_nothing() {
     let node = Machine::B;

@@ -23,6 +23,7 @@ use proptest::{
 };
 
 use super::{
+    packets,
     rig::{INTERFACE, ME, PEER, Rig, Sender, XDP_DROP, XDP_PASS, XDP_TX, identity},
     vip_packets::{CLIENT_MAC, OWN_MAC, Touching, Way, claims, touching},
 };
@@ -232,6 +233,33 @@ fn without_promises_the_gate_closes_with_the_daemon() {
     let frame = gated.sender.signed(frame);
     assert_eq!(gated.rig.run(&frame).0, XDP_TX);
     gated.assert_all(false, NOT_HOLDING, "outranked");
+}
+
+/// Whatever the policy: once the controller is dead the kernel half holds only until it hears anybody,
+/// and says so in the very answer.
+#[test]
+fn a_group_whose_controller_is_dead_is_given_away_at_the_next_frame() {
+    for policy in [Policy::Available, Policy::Witness] {
+        let mut gated = Gated::new(policy, LONG);
+        if policy == Policy::Available {
+            gated.order(Op::Seek);
+        } else {
+            gated.win(LONG);
+        }
+        assert_eq!(gated.state(), State::Holding);
+        let dead = clock::now().ns() - identity().controller_deadtime_ns - 1;
+        gated.rig.shared.stamp_controller(hb_ebpf::time::BootTime(dead));
+        assert_eq!(gated.state(), State::Holding, "nobody was heard yet");
+        let probe = gated.sender.probe();
+        let (verdict, answer) = gated.rig.run(&probe);
+        assert_eq!(verdict, XDP_TX);
+        let sent = packets::wrap(gated.rig.shape, &probe);
+        let answer = packets::unwrap(gated.rig.shape, &sent, &answer);
+        assert_eq!(answer.groups[0].state(), State::Released, "{policy:?}");
+        assert_eq!(gated.state(), State::Released, "{policy:?}");
+        gated.rig.shared.stamp_controller(hb_ebpf::time::BootTime(u64::MAX));
+        gated.assert_all(false, NOT_HOLDING, "the daemon is back, and holds nothing");
+    }
 }
 
 fn runner(cases: u32) -> TestRunner {

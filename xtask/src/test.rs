@@ -77,7 +77,15 @@ fn conclude(tally: &Tally, filter: Option<&str>, failures: &[String]) -> Result<
 
 fn unit_tests(filter: Option<&str>, layout: &Layout, tally: &mut Tally) -> Result<()> {
     let mut command = run::cargo();
-    command.args(["test", "--workspace", "--lib", "--bins", "--locked", "--no-fail-fast"]);
+    command.args([
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--examples",
+        "--locked",
+        "--no-fail-fast",
+    ]);
     command.args(layout.unit_tests.iter().flat_map(|name| ["--test", name]));
     command.arg("--").args(filter);
     let targets = run::run_lines(&mut command, |line| tally.count(line));
@@ -291,6 +299,8 @@ mod tests {
         // Where none is named, cargo would run none and be content.
         let layout = Layout::read().unwrap();
         assert!(!layout.kernel_tests.is_empty() && !layout.unit_tests.is_empty(), "{layout:?}");
+        // And runs all of one name.
+        assert!(layout.kernel_tests.iter().all(|name| !layout.unit_tests.contains(name)));
     }
 
     #[test]

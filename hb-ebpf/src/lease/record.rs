@@ -30,14 +30,14 @@ pub struct Record {
     pub promised: u64,
     /// End of that promise, exclusive.
     pub until_ns: u64,
-    /// Transmit time, on the requester's clock, of the request that set `until_ns`.
+    /// Transmit time, on the requester's clock, of the request promised last; `until_ns` covers it.
     pub promise_t0_ns: u64,
     /// Takes no part before this instant.
     pub blocked_until_ns: u64,
     /// When the seek began, or a fence was confirmed in it; while the node holds, when the lease last
     /// became endless or ceased to be, or a fence was confirmed.
     pub sought_ns: u64,
-    /// Lease of the request that set `until_ns`.
+    /// Lease of that request.
     pub promise_lease_ns: u32,
     /// Generation on this machine's disk.
     pub generation: u32,

@@ -121,15 +121,20 @@ fn yield_to(record: &mut Record, terms: &Terms, epoch: Epoch, now: u64) -> Optio
     if record.may_still_send(terms, now) { Some(Verdict::Sending) } else { None }
 }
 
-/// Binds the voter for the request's length from now, never shorter than it was.
+/// Binds the voter for the request's length from now, never shorter than it was. One that is bound for
+/// longer, as after the pause of another machine, says so of a request for no less than before: that
+/// one has ended when its own length has.
 #[inline(always)]
 fn promise(record: &mut Record, terms: &Terms, request: &Request, now: u64) {
     let until_ns = match record.vow() {
         Vow::None => now.saturating_add(terms.promise_ns(u64::from(request.lease_ns))),
         Vow::Given | Vow::Joining => u64::MAX,
     };
-    if until_ns >= record.until_ns {
+    let longest = until_ns >= record.until_ns;
+    if longest {
         record.until_ns = until_ns;
+    }
+    if longest || request.lease_ns >= record.promise_lease_ns {
         record.promise_t0_ns = request.transmit_ns;
         record.promise_lease_ns = match record.vow() {
             Vow::Given => UNLIMITED,

@@ -1,7 +1,7 @@
 use super::*;
 use crate::lease::{
     holder,
-    start::start,
+    start::{self, start},
     terms::tests::{AFTER, OTHER, WITNESS, terms},
 };
 use proptest::prelude::*;
@@ -42,6 +42,26 @@ fn a_renewal_never_shortens_and_keeps_the_request_that_set_the_end() {
     request(&mut record, &terms, OTHER, &later, AFTER + 200);
     assert_eq!(record.until_ns, AFTER + 200 + terms.promise_ns(10));
     assert_eq!((record.promise_t0_ns, record.promise_lease_ns), (79, 10));
+}
+
+/// After the pause of another machine it is bound for as long as anybody could be; the holder is alive
+/// and asks on.
+#[test]
+fn a_voter_that_is_bound_for_longer_still_renews() {
+    let (mut record, terms) = (fresh(), terms());
+    request(&mut record, &terms, OTHER, &asked(first(OTHER), 100), AFTER);
+    start::other_clock_jumped(&mut record, &terms, AFTER);
+    let end = AFTER + terms.amnesia_ns();
+    assert_eq!(record.until_ns, end);
+    for (lease_ns, t0, renewed) in [(99, 78, (77, 100)), (100, 79, (79, 100)), (101, 80, (80, 101))]
+    {
+        let again = Request { transmit_ns: t0, ..asked(first(OTHER), lease_ns) };
+        let now = AFTER + t0;
+        assert!(now + terms.promise_ns(lease_ns.into()) < end);
+        assert_eq!(request(&mut record, &terms, OTHER, &again, now), Verdict::Renewed);
+        assert_eq!((record.promise_t0_ns, record.promise_lease_ns), renewed);
+        assert_eq!(record.until_ns, end);
+    }
 }
 
 #[test]

@@ -220,15 +220,14 @@ impl Expected {
         }
     }
 
-    /// Returns when another node serves after the daemon of the holder froze or was killed. `None`
-    /// where that waits for a fence.
+    /// Returns when another node serves after the daemon of the holder froze or was killed: once its
+    /// kernel half has given the group away, and what it promised has drained.
     #[must_use]
-    pub fn after_freeze(&self) -> Option<Duration> {
+    pub fn after_freeze(&self) -> Duration {
         let controller = self.timers.controller_deadtime();
         match self.policy {
-            Policy::Witness => Some(controller.max(self.lease.promise())),
-            Policy::Safe => None,
-            Policy::Available => Some(controller),
+            Policy::Witness | Policy::Safe => controller.saturating_add(self.lease.drain),
+            Policy::Available => controller,
         }
     }
 }
@@ -249,25 +248,24 @@ impl fmt::Display for Expected {
                 Readable(lease.promise()),
             )?;
         }
-        match (self.after_death(), self.after_freeze()) {
-            (Some(death), Some(freeze)) => {
-                writeln!(
-                    f,
-                    "a dead node is replaced after {} (deadtime {deadtime}), one whose daemon \
-                     froze after {} (controller_deadtime {controller})",
-                    Readable(death),
-                    Readable(freeze),
-                )?;
-            }
-            _ => {
-                writeln!(
-                    f,
-                    "a dead node is replaced once it is fenced: asked for after {deadtime}, and \
-                     given up after {}",
-                    Readable(self.fence_timeout.unwrap_or_default()),
-                )?;
-            }
+        match self.after_death() {
+            Some(death) => write!(
+                f,
+                "a dead node is replaced after {} (deadtime {deadtime})",
+                Readable(death)
+            )?,
+            None => write!(
+                f,
+                "a dead node is replaced once it is fenced (asked for after {deadtime}, and given up \
+                 after {})",
+                Readable(self.fence_timeout.unwrap_or_default()),
+            )?,
         }
+        writeln!(
+            f,
+            ", one whose daemon froze after {} (controller_deadtime {controller})",
+            Readable(self.after_freeze()),
+        )?;
         match self.policy {
             Policy::Witness => writeln!(
                 f,

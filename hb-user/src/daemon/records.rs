@@ -70,8 +70,8 @@ pub(super) fn begin(
     for group in groups {
         let mut order = Order::new(Op::Read, group.0);
         match beginning {
-            Beginning::Found => {}
-            Beginning::Reconfigured => order.op = Op::ClockJumped as u8,
+            // The promises of another configuration are held already.
+            Beginning::Found | Beginning::Reconfigured => {}
             Beginning::New(generation, parted) => {
                 order.op = Op::Start as u8;
                 order.generation = generation;

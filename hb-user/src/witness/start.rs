@@ -343,7 +343,7 @@ impl Seating {
         }
         witness.seat(self.home, &seat)?;
         if reconfigured {
-            if seat.terms.amnesia_ns() > known.terms.amnesia_ns() {
+            if seat.terms.outlast(&known.terms) {
                 witness.order(self.home, Op::ClockJumped, 0)?;
             }
             witness.admit(cluster, self.home)?;

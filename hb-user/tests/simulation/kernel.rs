@@ -9,7 +9,7 @@ use hb_ebpf::{
     deadline::{self, Others},
     epoch::Epoch,
     lease::{
-        Record, Terms, gate,
+        Record, Terms, gate, holder,
         op::{self, DONE, Op, Order},
         start, word,
     },
@@ -182,8 +182,11 @@ impl Kernel {
         let (said, transmit) = (frame.groups[group], frame.transmit_ns.get());
         let record = &mut self.records[group];
         let before = record.state();
-        let heard = word::hear(record, &self.terms, frame.source, transmit, &said, now);
         let lives = answer::controller_lives(&self.node, now);
+        if !lives {
+            holder::abandon(record, &self.terms, now);
+        }
+        let heard = word::hear(record, &self.terms, frame.source, transmit, &said, now);
         reply.note(group, record, &self.terms, lives, now);
         if let Some(news) = LeaseNews::of(before, record, heard.released) {
             let mut event = event(EventKind::Lease, frame.source, group as u8, now);
