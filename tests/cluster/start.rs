@@ -2,7 +2,10 @@
 
 use std::{thread, time::Duration};
 
-use lab::addresses::{Machine, NODES, VIP4};
+use lab::{
+    addresses::{Machine, NODES, VIP4},
+    config::Settings,
+};
 
 use super::{
     holders::Watch,
@@ -64,4 +67,25 @@ fn a_node_alone_waits_and_then_serves() {
         cluster.lab.who_serves(VIP4.into(), Duration::from_secs(5)).unwrap(),
         Some(Machine::B)
     );
+}
+
+/// What was promised by terms that bind for 4.7 s binds on when the next ones ask for 2.4.
+#[test]
+fn a_restart_with_shorter_terms_ends_no_promise_sooner() {
+    let settings = Settings {
+        policy: "witness".into(),
+        lease: Some("1900ms".into()),
+        margin: Some("1900ms".into()),
+        drain: Some("2300ms".into()),
+        ..slow()
+    };
+    let mut cluster = Cluster::up(settings);
+    cluster.kill(Machine::B);
+    cluster.edit("margin = \"1900ms\"", "margin = \"1ms\"");
+    cluster.edit("drain = \"2300ms\"", "drain = \"2ms\"");
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    let message = "taking no part yet: what an earlier life promised may bind";
+    let line = cluster.wait_for_log(Machine::B, message, |line| line["for_ms"].is_u64());
+    let left = line["for_ms"].as_u64().unwrap();
+    assert!(left > 3_000, "{left} ms");
 }
