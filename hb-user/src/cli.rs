@@ -68,9 +68,10 @@ pub enum Verb {
     },
     /// Answer for what this node cannot know: that no other machine serves.
     ///
-    /// Two cases. This node lost its state directory (a learner): its promises from before are
-    /// forgotten, and it takes part without having heard every other machine. Or it left while
-    /// another node held a group, under policy `safe`, and that node is off for good. If another
+    /// Two cases. This node lost its state directory or is to vote among others than before (a learner):
+    /// its promises from before are forgotten, and it takes part without having heard every other
+    /// machine. Or it left while another node held a group, under policy `safe`, and that node is off
+    /// for good. If another
     /// machine serves all the same, both do. Refused in any other case.
     Confirm {
         /// Which daemon to tell.
@@ -90,8 +91,8 @@ pub enum Verb {
     /// Remove what a killed daemon left behind: XDP programs, pins and service addresses.
     ///
     /// A daemon that ends in order removes them itself; one that was killed leaves them, so that
-    /// the next start goes on where it was. Refused while the daemon runs. Needs the configuration
-    /// and the key file.
+    /// one that starts within `controller_deadtime` goes on where it was. Refused while the daemon
+    /// runs. Needs the configuration.
     Detach(Which),
     /// Try the fence agent of the configuration on a node.
     ///

@@ -20,7 +20,7 @@ pub(crate) const NEEDED: [Capability; 3] = [
 ];
 
 /// The oldest kernel that is supported, as (major, minor).
-pub(crate) const OLDEST_KERNEL: (u32, u32) = (6, 1);
+pub(crate) const OLDEST_KERNEL: (u32, u32) = (6, 6);
 
 /// The part of `/proc/self/status` that speaks of privilege.
 #[derive(Debug, PartialEq, Eq)]

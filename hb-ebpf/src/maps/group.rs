@@ -33,8 +33,8 @@ pub struct Recorded {
     pub record: Record,
 }
 
-/// Who serves a group, for its applications and for the gate. Map `LEASES`, by group; userspace may
-/// only read it. 32 bytes, in host order.
+/// Who serves a group, for its applications and for the gate. Map `LEASES`, by group; the daemon freezes
+/// it, so userspace may only read it. 32 bytes, in host order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]

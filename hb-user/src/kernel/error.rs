@@ -32,12 +32,12 @@ pub enum KernelError {
     },
     /// The object does not load.
     #[error(
-        "the kernel refused the maps of the kernel half: kernel 6.1 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+        "the kernel refused the maps of the kernel half: kernel 6.6 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
     )]
     Load(#[source] Cause),
     /// A program does not load.
     #[error(
-        "the kernel refused the program `{program}`: kernel 6.1 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+        "the kernel refused the program `{program}`: kernel 6.6 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
     )]
     Program {
         /// Which.
