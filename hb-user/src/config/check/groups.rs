@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hb_ebpf::wire::GROUPS;
+use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 
 use super::{
     super::{
@@ -133,6 +133,15 @@ fn check_vip(
 ) {
     if let Some(first) = vips.insert(vip.value, owner.to_owned()) {
         let message = format!("address {} is already in {first}; remove one of them", vip.value);
+        root.problems.add(vip.position, message);
+    }
+    if vips.len() > MAX_VIPS {
+        let message = format!(
+            "address {} is service address {}, and {MAX_VIPS} are the most in all groups together; \
+             remove it",
+            vip.value,
+            vips.len()
+        );
         root.problems.add(vip.position, message);
     }
     for link in links {

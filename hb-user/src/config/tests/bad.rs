@@ -339,3 +339,16 @@ fn all_errors_are_reported_in_one_go() {
     assert_eq!(lines, [8, 9, 18, 30, 42, 58].map(Some), "{errors}");
     assert_eq!(errors.to_string().lines().count(), 6);
 }
+
+#[test]
+fn more_service_addresses_than_the_kernel_half_has_room_for() {
+    let with = |count: usize| {
+        let more = (2..count).map(|n| {
+            format!("[[group.address]]\naddress = \"198.51.100.{n}/32\"\ninterface = \"eth0\"\n")
+        });
+        parse(&format!("{GOOD}\n{}", more.collect::<String>()))
+    };
+    with(64).unwrap_or_else(|errors| panic!("{errors}"));
+    let errors = with(65).unwrap_err().to_string();
+    assert!(errors.contains("is service address 65, and 64 are the most"), "{errors}");
+}
