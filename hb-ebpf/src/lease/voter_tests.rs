@@ -112,7 +112,7 @@ fn a_generation_is_stored_before_it_is_voted_for() {
     assert_eq!(request(&mut record, &terms, OTHER, &wish, AFTER), Verdict::Generation);
     assert_eq!(record.promised, 0);
     assert_eq!(record.heard, wish.epoch.0);
-    assert!(crate::lease::start::generation_stored(&mut record, 5));
+    assert!(start::generation_stored(&mut record, 5));
     assert_eq!(request(&mut record, &terms, OTHER, &wish, AFTER), Verdict::Promised);
 }
 
