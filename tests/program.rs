@@ -11,6 +11,7 @@ mod program {
     #[path = "../net/namespace.rs"]
     mod namespace;
     mod packets;
+    mod pauses;
     mod pins;
     mod refusals;
     mod rig;

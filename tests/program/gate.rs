@@ -10,7 +10,7 @@ use hb_ebpf::{
         op::{DONE, Op, Order},
     },
     maps::EventKind,
-    wire::{Be32, Be64, GroupWord, Health, Kind, State},
+    wire::{Be32, Be64, GroupWord, Health, State},
 };
 use hb_user::{
     clock,
@@ -31,7 +31,7 @@ use super::{
 const WITNESS: u8 = 9;
 const TC_SHOT: i32 = 2;
 const TCX_NEXT: i32 = -1;
-const LONG: Duration = Duration::from_millis(1_900);
+pub(super) const LONG: Duration = Duration::from_millis(1_900);
 
 /// The addresses of group 0, one of each family, and one of group 1, which nobody ever holds.
 const VIPS: [&str; 3] = ["192.0.2.100", "2001:db8::100", "192.0.2.101"];
@@ -41,14 +41,14 @@ fn vip(number: usize) -> IpAddr {
 }
 
 /// A node with a gate, and its peer.
-struct Gated {
-    rig: Rig,
+pub(super) struct Gated {
+    pub(super) rig: Rig,
     leases: Leases,
-    sender: Sender,
+    pub(super) sender: Sender,
 }
 
 impl Gated {
-    fn new(policy: Policy, lease: Duration) -> Self {
+    pub(super) fn new(policy: Policy, lease: Duration) -> Self {
         let mut rig = Rig::new();
         rig.shared.introduce(&hb_user::kernel::Identity { groups: 2, ..identity() });
         let ms = 1_000_000;
@@ -82,7 +82,7 @@ impl Gated {
         order
     }
 
-    fn state(&self) -> State {
+    pub(super) fn state(&self) -> State {
         self.rig.shared.record(GroupId(0)).unwrap().state()
     }
 
@@ -105,7 +105,7 @@ impl Gated {
     }
 
     /// Seeks and holds the group. Returns when the lease ends.
-    fn win(&mut self, lease: Duration) -> u64 {
+    pub(super) fn win(&mut self, lease: Duration) -> u64 {
         let epoch = self.order(Op::Seek).epoch;
         self.promise(epoch, lease)
     }
@@ -139,7 +139,7 @@ impl Gated {
 
     /// Asserts what becomes of every packet of group 0's addresses, and that it is counted as
     /// `counted` (arriving, leaving) and as nothing else.
-    fn assert_all(&self, pass: bool, counted: [Count; 2], when: &str) {
+    pub(super) fn assert_all(&self, pass: bool, counted: [Count; 2], when: &str) {
         for number in 0..2 {
             for tags in 0..3 {
                 for packet in touching(vip(number), tags) {
@@ -165,7 +165,7 @@ impl Gated {
 }
 
 const PASSED: [Count; 2] = [Count::PassedIn, Count::PassedOut];
-const NOT_HOLDING: [Count; 2] = [Count::NotHoldingIn, Count::NotHoldingOut];
+pub(super) const NOT_HOLDING: [Count; 2] = [Count::NotHoldingIn, Count::NotHoldingOut];
 const EXPIRED: [Count; 2] = [Count::ExpiredIn, Count::ExpiredOut];
 const CONTROLLER: [Count; 2] = [Count::ControllerIn, Count::ControllerOut];
 
@@ -442,60 +442,4 @@ fn after_a_release_clients_packets_are_sent_on_and_nodes_are_not() {
     gated.rig.kernel.set_bounce(0, &elsewhere).unwrap();
     gated.rig.kernel.set_bounce(1, &elsewhere).unwrap();
     gated.assert_all(false, NOT_HOLDING, "another interface");
-}
-
-/// A frame of the peer that is stamped `ahead` nanoseconds from what its clock says.
-fn stamped(node: &mut Gated, kind: Kind, ahead: i64) {
-    let mut frame = node.sender.frame(kind);
-    frame.transmit_ns = Be64::new(frame.transmit_ns.get().wrapping_add_signed(ahead));
-    let frame = node.sender.signed(frame);
-    node.rig.run(&frame);
-}
-
-/// The pauses that were told of since the last look.
-fn pauses(node: &mut Gated) -> Vec<hb_ebpf::maps::Event> {
-    let events = std::iter::from_fn(|| node.rig.pending_event());
-    events.filter(|event| event.kind == EventKind::Paused as u8).collect()
-}
-
-/// How far a clock jumps here.
-const JUMP: i64 = 50_000_000;
-
-#[test]
-fn a_pause_closes_the_gate_before_the_frame_counts_and_a_restart_of_the_peer_does_not() {
-    let mut node = Gated::new(Policy::Witness, LONG);
-    node.win(LONG);
-    stamped(&mut node, Kind::Answer, 0);
-    assert_eq!((node.state(), pauses(&mut node).len()), (State::Holding, 0));
-
-    // Another life has another clock.
-    node.sender.nonce += 1;
-    node.sender.incarnation += 1;
-    stamped(&mut node, Kind::Answer, JUMP);
-    assert_eq!((node.state(), pauses(&mut node).len()), (State::Holding, 0));
-
-    stamped(&mut node, Kind::Probe, 3 * JUMP);
-    let found = pauses(&mut node);
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].peer, found[0].cause), (PEER.0, 1));
-    // What may have drifted since the frame before is not counted as a pause.
-    assert!(found[0].silence_ns.abs_diff(2 * JUMP as u64) < 20_000_000, "{found:?}");
-    assert_eq!(node.state(), State::Idle);
-    let record = node.rig.shared.record(GroupId(0)).unwrap();
-    assert!(record.is_blocked(clock::now().ns() + 1_900_000_000), "it seeks after L_max only");
-    assert_eq!(record.unclean, 1);
-    node.assert_all(false, NOT_HOLDING, "paused");
-}
-
-#[test]
-fn a_peer_that_stood_still_leaves_the_gate_open() {
-    let mut node = Gated::new(Policy::Witness, LONG);
-    node.win(LONG);
-    stamped(&mut node, Kind::Answer, 0);
-    assert_eq!(pauses(&mut node).len(), 0);
-    stamped(&mut node, Kind::Answer, -JUMP);
-    let found = pauses(&mut node);
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].cause, 0);
-    assert_eq!(node.state(), State::Holding);
 }
