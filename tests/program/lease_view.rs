@@ -15,7 +15,7 @@ use std::{
 };
 
 use hb_user::{
-    kernel::{Kernel, OBJECT},
+    kernel::{Kernel, KernelError, OBJECT},
     lease_view::{ENDLESS, GROUPS, Lease, LeaseView, ReadError, State, now_ns},
 };
 
@@ -126,6 +126,26 @@ fn the_leases_of_a_node_are_read_and_not_written() {
         let nothing = Lease { holder: 0, state: State::Idle, epoch: 0, expires_ns: 0 };
         assert_eq!(LeaseView::open(&pin).unwrap().read(1), Ok(nothing));
     }
+}
+
+/// Pins of an earlier version, which did not freeze the map, and a process that can still write it.
+#[test]
+fn a_map_that_a_process_may_write_is_refused() {
+    let pins = Pins::new();
+    Kernel::open(OBJECT, pins.path()).map(drop).unwrap();
+    fs::remove_file(pins.path().join("LEASES")).unwrap();
+    let leases = Leases::new(pins.path());
+    let map = leases.map.as_raw_fd();
+    let (length, both) = (32 * GROUPS, libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: a new mapping of an open descriptor.
+    let mapped =
+        unsafe { libc::mmap(std::ptr::null_mut(), length, both, libc::MAP_SHARED, map, 0) };
+    assert_ne!(mapped, libc::MAP_FAILED);
+    let error = Kernel::open(OBJECT, pins.path()).map(drop).unwrap_err();
+    assert!(matches!(error, KernelError::Freeze { .. }), "{error:?}");
+    // SAFETY: mapped above, and used by nobody.
+    assert_eq!(unsafe { libc::munmap(mapped, length) }, 0);
+    Kernel::open(OBJECT, pins.path()).map(drop).unwrap();
 }
 
 /// A writer that never rests, and a reader that must not see halves of two records.

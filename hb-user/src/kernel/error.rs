@@ -45,6 +45,17 @@ pub enum KernelError {
         /// What the kernel said.
         source: Cause,
     },
+    /// The gate would go by a map that anybody may write.
+    #[error(
+        "cannot keep processes from writing the map pinned at {pin}, which the gate goes by: end \
+         the one that has it mapped for writing (`grep -l bpf-map /proc/*/maps`) and start again"
+    )]
+    Freeze {
+        /// The pin of the map.
+        pin: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A map misbehaves.
     #[error("cannot {step} map {map} of the kernel half")]
     Map {

@@ -176,11 +176,8 @@ impl Kernel {
         }
         let ebpf = loader.load(object).map_err(|source| KernelError::Load(Box::new(source)))?;
         // The gate goes by it, and applications are given descriptors of it.
-        freeze(&pins.join(SHOWN)).map_err(|source| KernelError::Map {
-            map: SHOWN,
-            step: "freeze",
-            source: Box::new(source),
-        })?;
+        let shown = pins.join(SHOWN);
+        freeze(&shown).map_err(|source| KernelError::Freeze { pin: shown, source })?;
         let mut kernel = Self {
             ebpf,
             pins: pins.to_owned(),
