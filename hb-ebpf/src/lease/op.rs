@@ -32,8 +32,8 @@ pub enum Op {
     Release = 7,
     /// [`Order::generation`] is on disk.
     GenerationStored = 8,
-    /// The clock jumped, or the configuration changed: what was promised counts from now.
-    ClockJumped = 9,
+    /// The configuration changed: what was promised counts from now, and no wait gets shorter.
+    TermsChanged = 9,
     /// A fence of the other node begins; only while this one seeks.
     FenceAsk = 10,
     /// The other node was fenced, asked for in [`Order::epoch`]; given again while it is [`WAIT`].
@@ -67,7 +67,7 @@ impl Op {
             6 => Self::Cleaned,
             7 => Self::Release,
             8 => Self::GenerationStored,
-            9 => Self::ClockJumped,
+            9 => Self::TermsChanged,
             10 => Self::FenceAsk,
             11 => Self::Fenced,
             12 => Self::FenceFailed,
@@ -170,8 +170,8 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
         Some(Op::Cleaned) => code(holder::cleaned(record)),
         Some(Op::Release) => code(holder::release(record, terms, order.node, now).is_some()),
         Some(Op::GenerationStored) => code(start::generation_stored(record, order.generation)),
-        Some(Op::ClockJumped) => {
-            start::clock_jumped(record, terms, now);
+        Some(Op::TermsChanged) => {
+            start::terms_changed(record, terms, now);
             DONE
         }
         Some(Op::FenceAsk) => code(fence::ask(record, terms)),

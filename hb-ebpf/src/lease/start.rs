@@ -125,6 +125,20 @@ pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
     }
 }
 
+/// Notes that `terms` take the place of those that promises were given by: all counts anew, as after a
+/// jump of the clock, but no wait gets shorter. To be called under either terms.
+#[inline(always)]
+pub fn terms_changed(record: &mut Record, terms: &Terms, now: u64) {
+    let (until_ns, blocked_until_ns) = (record.until_ns, record.blocked_until_ns);
+    clock_jumped(record, terms, now);
+    if record.until_ns < until_ns {
+        record.until_ns = until_ns;
+    }
+    if record.blocked_until_ns < blocked_until_ns {
+        record.blocked_until_ns = blocked_until_ns;
+    }
+}
+
 /// Notes that the clock of another machine stood still, or that this one's went ahead: what was
 /// promised counts from `now` as if it were the longest. The gate is as it was: by a clock that went
 /// ahead the lease only ends sooner, and nothing is wrong with it where the other one stood still.

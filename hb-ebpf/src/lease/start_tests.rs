@@ -96,6 +96,25 @@ fn a_jump_closes_the_gate_and_restarts_promises() {
 }
 
 #[test]
+fn other_terms_shorten_no_wait() {
+    let long = terms();
+    let short = Terms { longest_lease_ns: 100, margin_ns: 1, ..long };
+    let promised = Record { promised: 0x102, until_ns: AFTER + 5, ..Record::default() };
+    let end = AFTER + long.amnesia_ns();
+    for order in [[&long, &short], [&short, &long]] {
+        let mut record = promised;
+        for (later, terms) in order.into_iter().enumerate() {
+            terms_changed(&mut record, terms, AFTER + later as u64);
+        }
+        let end = end.max(if order[1] == &long { end + 1 } else { end });
+        assert_eq!((record.until_ns, record.blocked_until_ns), (end, end));
+        // Nor does a second change soon after.
+        terms_changed(&mut record, &short, AFTER + 2);
+        assert_eq!((record.until_ns, record.blocked_until_ns), (end, end));
+    }
+}
+
+#[test]
 fn a_peer_that_stood_still_lengthens_what_was_promised_and_closes_no_gate() {
     let terms = terms();
     let mut record = Record { promised: 0x102, until_ns: AFTER + 5, ..Record::default() };

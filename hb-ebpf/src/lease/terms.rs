@@ -161,13 +161,6 @@ impl Terms {
         self.promise_ns(self.longest_lease_ns)
     }
 
-    /// Tells whether promises by these terms may bind for longer than what is held for as long as
-    /// `earlier` ask. Without promises nothing is held.
-    #[must_use]
-    pub const fn outlast(&self, earlier: &Self) -> bool {
-        matches!(earlier.policy(), Policy::Available) || self.amnesia_ns() > earlier.amnesia_ns()
-    }
-
     /// Returns how long after giving up the candidate of `rank` (0 goes first) waits before it
     /// seeks again. The ranks are two seeks apart, so that one whole attempt of the first falls
     /// before the second begins.

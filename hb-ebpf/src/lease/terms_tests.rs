@@ -125,13 +125,3 @@ proptest! {
         prop_assert_eq!(terms.place(id), listed);
     }
 }
-
-#[test]
-fn only_longer_promises_and_the_first_ones_outlast_what_is_held() {
-    let earlier = terms();
-    assert!(!earlier.outlast(&earlier));
-    let shorter = Terms { rho: 0, margin_ns: 1, ..earlier };
-    assert!(earlier.outlast(&shorter) && !shorter.outlast(&earlier));
-    // Nothing was held for a policy that promises nothing.
-    assert!(shorter.outlast(&Terms { policy: Policy::Available as u8, ..earlier }));
-}

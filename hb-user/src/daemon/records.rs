@@ -49,7 +49,7 @@ pub(super) enum Beginning {
 /// [`KernelError`].
 pub(super) fn hold_promises(leases: &Leases) -> Result<(), KernelError> {
     for group in 0..GROUPS as u8 {
-        leases.order(Order::new(Op::ClockJumped, group))?;
+        leases.order(Order::new(Op::TermsChanged, group))?;
     }
     Ok(())
 }
@@ -70,8 +70,9 @@ pub(super) fn begin(
     for group in groups {
         let mut order = Order::new(Op::Read, group.0);
         match beginning {
-            // The promises of another configuration are held already.
-            Beginning::Found | Beginning::Reconfigured => {}
+            Beginning::Found => {}
+            // Again, by the new terms: no wait gets shorter by it.
+            Beginning::Reconfigured => order.op = Op::TermsChanged as u8,
             Beginning::New(generation, parted) => {
                 order.op = Op::Start as u8;
                 order.generation = generation;

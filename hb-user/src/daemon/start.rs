@@ -189,18 +189,11 @@ fn assemble(
         shared.publish(&health, false);
     }
     let leases = kernel.leases()?;
-    let reconfigured = match beginning {
-        Beginning::Reconfigured => Some(kernel.terms()?),
-        _ => None,
-    };
-    if reconfigured.is_some() {
+    if beginning == Beginning::Reconfigured {
         // What was promised by the old terms is held for as long as they ask.
         records::hold_promises(&leases)?;
     }
     kernel.set_terms(&terms)?;
-    if reconfigured.is_some_and(|earlier| terms.outlast(&earlier)) {
-        records::hold_promises(&leases)?;
-    }
     let groups = (0..config.groups.len() as u8).map(GroupId);
     let vows = match config.cluster.policy {
         Policy::Safe => vows(&config, &state)?,

@@ -334,7 +334,7 @@ impl Seating {
         if reconfigured {
             // Whatever was promised by the old terms binds for as long as they say; nothing is
             // promised between them and the new ones.
-            witness.order(self.home, Op::ClockJumped, 0)?;
+            witness.order(self.home, Op::TermsChanged, 0)?;
             if known.terms.voters != seat.terms.voters {
                 witness.dismiss(cluster)?;
                 witness.quiesce()?;
@@ -343,9 +343,7 @@ impl Seating {
         }
         witness.seat(self.home, &seat)?;
         if reconfigured {
-            if seat.terms.outlast(&known.terms) {
-                witness.order(self.home, Op::ClockJumped, 0)?;
-            }
+            witness.order(self.home, Op::TermsChanged, 0)?;
             witness.admit(cluster, self.home)?;
         }
         let begun = self.begin(witness)?;
