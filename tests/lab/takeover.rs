@@ -63,13 +63,36 @@ pub fn takeovers(log: &Path) -> Result<Vec<Takeover>> {
     Ok(text.lines().filter_map(takeover).collect())
 }
 
-fn takeover(line: &str) -> Option<Takeover> {
-    let Ok(Value::Object(whole)) = serde_json::from_str(line) else { return None };
+/// Reads how the groups went from phase to phase from a daemon's log, one line for each step. Lines
+/// that are not JSON are skipped.
+///
+/// # Errors
+///
+/// If the file cannot be read.
+pub fn steps(log: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(log).with_context(|| format!("cannot read {}", log.display()))?;
+    Ok(text.lines().filter_map(step).collect())
+}
+
+fn step(line: &str) -> Option<String> {
+    let fields = event(line, "group")?;
+    let (from, to, cause) = (text(&fields, "from"), text(&fields, "to"), text(&fields, "cause"));
+    Some(format!("{from} to {to} ({cause})"))
+}
+
+/// Returns the fields of the event that a line of a log tells, if its message is `message`.
+fn event(line: &str, message: &str) -> Option<Map<String, Value>> {
+    let Ok(Value::Object(mut whole)) = serde_json::from_str(line) else { return None };
     // The fields of an event lie in `fields`, unless the format flattens them.
-    let fields = whole.get("fields").and_then(Value::as_object).unwrap_or(&whole);
-    if fields.get("message")?.as_str()? != "takeover" {
-        return None;
-    }
+    let fields = match whole.remove("fields") {
+        Some(Value::Object(fields)) => fields,
+        _ => whole,
+    };
+    (fields.get("message")?.as_str()? == message).then_some(fields)
+}
+
+fn takeover(line: &str) -> Option<Takeover> {
+    let fields = &event(line, "takeover")?;
     Some(Takeover {
         group: text(fields, "group"),
         epoch: number(fields, "epoch"),
@@ -170,6 +193,13 @@ mod tests {
         assert_eq!(takeover(nested), Some(expected.clone()));
         let flat = r#"{"message":"takeover","group":"web","epoch":"514","peer":"a","cause":"silence","due_ns":7,"verdict_ns":8}"#;
         assert_eq!(takeover(flat), Some(expected));
+    }
+
+    #[test]
+    fn steps_of_a_group_are_read() {
+        let line = r#"{"level":"INFO","fields":{"message":"group","group":"web","from":"idle","to":"taking","cause":"a died"}}"#;
+        assert_eq!(step(line).as_deref(), Some("idle to taking (a died)"));
+        assert_eq!(step(r#"{"fields":{"message":"takeover","group":"web"}}"#), None);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::{
 
 /// Timers for a machine whose cores stand still for some ten milliseconds now and then, as those of a
 /// busy host do: to them that is no death. A run that a longer stall spoils is done again.
-const CALM: [&str; 6] = ["--interval", "4ms", "--misses", "20", "--lease", "160ms"];
+const CALM: [&str; 8] =
+    ["--interval", "4ms", "--misses", "20", "--lease", "160ms", "--controller-deadtime", "160ms"];
 
 /// Runs the verb, and ends with a table of the steps.
 ///

@@ -44,6 +44,9 @@ pub(crate) struct Demo {
     /// Missed heartbeats that mean dead.
     #[arg(long, default_value_t = 3)]
     misses: u32,
+    /// Age at which a controller is dead.
+    #[arg(long, value_name = "DURATION", default_value = "20ms")]
+    controller_deadtime: String,
     /// Who may serve when the nodes do not hear each other.
     #[arg(long, value_enum, default_value = "witness")]
     policy: Policy,
@@ -84,6 +87,7 @@ impl Demo {
         options.settings = Settings {
             interval: self.interval.clone(),
             misses: self.misses,
+            controller_deadtime: self.controller_deadtime.clone(),
             policy: self.policy.name().into(),
             lease: self.lease.clone(),
             ..Settings::default()

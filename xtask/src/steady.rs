@@ -5,11 +5,14 @@
 //! says nothing. An independent recorder has to have seen the stall, and what must never be is a
 //! failure all the same: two nodes that answer, a daemon that ended, a takeover that never came.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use ::lab::{
     Lab,
+    addresses::NODES,
+    config::Settings,
     stalls::{Record, Recorder},
+    takeover,
 };
 use anyhow::{Context, Error, Result};
 use hb_ebpf::time::BootTime;
@@ -22,8 +25,12 @@ const TRIES: u32 = 5;
 /// Of the time that means dead, a stall of one part in so many explains what went wrong: the next
 /// heartbeats may be late for it too.
 const PART: u32 = 2;
+/// How often the recorder looks in that time: what it does not see of a stall is less than one look.
+const LOOKS: u32 = 8;
 /// The recorder does not look more often: it would have a part in what is shown.
 const LOOK: Duration = Duration::from_millis(2);
+/// So many steps of a group are told of a run that failed.
+const TOLD: usize = 6;
 
 /// Something was so before the fault that only a takeover by mistake explains.
 #[derive(Debug)]
@@ -43,13 +50,10 @@ impl std::error::Error for Astray {}
 ///
 /// If the cores cannot be watched.
 pub(crate) fn run(lab: &mut Lab, fault: Fault, number: u32) -> Result<Run> {
-    let settings = lab.settings();
-    let interval = parse_duration(&settings.interval)
-        .with_context(|| format!("the interval {} is none", settings.interval))?;
-    let deadtime = interval * settings.misses;
+    let dead = dead_after(lab.settings())?;
     let mut tries = 1;
     loop {
-        let recorder = Recorder::start_every(LOOK.max(deadtime / PART))?;
+        let recorder = Recorder::start_every(LOOK.max(dead / LOOKS))?;
         let mut run = Run::new(number, fault);
         let outcome = demo::once(lab, fault, &mut run);
         let record = recorder.finish()?;
@@ -57,8 +61,8 @@ pub(crate) fn run(lab: &mut Lab, fault: Fault, number: u32) -> Result<Run> {
             run.ok = true;
             return Ok(run);
         };
-        let Some(excuse) = excuse(&error, &record, served(&run), deadtime) else {
-            run.error = Some(format!("{error:#}"));
+        let Some(excuse) = excuse(&error, &record, served(&run), dead) else {
+            run.error = Some(whole_story(lab, &error, &record));
             return Ok(run);
         };
         if tries == TRIES {
@@ -68,6 +72,31 @@ pub(crate) fn run(lab: &mut Lab, fault: Fault, number: u32) -> Result<Run> {
         println!("run {number}: {excuse}; once more");
         tries += 1;
     }
+}
+
+/// After which silence a node of this lab loses what it holds: of its kernel half or of its daemon.
+fn dead_after(settings: &Settings) -> Result<Duration> {
+    let read = |what, text: &str| {
+        parse_duration(text).with_context(|| format!("the {what} {text} is none"))
+    };
+    let deadtime = read("interval", &settings.interval)? * settings.misses;
+    Ok(deadtime.min(read("controller_deadtime", &settings.controller_deadtime)?))
+}
+
+/// What went wrong, and what the logs and the recorder say of it: of a run on another machine that
+/// may be all that is left.
+fn whole_story(lab: &Lab, error: &Error, record: &Record) -> String {
+    let mut story = format!("{error:#}");
+    for node in NODES {
+        let Some(daemon) = lab.daemon(node) else { continue };
+        let told = match takeover::steps(daemon.log()) {
+            Ok(steps) => steps[steps.len().saturating_sub(TOLD)..].join(", "),
+            Err(error) => format!("{error:#}"),
+        };
+        _ = write!(story, "; the last of the group on {node}: {told}");
+    }
+    _ = write!(story, "; longest stall of a core: {} us", record.longest().as_micros());
+    story
 }
 
 /// When b first answered after the fault; what a core did later explains nothing.
@@ -82,16 +111,16 @@ fn excuse(
     error: &Error,
     record: &Record,
     served: Option<BootTime>,
-    deadtime: Duration,
+    dead: Duration,
 ) -> Option<String> {
     let before = record.stalls.iter().filter(|stall| served.is_none_or(|at| stall.began <= at));
     let longest = before.map(|stall| stall.length).max()?;
-    (error.is::<Astray>() && longest >= deadtime / PART).then(|| {
+    (error.is::<Astray>() && longest >= dead / PART).then(|| {
         format!(
             "{error:#}, but a core of this machine stood still for {} us, and {} us of silence mean \
              dead",
             longest.as_micros(),
-            deadtime.as_micros()
+            dead.as_micros()
         )
     })
 }
@@ -122,6 +151,22 @@ mod tests {
         assert!(of(&stood_still(40), Some(BootTime(999))).is_none(), "it was over by then");
         let two = anyhow!("node a still answered 12 us after node b began to");
         assert!(excuse(&two, &stood_still(40), None, deadtime).is_none());
+    }
+
+    #[test]
+    fn whichever_half_of_a_node_is_given_up_first_counts() {
+        let of = |interval: &str, misses, controller_deadtime: &str| {
+            dead_after(&Settings {
+                interval: interval.into(),
+                misses,
+                controller_deadtime: controller_deadtime.into(),
+                ..Settings::default()
+            })
+        };
+        assert_eq!(of("4ms", 20, "20ms").unwrap(), Duration::from_millis(20));
+        assert_eq!(of("4ms", 20, "160ms").unwrap(), Duration::from_millis(80));
+        let error = format!("{:#}", of("4ms", 20, "soon").unwrap_err());
+        assert!(error.contains("the controller_deadtime soon is none"), "{error}");
     }
 
     #[test]

@@ -357,6 +357,7 @@ impl Failover {
         options.settings = Settings {
             interval: timers.interval.into(),
             misses: timers.misses,
+            controller_deadtime: "100ms".into(),
             policy: Policy::Available.name().into(),
             resource: false,
             ..Settings::default()
