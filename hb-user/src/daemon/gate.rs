@@ -17,7 +17,7 @@ use crate::{
     config::HostView,
     fast::Command,
     id::{GroupId, NodeId},
-    kernel::{Kernel, KernelError},
+    kernel::{Gates, KernelError},
 };
 
 /// An address claimed by others is announced again at most this often (RFC 5227, 2.4).
@@ -31,23 +31,32 @@ pub(super) fn numbered(vips: &[Vec<LocalVip>]) -> Vec<(IpAddr, u8)> {
         .collect()
 }
 
-/// Puts the gate on every interface but loopback. Returns what could not be gated.
-pub(super) fn cover(kernel: &mut Kernel, host: &HostView) -> Vec<(String, KernelError)> {
-    let there = host.interfaces.iter().filter(|interface| !interface.loopback);
-    let refused = there.clone().filter_map(|interface| {
-        let gated = kernel.gate(&interface.name, interface.index);
-        gated.err().map(|error| (interface.name.clone(), error))
-    });
-    let refused = refused.collect();
-    kernel.forget_interfaces(&there.map(|interface| interface.index).collect::<BTreeSet<_>>());
-    refused
+/// What of a host is gated now.
+pub(super) struct Covered {
+    /// Indices of the interfaces there are.
+    pub(super) present: BTreeSet<u32>,
+    /// Names of those that were not gated before.
+    pub(super) new: Vec<String>,
+    /// What could not be gated.
+    pub(super) refused: Vec<(String, KernelError)>,
 }
 
-/// Tells whether exactly the interfaces of `host` but loopback are gated.
-pub(super) fn covers(gated: impl Iterator<Item = u32>, host: &HostView) -> bool {
-    let there = host.interfaces.iter().filter(|interface| !interface.loopback);
-    let there: BTreeSet<u32> = there.map(|interface| interface.index).collect();
-    gated.collect::<BTreeSet<_>>() == there
+/// Puts the gate on every interface of `host` but loopback, and forgets those that are gone.
+pub(super) fn cover(gates: &mut Gates, host: &HostView) -> Covered {
+    let before: BTreeSet<u32> = gates.gated().collect();
+    let (mut new, mut refused) = (Vec::new(), Vec::new());
+    let mut present = BTreeSet::new();
+    for interface in host.interfaces.iter().filter(|interface| !interface.loopback) {
+        let (name, index) = (&interface.name, interface.index);
+        present.insert(index);
+        match gates.gate(name, index) {
+            Ok(()) if before.contains(&index) => {}
+            Ok(()) => new.push(name.clone()),
+            Err(error) => refused.push((name.clone(), error)),
+        }
+    }
+    gates.forget(&present);
+    Covered { present, new, refused }
 }
 
 /// Writes a MAC address as people do.
@@ -56,27 +65,6 @@ pub(super) fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
 }
 
 impl Daemon {
-    /// Looks for interfaces that are new, and gates them.
-    pub(super) fn cover_interfaces(&mut self) {
-        let host = match HostView::read() {
-            Ok(host) => host,
-            Err(error) => {
-                tracing::error!(error = describe(&error), "interfaces not looked at");
-                return;
-            }
-        };
-        let before: BTreeSet<u32> = self.kernel.gated().collect();
-        for (interface, error) in cover(&mut self.kernel, &host) {
-            tracing::error!(interface, error = describe(&error), "interface is not gated");
-        }
-        for interface in &host.interfaces {
-            let new = !before.contains(&interface.index);
-            if new && self.kernel.gated().any(|index| index == interface.index) {
-                tracing::info!(interface = interface.name, "interface is new: gated");
-            }
-        }
-    }
-
     /// Has clients' packets for a group sent on to `successor` for a while: called just before the
     /// group is released to it.
     pub(super) fn prepare_bounce(&mut self, group: GroupId, successor: Option<NodeId>) {

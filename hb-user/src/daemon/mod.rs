@@ -248,7 +248,7 @@ impl Daemon {
             .and_then(listen)
             .map_err(system("listen for new interfaces"))?;
         // One may have come up since the start looked.
-        self.cover_interfaces();
+        self.surveyor.begin_anew();
         for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
             tracing::warn!(%refusal, "scheduling of the main loop");
         }
@@ -273,7 +273,7 @@ impl Daemon {
                     let mut ready = ready.map_err(system("listen for new interfaces"))?;
                     ready.get_inner().hush();
                     ready.clear_ready();
-                    self.cover_interfaces();
+                    self.surveyor.begin_anew();
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),
@@ -307,8 +307,9 @@ impl Daemon {
 
     /// Removes what is ours: addresses, programs, pins.
     fn leave(self) -> Result<(), KernelError> {
-        let Self { fast, kernel, vips, mut addresses, leases, state, .. } = self;
+        let Self { fast, kernel, vips, mut addresses, leases, state, surveyor, .. } = self;
         drop(fast);
+        surveyor.end();
         act::remove_addresses(&mut addresses, vips.iter().flatten());
         kernel.remove()?;
         // Not before the pins are gone: a daemon that found these records would take no part.

@@ -13,11 +13,10 @@ use hb_ebpf::{
 };
 
 use super::{
-    Daemon, EngineKind, gate_report, pauses::Pauses, prepare::pins, resources::describe,
-    start::transport,
+    Daemon, EngineKind, pauses::Pauses, resources::describe, start::transport, survey::Host,
 };
 use crate::{
-    address::{AddressError, Present},
+    address::Present,
     clock,
     config::{self, LocalLink, Node, Resource},
     core::{Blocked, GroupView, Life, Phase},
@@ -25,10 +24,10 @@ use crate::{
     kernel::{Counters, KernelError, Mode},
     realtime::Policy,
     status::{
-        AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GateReport,
-        GroupHealth, GroupState, GroupStatus, LeaseStatus, LinkStatus, Misses, PauseReport,
-        PausesReport, PeerController, PeerLife, PeerStatus, Promise, Quantiles, ResourceStatus,
-        Scheduling, StatusReport, Vote,
+        AddressStatus, AttachMode, Controller, Engine, EngineKind as ReportedEngine, GroupHealth,
+        GroupState, GroupStatus, LeaseStatus, LinkStatus, Misses, PauseReport, PausesReport,
+        PeerController, PeerLife, PeerStatus, Promise, Quantiles, ResourceStatus, Scheduling,
+        StatusReport, Vote,
     },
 };
 
@@ -36,22 +35,22 @@ use crate::{
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 impl Daemon {
-    /// Gathers the report; another thread has listed the addresses that are `present`.
+    /// Gathers the report; another thread has looked at the `host`.
     ///
     /// # Errors
     ///
     /// The kernel's counters cannot be read.
-    pub(super) fn report(
-        &self,
-        present: Result<Vec<Present>, AddressError>,
-    ) -> Result<StatusReport, KernelError> {
+    pub(super) fn report(&self, host: Host) -> Result<StatusReport, KernelError> {
         let running = self.fast.running();
         let mut warnings = self.warnings();
+        let Host { present, gate } = host;
         if let Err(error) = &present {
             warnings.push(error.to_string());
         }
         let present = present.unwrap_or_default();
-        let gate = self.gate_report(&mut warnings);
+        if let Err(error) = &gate {
+            warnings.push(describe(error));
+        }
         let machines = self.machines();
         // What takes longest is behind us: ages are those of one instant, as nearly as may be.
         let node = self.maps().node();
@@ -91,7 +90,7 @@ impl Daemon {
                 .iter()
                 .map(|machine| self.peer(machine, now))
                 .collect::<Result<_, _>>()?,
-            gate,
+            gate: gate.ok(),
             groups: self
                 .core
                 .view()
@@ -160,19 +159,6 @@ impl Daemon {
             witness: true,
         });
         self.local.peers.iter().map(node).chain(witness).collect()
-    }
-
-    /// What is pinned of the gate.
-    fn gate_report(&self, warnings: &mut Vec<String>) -> Option<GateReport> {
-        let groups: Vec<_> =
-            self.config.groups.iter().map(|group| group.name.to_string()).collect();
-        match gate_report::gate(&pins(&self.config, &self.local), &groups) {
-            Ok(report) => Some(report),
-            Err(error) => {
-                warnings.push(describe(&error));
-                None
-            }
-        }
     }
 
     /// The record of a group, as far as it concerns leases.

@@ -7,9 +7,8 @@ use hb_ebpf::{
 
 use tokio::sync::oneshot;
 
-use super::{Daemon, report, resources::describe};
+use super::{Daemon, report, resources::describe, survey::Host};
 use crate::{
-    address::{AddressError, Present},
     config::Group,
     control::{Command, Reply, Request},
     core::{GroupView, Input, PeerFacts, Phase, choose::Standing},
@@ -48,13 +47,9 @@ impl Daemon {
         }));
     }
 
-    /// Answers who asked for a status, which takes a list of the addresses that are `present`.
-    pub(super) fn on_addresses(
-        &mut self,
-        present: Result<Vec<Present>, AddressError>,
-        reply: oneshot::Sender<Reply>,
-    ) {
-        let answer = match self.report(present) {
+    /// Answers who asked for a status, with what another thread saw of the host.
+    pub(super) fn on_status(&mut self, host: Host, reply: oneshot::Sender<Reply>) {
+        let answer = match self.report(host) {
             Ok(report) => Reply::Status { report: Box::new(report) },
             Err(error) => Reply::Error { message: describe(&error) },
         };

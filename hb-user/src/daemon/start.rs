@@ -27,7 +27,7 @@ use super::{
     records::{self, Beginning},
     resources::Worker,
     start_error::StartError,
-    survey::Surveyor,
+    survey::{self, Surveyor},
 };
 use crate::{
     address::AddressSocket,
@@ -137,10 +137,11 @@ fn assemble(
     kernel.set_gate(&gate::Settings { mode: mode as u8, ..Default::default() })?;
     kernel.set_vips(&super::gate::numbered(&vips))?;
     let host = HostView::read().map_err(StartError::Interfaces)?;
-    if let Some((_, error)) = super::gate::cover(&mut kernel, &host).into_iter().next() {
+    let mut gates = kernel.gates()?;
+    if let Some((_, error)) = super::gate::cover(&mut gates, &host).refused.into_iter().next() {
         return Err(error.into());
     }
-    kernel.detach_others();
+    kernel.detach_others(Some(&gates));
 
     let mut targets = Vec::new();
     let mut paths = BTreeMap::new();
@@ -246,6 +247,10 @@ fn assemble(
         })
         .collect();
 
+    let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
+    let place = survey::Place { pins: pins.to_owned(), groups };
+    let surveyor = Surveyor::start(background.clone(), place, gates).map_err(StartError::Survey)?;
+
     let mut daemon = Daemon {
         incarnation,
         started: now,
@@ -284,7 +289,7 @@ fn assemble(
         peers_pauses: BTreeMap::new(),
         defended: BTreeMap::new(),
         fences: Fences::new(background.clone()),
-        surveyor: Surveyor::new(background.clone()),
+        surveyor,
         cleaner,
         _pins_lock: pins_lock,
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),

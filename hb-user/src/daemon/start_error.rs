@@ -76,6 +76,9 @@ pub enum StartError {
     /// The interfaces cannot be listed.
     #[error("cannot read the interfaces of this host")]
     Interfaces(#[source] io::Error),
+    /// Nobody can look round this host.
+    #[error("cannot start the thread that looks round this host")]
+    Survey(#[source] io::Error),
     /// No random numbers.
     #[error("cannot draw a random boot nonce")]
     Random(#[source] io::Error),

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use super::{
     error::{KernelError, describe},
+    gate::Gates,
     pins::{GATE_PIN, LINK_PIN, detach},
     program::{Hold, Kernel},
 };
@@ -140,25 +141,28 @@ impl Kernel {
         self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
     }
 
-    /// Forgets attachments to interfaces that are gone.
-    pub(super) fn forget_attachments(&mut self, present: &BTreeSet<u32>) {
+    /// Forgets attachments to interfaces that are gone, and returns them: to let go of one takes a
+    /// lock of the kernel's that may be held for milliseconds.
+    #[must_use]
+    pub fn forget_attachments(&mut self, present: &BTreeSet<u32>) -> Vec<Attachment> {
         let (kept, gone): (Vec<_>, Vec<_>) =
             self.attachments.drain(..).partition(|held| present.contains(&held.index));
         self.attachments = kept;
-        for attachment in gone {
+        for attachment in &gone {
             // The kernel detached it with the interface.
             let _ = fs::remove_file(&attachment.pin);
         }
+        gone
     }
 
     /// Removes the attachments and gates that an earlier daemon left on other interfaces than those
-    /// that were attached to since.
-    pub fn detach_others(&self) {
+    /// that were attached to since, or that `gates` has.
+    pub fn detach_others(&self, gates: Option<&Gates>) {
         let Ok(entries) = fs::read_dir(&self.pins) else { return };
         for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
             let name = pin.file_name().unwrap_or_default().to_string_lossy();
             let held = self.attachments.iter().any(|attachment| attachment.pin == pin)
-                || self.gated.iter().any(|gated| gated.pin == pin);
+                || gates.is_some_and(|gates| gates.holds(&pin));
             if (name.starts_with(LINK_PIN) || name.starts_with(GATE_PIN)) && !held {
                 // What cannot be removed answers for no link of the configuration.
                 let _ = detach(&pin);

@@ -2,14 +2,19 @@
 //! heartbeats are heard, the program that hears them looks at what arrives; elsewhere a program of
 //! traffic control does, which leaves XDP, and the order of devices upon devices, to others.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use hb_ebpf::gate::{self, Vip};
 
 use super::{
     error::{KernelError, describe},
     pins::{GATE_PIN, detach},
-    program::{Hold, Kernel, Way},
+    program::{GatePrograms, Hold, Kernel, Way},
 };
 
 /// The gate on one interface, one way.
@@ -51,6 +56,22 @@ impl Kernel {
                 .chain(six.iter().map(|(address, _)| gate::fold_v6(*address))),
         ))
     }
+}
+
+/// Puts the gate on interfaces, from whichever thread has it: the kernel does so under a lock that
+/// whoever changes interfaces holds for milliseconds.
+pub struct Gates {
+    pins: PathBuf,
+    programs: GatePrograms,
+    /// Interfaces where the program that hears heartbeats looks at what arrives.
+    heard: BTreeSet<u32>,
+    gated: Vec<Gated>,
+}
+
+impl Gates {
+    pub(super) fn new(pins: PathBuf, programs: GatePrograms, heard: BTreeSet<u32>) -> Self {
+        Self { pins, programs, heard, gated: Vec::new() }
+    }
 
     /// Puts the gate on an interface. Adopts what an earlier daemon left there.
     ///
@@ -58,7 +79,7 @@ impl Kernel {
     ///
     /// [`KernelError::Gate`].
     pub fn gate(&mut self, interface: &str, index: u32) -> Result<(), KernelError> {
-        if !self.attachments().iter().any(|held| held.index == index) {
+        if !self.heard.contains(&index) {
             self.gate_way(interface, index, Way::In)?;
         }
         self.gate_way(interface, index, Way::Out)
@@ -74,7 +95,7 @@ impl Kernel {
         };
         let pin = self.pins.join(format!("{GATE_PIN}{word}-{index}"));
         if pin.exists() {
-            if let Ok(link) = self.adopt_gate(interface, way, &pin) {
+            if let Ok(link) = self.programs.adopt(interface, way, &pin) {
                 self.gated.push(Gated { index, way, pin, _link: link });
                 return Ok(());
             }
@@ -82,7 +103,7 @@ impl Kernel {
             let _ = detach(&pin);
             let _ = fs::remove_file(&pin);
         }
-        let link = self.link_gate(interface, way).map_err(|error| KernelError::Gate {
+        let link = self.programs.link(interface, way).map_err(|error| KernelError::Gate {
             interface: interface.to_owned(),
             why: describe(&*error),
         })?;
@@ -92,7 +113,7 @@ impl Kernel {
     }
 
     /// Forgets interfaces that are gone; `present` are the indices of those there are.
-    pub fn forget_interfaces(&mut self, present: &BTreeSet<u32>) {
+    pub fn forget(&mut self, present: &BTreeSet<u32>) {
         let (kept, gone): (Vec<_>, Vec<_>) =
             self.gated.drain(..).partition(|gated| present.contains(&gated.index));
         self.gated = kept;
@@ -100,11 +121,16 @@ impl Kernel {
             // The kernel detached it with the interface.
             let _ = fs::remove_file(&gated.pin);
         }
-        self.forget_attachments(present);
+        self.heard.retain(|index| present.contains(index));
     }
 
     /// Returns the indices of the interfaces that are gated.
     pub fn gated(&self) -> impl Iterator<Item = u32> {
         self.gated.iter().filter(|gated| gated.way == Way::Out).map(|gated| gated.index)
+    }
+
+    /// Tells whether `pin` holds one of these gates.
+    pub(super) fn holds(&self, pin: &Path) -> bool {
+        self.gated.iter().any(|gated| gated.pin == pin)
     }
 }

@@ -384,7 +384,7 @@ impl Witness {
 
     /// Removes the attachments to other interfaces than those attached to since.
     pub fn detach_others(&self) {
-        self.kernel.detach_others();
+        self.kernel.detach_others(None);
     }
 
     /// Writes what of `seat` differs from what is there. The cluster may be at work meanwhile: a

@@ -14,10 +14,10 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, MapInfo, RingBuf},
+    pin::PinError,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        ProgramError, SchedClassifier, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
 };
@@ -38,13 +38,14 @@ mod handles;
 mod trial;
 mod values;
 
+pub(super) use handles::GatePrograms;
 pub use handles::{Events, Judge, KernelLog, Leases};
 pub use values::GateCounters;
 
 use super::{
     attach::{Attachment, Mode},
     error::{KernelError, describe},
-    gate::Gated,
+    gate::Gates,
     pins::{freeze, remove_pins},
     shared::Shared,
     undisturbed::Undisturbed,
@@ -141,7 +142,6 @@ pub struct Kernel {
     found: bool,
     timers: Result<(), String>,
     pub(super) attachments: Vec<Attachment>,
-    pub(super) gated: Vec<Gated>,
 }
 
 impl Kernel {
@@ -178,14 +178,8 @@ impl Kernel {
         // The gate goes by it, and applications are given descriptors of it.
         let shown = pins.join(SHOWN);
         freeze(&shown).map_err(|source| KernelError::Freeze { pin: shown, source })?;
-        let mut kernel = Self {
-            ebpf,
-            pins: pins.to_owned(),
-            found,
-            timers: Ok(()),
-            attachments: Vec::new(),
-            gated: Vec::new(),
-        };
+        let mut kernel =
+            Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new() };
         for &program in half.programs {
             let refused = |source| KernelError::Program { program, source: Box::new(source) };
             kernel.program(program)?.load().map_err(refused)?;
@@ -306,42 +300,6 @@ impl Kernel {
         FdLink::try_from(link).map(Hold).map_err(failed)
     }
 
-    /// Attaches the gate to what goes one way through an interface.
-    pub(super) fn link_gate(&mut self, interface: &str, way: Way) -> Result<Hold, Refused> {
-        let gone = |what: &str| ProgramError::UnknownInterface { name: what.to_owned() };
-        let program = self.gate_program(way).map_err(|_| gone(interface))?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let kind = match way {
-            Way::In => TcAttachType::Ingress,
-            Way::Out => TcAttachType::Egress,
-        };
-        let id = program.attach_with_options(interface, kind, order)?;
-        let link = program.take_link(id)?;
-        let no_links = |_| gone(&format!("{interface} (this kernel has no TCX: Linux 6.6 has)"));
-        Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
-    }
-
-    /// Puts this daemon's gate in the place of the one at the other end of a pinned link.
-    pub(super) fn adopt_gate(
-        &mut self,
-        interface: &str,
-        way: Way,
-        pin: &FilePath,
-    ) -> Result<Hold, KernelError> {
-        let failed = |source| KernelError::Link {
-            interface: interface.to_owned(),
-            source: Box::new(source),
-        };
-        let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
-        let link = SchedClassifierLink::try_from(link).map_err(failed)?;
-        let name = way.program();
-        let refused = |source| KernelError::Program { program: name, source: Box::new(source) };
-        let program = self.gate_program(way)?;
-        let id = program.attach_to_link(link).map_err(refused)?;
-        let link = program.take_link(id).map_err(refused)?;
-        FdLink::try_from(link).map(Hold).map_err(failed)
-    }
-
     /// Begins to watch `peer`, with a timer of the kernel. `forget` that it was ever heard, and
     /// initdead applies; else it has one deadtime from now.
     ///
@@ -408,18 +366,39 @@ impl Kernel {
         self.handle("order").map(Leases)
     }
 
+    /// Returns what puts the gate on interfaces, for a thread of its own. What arrives at those that
+    /// were attached to is gated already.
+    ///
+    /// # Errors
+    ///
+    /// As for [`judge`](Self::judge).
+    pub fn gates(&mut self) -> Result<Gates, KernelError> {
+        let mut handle = |way: Way| {
+            let name = way.program();
+            let pin = self.program_pin(name);
+            self.gate_program(way)?.pin(&pin).map_err(unpinned(&pin))?;
+            let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
+            SchedClassifier::from_pin(&pin).map_err(failed)
+        };
+        let programs = GatePrograms { arriving: handle(Way::In)?, leaving: handle(Way::Out)? };
+        let heard = self.attachments.iter().map(|held| held.index).collect();
+        Ok(Gates::new(self.pins.clone(), programs, heard))
+    }
+
     /// Returns one more hold on an unattached program.
     fn handle(&mut self, name: &'static str) -> Result<Xdp, KernelError> {
         let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
-        let pin = self.pins.join(name);
-        // A pin of an earlier daemon holds an earlier program.
-        let _ = fs::remove_file(&pin);
-        let program = self.program(name)?;
-        program.pin(&pin).map_err(|source| KernelError::PinLink {
-            interface: pin.display().to_string(),
-            source: Box::new(source),
-        })?;
+        let pin = self.program_pin(name);
+        self.program(name)?.pin(&pin).map_err(unpinned(&pin))?;
         Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(failed)
+    }
+
+    /// Returns where a program is pinned, and nothing is there now: a pin of an earlier daemon holds
+    /// an earlier program.
+    fn program_pin(&self, name: &str) -> PathBuf {
+        let pin = self.pins.join(name);
+        let _ = fs::remove_file(&pin);
+        pin
     }
 
     /// Opens the kernel half's own log, for the `log` facade.
@@ -448,6 +427,11 @@ impl Kernel {
 /// A program's hold on an interface.
 #[derive(Debug)]
 pub(super) struct Hold(FdLink);
+
+fn unpinned(pin: &FilePath) -> impl FnOnce(PinError) -> KernelError {
+    let interface = pin.display().to_string();
+    |source| KernelError::PinLink { interface, source: Box::new(source) }
+}
 
 /// Why the kernel did not attach a program.
 pub(super) type Refused = Box<ProgramError>;
