@@ -20,6 +20,7 @@ mod cluster {
     mod engine;
     mod failback;
     mod gate;
+    mod held_lock;
     mod holders;
     mod keys;
     mod leaving;

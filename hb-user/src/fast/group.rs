@@ -2,6 +2,7 @@
 
 use hb_ebpf::{epoch::Epoch, time::BootTime};
 
+use super::{Steps, Trigger};
 use crate::{
     address::{AddressSocket, Batch, Change, ChangeError, Done, Vip},
     announce::{AnnounceSocket, Announcement, Schedule},
@@ -27,13 +28,13 @@ pub enum EffectError {
 #[derive(Debug, Default)]
 pub struct Effect {
     addresses: Vec<Address>,
-    remove: Batch,
     resources: bool,
 }
 
 #[derive(Debug)]
 struct Address {
     add: Batch,
+    remove: Batch,
     announcement: Announcement,
     socket: AnnounceSocket,
 }
@@ -57,10 +58,10 @@ impl Effect {
         announcement: Announcement,
         socket: AnnounceSocket,
     ) -> Result<(), crate::address::BatchFull> {
-        let mut add = Batch::new();
+        let (mut add, mut remove) = (Batch::new(), Batch::new());
         add.push(Change::Add, vip)?;
-        self.remove.push(Change::Remove, vip)?;
-        self.addresses.push(Address { add, announcement, socket });
+        remove.push(Change::Remove, vip)?;
+        self.addresses.push(Address { add, remove, announcement, socket });
         Ok(())
     }
 }
@@ -68,12 +69,36 @@ impl Effect {
 /// A group while the thread runs.
 pub(super) struct Group {
     effect: Effect,
-    results: Vec<Result<Done, ChangeError>>,
     announced: Option<(BootTime, BootTime)>,
     taken: Option<Epoch>,
+    work: Option<Work>,
+}
+
+/// What is being done to the addresses of a group. One of them may take as long as somebody else
+/// holds the kernel's lock, and there may be many: in between the thread probes, or the leases of
+/// every group would run out meanwhile.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    task: Task,
+    /// Which address is next.
+    next: usize,
+    /// What came of those before.
+    added: Added,
+}
+
+/// What shall become of a group's addresses.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Task {
+    /// They are put up, for a takeover.
+    Take(Epoch, Trigger, Steps),
+    /// They are put up again.
+    Restore(Epoch),
+    /// They are taken down.
+    Remove,
 }
 
 /// What became of a group's addresses.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Added {
     /// When the last one was up.
     pub(super) at: BootTime,
@@ -85,13 +110,15 @@ pub(super) struct Added {
 
 impl Group {
     pub(super) fn new(effect: Effect) -> Self {
-        let results = vec![Ok(Done::Missing); effect.addresses.len()];
-        Self { effect, results, announced: None, taken: None }
+        Self { effect, announced: None, taken: None, work: None }
     }
 
-    /// Returns the epoch in which the addresses were put up, if they are.
+    /// Returns the epoch in which the addresses were put up, or are being put up.
     pub(super) fn taken(&self) -> Option<Epoch> {
-        self.taken
+        match self.work.map(|work| work.task) {
+            Some(Task::Take(epoch, ..) | Task::Restore(epoch)) => Some(epoch),
+            _ => self.taken,
+        }
     }
 
     /// Returns whether the daemon starts something once the group is held.
@@ -99,31 +126,47 @@ impl Group {
         self.effect.resources
     }
 
-    /// Puts the addresses up, each announced before the next: the first is of use at once.
-    pub(super) fn add(&mut self, socket: &mut AddressSocket, epoch: Epoch) -> Added {
+    /// Begins to put the addresses up or to take them down, whatever was being done to them: call
+    /// [`step`](Self::step) until it says what came of it.
+    pub(super) fn begin(&mut self, task: Task) {
         self.taken = None;
-        let mut added = Added { at: clock::now(), unsent: 0, result: Ok(()) };
-        for address in &self.effect.addresses {
-            match execute(socket, &address.add, &mut self.results) {
-                Ok(()) => {
+        if let Task::Remove = task {
+            self.announced = None;
+        }
+        let added = Added { at: clock::now(), unsent: 0, result: Ok(()) };
+        self.work = Some(Work { task, next: 0, added });
+    }
+
+    /// Tells whether there is something to be done.
+    pub(super) fn is_busy(&self) -> bool {
+        self.work.is_some()
+    }
+
+    /// Does the next address, if there is something to be done: announced before the one after it,
+    /// for it is of use at once. Returns what came of all after the last.
+    pub(super) fn step(&mut self, socket: &mut AddressSocket) -> Option<(Task, Added)> {
+        let Work { task, next, mut added } = self.work?;
+        if let Some(address) = self.effect.addresses.get(next) {
+            let result = match task {
+                Task::Take(..) | Task::Restore(_) => execute(socket, &address.add).map(|()| {
                     added.at = clock::now();
                     added.unsent += address.announce();
-                }
-                Err(error) => added.result = added.result.and(Err(error)),
-            }
+                }),
+                Task::Remove => execute(socket, &address.remove),
+            };
+            added.result = added.result.and(result);
         }
-        if added.result.is_ok() {
+        let next = next + 1;
+        if next < self.effect.addresses.len() {
+            self.work = Some(Work { task, next, added });
+            return None;
+        }
+        self.work = None;
+        if let (Task::Take(epoch, ..) | Task::Restore(epoch), Ok(())) = (task, added.result) {
             self.taken = Some(epoch);
             self.announced = Some((added.at, Schedule::next(added.at, added.at)));
         }
-        added
-    }
-
-    /// Takes the addresses down and stops announcing.
-    pub(super) fn remove(&mut self, socket: &mut AddressSocket) -> Result<(), EffectError> {
-        self.announced = None;
-        self.taken = None;
-        execute(socket, &self.effect.remove, &mut self.results)
+        Some((task, added))
     }
 
     /// Announces once and begins the schedule at `now`. Returns how many frames did not leave.
@@ -159,14 +202,10 @@ impl Address {
     }
 }
 
-fn execute(
-    socket: &mut AddressSocket,
-    batch: &Batch,
-    results: &mut [Result<Done, ChangeError>],
-) -> Result<(), EffectError> {
-    socket.execute(batch, results).map_err(|_| EffectError::Socket)?;
-    for result in results.iter().take(batch.changes().len()) {
-        (*result)?;
-    }
+/// Makes the one change of `batch`.
+fn execute(socket: &mut AddressSocket, batch: &Batch) -> Result<(), EffectError> {
+    let mut result = [Ok(Done::Missing)];
+    socket.execute(batch, &mut result).map_err(|_| EffectError::Socket)?;
+    result[0]?;
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! addresses up.
 
 mod burst;
+mod deputy;
 mod group;
 mod probe;
 mod queue;

@@ -1,6 +1,9 @@
 //! Probes: one per peer and link and interval, one system call each.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use hb_ebpf::{
     answer::{self, Stamp},
@@ -12,6 +15,7 @@ use hb_ebpf::{
 use zerocopy::IntoBytes;
 
 use crate::{
+    clock,
     id::{GroupId, LinkId, NodeId},
     kernel::Shared,
     link::LinkSocket,
@@ -59,8 +63,55 @@ impl TargetCounters {
     }
 }
 
+/// The streams to all targets, for whichever thread probes.
+pub(super) struct Streams {
+    streams: Mutex<Vec<Stream>>,
+    shared: Arc<Shared>,
+    terms: Terms,
+    counters: Arc<[TargetCounters]>,
+}
+
+impl Streams {
+    pub(super) fn new(
+        targets: Vec<Target>,
+        shared: Arc<Shared>,
+        terms: Terms,
+        counters: Arc<[TargetCounters]>,
+    ) -> Self {
+        let streams = Mutex::new(targets.into_iter().map(Stream::new).collect());
+        Self { streams, shared, terms, counters }
+    }
+
+    /// Probes every target.
+    pub(super) fn probe(&self) {
+        self.probe_those(|_| true);
+    }
+
+    /// Probes the targets of those peers.
+    pub(super) fn probe_those(&self, mut wanted: impl FnMut(NodeId) -> bool) {
+        for (stream, counters) in self.lock().iter_mut().zip(self.counters.iter()) {
+            if wanted(stream.target.peer) {
+                stream.send(&self.shared, &self.terms, counters, clock::now());
+            }
+        }
+    }
+
+    /// Goes by other keys from now on in probes to `peer`.
+    pub(super) fn set_keys(&self, peer: NodeId, keys: &PeerKeys, slot: usize, trial: bool) {
+        for stream in self.lock().iter_mut().filter(|stream| stream.target.peer == peer) {
+            stream.target.keys = *keys;
+            stream.slot = slot & 1;
+            stream.trial = trial;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The stream of probes to one target.
-pub(super) struct Stream {
+struct Stream {
     target: Target,
     /// Which of the target's keys is sent with.
     slot: usize,
@@ -71,32 +122,12 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(target: Target) -> Self {
+    fn new(target: Target) -> Self {
         Self { target, slot: 0, trial: false, sequence: 0, frame: Frame::default() }
     }
 
-    /// Returns the peer it goes to.
-    pub(super) fn peer(&self) -> NodeId {
-        self.target.peer
-    }
-
-    /// Goes by other keys from now on, if the stream is one to `peer`.
-    pub(super) fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys, slot: usize, trial: bool) {
-        if self.target.peer == peer {
-            self.target.keys = *keys;
-            self.slot = slot & 1;
-            self.trial = trial;
-        }
-    }
-
     /// Sends a probe that leaves at `now`.
-    pub(super) fn send(
-        &mut self,
-        shared: &Shared,
-        terms: &Terms,
-        counters: &TargetCounters,
-        now: BootTime,
-    ) {
+    fn send(&mut self, shared: &Shared, terms: &Terms, counters: &TargetCounters, now: BootTime) {
         // The trial goes first, so that the newest probe the peer knows is under the key we use.
         if self.trial {
             self.send_with(self.slot ^ 1, shared, terms, counters, now);

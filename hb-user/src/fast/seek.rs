@@ -12,7 +12,7 @@ use hb_ebpf::{
     wire::State,
 };
 
-use super::{EffectError, Report, Steps, Trigger, group::Added, thread::Worker};
+use super::{EffectError, Report, Steps, Trigger, group::Task, thread::Worker};
 use crate::{
     clock,
     id::{GroupId, NodeId},
@@ -99,22 +99,15 @@ impl Worker {
         let epoch = self.shared.record(group).map_or(Epoch::NONE, |record| Epoch(record.epoch));
         let Some(found) = self.groups.get_mut(group.0 as usize) else { return };
         if found.taken() == Some(epoch) {
-            // Asked for again before the daemon had heard that this was done already.
-            let result = Ok(());
-            self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
+            // Asked for again before the daemon had heard that this was done already, or begun.
+            if !found.is_busy() {
+                let result = Ok(());
+                self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
+            }
             return;
         }
-        let resources = found.has_resources();
-        let Added { at, unsent, result } = found.add(&mut self.addresses, epoch);
-        if result.is_ok() && !resources {
-            self.be_quiet();
-        } else {
-            self.end_quiet();
-        }
-        steps.address = at;
-        steps.announced = clock::now();
-        self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
-        self.probe();
+        found.begin(Task::Take(epoch, trigger, steps));
+        self.work();
     }
 
     /// Seeks a group no longer; one that was won meanwhile is taken.

@@ -18,8 +18,9 @@ use super::{
     Command, EffectError, Fast, FastError, Groups, Queue, Report, Running, Setup, Steps,
     TargetCounters, Token, Trigger,
     burst::Burst,
-    group::{Added, Group},
-    probe::Stream,
+    deputy::Deputy,
+    group::{Added, Group, Task},
+    probe::Streams,
     quiet::Quiet,
     seek::Seek,
 };
@@ -48,9 +49,20 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
     let poller = Poller::new(&[setup.events.as_raw_fd(), commands.bell().as_raw_fd()])
         .map_err(system("make an epoll descriptor"))?;
     let demand = setup.demand;
+    let interval_ns = setup.interval.as_nanos() as u64;
+    let streams = Arc::new(Streams::new(
+        setup.targets,
+        Arc::clone(&setup.shared),
+        setup.terms,
+        Arc::clone(&counters),
+    ));
+    let deputy = Deputy::start(Arc::clone(&streams), interval_ns, demand.fifo_priority)
+        .map_err(system("start a second thread"))?;
     let mut worker = Worker {
-        interval_ns: setup.interval.as_nanos() as u64,
-        streams: setup.targets.into_iter().map(Stream::new).collect(),
+        interval_ns,
+        streams,
+        deputy,
+        is_away: false,
         groups: setup.effects.into_iter().map(Group::new).collect(),
         seeks: [None; GROUPS],
         armed: [[false; GROUPS]; hb_ebpf::maps::MAX_NODES],
@@ -97,7 +109,10 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
 
 pub(super) struct Worker {
     pub(super) interval_ns: u64,
-    streams: Vec<Stream>,
+    streams: Arc<Streams>,
+    deputy: Deputy,
+    /// The deputy stands in for this thread.
+    is_away: bool,
     pub(super) groups: Vec<Group>,
     pub(super) seeks: [Option<Seek>; GROUPS],
     armed: [Groups; hb_ebpf::maps::MAX_NODES],
@@ -134,8 +149,9 @@ impl Worker {
             let asked = self.token.asked.load(Ordering::Acquire);
             self.token.answered.store(asked, Ordering::Release);
 
+            self.work();
             let now = clock::now().ns();
-            if now + EARLY_NS >= next_probe {
+            if now + EARLY_NS >= next_probe && !self.is_away {
                 self.probe();
                 next_probe += self.interval_ns;
                 // After a stall the missed probes are not sent late, all at once.
@@ -146,16 +162,51 @@ impl Worker {
             let due = self.judge_due().min(self.seek_due()).min(self.announce_due());
             let due = due.min(self.burst_due()).min(self.quiet_due()).min(next_probe);
             let now = clock::now().ns();
-            if due > now + EARLY_NS {
+            if due > now + EARLY_NS && !self.is_away {
                 self.poller.wait(due - now);
             }
         }
     }
 
-    pub(super) fn probe(&mut self) {
-        for (stream, counters) in self.streams.iter_mut().zip(self.counters.iter()) {
-            stream.send(&self.shared, &self.terms, counters, clock::now());
+    /// Does one address of each group that has some to do, and says so when it was the last.
+    pub(super) fn work(&mut self) {
+        if !self.groups.iter().any(Group::is_busy) {
+            return;
         }
+        if !self.is_away {
+            self.deputy.stand_in();
+            self.is_away = true;
+        }
+        for index in 0..self.groups.len() {
+            let Some((task, added)) = self.groups[index].step(&mut self.addresses) else {
+                continue;
+            };
+            let group = GroupId(index as u8);
+            let Added { at, unsent, result } = added;
+            match task {
+                Task::Take(epoch, trigger, mut steps) => {
+                    if result.is_ok() && !self.groups[index].has_resources() {
+                        self.be_quiet();
+                    } else {
+                        self.end_quiet();
+                    }
+                    steps.address = at;
+                    steps.announced = clock::now();
+                    self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
+                    self.probe();
+                }
+                Task::Restore(_) => self.report(Report::Restored { group, result }),
+                Task::Remove => self.report(Report::Dropped { group, at: clock::now(), result }),
+            }
+        }
+        if !self.groups.iter().any(Group::is_busy) {
+            self.deputy.stand_back();
+            self.is_away = false;
+        }
+    }
+
+    pub(super) fn probe(&self) {
+        self.streams.probe();
     }
 
     fn on_event(&mut self, event: Event) {
@@ -284,34 +335,38 @@ impl Worker {
                 self.take_down(group);
             }
             Command::Announce { group } => {
-                if let Some(found) = self.groups.get_mut(group.0 as usize) {
+                if let Some(found) = self.idle(group) {
                     found.announce(clock::now());
                 }
             }
             Command::Restore { group } => {
                 // Not if it was dropped since the daemon looked.
-                if let Some(found) = self.groups.get_mut(group.0 as usize)
+                if let Some(found) = self.idle(group)
                     && let Some(epoch) = found.taken()
                 {
-                    let Added { result, .. } = found.add(&mut self.addresses, epoch);
-                    self.report(Report::Restored { group, result });
+                    found.begin(Task::Restore(epoch));
                 }
             }
             Command::Keys { peer, keys, slot, trial } => {
-                for stream in &mut self.streams {
-                    stream.set_keys(peer, &keys, slot, trial);
-                }
+                self.streams.set_keys(peer, &keys, slot, trial);
             }
             Command::Exit => {}
         }
     }
 
+    /// Returns a group to whose addresses nothing is being done.
+    fn idle(&mut self, group: GroupId) -> Option<&mut Group> {
+        self.groups.get_mut(group.0 as usize).filter(|found| !found.is_busy())
+    }
+
     fn take_down(&mut self, group: GroupId) {
-        let result = match self.groups.get_mut(group.0 as usize) {
-            Some(found) => found.remove(&mut self.addresses),
-            None => Err(EffectError::Unknown),
-        };
-        self.report(Report::Dropped { group, at: clock::now(), result });
+        match self.groups.get_mut(group.0 as usize) {
+            Some(found) => found.begin(Task::Remove),
+            None => {
+                let result = Err(EffectError::Unknown);
+                self.report(Report::Dropped { group, at: clock::now(), result });
+            }
+        }
     }
 
     /// A full queue drops the report; the daemon looks at the maps and the addresses from time to
@@ -362,19 +417,21 @@ impl Worker {
         if now.ns() + EARLY_NS < self.burst.due_ns {
             return self.burst.due_ns;
         }
-        for (stream, counters) in self.streams.iter_mut().zip(self.counters.iter()) {
-            let peer = stream.peer();
-            if self.burst.goes_on(peer) {
-                let silent = self.shared.peer(peer).is_some_and(|state| {
+        let (burst, shared) = (&mut self.burst, &self.shared);
+        self.streams.probe_those(|peer| {
+            let silent = || {
+                shared.peer(peer).is_some_and(|state| {
                     state.misses > 0 && Life::from_code(state.life) != Life::Dead
-                });
-                if silent {
-                    stream.send(&self.shared, &self.terms, counters, clock::now());
-                } else {
-                    self.burst.end(peer);
-                }
+                })
+            };
+            if !burst.goes_on(peer) {
+                return false;
             }
-        }
+            if !silent() {
+                burst.end(peer);
+            }
+            burst.goes_on(peer)
+        });
         self.burst.next(now.ns(), self.interval_ns)
     }
 

@@ -106,10 +106,21 @@ impl fmt::Display for Scheduling {
 #[must_use]
 pub fn prefer_deadline(demand: Demand) -> Scheduling {
     let Demand { runtime, deadline, period, fifo_priority } = demand;
+    prefer(&[
+        Policy::Deadline { runtime, deadline, period },
+        Policy::Fifo { priority: fifo_priority },
+    ])
+}
+
+/// Gives the calling thread `SCHED_FIFO` at `priority`, 1 to 99, if the kernel lets it.
+#[must_use]
+pub fn prefer_fifo(priority: u8) -> Scheduling {
+    prefer(&[Policy::Fifo { priority }])
+}
+
+fn prefer(policies: &[Policy]) -> Scheduling {
     let mut refused = Vec::new();
-    for policy in
-        [Policy::Deadline { runtime, deadline, period }, Policy::Fifo { priority: fifo_priority }]
-    {
+    for &policy in policies {
         match set_policy(policy) {
             Ok(()) => return Scheduling { policy, refused },
             Err(error) => {
