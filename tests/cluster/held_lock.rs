@@ -4,12 +4,13 @@
 
 use std::{
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hb_user::lease_view::{LeaseView, State, now_ns};
 use lab::{
     addresses::{Machine, NODES},
+    clock,
     config::Settings,
     netns,
 };
@@ -23,31 +24,21 @@ const TOGETHER: &str = "77";
 struct Hold(JoinHandle<Duration>);
 
 impl Hold {
-    /// Begins, for about `length`: deleting bridges that nobody uses takes that long.
-    fn begin(cluster: &Cluster, length: Duration) -> Self {
+    /// Begins, for about `length`, right after `before`: deleting bridges that nobody uses takes that
+    /// long.
+    fn begin(cluster: &Cluster, length: Duration, before: impl FnOnce()) -> Self {
         let few = 10;
-        let took = Self::delete(cluster, few).join().unwrap();
+        make_bridges(cluster, few);
+        let took = delete_bridges(cluster).join().unwrap();
         let count = (length.as_secs_f64() / took.as_secs_f64() * f64::from(few)).ceil();
         assert!(count < 10_000.0, "{few} bridges took {took:?}");
-        let deleting = Self::delete(cluster, count as u32);
+        make_bridges(cluster, count as u32);
+        before();
+        let deleting = delete_bridges(cluster);
         // It has begun by then, with so much to do.
         thread::sleep(Duration::from_millis(100));
         assert!(!deleting.is_finished());
         Self(deleting)
-    }
-
-    fn delete(cluster: &Cluster, count: u32) -> JoinHandle<Duration> {
-        let client = cluster.lab.netns(Machine::Client);
-        let lines: String = (0..count)
-            .map(|number| format!("link add hold{number} group {TOGETHER} type bridge\n"))
-            .collect();
-        client.ip_batch(&lines).unwrap();
-        let name = client.name().to_owned();
-        thread::spawn(move || {
-            let start = Instant::now();
-            netns::run("ip", &["-n", &name, "link", "delete", "group", TOGETHER]).unwrap();
-            start.elapsed()
-        })
     }
 
     fn is_over(&self) -> bool {
@@ -60,24 +51,50 @@ impl Hold {
     }
 }
 
+fn make_bridges(cluster: &Cluster, count: u32) {
+    let add = |number| format!("link add hold{number} group {TOGETHER} type bridge\n");
+    let lines: String = (0..count).map(add).collect();
+    cluster.lab.netns(Machine::Client).ip_batch(&lines).unwrap();
+}
+
+/// Returns how long it took.
+fn delete_bridges(cluster: &Cluster) -> JoinHandle<Duration> {
+    let name = cluster.lab.netns(Machine::Client).name().to_owned();
+    thread::spawn(move || {
+        let start = clock::now();
+        netns::run("ip", &["-n", &name, "link", "delete", "group", TOGETHER]).unwrap();
+        clock::now().since(start)
+    })
+}
+
 #[test]
-fn a_status_does_not_make_a_daemon_wait_for_the_kernels_lock() {
-    let settings = slow();
-    let mut cluster = Cluster::up(settings);
+fn no_daemon_waits_for_the_kernels_lock_with_what_it_does_beside() {
+    let mut cluster = Cluster::up(slow());
     let epoch = cluster.epoch(Machine::A);
-    let hold = Hold::begin(&cluster, Duration::from_millis(1500));
-    // It needs a list of addresses and links, so it is answered at the end.
-    let asked: Vec<_> = NODES.map(|node| cluster.ask(node, &["status"])).into();
-    let held = hold.end();
-    for output in asked {
-        assert!(output.status.success(), "{output:?}");
+    let said = "interface is new: gated";
+    for round in 0..3 {
+        let [new, end] = ["new", "end"].map(|name| format!("{name}{round}"));
+        // Each node gets an interface, which is to be gated.
+        let hold = Hold::begin(&cluster, Duration::from_millis(1500), || {
+            let line = format!("link add {new} type veth peer name {end}\n");
+            for node in NODES {
+                cluster.lab.netns(node).ip_batch(&line).unwrap();
+            }
+        });
+        let asked = NODES.map(|node| cluster.ask(node, &["status"]));
+        let held = hold.end();
+        assert!(held > Duration::from_millis(600), "held for {held:?}, which is too short");
+        for output in asked {
+            assert!(output.status.success(), "{output:?}");
+        }
+        for node in NODES {
+            cluster.wait_for_log(node, said, |fields| fields["interface"] == new.as_str());
+        }
     }
-    assert!(held > Duration::from_millis(600), "held for {held:?}, which is too short");
-    // Whoever had been given up would have been said to be alive again by now, for a status is
-    // answered by what gives signs of life.
+    // What a node says of the other one's daemon it has said by now.
     for node in NODES {
         let said = "peer's controller is dead, its kernel half answers";
-        assert!(cluster.logged(node, said).is_empty(), "{node}, held for {held:?}");
+        assert!(cluster.logged(node, said).is_empty(), "{node}");
     }
     assert_eq!(cluster.epoch(Machine::A), epoch);
 }
@@ -99,7 +116,7 @@ fn an_address_that_waits_for_the_kernels_lock_costs_no_other_group_its_lease() {
     cluster.wait_until_serving(Machine::B);
 
     let leases = LeaseView::open(&cluster.lab.leases(Machine::B)).unwrap();
-    let hold = Hold::begin(&cluster, Duration::from_millis(1300));
+    let hold = Hold::begin(&cluster, Duration::from_millis(1300), || {});
     // Node b has to put up an address meanwhile.
     let mut moving = cluster.lab.hb(Machine::A).unwrap();
     let socket = cluster.lab.socket(Machine::A);
@@ -120,7 +137,6 @@ fn an_address_that_waits_for_the_kernels_lock_costs_no_other_group_its_lease() {
     assert!(held > Duration::from_millis(600), "held for {held:?}, which is too short");
     // It was won soon, and waited for its address most of the time.
     assert!(others > looks / 2, "{others} of {looks} looks saw it held");
-    for said in ["lease ran out: the gate is closed until a majority of the voters answers"] {
-        assert!(cluster.logged(Machine::B, said).is_empty());
-    }
+    let said = "lease ran out: the gate is closed until a majority of the voters answers";
+    assert!(cluster.logged(Machine::B, said).is_empty());
 }
