@@ -33,8 +33,10 @@ pub(super) fn numbered(vips: &[Vec<LocalVip>]) -> Vec<(IpAddr, u8)> {
 
 /// What of a host is gated now.
 pub(super) struct Covered {
-    /// Indices of the interfaces there are.
+    /// Indices of the interfaces there are, but for loopback.
     pub(super) present: BTreeSet<u32>,
+    /// Those of them that are gated.
+    pub(super) gated: BTreeSet<u32>,
     /// Names of those that were not gated before.
     pub(super) new: Vec<String>,
     /// What could not be gated.
@@ -56,7 +58,13 @@ pub(super) fn cover(gates: &mut Gates, host: &HostView) -> Covered {
         }
     }
     gates.forget(&present);
-    Covered { present, new, refused }
+    Covered { present, gated: gates.gated().collect(), new, refused }
+}
+
+/// Tells whether exactly the interfaces of `host` but loopback are gated.
+pub(super) fn covers(gated: &BTreeSet<u32>, host: &HostView) -> bool {
+    let there = host.interfaces.iter().filter(|interface| !interface.loopback);
+    there.map(|interface| interface.index).collect::<BTreeSet<u32>>() == *gated
 }
 
 /// Writes a MAC address as people do.

@@ -248,7 +248,7 @@ impl Daemon {
             .and_then(listen)
             .map_err(system("listen for new interfaces"))?;
         // One may have come up since the start looked.
-        self.surveyor.begin_anew();
+        self.surveyor.cover();
         for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
             tracing::warn!(%refusal, "scheduling of the main loop");
         }
@@ -273,7 +273,7 @@ impl Daemon {
                     let mut ready = ready.map_err(system("listen for new interfaces"))?;
                     ready.get_inner().hush();
                     ready.clear_ready();
-                    self.surveyor.begin_anew();
+                    self.surveyor.cover();
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),

@@ -76,8 +76,8 @@ pub enum StartError {
     /// The interfaces cannot be listed.
     #[error("cannot read the interfaces of this host")]
     Interfaces(#[source] io::Error),
-    /// Nobody can look round this host.
-    #[error("cannot start the thread that looks round this host")]
+    /// Nobody can gate new interfaces.
+    #[error("cannot start the thread that gates new interfaces")]
     Survey(#[source] io::Error),
     /// No random numbers.
     #[error("cannot draw a random boot nonce")]

@@ -1,8 +1,9 @@
-//! A look round this host, once a second and whenever an interface comes or goes: are the addresses
-//! there, and is every interface gated? And what of this host a status has.
+//! A look round this host once a second: are the addresses there, and is every interface gated?
+//! What of this host a status has. And the gate on interfaces that are new.
 //!
 //! The kernel answers, and puts the gate on an interface, under a lock that whoever changes interfaces
-//! holds for milliseconds (`RTNL`), so the main loop has other threads ask.
+//! holds for milliseconds (`RTNL`), so the main loop has other threads do it. What is new it hears of
+//! at once by itself.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +11,6 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc as sync},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use hb_ebpf::time::BootTime;
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Daemon, MAIN_PRIORITY,
-    gate::{Covered, cover},
+    gate::{Covered, cover, covers},
     gate_report::{self, GateError},
     resources::describe,
 };
@@ -33,31 +33,25 @@ use crate::{
     core::Phase,
     fast,
     kernel::Gates,
-    realtime::{self, Demand},
+    realtime,
     status::GateReport,
 };
 
-/// What a look needs so that a new interface is gated soon, whatever else the machine does.
-const DEMAND: Demand = Demand {
-    runtime: Duration::from_micros(500),
-    deadline: Duration::from_millis(10),
-    period: Duration::from_millis(10),
-    fifo_priority: MAIN_PRIORITY - 10,
-};
-
-/// What another thread found.
+/// What another thread found or did.
 pub(super) enum Found {
-    /// All that is looked at.
+    /// All that is looked at once a second.
     Survey(Survey),
+    /// Every interface is gated, or not.
+    Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
     Status(Host, oneshot::Sender<Reply>),
 }
 
-/// What is looked at.
+/// What is looked at once a second.
 pub(super) struct Survey {
     began: BootTime,
     present: Result<Vec<Present>, AddressError>,
-    covered: io::Result<Covered>,
+    host: io::Result<HostView>,
 }
 
 /// What of a status is asked of the kernel, but for the kernel half's own maps.
@@ -80,54 +74,93 @@ pub(super) struct Place {
 pub(super) struct Surveyor {
     background: Handle,
     place: Arc<Place>,
-    asks: sync::Sender<()>,
-    thread: JoinHandle<()>,
     sender: mpsc::UnboundedSender<Found>,
     receiver: mpsc::UnboundedReceiver<Found>,
     under_way: bool,
-    /// Something has changed since the look under way began, perhaps.
-    again: bool,
+    coverer: Coverer,
 }
 
-impl Surveyor {
-    /// Starts the thread that looks, and that keeps every interface gated by `gates`.
-    ///
-    /// # Errors
-    ///
-    /// The kernel's.
-    pub(super) fn start(background: Handle, place: Place, mut gates: Gates) -> io::Result<Self> {
+/// Who keeps every interface gated, on a thread of its own.
+struct Coverer {
+    asks: sync::Sender<()>,
+    thread: JoinHandle<()>,
+    under_way: bool,
+    /// Something has changed since what is under way began, perhaps.
+    again: bool,
+    /// Indices of the interfaces that were gated last.
+    gated: BTreeSet<u32>,
+}
+
+impl Coverer {
+    fn start(mut gates: Gates, found: mpsc::UnboundedSender<Found>) -> io::Result<Self> {
         let (asks, asked) = sync::channel::<()>();
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let found = sender.clone();
-        let thread = thread::Builder::new().name("hb-survey".to_owned()).spawn(move || {
-            for refusal in &realtime::prefer_deadline(DEMAND).refused {
-                tracing::debug!(%refusal, "scheduling of the look round this host");
+        let gated = gates.gated().collect();
+        let thread = thread::Builder::new().name("hb-cover".to_owned()).spawn(move || {
+            // Not put off while it has the kernel's lock, as by `SCHED_DEADLINE`: the fast path may
+            // be waiting for it.
+            for refusal in &realtime::prefer_fifo(MAIN_PRIORITY).refused {
+                tracing::debug!(%refusal, "scheduling of the thread that gates interfaces");
             }
             for () in asked {
-                let began = clock::now();
-                let present = addresses();
                 let covered = HostView::read().map(|host| cover(&mut gates, &host));
                 // A daemon that is gone needs none.
-                drop(found.send(Found::Survey(Survey { began, present, covered })));
+                drop(found.send(Found::Covered(covered)));
             }
         })?;
-        let place = Arc::new(place);
-        let (under_way, again) = (false, false);
-        Ok(Self { background, place, asks, thread, sender, receiver, under_way, again })
+        Ok(Self { asks, thread, under_way: false, again: false, gated })
     }
 
-    /// Begins a survey, unless one is under way.
-    pub(super) fn begin(&mut self) {
+    /// Has it look at what is there now, once more if it is looking.
+    fn ask(&mut self) {
+        self.again = self.under_way;
         if !self.under_way {
-            // Without its thread nothing is ever found, and a panic there ends the process.
+            // The thread ends with this only, and a panic there ends the process.
             self.under_way = self.asks.send(()).is_ok();
         }
     }
 
-    /// Begins a survey that sees what is there now: another one, if one is under way.
-    pub(super) fn begin_anew(&mut self) {
-        self.again = self.under_way;
-        self.begin();
+    fn done(&mut self, covered: &io::Result<Covered>) {
+        self.under_way = false;
+        if let Ok(covered) = covered {
+            self.gated.clone_from(&covered.gated);
+        }
+        if self.again {
+            self.ask();
+        }
+    }
+}
+
+impl Surveyor {
+    /// Starts the thread that keeps every interface gated by `gates`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn start(background: Handle, place: Place, gates: Gates) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let coverer = Coverer::start(gates, sender.clone())?;
+        let place = Arc::new(place);
+        Ok(Self { background, place, sender, receiver, under_way: false, coverer })
+    }
+
+    /// Begins a survey, unless one is under way.
+    pub(super) fn begin(&mut self) {
+        if self.under_way {
+            return;
+        }
+        self.under_way = true;
+        let sender = self.sender.clone();
+        self.background.spawn_blocking(move || {
+            let began = clock::now();
+            let survey = Survey { began, present: addresses(), host: HostView::read() };
+            // A daemon that is gone needs none.
+            drop(sender.send(Found::Survey(survey)));
+        });
+    }
+
+    /// Has every interface gated that is there now, and those forgotten that are gone.
+    pub(super) fn cover(&mut self) {
+        self.coverer.ask();
     }
 
     /// Begins to answer who asked for a status.
@@ -142,26 +175,22 @@ impl Surveyor {
 
     /// Returns what was found next; waits for ever if nothing is looked for.
     pub(super) async fn next(&mut self) -> Found {
-        match self.receiver.recv().await {
-            Some(found) => {
-                if let Found::Survey(_) = found {
-                    self.under_way = false;
-                    if std::mem::take(&mut self.again) {
-                        self.begin();
-                    }
-                }
-                found
-            }
-            // Not reached while this holds a sender of its own.
-            None => std::future::pending().await,
+        // It is never `None` while this holds a sender of its own.
+        let Some(found) = self.receiver.recv().await else { return std::future::pending().await };
+        match &found {
+            Found::Survey(_) => self.under_way = false,
+            Found::Covered(covered) => self.coverer.done(covered),
+            Found::Status(..) => {}
         }
+        found
     }
 
     /// Ends the thread: no interface is gated any more from now on.
     pub(super) fn end(self) {
-        drop(self.asks);
+        let Coverer { asks, thread, .. } = self.coverer;
+        drop(asks);
         // A panic there has ended the process already.
-        drop(self.thread.join());
+        drop(thread.join());
     }
 
     /// Lets go of what takes a while.
@@ -180,32 +209,40 @@ impl Daemon {
     pub(super) fn on_found(&mut self, found: Found) {
         match found {
             Found::Survey(survey) => self.on_survey(survey),
+            Found::Covered(covered) => self.on_covered(covered),
             Found::Status(host, reply) => self.on_status(host, reply),
         }
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        let Survey { began, present, covered } = survey;
+        let Survey { began, present, host } = survey;
         match present {
             Ok(present) => self.restore_addresses(&present, began),
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
         }
-        match covered {
-            Ok(Covered { present, new, refused }) => {
-                for (interface, error) in refused {
-                    tracing::error!(interface, error = describe(&error), "interface is not gated");
-                }
-                for interface in new {
-                    tracing::info!(interface, "interface is new: gated");
-                }
-                self.forget_interfaces(&present);
-            }
+        match host {
+            Ok(host) if covers(&self.surveyor.coverer.gated, &host) => {}
+            // It may have been gated meanwhile, which is then found.
+            Ok(_) => self.surveyor.cover(),
             Err(error) => tracing::error!(error = describe(&error), "interfaces not looked at"),
         }
     }
 
-    fn forget_interfaces(&mut self, present: &BTreeSet<u32>) {
-        let gone = self.kernel.forget_attachments(present);
+    fn on_covered(&mut self, covered: io::Result<Covered>) {
+        let Covered { present, new, refused, .. } = match covered {
+            Ok(covered) => covered,
+            Err(error) => {
+                tracing::error!(error = describe(&error), "interfaces not looked at");
+                return;
+            }
+        };
+        for (interface, error) in refused {
+            tracing::error!(interface, error = describe(&error), "interface is not gated");
+        }
+        for interface in new {
+            tracing::info!(interface, "interface is new: gated");
+        }
+        let gone = self.kernel.forget_attachments(&present);
         self.surveyor.let_go(gone);
     }
 
@@ -228,5 +265,23 @@ impl Daemon {
                 self.command(fast::Command::Restore { group: view.group });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Interface;
+
+    #[test]
+    fn a_host_is_covered_if_every_interface_but_loopback_is_gated_and_no_other() {
+        let interface = |index, loopback| Interface { index, loopback, ..Interface::default() };
+        let interfaces = vec![interface(1, true), interface(2, false), interface(3, false)];
+        let host = HostView { interfaces };
+        let covers = |gated: &[u32]| covers(&gated.iter().copied().collect(), &host);
+        assert!(covers(&[3, 2]));
+        assert!(!covers(&[2]), "one is new");
+        assert!(!covers(&[2, 3, 4]), "one is gone, or came after the look");
+        assert!(!covers(&[1, 2, 3]));
     }
 }
