@@ -106,7 +106,6 @@ fn an_address_that_waits_for_the_kernels_lock_costs_no_other_group_its_lease() {
     let mut cluster = Cluster::up(Settings {
         policy: "witness".into(),
         lease: Some("160ms".into()),
-        controller_deadtime: "1900ms".into(),
         resource: false,
         extra: other.into(),
         ..slow()
@@ -139,4 +138,7 @@ fn an_address_that_waits_for_the_kernels_lock_costs_no_other_group_its_lease() {
     assert!(others > looks / 2, "{others} of {looks} looks saw it held");
     let said = "lease ran out: the gate is closed until a majority of the voters answers";
     assert!(cluster.logged(Machine::B, said).is_empty());
+    // Nor is a daemon given up whose fast path waits for the kernel.
+    let said = "peer's controller is dead, its kernel half answers";
+    assert!(cluster.logged(Machine::A, said).is_empty(), "held for {held:?}");
 }

@@ -179,7 +179,7 @@ impl Daemon {
     pub(super) fn on_tick(&mut self) {
         let now = clock::now();
         self.round = now;
-        if self.fast.went_round() {
+        if self.fast.went_round(now) {
             self.shared.stamp_controller(now);
         }
         let mut alive = Vec::new();

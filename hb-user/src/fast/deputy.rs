@@ -4,7 +4,7 @@
 //! milliseconds as a rule and for seconds where many go at once (`RTNL`). Meanwhile the leases of
 //! every group that this node holds would run out. So a second thread probes in the place of the
 //! fast path, from one interval after it turned to the kernel until it is back. It renews nothing for
-//! ever: the daemon's stamp ends with the fast path's rounds.
+//! ever: without the fast path's rounds the daemon's stamp ends two seconds later.
 
 use std::{
     io,

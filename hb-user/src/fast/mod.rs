@@ -244,6 +244,26 @@ pub struct Running {
 struct Token {
     asked: AtomicU64,
     answered: AtomicU64,
+    /// Since when it has been asking the kernel to change addresses, in boot time; 0 if it is not.
+    away_ns: AtomicU64,
+}
+
+/// For so long the kernel may take to change addresses. A machine that does not come to it in that
+/// time serves no other group well either.
+const AWAY: Duration = Duration::from_secs(2);
+
+impl Token {
+    /// Tells whether the thread has gone round since the last call, or waits for the kernel and has
+    /// not done so for long; asks it to go round again.
+    fn is_shown(&self, now: BootTime) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if self.answered.load(Ordering::Acquire) == asked {
+            self.asked.store(asked + 1, Ordering::Release);
+            return true;
+        }
+        let away = BootTime(self.away_ns.load(Ordering::Acquire));
+        away != BootTime::NEVER && now.since(away) < AWAY
+    }
 }
 
 /// The daemon's end of the fast path.
@@ -291,15 +311,11 @@ impl Fast {
         &self.counters
     }
 
-    /// Tells whether the thread has gone round since the last call, and asks it to do so again.
+    /// Tells at `now` whether the thread has gone round since the last call, or else waits for the
+    /// kernel to change an address, as it may for a while; asks it to go round again.
     #[must_use]
-    pub fn went_round(&self) -> bool {
-        let asked = self.token.asked.load(Ordering::Relaxed);
-        let done = self.token.answered.load(Ordering::Acquire) == asked;
-        if done {
-            self.token.asked.store(asked + 1, Ordering::Release);
-        }
-        done
+    pub fn went_round(&self, now: BootTime) -> bool {
+        self.token.is_shown(now)
     }
 }
 
@@ -311,5 +327,26 @@ impl Drop for Fast {
         {
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_for_the_kernel_is_not_stuck_for_a_while() {
+        let token = Token::default();
+        let at = |ms: u64| BootTime(5_000_000_000 + ms * 1_000_000);
+        assert!(token.is_shown(at(0)), "nothing was asked before");
+        assert!(!token.is_shown(at(1)), "it did not answer");
+        token.away_ns.store(at(2).ns(), Ordering::Release);
+        assert!(token.is_shown(at(3)) && token.is_shown(at(2001)));
+        assert!(!token.is_shown(at(2002)), "for too long");
+        token.away_ns.store(0, Ordering::Release);
+        assert!(!token.is_shown(at(2003)));
+        token.answered.store(1, Ordering::Release);
+        assert!(token.is_shown(at(2004)));
+        assert!(!token.is_shown(at(2005)));
     }
 }

@@ -176,6 +176,7 @@ impl Worker {
         if !self.is_away {
             self.deputy.stand_in();
             self.is_away = true;
+            self.token.away_ns.store(clock::now().ns(), Ordering::Release);
         }
         for index in 0..self.groups.len() {
             let Some((task, added)) = self.groups[index].step(&mut self.addresses) else {
@@ -202,6 +203,7 @@ impl Worker {
         if !self.groups.iter().any(Group::is_busy) {
             self.deputy.stand_back();
             self.is_away = false;
+            self.token.away_ns.store(0, Ordering::Release);
         }
     }
 
