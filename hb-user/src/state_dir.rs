@@ -190,14 +190,15 @@ impl StateDir {
         &self.path
     }
 
-    /// Takes the next incarnation: one more than the stored number, from 1. It is on the disk when
-    /// this returns, so no other start ever gets it.
+    /// Takes the next incarnation: one more than the stored number, or than `known`, the newest that
+    /// is known otherwise, since the directory may have been lost or be an old copy; from 1. It is
+    /// on the disk when this returns, so no other start ever gets it.
     ///
     /// # Errors
     ///
     /// The file cannot be read or written, holds no number, or holds the last one.
-    pub fn reserve_incarnation(&mut self) -> Result<u32, StateDirError> {
-        self.reserve(Counter::Incarnation)
+    pub fn reserve_incarnation(&mut self, known: u32) -> Result<u32, StateDirError> {
+        self.reserve(Counter::Incarnation, known)
     }
 
     /// Returns the stored generation, 0 if none was ever reserved.
@@ -216,7 +217,7 @@ impl StateDir {
     ///
     /// The file cannot be read or written, holds no number, or holds the last one.
     pub fn reserve_generation(&mut self) -> Result<u32, StateDirError> {
-        self.reserve(Counter::Generation)
+        self.reserve(Counter::Generation, 0)
     }
 
     /// Stores `generation` unless a higher one is stored already. It is on the disk when this
@@ -303,8 +304,8 @@ impl StateDir {
         }
     }
 
-    fn reserve(&mut self, what: Counter) -> Result<u32, StateDirError> {
-        let Some(next) = self.read(what)?.checked_add(1) else {
+    fn reserve(&mut self, what: Counter, known: u32) -> Result<u32, StateDirError> {
+        let Some(next) = self.read(what)?.max(known).checked_add(1) else {
             return Err(StateDirError::UsedUp { path: self.file(what), what });
         };
         self.write(what, next)?;
@@ -387,12 +388,22 @@ mod tests {
     }
 
     #[test]
+    fn a_number_known_otherwise_is_never_taken_again() {
+        let parent = parent();
+        let path = parent.path().join("pair-a");
+        let mut dir = StateDir::open(&path).unwrap();
+        assert_eq!(dir.reserve_incarnation(7).unwrap(), 8);
+        assert_eq!(dir.reserve_incarnation(3).unwrap(), 9);
+        assert_eq!(dir.reserve_generation().unwrap(), 1);
+    }
+
+    #[test]
     fn numbers_survive_a_restart() {
         let parent = parent();
         let path = parent.path().join("lib").join("pair-a");
         for start in 1..=3 {
             let mut dir = StateDir::open(&path).unwrap();
-            assert_eq!(dir.reserve_incarnation().unwrap(), start);
+            assert_eq!(dir.reserve_incarnation(0).unwrap(), start);
             let stored = fs::read_to_string(path.join("incarnation")).unwrap();
             assert_eq!(stored, format!("{start}\n"), "stored before it is used");
             assert_eq!(dir.generation().unwrap(), start - 1);
@@ -428,10 +439,10 @@ mod tests {
         fs::write(path.join("lock"), format!("{}\n", child.id())).unwrap();
         let left = thread::spawn(move || {
             thread::sleep(Duration::from_millis(50));
-            first.reserve_incarnation().unwrap()
+            first.reserve_incarnation(0).unwrap()
         });
         let mut second = StateDir::open(&path).unwrap();
-        assert_eq!(second.reserve_incarnation().unwrap(), left.join().unwrap() + 1);
+        assert_eq!(second.reserve_incarnation(0).unwrap(), left.join().unwrap() + 1);
         let text = fs::read_to_string(path.join("lock")).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
     }
@@ -442,7 +453,7 @@ mod tests {
         for content in ["", "\n", "x", "-1", "+1", " 1", "1\n\n", "4294967296", "1 2"] {
             let mut dir = StateDir::open(parent.path()).unwrap();
             fs::write(parent.path().join("incarnation"), content).unwrap();
-            let error = dir.reserve_incarnation().unwrap_err();
+            let error = dir.reserve_incarnation(0).unwrap_err();
             assert!(matches!(error, StateDirError::Corrupt { .. }), "{content:?}: {error}");
             let error = error.to_string();
             assert!(error.contains("incarnation holds"), "{error}");

@@ -1,6 +1,6 @@
 //! A node loses its power: the other one takes over, and says so to everybody.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{fs, net::IpAddr, thread, time::Duration};
 
 use lab::{
     addresses::{Link, Machine, VIP4, VIP6},
@@ -8,7 +8,7 @@ use lab::{
     takeover::{takeovers, told},
 };
 
-use super::support::{Cluster, PATIENCE, brisk, wait_for};
+use super::support::{Cluster, PATIENCE, brisk, slow, wait_for};
 
 /// What a loaded machine may add to the deadtime before the other node serves.
 const SLACK: Duration = Duration::from_millis(700);
@@ -102,4 +102,24 @@ fn the_new_holder_announces_in_all_words_and_again() {
         .filter(|claim| !matches!(claim.kind, ClaimKind::ArpRequest | ClaimKind::ArpReply(_)))
         .collect();
     assert!(other.is_empty(), "{other:?}");
+}
+
+/// Its kernel half stays, with a nonce that the other node knows.
+#[test]
+fn a_node_whose_state_directory_was_lost_is_no_replay_of_itself() {
+    let mut cluster = Cluster::up(slow());
+    cluster.kill(Machine::B);
+    let state = cluster.lab.files().directory.join("state");
+    let own = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    let own = own.into_iter().find(|path| path.to_str().unwrap().ends_with("-b")).unwrap();
+    fs::remove_dir_all(own).unwrap();
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.lab.wait_for_controller(Machine::A, true, PATIENCE).unwrap();
+    cluster.lab.wait_for_standby(Machine::B, PATIENCE).unwrap();
+    let status = cluster.status(Machine::A);
+    let peer = &status["peers"][0];
+    assert_eq!(peer["incarnation"], 2, "{peer}");
+    for link in peer["links"].as_array().unwrap() {
+        assert_eq!(link["refused"], serde_json::json!({}), "{peer}");
+    }
 }

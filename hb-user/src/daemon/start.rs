@@ -99,7 +99,9 @@ fn assemble(
     let resumes = has_record && earlier.config_hash == config.fingerprint();
     let health = if resumes { shared.published() } else { Default::default() };
     let terms = config.terms(local.me.id)?;
-    let incarnation = state.reserve_incarnation()?;
+    // The nonce outlives the daemon: with the number of an earlier life it would be that life.
+    let incarnation =
+        state.reserve_incarnation(if has_record { earlier.incarnation } else { 0 })?;
     // Gone before anything is promised anew, and never believed twice.
     let parted = parting::take(state.path())?;
     let new_voters = records::new_voters(&config, &mut state)?;

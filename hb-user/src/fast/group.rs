@@ -74,9 +74,8 @@ pub(super) struct Group {
     work: Option<Work>,
 }
 
-/// What is being done to the addresses of a group. One of them may take as long as somebody else
-/// holds the kernel's lock, and there may be many: in between the thread probes, or the leases of
-/// every group would run out meanwhile.
+/// What is being done to the addresses of a group. There may be many, and one may take as long as
+/// somebody else holds the kernel's lock: in between the thread hears events and commands.
 #[derive(Clone, Copy, Debug)]
 struct Work {
     task: Task,

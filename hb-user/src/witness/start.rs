@@ -294,7 +294,7 @@ impl Seating {
             return Ok(());
         }
         self.life =
-            (self.state.reserve_incarnation()?, nonce::draw().map_err(WitnessError::Random)?);
+            (self.state.reserve_incarnation(0)?, nonce::draw().map_err(WitnessError::Random)?);
         self.plan = if stored == 0 && !confirm {
             Plan::Learn
         } else {
