@@ -45,7 +45,7 @@ use std::{
     time::Duration,
 };
 
-use hb_ebpf::{time::BootTime, wire::GROUPS};
+use hb_ebpf::{epoch::Epoch, time::BootTime, wire::GROUPS};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
@@ -67,7 +67,7 @@ use crate::{
     clock,
     config::{Config, Local},
     control::{Command, ControlError, Server},
-    core::{Core, Input},
+    core::{Core, Input, RecordState},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
@@ -168,6 +168,8 @@ struct Daemon {
     cleaner: Option<clean::Cleaner>,
     /// Nobody else may remove what is pinned.
     _pins_lock: PinsLock,
+    /// What each record was when it was looked at last, and in which epoch.
+    seen: [(RecordState, Epoch); GROUPS],
     /// Groups promised without an end, on the disk.
     vowed: [bool; GROUPS],
 }

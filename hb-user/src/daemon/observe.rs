@@ -79,11 +79,7 @@ impl Daemon {
                     Trigger::Controller(peer) => Some((peer, "controller-dead")),
                     Trigger::Release(peer) => Some((peer, "handed-over")),
                 };
-                if let Some((peer, _)) = why {
-                    // The core hears of the peer first, so that it knows why.
-                    self.look_at(peer);
-                }
-                // And that the record holds: what it does not hold is dropped again.
+                // The core hears that the record holds: what it does not hold is dropped again.
                 self.look_at_record(group);
                 if let Some((peer, cause)) = why {
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
@@ -167,7 +163,7 @@ impl Daemon {
     }
 
     /// Tells the core what the map says of a peer now.
-    fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
+    pub(super) fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
         let state = self.maps().peer(peer)?;
         self.log_refusal(peer, &state);
         self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });

@@ -160,10 +160,17 @@ impl Daemon {
 
     /// Tells the core what the record of a group says now.
     pub(super) fn look_at_record(&mut self, group: GroupId) {
-        if let Some(record) = self.shared.record(group) {
-            let record = RecordFacts::from(&record);
-            self.feed(Input::Record { group, record });
+        let Some(record) = self.shared.record(group) else { return };
+        let record = RecordFacts::from(&record);
+        let step = (record.state, record.epoch);
+        if std::mem::replace(&mut self.seen[usize::from(group.0)], step) != step {
+            // What moved it is in the maps by now: the core hears of that first, so that it knows
+            // why.
+            for peer in self.others() {
+                self.look_at(peer);
+            }
         }
+        self.feed(Input::Record { group, record });
     }
 
     /// Looks at all records, and keeps disk and records in step.

@@ -294,6 +294,7 @@ fn assemble(
         surveyor,
         cleaner,
         _pins_lock: pins_lock,
+        seen: Default::default(),
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),
     };
     for peer in daemon.others() {
