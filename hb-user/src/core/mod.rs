@@ -12,6 +12,7 @@ pub mod choose;
 mod facts;
 mod group;
 mod input;
+mod peer;
 mod setup;
 mod view;
 
@@ -37,6 +38,7 @@ pub use view::{Blocked, GroupView, PeerView, View};
 use self::{
     choose::{Choice, Standing, choose, holder, newest_release},
     group::{Around, Group},
+    peer::Peer,
 };
 use crate::id::{GroupId, NodeId};
 
@@ -57,14 +59,6 @@ pub struct Core {
     published: Option<([Health; GROUPS], bool)>,
     published_at: BootTime,
     actions: VecDeque<Action>,
-}
-
-#[derive(Clone, Debug)]
-struct Peer {
-    id: NodeId,
-    facts: PeerFacts,
-    /// What the fast path has; `None` if it may have acted on it.
-    armed: Option<Vec<GroupId>>,
 }
 
 impl Core {
@@ -478,28 +472,5 @@ impl Core {
         let stop = stops.map(|bounds| bounds.stop).max().unwrap_or(Duration::ZERO);
         let Bounds { take, drop, patience, linger, .. } = self.bounds;
         since.after(take + stop + drop + patience + linger)
-    }
-}
-
-impl Peer {
-    fn log_changes(&self, before: &PeerFacts, out: &mut Vec<Action>) {
-        let (peer, facts) = (self.id, &self.facts);
-        let mut log = |transition| out.push(Action::Log(transition));
-        if facts.life != before.life {
-            if facts.leaving && facts.life.is_dead() {
-                log(Transition::PeerLeft { peer });
-            } else {
-                log(Transition::Peer { peer, from: before.life, to: facts.life });
-            }
-        }
-        if facts.incarnation != before.incarnation && before.incarnation != 0 {
-            log(Transition::PeerRestarted { peer, incarnation: facts.incarnation });
-        }
-        if facts.leaving && !before.leaving {
-            log(Transition::PeerLeaving { peer });
-        }
-        if facts.controller_dead != before.controller_dead {
-            log(Transition::Controller { peer, dead: facts.controller_dead });
-        }
     }
 }

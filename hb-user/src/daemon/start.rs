@@ -251,7 +251,7 @@ fn assemble(
 
     let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
     let place = survey::Place { pins: pins.to_owned(), groups };
-    let surveyor = Surveyor::start(background.clone(), place, gates).map_err(StartError::Survey)?;
+    let surveyor = Surveyor::start(background.clone(), place, gates).map_err(StartError::Cover)?;
 
     let mut daemon = Daemon {
         incarnation,

@@ -78,7 +78,7 @@ pub enum StartError {
     Interfaces(#[source] io::Error),
     /// Nobody can gate new interfaces.
     #[error("cannot start the thread that gates new interfaces")]
-    Survey(#[source] io::Error),
+    Cover(#[source] io::Error),
     /// No random numbers.
     #[error("cannot draw a random boot nonce")]
     Random(#[source] io::Error),

@@ -11,6 +11,7 @@
 mod burst;
 mod deputy;
 mod group;
+mod poller;
 mod probe;
 mod queue;
 mod quiet;
