@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs::{File, OpenOptions},
     io::{self, Read},
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsRawFd,
     process::Output,
     sync::{
@@ -28,13 +28,17 @@ use super::support::{Cluster, PATIENCE, both_vips, slow, wait_for};
 
 const PORT: u16 = 9999;
 
-/// A client that takes what is sent to it.
+/// Takes what is sent to it.
 struct Ear(UdpSocket);
 
 impl Ear {
     fn new(cluster: &Cluster, to: IpAddr) -> Self {
-        let client = cluster.lab.netns(Machine::Client);
-        let socket = client.enter(|| UdpSocket::bind((to, PORT)).unwrap()).unwrap();
+        Self::on(cluster, Machine::Client, to)
+    }
+
+    fn on(cluster: &Cluster, machine: Machine, to: IpAddr) -> Self {
+        let netns = cluster.lab.netns(machine);
+        let socket = netns.enter(|| UdpSocket::bind((to, PORT)).unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(socket)
     }
@@ -243,6 +247,42 @@ fn a_killed_holder_keeps_its_addresses_and_sends_nothing_from_them() {
     assert_open(&cluster, Machine::B);
 }
 
+/// Sends on `node` itself, from and to what it has of the address's family, and returns what of it
+/// arrived there.
+fn what_stays(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String> {
+    let own = address(node, vip);
+    let any: IpAddr =
+        if vip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let ear = Ear::on(cluster, node, any);
+    send_udp(cluster, node, own, (vip, PORT).into(), b"to it");
+    send_udp(cluster, node, vip, (own, PORT).into(), b"from it");
+    send_udp(cluster, node, vip, (vip, PORT).into(), b"both");
+    send_udp(cluster, node, own, (own, PORT).into(), b"last");
+    let seen = ear.until(b"last");
+    seen.into_iter().map(|(text, _)| String::from_utf8(text).unwrap()).collect()
+}
+
+/// A program beside the service would otherwise go on writing to the node that lost the group.
+#[test]
+fn a_frozen_holder_serves_not_even_the_programs_of_its_own_node() {
+    let mut cluster = Cluster::up(slow());
+    for vip in both_vips() {
+        let all = ["both", "from it", "to it"].map(String::from);
+        assert_eq!(what_stays(&cluster, Machine::A, vip), BTreeSet::from(all), "{vip}");
+    }
+    cluster.lab.signal(Machine::A, libc::SIGSTOP).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    assert_eq!(cluster.vips(Machine::A), both_vips(), "nobody took them away");
+    for vip in both_vips() {
+        assert_eq!(what_stays(&cluster, Machine::A, vip), BTreeSet::new(), "{vip}");
+    }
+    let text = gate(&cluster, Machine::A, &[]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("lo         tcx       tcx"), "{text}");
+    cluster.lab.signal(Machine::A, libc::SIGCONT).unwrap();
+    cluster.wait_until_serving(Machine::B);
+}
+
 #[test]
 fn an_interface_that_is_new_is_gated_and_one_that_goes_is_forgotten() {
     let cluster = Cluster::up(slow());
@@ -412,7 +452,7 @@ fn hb_gate_removes_what_a_daemon_left_and_nothing_else() {
     let output = cluster.hb(Machine::A, &by_pins);
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(text, "removed 2 service addresses, and the gate of 2 interfaces\n");
+    assert_eq!(text, "removed 2 service addresses, and the gate of 3 interfaces\n");
     assert!(!pins.exists());
     assert_eq!(network(&cluster, Machine::A), before);
     let leaves = what_leaves(&cluster, Machine::A, VIP4.into());

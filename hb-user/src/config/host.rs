@@ -40,8 +40,6 @@ pub struct Interface {
     pub mac: Option<[u8; 6]>,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
-    /// Whether it leads nowhere but back (`IFF_LOOPBACK`).
-    pub loopback: bool,
     /// Its addresses, each with its prefix length.
     pub addresses: Vec<(IpAddr, u8)>,
 }
@@ -69,7 +67,6 @@ impl HostView {
             let (name, _) = name.split_once(':').unwrap_or((&name, ""));
             let interface = interface_called(&mut interfaces, name);
             interface.up |= entry.ifa_flags & libc::IFF_UP as u32 != 0;
-            interface.loopback |= entry.ifa_flags & libc::IFF_LOOPBACK as u32 != 0;
             // SAFETY: both are null or addresses of the list, each as long as its family says.
             unsafe { note_address(interface, entry.ifa_addr, entry.ifa_netmask) };
             next = entry.ifa_next;

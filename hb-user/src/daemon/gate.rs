@@ -33,7 +33,7 @@ pub(super) fn numbered(vips: &[Vec<LocalVip>]) -> Vec<(IpAddr, u8)> {
 
 /// What of a host is gated now.
 pub(super) struct Covered {
-    /// Indices of the interfaces there are, but for loopback.
+    /// Indices of the interfaces there are.
     pub(super) present: BTreeSet<u32>,
     /// Those of them that are gated.
     pub(super) gated: BTreeSet<u32>,
@@ -43,12 +43,12 @@ pub(super) struct Covered {
     pub(super) refused: Vec<(String, KernelError)>,
 }
 
-/// Puts the gate on every interface of `host` but loopback, and forgets those that are gone.
+/// Puts the gate on every interface of `host`, loopback as well, and forgets those that are gone.
 pub(super) fn cover(gates: &mut Gates, host: &HostView) -> Covered {
     let before: BTreeSet<u32> = gates.gated().collect();
     let (mut new, mut refused) = (Vec::new(), Vec::new());
     let mut present = BTreeSet::new();
-    for interface in host.interfaces.iter().filter(|interface| !interface.loopback) {
+    for interface in &host.interfaces {
         let (name, index) = (&interface.name, interface.index);
         present.insert(index);
         match gates.gate(name, index) {
@@ -61,10 +61,9 @@ pub(super) fn cover(gates: &mut Gates, host: &HostView) -> Covered {
     Covered { present, gated: gates.gated().collect(), new, refused }
 }
 
-/// Tells whether exactly the interfaces of `host` but loopback are gated.
+/// Tells whether exactly the interfaces of `host` are gated.
 pub(super) fn covers(gated: &BTreeSet<u32>, host: &HostView) -> bool {
-    let there = host.interfaces.iter().filter(|interface| !interface.loopback);
-    there.map(|interface| interface.index).collect::<BTreeSet<u32>>() == *gated
+    host.interfaces.iter().map(|interface| interface.index).collect::<BTreeSet<u32>>() == *gated
 }
 
 /// Writes a MAC address as people do.

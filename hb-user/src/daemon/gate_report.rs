@@ -60,7 +60,7 @@ pub fn gate(pins: &Path, groups: &[String]) -> Result<GateReport, GateError> {
 fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
     let mut interfaces = Vec::new();
     let mut not_gated = Vec::new();
-    for interface in host.interfaces.iter().filter(|interface| !interface.loopback) {
+    for interface in &host.interfaces {
         let found = view.interfaces.iter().find(|gated| gated.index == interface.index);
         let gated = found.copied().unwrap_or_default();
         if !(gated.leaving && (gated.xdp || gated.arriving)) {

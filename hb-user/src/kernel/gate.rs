@@ -1,6 +1,8 @@
-//! Where the gate sits: on what goes through every interface but loopback, both ways. Where
-//! heartbeats are heard, the program that hears them looks at what arrives; elsewhere a program of
-//! traffic control does, which leaves XDP, and the order of devices upon devices, to others.
+//! Where the gate sits: on what goes through every interface, both ways. Where heartbeats are heard,
+//! the program that hears them looks at what arrives; elsewhere a program of traffic control does,
+//! which leaves XDP, and the order of devices upon devices, to others. Loopback is one of them:
+//! programs of a node reach a service address there that it still has, as after its daemon froze,
+//! and would be served by the node that lost the group.
 
 use std::{
     collections::BTreeSet,

@@ -18,7 +18,7 @@ pub struct GateReport {
     pub daemon_age_us: u64,
     /// The interfaces it sits on.
     pub interfaces: Vec<InterfaceAtGate>,
-    /// Interfaces that it does not sit on, both ways; loopback needs none.
+    /// Interfaces that it does not sit on, both ways.
     pub not_gated: Vec<String>,
     /// The service addresses, in the order of the configuration.
     pub addresses: Vec<AddressAtGate>,
