@@ -33,5 +33,6 @@ mod cluster {
     mod startup_interrupted;
     mod transports;
     mod unread;
+    mod warm;
     mod witness;
 }

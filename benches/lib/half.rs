@@ -27,7 +27,7 @@ use hb_ebpf::{
 use hb_user::{
     clock,
     id::{LinkId, NodeId},
-    kernel::{Identity, Kernel, OBJECT, Shared, remove_pins},
+    kernel::{Guarded, Identity, Kernel, OBJECT, Shared, remove_pins},
 };
 
 use crate::{
@@ -134,7 +134,8 @@ impl Half {
         shared.stamp_controller(AHEAD);
         kernel.set_terms(&terms()?)?;
         kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, ..Default::default() })?;
-        kernel.set_vips(&[(packets::VIP_V4.into(), 0), (packets::VIP_V6.into(), 0)])?;
+        let guarded = |address| Guarded { address, group: 0, warm: false };
+        kernel.set_vips(&[guarded(packets::VIP_V4.into()), guarded(packets::VIP_V6.into())])?;
         let shared = Arc::new(shared);
         let mut half = Self { kernel, shared, transport, interface, mac, _pins: pins };
         half.introduce(PEER)?;

@@ -242,8 +242,11 @@ pub struct Vip {
     pub group: u8,
     /// Its number: index of its counters, its bounce and the claims on it; below [`MAX_VIPS`].
     pub number: u8,
+    /// Not zero if the address is on this node also while it does not hold the group. Then the stack
+    /// would take the advertisements (RFC 4861, 4.4) of the node that does for a conflict, and log each.
+    pub warm: u8,
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
 }
 
 /// Where packets for a service address are sent on to after it was handed over. Map `BOUNCES`, by

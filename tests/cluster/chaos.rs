@@ -7,6 +7,7 @@ use lab::{
     Lab,
     addresses::Machine,
     chaos::{Chaos, Lengths, RunReport},
+    config::Settings,
     faults::{Fault, Kind, Planned},
 };
 
@@ -19,7 +20,11 @@ const SEED: u64 = 20_000;
 
 fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
     let lengths = Lengths::default();
-    let settings = lengths.settings(policy, gate);
+    start_with(lengths.settings(policy, gate))
+}
+
+fn start_with(settings: Settings) -> (Chaos, Lab) {
+    let lengths = Lengths::default();
     let kinds = Chaos::all_kinds(&settings);
     (Chaos { lengths, kinds }, Chaos::start(options(settings)).unwrap())
 }
@@ -29,7 +34,10 @@ fn assert_good(report: &RunReport) {
 }
 
 fn series(policy: &str) {
-    let (chaos, mut lab) = start(policy, None);
+    go_through(start(policy, None));
+}
+
+fn go_through((chaos, mut lab): (Chaos, Lab)) {
     let mut answers = 0;
     for seed in SEED..SEED + RUNS {
         let report = chaos.run(&mut lab, seed).unwrap();
@@ -43,6 +51,13 @@ fn series(policy: &str) {
 #[test]
 fn never_two_servers_with_a_witness() {
     series("witness");
+}
+
+/// Here nothing but the gate tells the nodes apart.
+#[test]
+fn never_two_servers_with_the_addresses_on_both_nodes() {
+    let settings = Lengths::default().settings("witness", None);
+    go_through(start_with(Settings { warm: true, ..settings }));
 }
 
 #[test]

@@ -129,13 +129,13 @@ fn what_leaves(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String
     seen.into_iter().map(|(text, _)| String::from_utf8(text).unwrap()).collect()
 }
 
-fn assert_closed(cluster: &Cluster, node: Machine) {
+pub(super) fn assert_closed(cluster: &Cluster, node: Machine) {
     for vip in both_vips() {
         assert_eq!(what_leaves(cluster, node, vip), BTreeSet::new(), "{vip} from {node}");
     }
 }
 
-fn assert_open(cluster: &Cluster, node: Machine) {
+pub(super) fn assert_open(cluster: &Cluster, node: Machine) {
     let all = |words: &[&str]| words.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
     assert_eq!(what_leaves(cluster, node, VIP4.into()), all(&["frame", "udp"]), "from {node}");
     assert_eq!(what_leaves(cluster, node, VIP6.into()), all(&["udp"]), "from {node}");
@@ -182,7 +182,7 @@ fn nothing() -> Value {
     Value::Array(Vec::new())
 }
 
-fn ip(cluster: &Cluster, node: Machine, arguments: &str) {
+pub(super) fn ip(cluster: &Cluster, node: Machine, arguments: &str) {
     cluster.lab.netns(node).ip(&arguments.split(' ').collect::<Vec<_>>()).unwrap();
 }
 
@@ -249,7 +249,7 @@ fn a_killed_holder_keeps_its_addresses_and_sends_nothing_from_them() {
 
 /// Sends on `node` itself, from and to what it has of the address's family, and returns what of it
 /// arrived there.
-fn what_stays(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String> {
+pub(super) fn what_stays(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String> {
     let own = address(node, vip);
     let any: IpAddr =
         if vip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -21,12 +21,12 @@ use super::support::{Cluster, slow};
 const TOGETHER: &str = "77";
 
 /// The kernel holds its lock, on a thread that waits for it.
-struct Hold(JoinHandle<Duration>);
+pub(super) struct Hold(JoinHandle<Duration>);
 
 impl Hold {
     /// Begins, for about `length`, right after `before`: deleting bridges that nobody uses takes that
     /// long.
-    fn begin(cluster: &Cluster, length: Duration, before: impl FnOnce()) -> Self {
+    pub(super) fn begin(cluster: &Cluster, length: Duration, before: impl FnOnce()) -> Self {
         let few = 10;
         make_bridges(cluster, few);
         let took = delete_bridges(cluster).join().unwrap();
@@ -41,12 +41,12 @@ impl Hold {
         Self(deleting)
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.0.is_finished()
     }
 
     /// Waits for the end; returns how long it was held.
-    fn end(self) -> Duration {
+    pub(super) fn end(self) -> Duration {
         self.0.join().unwrap()
     }
 }

@@ -108,7 +108,18 @@ impl Cluster {
             status["peers"][0]["life"] == "alive"
                 && status["peers"][0]["controller"]["alive"] == true
         });
-        assert_eq!(self.vips(peer), BTreeSet::new(), "on {peer}");
+        if self.lab.settings().warm {
+            self.wait_until_warm(peer);
+        } else {
+            assert_eq!(self.vips(peer), BTreeSet::new(), "on {peer}");
+        }
+    }
+
+    /// Waits until the addresses are up on a node that does not serve.
+    pub(crate) fn wait_until_warm(&self, node: Machine) {
+        wait_for(&format!("warm addresses on {node}"), || {
+            (self.vips(node) == both_vips()).then_some(())
+        });
     }
 
     /// Waits until `node` serves, whatever the other one does.

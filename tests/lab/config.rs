@@ -39,6 +39,8 @@ pub struct Settings {
     pub engine: String,
     /// Whether the group returns to `a` when `a` does.
     pub auto_failback: bool,
+    /// Whether the addresses are up on both nodes.
+    pub warm: bool,
     /// The links, each with its transport as the configuration spells it.
     pub links: Vec<(Link, &'static str)>,
     /// Whether the group has a resource besides its addresses.
@@ -62,6 +64,7 @@ impl Default for Settings {
             fence_delay: "300ms".into(),
             engine: "auto".into(),
             auto_failback: false,
+            warm: false,
             links: vec![(Link::Client, "udp4"), (Link::Direct, "ethernet")],
             resource: true,
             extra: String::new(),
@@ -211,6 +214,9 @@ format = "json"
         }
     }
     write!(text, "\n[[group]]\nname = \"{GROUP}\"\npreferred = \"a\"\n")?;
+    if settings.warm {
+        writeln!(text, "warm_addresses = true")?;
+    }
     for address in [format!("{VIP4}/{PREFIX4}"), format!("{VIP6}/{PREFIX6}")] {
         let interface = Link::Client.interface();
         write!(text, "[[group.address]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n")?;

@@ -15,7 +15,7 @@ use hb_ebpf::{
 use hb_user::{
     clock,
     id::GroupId,
-    kernel::{Leases, Way as Program},
+    kernel::{Guarded, Leases, Way as Program},
 };
 use proptest::{
     prelude::*,
@@ -33,8 +33,9 @@ const TC_SHOT: i32 = 2;
 const TCX_NEXT: i32 = -1;
 pub(super) const LONG: Duration = Duration::from_millis(1_900);
 
-/// The addresses of group 0, one of each family, and one of group 1, which nobody ever holds.
-const VIPS: [&str; 3] = ["192.0.2.100", "2001:db8::100", "192.0.2.101"];
+/// The addresses of group 0, one of each family, and those of group 1, which nobody ever holds and
+/// which are on this node all the same.
+const VIPS: [&str; 4] = ["192.0.2.100", "2001:db8::100", "192.0.2.101", "2001:db8::166"];
 
 fn vip(number: usize) -> IpAddr {
     VIPS[number].parse().unwrap()
@@ -65,7 +66,10 @@ impl Gated {
         let terms =
             Terms::new(policy, &timing, &[PEER.0, ME.0, WITNESS], ME.0, Some(WITNESS)).unwrap();
         rig.kernel.set_terms(&terms).unwrap();
-        rig.kernel.set_vips(&[(vip(0), 0), (vip(1), 0), (vip(2), 1)]).unwrap();
+        let guarded = |number, group, warm| Guarded { address: vip(number), group, warm };
+        let all = [(0, 0, false), (1, 0, false), (2, 1, true), (3, 1, true)];
+        let all = all.map(|(number, group, warm)| guarded(number, group, warm));
+        rig.kernel.set_vips(&all).unwrap();
         let leases = rig.kernel.leases().unwrap();
         // Nobody set a mode: new maps are zero, and that is closed.
         const { assert!(Mode::On as u8 == 0) };
@@ -158,8 +162,10 @@ impl Gated {
 
     /// Asserts that group 1 is closed, whatever group 0 does.
     fn assert_other_closed(&self) {
-        for packet in touching(vip(2), 0) {
-            assert!(!self.looks(&packet).contains(&true), "{}", packet.what);
+        for number in 2..VIPS.len() {
+            for packet in touching(vip(number), 0) {
+                assert!(!self.looks(&packet).contains(&true), "{}", packet.what);
+            }
         }
     }
 }
@@ -392,6 +398,29 @@ fn claims_by_others_are_heard_and_counted_and_change_nothing() {
     assert_eq!(gated.rig.kernel.run_gate(Program::In, claim).unwrap(), (TCX_NEXT, claim.clone()));
     assert_eq!(gated.count(0, Count::Claims), 3);
     assert_eq!(gated.rig.kernel.claims(0).unwrap().mac, CLIENT_MAC);
+}
+
+/// The stack takes an advertisement of an IPv6 address that it has itself for a conflict, and logs
+/// it; of an IPv4 address it takes no notice.
+#[test]
+fn the_holders_advertisements_of_a_warm_address_do_not_reach_the_stack() {
+    let mut gated = Gated::new(Policy::Witness, LONG);
+    let verdicts = [(Mode::On, XDP_DROP, TC_SHOT), (Mode::DryRun, XDP_PASS, TCX_NEXT)];
+    for (mode, xdp, tcx) in verdicts {
+        gated.set_mode(mode);
+        for packet in claims(vip(3), CLIENT_MAC) {
+            assert_eq!(gated.rig.run_packet(&packet), (xdp, packet.clone()));
+            let late = gated.rig.kernel.run_gate(Program::In, &packet).unwrap();
+            assert_eq!(late, (tcx, packet));
+        }
+        for number in 0..3 {
+            for packet in claims(vip(number), CLIENT_MAC) {
+                assert_eq!(gated.rig.run_packet(&packet), (XDP_PASS, packet.clone()));
+                let late = gated.rig.kernel.run_gate(Program::In, &packet).unwrap();
+                assert_eq!(late, (TCX_NEXT, packet));
+            }
+        }
+    }
 }
 
 #[test]

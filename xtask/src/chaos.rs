@@ -32,6 +32,9 @@ pub(crate) struct Chaos {
     /// Whether the kernel checks each packet. With `bypass` the judge must find violations.
     #[arg(long, value_enum, default_value = "on")]
     gate: Gate,
+    /// Have the service addresses on both nodes, so that nothing but the gate tells them apart.
+    #[arg(long)]
+    warm: bool,
     /// Choose only among these kinds of faults, separated by commas.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     faults: Vec<Kind>,
@@ -125,7 +128,8 @@ impl Chaos {
         lengths.margin = self.margin.unwrap_or(lengths.margin);
         lengths.interval = self.interval.unwrap_or(lengths.interval);
         let gate = (self.gate == Gate::Bypass).then_some(self.gate.name());
-        let settings = lengths.settings(self.policy.name(), gate);
+        let mut settings = lengths.settings(self.policy.name(), gate);
+        settings.warm = self.warm;
         let possible = chaos::Chaos::all_kinds(&settings);
         for kind in &self.faults {
             ensure!(possible.contains(kind), "policy {} has no {kind}", self.policy.name());
@@ -139,10 +143,11 @@ impl Chaos {
         options.limit = Duration::from_secs(24 * 3600);
         let mut lab = chaos::Chaos::start(options)?;
         println!(
-            "lab {}: policy {}, gate {}, {} x {:?}, lease {:?}, margin {:?}; runs {}, seed {}",
+            "lab {}: policy {}, gate {}{}, {} x {:?}, lease {:?}, margin {:?}; runs {}, seed {}",
             lab.name(),
             self.policy.name(),
             self.gate.name(),
+            if self.warm { ", warm addresses" } else { "" },
             lengths.misses,
             lengths.interval,
             lengths.lease,

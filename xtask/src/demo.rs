@@ -59,6 +59,9 @@ pub(crate) struct Demo {
     /// Draw all runs into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    /// Have the service addresses on both nodes all the time, behind the gate.
+    #[arg(long)]
+    warm: bool,
     /// Use this hb binary instead of building one.
     #[arg(long, value_name = "FILE")]
     hb: Option<PathBuf>,
@@ -90,6 +93,7 @@ impl Demo {
             controller_deadtime: self.controller_deadtime.clone(),
             policy: self.policy.name().into(),
             lease: self.lease.clone(),
+            warm: self.warm,
             ..Settings::default()
         };
         let mut lab = Lab::up(options)?;

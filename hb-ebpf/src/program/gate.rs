@@ -33,8 +33,11 @@ pub(crate) fn arriving(ctx: &XdpContext) -> u32 {
     let touched = gate::arriving(&Packet(ctx));
     if let Some((address, mac)) = touched.claimed
         && let Some(vip) = find(address)
+        && !claimed(vip, mac)
+        && is_of_own(vip, address)
+        && drops()
     {
-        claimed(vip, mac);
+        return XDP_DROP;
     }
     for address in [touched.address, touched.target] {
         if let Some(address) = address
@@ -57,8 +60,11 @@ pub(crate) fn arriving_late(ctx: &TcContext) -> i32 {
     let touched = gate::arriving(&Linear(ctx));
     if let Some((address, mac)) = touched.claimed
         && let Some(vip) = find(address)
+        && !claimed(vip, mac)
+        && is_of_own(vip, address)
+        && drops()
     {
-        claimed(vip, mac);
+        return TC_ACT_SHOT as i32;
     }
     if !may_pass([touched.address, touched.target], false) {
         return TC_ACT_SHOT as i32;
@@ -191,16 +197,22 @@ fn stopped(ctx: &XdpContext, vip: Vip) -> u32 {
     XDP_DROP
 }
 
-/// Somebody claims the address. While this node serves it, that is somebody else.
+/// Tells whether a claim that is no conflict would be one to the stack.
 #[inline(always)]
-fn claimed(vip: Vip, mac: [u8; 6]) {
-    let Some(entry) = maps::LEASES.get(u32::from(vip.group)) else { return };
-    let Some(claims) = maps::CLAIMS.get_ptr_mut(u32::from(vip.number)) else { return };
+fn is_of_own(vip: Vip, address: Address) -> bool {
+    vip.warm != 0 && matches!(address, Address::V6(_))
+}
+
+/// Somebody claims the address. While this node serves it, that is somebody else; tells whether it does.
+#[inline(always)]
+fn claimed(vip: Vip, mac: [u8; 6]) -> bool {
+    let Some(entry) = maps::LEASES.get(u32::from(vip.group)) else { return false };
+    let Some(claims) = maps::CLAIMS.get_ptr_mut(u32::from(vip.number)) else { return false };
     let now = clock::now();
-    let Some(node) = maps::NODE.get(0) else { return };
+    let Some(node) = maps::NODE.get(0) else { return false };
     let (stamp, deadtime) = (node.controller_stamp_ns, node.controller_deadtime_ns);
     if !lease::gate::passes(entry.expires_ns, stamp, deadtime, now) {
-        return;
+        return false;
     }
     count(vip, Count::Claims);
     // SAFETY: the element outlives the program. Two CPUs may write at once: then one of the two
@@ -208,11 +220,12 @@ fn claimed(vip: Vip, mac: [u8; 6]) {
     unsafe {
         (*claims).mac = mac;
         if now.saturating_sub((*claims).told_ns) < TELL_EVERY_NS {
-            return;
+            return true;
         }
         (*claims).told_ns = now;
     }
     report::push(report::event(EventKind::Claim, 0, vip.number, now));
+    true
 }
 
 const _: () = assert!(MAX_VIPS <= u8::MAX as usize);

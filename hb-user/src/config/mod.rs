@@ -205,6 +205,8 @@ pub struct Group {
     pub preferred: NodeId,
     /// Whether it moves back to the preferred node when that returns.
     pub auto_failback: bool,
+    /// Whether the addresses are on this node also while it does not serve, behind the closed gate.
+    pub warm_addresses: bool,
     /// Service addresses, in order.
     pub addresses: Vec<ServiceAddress>,
     /// Resources to start after the addresses, in order, and to stop before them, in reverse.

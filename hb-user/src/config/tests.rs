@@ -279,6 +279,15 @@ fn fingerprint_changes_with_what_must_be_equal() {
 }
 
 #[test]
+fn each_node_may_keep_the_addresses_of_a_group_or_not() {
+    assert!(good().groups.iter().all(|group| !group.warm_addresses));
+    let warm =
+        parse(&with("preferred = \"b\"", "preferred = \"b\"\nwarm_addresses = true")).unwrap();
+    assert_eq!([warm.groups[0].warm_addresses, warm.groups[1].warm_addresses], [false, true]);
+    assert_eq!(warm.fingerprint(), good().fingerprint());
+}
+
+#[test]
 fn each_node_sees_its_own_side() {
     let config = good();
     let local = config.for_node("b").unwrap();

@@ -56,9 +56,13 @@ impl Daemon {
                 Action::Announce { group } => self.command(Command::Announce { group }),
                 Action::Release { group, successor, .. } => {
                     self.prepare_bounce(group, successor);
+                    self.warm.leave(group);
                     self.command(Command::Release { group, successor });
                 }
-                Action::Drop { group, .. } => self.command(Command::Drop { group }),
+                Action::Drop { group, .. } => {
+                    self.warm.leave(group);
+                    self.command(Command::Drop { group });
+                }
                 Action::StartResources { group, epoch, reason } => {
                     let resuming = self
                         .resuming

@@ -36,6 +36,7 @@ mod selftest;
 mod start;
 mod start_error;
 mod survey;
+mod warm;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -166,6 +167,7 @@ struct Daemon {
     fences: fence::Fences,
     surveyor: survey::Surveyor,
     cleaner: Option<clean::Cleaner>,
+    warm: warm::Warm,
     /// Nobody else may remove what is pinned.
     _pins_lock: PinsLock,
     /// What each record was when it was looked at last, and in which epoch.

@@ -88,6 +88,7 @@ impl Daemon {
                     let group = self.group_name(group);
                     tracing::warn!(group, unsent, "announcements could not be sent; more follow");
                 }
+                self.look_after_warm(group);
                 let result = result.map_err(|error| describe(&error));
                 self.feed(Input::Took { group, epoch, result });
             }
@@ -97,6 +98,7 @@ impl Daemon {
                     tracing::error!(group, error = describe(&error), "address not put back");
                 }
             }
+            Report::Warmed { group, result } => self.on_warmed(group, result),
             Report::Dropped { group, result, .. } => {
                 self.clean(group, result.map_err(|error| describe(&error)));
             }
@@ -196,6 +198,7 @@ impl Daemon {
             let buddy = alive.iter().find(|other| **other != peer).copied();
             self.shared.set_buddy(peer, buddy);
         }
+        self.keep_warm();
         self.go_on_with_keys();
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;

@@ -361,6 +361,7 @@ impl Daemon {
                     present: present.iter().any(|found| {
                         found.ip == local.vip.ip() && found.interface == local.vip.interface()
                     }),
+                    warm: self.config.groups.get(index).is_some_and(|group| group.warm_addresses),
                 })
                 .collect(),
             resources: resources

@@ -28,6 +28,7 @@ use super::{
     resources::Worker,
     start_error::StartError,
     survey::{self, Surveyor},
+    warm::Warm,
 };
 use crate::{
     address::AddressSocket,
@@ -40,7 +41,7 @@ use crate::{
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
+    kernel::{Guarded, Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
     key::peer_keys,
     link::{Ends, LinkSocket},
     logging, nonce, parting,
@@ -137,7 +138,11 @@ fn assemble(
         GateMode::Bypass => gate::Mode::Bypass,
     };
     kernel.set_gate(&gate::Settings { mode: mode as u8, ..Default::default() })?;
-    kernel.set_vips(&super::gate::numbered(&vips))?;
+    let guarded = super::gate::numbered(&vips).into_iter().map(|(address, group)| {
+        let warm = config.groups.get(usize::from(group)).is_some_and(|group| group.warm_addresses);
+        Guarded { address, group, warm }
+    });
+    kernel.set_vips(&guarded.collect::<Vec<_>>())?;
     let host = HostView::read().map_err(StartError::Interfaces)?;
     let mut gates = kernel.gates()?;
     if let Some((_, error)) = super::gate::cover(&mut gates, &host).refused.into_iter().next() {
@@ -164,6 +169,9 @@ fn assemble(
     let mut effects = Vec::new();
     for (group, vips) in config.groups.iter().zip(&vips) {
         let mut effect = Effect::new(!group.resources.is_empty());
+        if group.warm_addresses {
+            effect = effect.warm();
+        }
         for local in vips {
             let announcement = Announcement::new(local.vip.ip(), local.mac);
             let socket = AnnounceSocket::open(local.vip.interface())?;
@@ -293,6 +301,7 @@ fn assemble(
         fences: Fences::new(background.clone()),
         surveyor,
         cleaner,
+        warm: Warm::default(),
         _pins_lock: pins_lock,
         seen: Default::default(),
         vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),

@@ -217,7 +217,10 @@ impl Daemon {
     fn on_survey(&mut self, survey: Survey) {
         let Survey { began, present, host } = survey;
         match present {
-            Ok(present) => self.restore_addresses(&present, began),
+            Ok(present) => {
+                self.restore_addresses(&present, began);
+                self.warm_again(&present, began);
+            }
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
         }
         match host {
@@ -236,6 +239,7 @@ impl Daemon {
                 return;
             }
         };
+        self.on_gated(!refused.is_empty());
         for (interface, error) in refused {
             tracing::error!(interface, error = describe(&error), "interface is not gated");
         }
@@ -250,16 +254,11 @@ impl Daemon {
     /// took them away.
     fn restore_addresses(&mut self, present: &[Present], began: BootTime) {
         for view in self.core.view().groups {
-            if !matches!(view.phase, Phase::Serving { .. }) || view.since >= began {
+            let taken = matches!(view.phase, Phase::Starting { .. } | Phase::Serving { .. });
+            if !taken || view.since >= began {
                 continue;
             }
-            let vips = self.vips.get(view.group.0 as usize).map_or(&[][..], Vec::as_slice);
-            let missing = vips.iter().find(|local| {
-                !present.iter().any(|found| {
-                    found.ip == local.vip.ip() && found.interface == local.vip.interface()
-                })
-            });
-            if let Some(missing) = missing {
+            if let Some(missing) = self.missing(view.group, present) {
                 let group = self.group_name(view.group);
                 tracing::warn!(group, vip = %missing.vip, "address is gone: putting it back");
                 self.command(fast::Command::Restore { group: view.group });

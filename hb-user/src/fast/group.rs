@@ -29,6 +29,7 @@ pub enum EffectError {
 pub struct Effect {
     addresses: Vec<Address>,
     resources: bool,
+    warm: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +46,13 @@ impl Effect {
     #[must_use]
     pub fn new(resources: bool) -> Self {
         Self { resources, ..Self::default() }
+    }
+
+    /// The addresses may be up also while the group is not held: then a takeover announces them and
+    /// asks nothing of the kernel.
+    #[must_use]
+    pub fn warm(self) -> Self {
+        Self { warm: true, ..self }
     }
 
     /// Appends an address, announced from `socket` by `announcement`.
@@ -71,6 +79,8 @@ pub(super) struct Group {
     effect: Effect,
     announced: Option<(BootTime, BootTime)>,
     taken: Option<Epoch>,
+    /// Every address is on this node, by what the kernel said last.
+    up: bool,
     work: Option<Work>,
 }
 
@@ -94,6 +104,10 @@ pub(super) enum Task {
     Restore(Epoch),
     /// They are taken down.
     Remove,
+    /// They are put up while the group is not held, and not announced.
+    Warm,
+    /// They are taken down again, from a group that was not held since.
+    Cool,
 }
 
 /// What became of a group's addresses.
@@ -109,7 +123,7 @@ pub(super) struct Added {
 
 impl Group {
     pub(super) fn new(effect: Effect) -> Self {
-        Self { effect, announced: None, taken: None, work: None }
+        Self { effect, announced: None, taken: None, up: false, work: None }
     }
 
     /// Returns the epoch in which the addresses were put up, or are being put up.
@@ -129,11 +143,20 @@ impl Group {
     /// [`step`](Self::step) until it says what came of it.
     pub(super) fn begin(&mut self, task: Task) {
         self.taken = None;
-        if let Task::Remove = task {
+        if let Task::Remove | Task::Cool = task {
             self.announced = None;
         }
+        // Of all tasks only a takeover is begun without a doubt that they are there.
+        self.up &= matches!(task, Task::Take(..));
         let added = Added { at: clock::now(), unsent: 0, result: Ok(()) };
         self.work = Some(Work { task, next: 0, added });
+    }
+
+    /// Tells whether the addresses may be put up or taken down beside any holding: nothing was done
+    /// to them in an epoch that has not been left, and nothing else is being done.
+    pub(super) fn is_apart(&self) -> bool {
+        self.taken.is_none()
+            && self.work.is_none_or(|work| matches!(work.task, Task::Warm | Task::Cool))
     }
 
     /// Tells whether there is something to be done.
@@ -145,13 +168,23 @@ impl Group {
     /// for it is of use at once. Returns what came of all after the last.
     pub(super) fn step(&mut self, socket: &mut AddressSocket) -> Option<(Task, Added)> {
         let Work { task, next, mut added } = self.work?;
+        if let Task::Take(epoch, ..) = task
+            && self.effect.warm
+            && self.up
+        {
+            added.unsent = self.announce(added.at);
+            self.taken = Some(epoch);
+            self.work = None;
+            return Some((task, added));
+        }
         if let Some(address) = self.effect.addresses.get(next) {
             let result = match task {
                 Task::Take(..) | Task::Restore(_) => execute(socket, &address.add).map(|()| {
                     added.at = clock::now();
                     added.unsent += address.announce();
                 }),
-                Task::Remove => execute(socket, &address.remove),
+                Task::Warm => execute(socket, &address.add),
+                Task::Remove | Task::Cool => execute(socket, &address.remove),
             };
             added.result = added.result.and(result);
         }
@@ -161,6 +194,7 @@ impl Group {
             return None;
         }
         self.work = None;
+        self.up = added.result.is_ok() && !matches!(task, Task::Remove | Task::Cool);
         if let (Task::Take(epoch, ..) | Task::Restore(epoch), Ok(())) = (task, added.result) {
             self.taken = Some(epoch);
             self.announced = Some((added.at, Schedule::next(added.at, added.at)));

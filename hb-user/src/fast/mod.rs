@@ -101,6 +101,16 @@ pub enum Command {
         /// The group.
         group: GroupId,
     },
+    /// Put up the addresses of a group that is not held, behind the closed gate.
+    Warm {
+        /// The group.
+        group: GroupId,
+    },
+    /// Take them down again.
+    Cool {
+        /// The group.
+        group: GroupId,
+    },
     /// Go by these keys in probes to a peer.
     Keys {
         /// The peer, or the witness.
@@ -175,6 +185,13 @@ pub enum Report {
     },
     /// The addresses of a group are up again, or not.
     Restored {
+        /// The group.
+        group: GroupId,
+        /// The first thing that failed.
+        result: Result<(), EffectError>,
+    },
+    /// The addresses of a group that is not held are up, or not.
+    Warmed {
         /// The group.
         group: GroupId,
         /// The first thing that failed.

@@ -197,6 +197,8 @@ impl Worker {
                     self.probe();
                 }
                 Task::Restore(_) => self.report(Report::Restored { group, result }),
+                Task::Warm => self.report(Report::Warmed { group, result }),
+                Task::Cool => {}
                 Task::Remove => self.report(Report::Dropped { group, at: clock::now(), result }),
             }
         }
@@ -349,6 +351,9 @@ impl Worker {
                     found.begin(Task::Restore(epoch));
                 }
             }
+            // Not if it was taken since the daemon looked.
+            Command::Warm { group } => self.begin_apart(group, Task::Warm),
+            Command::Cool { group } => self.begin_apart(group, Task::Cool),
             Command::Keys { peer, keys, slot, trial } => {
                 self.streams.set_keys(peer, &keys, slot, trial);
             }
@@ -359,6 +364,14 @@ impl Worker {
     /// Returns a group to whose addresses nothing is being done.
     fn idle(&mut self, group: GroupId) -> Option<&mut Group> {
         self.groups.get_mut(group.0 as usize).filter(|found| !found.is_busy())
+    }
+
+    fn begin_apart(&mut self, group: GroupId, task: Task) {
+        if let Some(found) = self.groups.get_mut(group.0 as usize)
+            && found.is_apart()
+        {
+            found.begin(task);
+        }
     }
 
     fn take_down(&mut self, group: GroupId) {

@@ -32,17 +32,27 @@ pub(super) struct Gated {
     _link: Hold,
 }
 
+/// A service address, as the gate is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    /// The address.
+    pub address: IpAddr,
+    /// Index of its group.
+    pub group: u8,
+    /// Whether it is on this node also while it does not hold the group.
+    pub warm: bool,
+}
+
 impl Kernel {
-    /// Sets which addresses are gated, with the group of each; the place in the list is the number
-    /// of the address.
+    /// Sets which addresses are gated; the place in the list is the number of the address.
     ///
     /// # Errors
     ///
     /// [`KernelError::Map`].
-    pub fn set_vips(&mut self, vips: &[(IpAddr, u8)]) -> Result<(), KernelError> {
+    pub fn set_vips(&mut self, vips: &[Guarded]) -> Result<(), KernelError> {
         let (mut four, mut six) = (Vec::new(), Vec::new());
-        for (number, (address, group)) in vips.iter().enumerate() {
-            let vip = Vip { group: *group, number: number as u8, reserved: [0; 2] };
+        for (number, &Guarded { address, group, warm }) in vips.iter().enumerate() {
+            let vip = Vip { group, number: number as u8, warm: warm.into(), reserved: 0 };
             match address {
                 IpAddr::V4(address) => four.push((address.octets(), vip)),
                 IpAddr::V6(address) => six.push((address.octets(), vip)),

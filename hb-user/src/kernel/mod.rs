@@ -18,7 +18,7 @@ mod witness;
 
 pub use attach::{Attachment, Mode};
 pub use error::KernelError;
-pub use gate::Gates;
+pub use gate::{Gates, Guarded};
 pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock};
 pub use pins::remove_pins;
 pub use program::{

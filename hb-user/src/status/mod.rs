@@ -385,6 +385,8 @@ pub struct AddressStatus {
     pub interface: String,
     /// Whether it is there now.
     pub present: bool,
+    /// Whether it is to be there also while the group is not served here (`warm_addresses`).
+    pub warm: bool,
 }
 
 /// One resource.

@@ -81,6 +81,7 @@ fn contents(page: &mut Page, report: &StatusReport, group: &GroupStatus) {
         let state = match (address.present, here) {
             (true, true) => "present",
             (false, true) => "MISSING",
+            (true, false) if address.warm => "present, closed",
             (true, false) => "STILL PRESENT",
             (false, false) => "absent",
         };

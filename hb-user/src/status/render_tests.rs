@@ -95,11 +95,13 @@ fn healthy() -> StatusReport {
                     address: "192.0.2.10/24".into(),
                     interface: "eth0".into(),
                     present: true,
+                    warm: false,
                 },
                 AddressStatus {
                     address: "2001:db8::10/64".into(),
                     interface: "eth0".into(),
                     present: false,
+                    warm: false,
                 },
             ],
             resources: vec![ResourceStatus { name: "nginx".into(), state: "running".into() }],

@@ -11,7 +11,8 @@ use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 
 use super::{
     super::{
-        Group, InterfaceName, Link, LinkAddress, Name, Resource, ResourceKind, ServiceAddress,
+        GateMode, Group, InterfaceName, Link, LinkAddress, Name, Resource, ResourceKind,
+        ServiceAddress,
         error::At,
         file::{Section, TextOrMap},
     },
@@ -24,12 +25,13 @@ use crate::id::{GroupId, NodeId};
 const TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 
-/// Reads the groups. `auto_failback` is for those that do not say.
+/// Reads the groups. `auto_failback` is for those that do not say; `gate` is what the gate does.
 pub(super) fn groups(
     root: &Section<'_>,
     nodes: &Nodes,
     links: &[Link],
     auto_failback: Option<bool>,
+    gate: Option<GateMode>,
 ) -> Vec<Group> {
     let sections = root.sections("group", "[[group]]");
     if sections.is_empty() && root.has("group").is_none() {
@@ -54,7 +56,7 @@ pub(super) fn groups(
             names.push(name.value.clone());
         }
         let name = name.map(|name| name.value);
-        let group = group(section, GroupId(index as u8), name, nodes, auto_failback);
+        let group = group(section, GroupId(index as u8), name, nodes, auto_failback, gate);
         for (address, owner) in &group.found {
             check_vip(root, *address, owner, links, &mut vips);
         }
@@ -76,6 +78,7 @@ fn group(
     name: Option<Name>,
     nodes: &Nodes,
     auto_failback: Option<bool>,
+    gate: Option<GateMode>,
 ) -> ReadGroup {
     let preferred = match section.text("preferred") {
         Some(text) => nodes.find(&section, text),
@@ -84,6 +87,21 @@ fn group(
     let auto_failback = match section.has("auto_failback") {
         Some(_) => section.boolean("auto_failback"),
         None => auto_failback,
+    };
+    let warm_addresses = match section.has("warm_addresses") {
+        Some(position) => {
+            let warm = section.boolean("warm_addresses");
+            if let (Some(true), Some(mode @ (GateMode::DryRun | GateMode::Bypass))) = (warm, gate) {
+                let message = format!(
+                    "{:?} is in the way of warm_addresses: with them only the gate keeps a node \
+                     that does not serve from answering; set `mode = \"on\"` in [gate], or remove this",
+                    mode.as_str()
+                );
+                section.problems.add(position, message);
+            }
+            warm
+        }
+        None => Some(false),
     };
     let label = name
         .as_ref()
@@ -118,7 +136,8 @@ fn group(
     section.finish();
     let complete = || {
         let (name, preferred, auto_failback) = (name?, preferred?, auto_failback?);
-        Some(Group { id, name, preferred, auto_failback, addresses, resources })
+        let warm_addresses = warm_addresses?;
+        Some(Group { id, name, preferred, auto_failback, warm_addresses, addresses, resources })
     };
     ReadGroup { complete: complete(), found }
 }

@@ -61,7 +61,8 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
     let fence = policy::fence(&root, policy, &nodes);
     let gate = policy::gate(&root);
     let mut links = network::links(&root, &nodes, witness.as_ref());
-    let groups = groups::groups(&root, &nodes, &links, auto_failback);
+    let groups =
+        groups::groups(&root, &nodes, &links, auto_failback, gate.as_ref().map(|gate| gate.mode));
     let log = match root.section("log", "[log]") {
         Some(section) => log(section),
         None => Log { format: None, level: tracing::Level::INFO },

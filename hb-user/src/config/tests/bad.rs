@@ -153,6 +153,12 @@ fn timers() {
             "controller_deadtime 1us is outside 1ms to 24h",
         ),
         case("auto_failback = true", "auto_failback = \"on\"", "auto", "neither true nor false"),
+        case(
+            "preferred = \"b\"",
+            "preferred = \"b\"\nwarm_addresses = 1",
+            "warm",
+            "neither true nor false",
+        ),
     ]);
 }
 

@@ -45,6 +45,9 @@ pub(crate) struct Failover {
     /// Whether the group has a script besides its addresses, which a planned move has to wait for.
     #[arg(long)]
     resource: bool,
+    /// Measure each also with the service addresses on both nodes all the time (`warm_addresses`).
+    #[arg(long)]
+    warm: bool,
     /// Runs of each.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
@@ -148,7 +151,10 @@ impl Failover {
             for interval in intervals {
                 for &misses in &self.misses {
                     for &lease in &leases {
-                        settings.push(self.setting(hb, policy, interval, misses, lease)?);
+                        settings.push(self.setting(hb, policy, interval, misses, lease, false)?);
+                        if self.warm {
+                            settings.push(self.setting(hb, policy, interval, misses, lease, true)?);
+                        }
                     }
                 }
             }
@@ -163,6 +169,7 @@ impl Failover {
         interval: &str,
         misses: u32,
         lease: Option<&str>,
+        warm: bool,
     ) -> Result<Setting> {
         let (length, margin) = match lease.map(|lease| lease.split_once('/').unwrap_or((lease, "")))
         {
@@ -179,13 +186,17 @@ impl Failover {
             lease: length.map(Into::into),
             margin: margin.map(Into::into),
             resource: self.resource,
+            warm,
             ..Settings::default()
         };
-        let words = match (policy, lease) {
+        let mut words = match (policy, lease) {
             (Policy::Available, _) => format!("available, {misses} x {interval}"),
             (_, Some(lease)) => format!("{}, {misses} x {interval}, lease {lease}", policy.name()),
             (_, None) => format!("{}, {misses} x {interval}, default lease", policy.name()),
         };
+        if warm {
+            words.push_str(", warm addresses");
+        }
         let lab = Lab::up(options)?;
         println!("lab {}: {words}", lab.name());
         // Of a daemon stopped on a machine that is busy otherwise nothing would be learnt.
