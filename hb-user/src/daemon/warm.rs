@@ -8,7 +8,13 @@ use std::time::Duration;
 use hb_ebpf::{time::BootTime, wire::GROUPS};
 
 use super::{Daemon, LocalVip, resources::describe};
-use crate::{address::Present, clock, core::Phase, fast::Command, fast::EffectError, id::GroupId};
+use crate::{
+    address::Present,
+    clock,
+    core::Phase,
+    fast::{Command, EffectError},
+    id::GroupId,
+};
 
 /// Asked for again if nothing was heard for so long.
 const RETRY: Duration = Duration::from_secs(1);
