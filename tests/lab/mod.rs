@@ -43,6 +43,7 @@ pub mod socket;
 pub mod stalls;
 pub mod switch;
 pub mod takeover;
+pub mod tcx;
 pub mod witness;
 
 use std::{

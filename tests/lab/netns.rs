@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{clock, guard};
+use crate::{clock, guard, tcx};
 
 /// Where `ip netns` keeps names.
 pub const NAMES: &str = "/run/netns";
@@ -191,7 +191,7 @@ impl Netns {
     }
 
     /// Does to the namespace what a loss of power does to a machine: every process is killed, and
-    /// what is pinned at `pins` is gone. The kernel detaches its programs a while later, see
+    /// programs and what is pinned at `pins` are gone. The kernel detaches some a while later, see
     /// [`wait_until_detached`](Self::wait_until_detached).
     ///
     /// # Errors
@@ -199,6 +199,7 @@ impl Netns {
     /// If some processes are still there after five seconds, or the pins cannot be removed.
     pub fn lose_power(&self, pins: &Path) -> Result<()> {
         self.kill_processes()?;
+        tcx::clear(self)?;
         guard::remove_path(pins)
     }
 
