@@ -16,7 +16,9 @@ use lab::{
     addresses::{Link, Machine, VIP4, VIP6},
     capture::ClaimKind,
     client::{self, Pace},
-    clock, guard, netns,
+    clock,
+    disk::Disk,
+    guard, netns,
     peers::{File, Peer, cage},
     socket::Socket,
     stalls::Recorder,
@@ -94,6 +96,51 @@ impl Peer for Marker {
     fn move_limit(&self) -> Duration {
         PATIENCE
     }
+}
+
+#[test]
+fn a_disk_is_slow_hangs_and_is_mended() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Disk::default();
+    let write = || {
+        let mut command = Command::new("dd");
+        let file = directory.path().join("file");
+        command.args(["if=/dev/zero", "count=1", "conv=fsync"]);
+        command.arg(format!("of={}", file.display())).stderr(Stdio::null());
+        let plug = disk.plug(&mut command).unwrap();
+        let began = clock::now();
+        let child = command.spawn().unwrap();
+        plug.serve().unwrap();
+        (child, began)
+    };
+    let takes = |(mut child, began): (Child, _)| {
+        assert!(child.wait().unwrap().success());
+        clock::now().since(began)
+    };
+    takes(write());
+    assert_eq!((disk.asked(), disk.waiting()), (1, 0));
+    disk.take(Duration::from_millis(300));
+    assert!(takes(write()) >= Duration::from_millis(300));
+    disk.hang();
+    let (mut child, began) = write();
+    while disk.waiting() == 0 {
+        assert!(clock::now().since(began) < PATIENCE);
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(400));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    disk.mend();
+    takes((child, began));
+    // Nobody waits for a disk who is killed.
+    disk.hang();
+    let (mut child, _) = write();
+    while disk.waiting() == 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    disk.mend();
+    assert_eq!(disk.asked(), 4);
 }
 
 #[test]

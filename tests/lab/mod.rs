@@ -13,7 +13,7 @@
 //! at once, so the lab proves nothing about false takeovers between separate machines.
 //!
 //! Reading order: [`addresses`] (who is where), [`switch`] (the wires, and cutting them), [`node`]
-//! (the processes), [`client`] (who asks), [`judge`] (who watches the wire), [`faults`] (what can
+//! (the processes), [`disk`] (what they write to), [`client`] (who asks), [`judge`] (who watches the wire), [`faults`] (what can
 //! go wrong), [`Lab`] (all of it), [`guard`] (cleaning up).
 
 pub mod addresses;
@@ -25,6 +25,7 @@ pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod faults;
 pub mod fence;
 pub mod guard;
@@ -65,6 +66,7 @@ use crate::{
     addresses::{Machine, NODES},
     client::{Client, Pace},
     config::{Files, Settings},
+    disk::Disk,
     fence::{Plug, PowerSwitch},
     guard::Guard,
     judge::Judge,
@@ -86,6 +88,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// The responders end by themselves after this long.
     pub limit: Duration,
+    /// What `hb` runs on has [disks](Lab::disk) that can be made slow.
+    pub disks: bool,
 }
 
 impl Options {
@@ -102,6 +106,7 @@ impl Options {
             settings: Settings::default(),
             config: None,
             limit: Duration::from_secs(900),
+            disks: false,
         })
     }
 }
@@ -115,6 +120,7 @@ pub struct Lab {
     starts: u32,
     daemons: BTreeMap<Machine, Process>,
     responders: BTreeMap<Machine, Process>,
+    disks: BTreeMap<Machine, Disk>,
     fence: Option<PowerSwitch>,
     switch: Switch,
     machines: BTreeMap<Machine, Netns>,
@@ -178,7 +184,9 @@ impl Lab {
         } else {
             None
         };
+        let disks = machines.keys().filter(|_| options.disks);
         let mut lab = Self {
+            disks: disks.map(|machine| (*machine, Disk::default())).collect(),
             options,
             fence,
             name,
@@ -270,9 +278,17 @@ impl Lab {
     pub fn start_daemon(&mut self, node: Machine) -> Result<()> {
         let log = self.next_log(node, "daemon");
         let hb = self.options.hb.as_ref().context("this lab has no hb binary")?;
-        let process = node::daemon(hb, &self.files.config, node, &self.machines[&node], &log)?;
+        let (config, disk) = (&self.files.config, self.disks.get(&node));
+        let process = node::daemon(hb, config, node, &self.machines[&node], disk, &log)?;
         self.daemons.insert(node, process);
         Ok(())
+    }
+
+    /// Returns the disk of a machine, for its daemons and `hb witness` there; only a lab with
+    /// [`Options::disks`] has one.
+    #[must_use]
+    pub fn disk(&self, machine: Machine) -> Option<&Disk> {
+        self.disks.get(&machine)
     }
 
     /// Returns where the kernel half of a node publishes its leases; in a lab without `hb`, where

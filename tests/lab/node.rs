@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     addresses::Machine,
     clock,
+    disk::{Disk, Plug},
     netns::{self, Netns},
     responder::Order,
 };
@@ -34,7 +35,18 @@ pub struct Process {
 }
 
 impl Process {
-    pub(crate) fn spawn(mut command: Command, what: String, log: &Path) -> Result<Self> {
+    pub(crate) fn spawn(command: Command, what: String, log: &Path) -> Result<Self> {
+        Self::spawn_on(None, command, what, log)
+    }
+
+    /// Starts a process that writes to `disk`.
+    fn spawn_on(
+        disk: Option<&Disk>,
+        mut command: Command,
+        what: String,
+        log: &Path,
+    ) -> Result<Self> {
+        let plug = disk.map(|disk| disk.plug(&mut command)).transpose()?;
         let output = OpenOptions::new()
             .append(true)
             .create(true)
@@ -46,6 +58,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {what}"))?;
         let input = child.stdin.take();
+        plug.map_or(Ok(()), Plug::serve)?;
         Ok(Self { child, what, log: log.into(), input, told: AtomicBool::new(false) })
     }
 
@@ -192,7 +205,7 @@ pub fn respond(
     Ok(process)
 }
 
-/// Starts the daemon of `node` in its namespace, without waiting for anything.
+/// Starts the daemon of `node` in its namespace and on its disk, without waiting for anything.
 ///
 /// # Errors
 ///
@@ -202,6 +215,7 @@ pub fn daemon(
     config: &Path,
     node: Machine,
     netns: &Netns,
+    disk: Option<&Disk>,
     log: &Path,
 ) -> Result<Process> {
     let mut command = netns.command(hb)?;
@@ -211,7 +225,7 @@ pub fn daemon(
         .arg(config)
         .args(["--node", node.name()])
         .stdin(Stdio::null());
-    Process::spawn(command, format!("the daemon of {node}"), log)
+    Process::spawn_on(disk, command, format!("the daemon of {node}"), log)
 }
 
 /// Asks the daemon behind `socket` for its status, as `hb status --json` prints it.

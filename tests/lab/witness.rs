@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Lab, addresses::Machine, guard};
+use crate::{Lab, addresses::Machine, disk::Plug, guard};
 
 impl Lab {
     /// Returns whether the lab has a witness.
@@ -45,7 +45,15 @@ impl Lab {
     }
 
     fn run_witness(&self, arguments: &[&str]) -> Result<()> {
-        let output = self.witness_command(arguments)?.output().context("cannot run hb witness")?;
+        let mut command = self.witness_command(arguments)?;
+        let plug = self.disk(Machine::Witness).map(|disk| disk.plug(&mut command)).transpose()?;
+        let running = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run hb witness")?;
+        plug.map_or(Ok(()), Plug::serve)?;
+        let output = running.wait_with_output().context("cannot wait for hb witness")?;
         ensure!(
             output.status.success(),
             "hb witness {} failed: {}",
