@@ -4,6 +4,7 @@
 
 use std::{
     io::Write,
+    net::IpAddr,
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -12,9 +13,10 @@ use std::{
 
 use lab::{
     Lab, Options,
-    addresses::{Link, MACHINES, Machine, NODES, VIP4},
+    addresses::{Link, MACHINES, Machine, NODES, VIP4, VIP6},
     client,
     config::Settings,
+    connections::Connections,
     faults::{self, Fault, Kind, Planned},
     judge::{
         Judge,
@@ -101,7 +103,7 @@ fn one_server_after_the_other_is_right() {
     thread::sleep(WHILE);
     let seen = judge.finish().unwrap();
     assert_eq!(verdict::violations(&seen), []);
-    assert_eq!(verdict::stretches(&seen.answers).len(), 2);
+    assert_eq!(verdict::stretches(&seen.answers, VIP4.into()).len(), 2);
     // Both families were asked, and the judge knows when.
     assert!(seen.answers.iter().all(|answer| answer.asked < answer.at));
 }
@@ -129,6 +131,37 @@ fn a_question_left_unread_over_a_takeover_and_a_failback_is_found() {
     thread::sleep(WHILE);
     let found = verdict::violations(&judge.finish().unwrap());
     assert_eq!(rules(&found), [Rule::Stale], "{found:?}");
+}
+
+#[test]
+fn a_connection_that_sends_on_from_an_address_that_left_is_found() {
+    let lab = lab("available");
+    hold(&lab, Machine::A, 0x101);
+    lab.add_vip(Machine::A).unwrap();
+    let judge = lab.judge().unwrap();
+    wait_for(&judge, Machine::A, 0x101);
+    let connections =
+        Connections::start(lab.netns(Machine::Client), &lab.settings().addresses()).unwrap();
+    let sends = |from| {
+        let end = lab::clock::now().after(PATIENCE);
+        while judge.newest_data(from).is_none() {
+            assert!(lab::clock::now() < end, "nothing is sent from {from}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    sends(VIP4.into());
+    sends(VIP6.into());
+    // Nobody ends the connections of a: those of IPv6 go on.
+    remove_vip(&lab, Machine::A);
+    thread::sleep(WHILE);
+    hold(&lab, Machine::B, 0x202);
+    lab.add_vip(Machine::B).unwrap();
+    wait_for(&judge, Machine::B, 0x202);
+    thread::sleep(WHILE);
+    assert!(connections.finish().unwrap() > 0);
+    let found = verdict::violations(&judge.finish().unwrap());
+    assert_eq!(rules(&found), [Rule::Data], "{found:?}");
+    assert!(found.iter().all(|v| v.node == Machine::A && v.address == IpAddr::from(VIP6)));
 }
 
 #[test]
@@ -182,11 +215,11 @@ fn the_power_switch_cuts_and_kills_or_says_that_it_did_not() {
     assert!(ask("action=status\nplug=b\n"));
     assert!(!ask("action=off\nplug=client\n"));
     let switch = lab.power_switch().unwrap();
-    switch.set_broken(true);
+    switch.set_broken(&[Machine::B]);
     assert!(!ask("action=off\nnodename=b\nplug=b\n"));
     assert!(!lab.netns(Machine::B).processes().unwrap().is_empty());
     assert!(lab.switch().connects_nodes());
-    switch.set_broken(false);
+    switch.set_broken(&[]);
     assert!(ask("action=off\nnodename=b\nplug=b\n"));
     let requests = switch.take_requests();
     assert_eq!(requests.iter().map(|r| r.done).collect::<Vec<_>>(), [false, true]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lab::{
     Lab,
     addresses::Machine,
-    chaos::{Chaos, Lengths, RunReport},
+    chaos::{Chaos, Lengths, Plan, RunReport},
     config::Settings,
     faults::{Fault, Kind, Planned},
 };
@@ -19,13 +19,12 @@ const RUNS: u64 = 6;
 const SEED: u64 = 20_000;
 
 fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
-    let lengths = Lengths::default();
-    start_with(lengths.settings(policy, gate))
+    start_with(Lengths::of(policy).settings(policy, gate))
 }
 
 fn start_with(settings: Settings) -> (Chaos, Lab) {
-    let lengths = Lengths::default();
-    let kinds = Chaos::all_kinds(&settings);
+    let lengths = Lengths::of(&settings.policy);
+    let kinds = Chaos::usual_kinds(&settings);
     (Chaos { lengths, kinds }, Chaos::start(options(settings)).unwrap())
 }
 
@@ -71,16 +70,17 @@ fn two_servers_in_partitions_only_with_policy_available() {
 }
 
 /// One fault that lasts until the other node serves.
-fn plan(kind: Kind) -> [Planned; 1] {
+fn plan(kind: Kind) -> Plan {
     let (from, until) = (Duration::from_millis(10), Duration::from_millis(400));
-    [Planned { fault: Fault::of(kind, Machine::A), from, until }]
+    let faults = vec![Planned { fault: Fault::of(kind, Machine::A), from, until }];
+    Plan { faults, broken: Vec::new() }
 }
 
 #[test]
 fn without_the_gate_the_judge_finds_two_servers_under_each_fault() {
     let (chaos, mut lab) = start("witness", Some("bypass"));
     for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
-        let report = chaos.run_plan(&mut lab, 0, &plan(kind), false).unwrap();
+        let report = chaos.run_plan(&mut lab, 0, &plan(kind)).unwrap();
         assert!(report.violations > 0, "{kind}: {}", report.line());
         assert!(report.failures[0].starts_with("two servers: a answered"), "{}", report.line());
     }
@@ -90,7 +90,7 @@ fn without_the_gate_the_judge_finds_two_servers_under_each_fault() {
 fn with_the_gate_the_same_faults_are_takeovers() {
     let (chaos, mut lab) = start("witness", None);
     for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
-        let report = chaos.run_plan(&mut lab, 0, &plan(kind), false).unwrap();
+        let report = chaos.run_plan(&mut lab, 0, &plan(kind)).unwrap();
         assert_good(&report);
         // The other node served meanwhile: the fault was longer than any silence.
         let silence = Duration::from_nanos(report.silence_ns);

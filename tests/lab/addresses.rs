@@ -163,21 +163,49 @@ impl Link {
     }
 }
 
+/// Service addresses that a lab may have: whoever asks and whoever watches knows them all.
+pub const VIPS: [IpAddr; 2 * VIP_COUNT as usize] = {
+    let mut all = [IpAddr::V4(VIP4); 2 * VIP_COUNT as usize];
+    let mut number = 0;
+    while number < VIP_COUNT {
+        all[2 * number as usize] = IpAddr::V4(vip4(number));
+        all[2 * number as usize + 1] = IpAddr::V6(vip6(number));
+        number += 1;
+    }
+    all
+};
+/// How many of either family there are, a power of two.
+pub const VIP_COUNT: u8 = 4;
 /// The service address.
-pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+pub const VIP4: Ipv4Addr = vip4(0);
 /// The service address of IPv6.
-pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
+pub const VIP6: Ipv6Addr = vip6(0);
+
+/// Returns a service address by its number, below [`VIP_COUNT`].
+#[must_use]
+pub const fn vip4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 100 + number)
+}
+
+/// Returns a service address of IPv6 by its number, below [`VIP_COUNT`].
+#[must_use]
+pub const fn vip6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100 + number as u16)
+}
+
 /// Prefix length of the client network.
 pub const PREFIX4: u8 = 24;
 /// Prefix length of the client network.
 pub const PREFIX6: u8 = 64;
-/// UDP port of the responders.
+/// UDP and TCP port of the responders.
 pub const SERVICE_PORT: u16 = 7777;
+/// TCP port at which a responder sends on and on, unasked.
+pub const STREAM_PORT: u16 = 7779;
 
 /// Returns whether `address` is a service address.
 #[must_use]
 pub fn is_vip(address: IpAddr) -> bool {
-    address == IpAddr::V4(VIP4) || address == IpAddr::V6(VIP6)
+    VIPS.contains(&address)
 }
 
 /// An Ethernet address.

@@ -4,13 +4,30 @@ use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{Read, Write},
+    net::IpAddr,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
-use crate::addresses::{Link, MACHINES, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6};
+use crate::{
+    addresses::{Link, MACHINES, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6},
+    guard,
+};
+
+/// A group of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: &'static str,
+    /// The node it prefers.
+    pub preferred: Machine,
+    /// Its service addresses.
+    pub addresses: Vec<IpAddr>,
+}
 
 /// What may differ from lab to lab.
 #[derive(Clone, Debug)]
@@ -37,15 +54,17 @@ pub struct Settings {
     pub fence_delay: String,
     /// Who counts the misses.
     pub engine: String,
-    /// Whether the group returns to `a` when `a` does.
+    /// Whether a group returns to the node it prefers when that does.
     pub auto_failback: bool,
     /// Whether the addresses are up on both nodes.
     pub warm: bool,
     /// The links, each with its transport as the configuration spells it.
     pub links: Vec<(Link, &'static str)>,
-    /// Whether the group has a resource besides its addresses.
+    /// The groups, in this order.
+    pub groups: Vec<Group>,
+    /// Whether each group has a resource besides its addresses.
     pub resource: bool,
-    /// Lines put at the end: further keys of the group, further sections.
+    /// Lines put at the end: further keys of the last group, further sections.
     pub extra: String,
 }
 
@@ -66,6 +85,11 @@ impl Default for Settings {
             auto_failback: false,
             warm: false,
             links: vec![(Link::Client, "udp4"), (Link::Direct, "ethernet")],
+            groups: vec![Group {
+                name: GROUP,
+                preferred: Machine::A,
+                addresses: vec![VIP4.into(), VIP6.into()],
+            }],
             resource: true,
             extra: String::new(),
         }
@@ -85,6 +109,12 @@ impl Settings {
         self.policy == "safe"
     }
 
+    /// Returns all service addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.groups.iter().flat_map(|group| group.addresses.clone()).collect()
+    }
+
     /// Returns the machines of a lab with these settings.
     #[must_use]
     pub fn machines(&self) -> Vec<Machine> {
@@ -98,12 +128,40 @@ impl Settings {
 pub struct Files {
     /// The directory.
     pub directory: PathBuf,
-    /// The configuration, the same for both nodes.
+    /// The configuration of every machine that has none of its own.
     pub config: PathBuf,
     /// Where the resource notes what it was told.
     pub resource_log: PathBuf,
     /// Where the lab's power switch listens ([`crate::fence`]).
     pub fence_socket: PathBuf,
+}
+
+impl Files {
+    /// Returns the configuration of a machine.
+    #[must_use]
+    pub fn of(&self, machine: Machine) -> PathBuf {
+        let own = self.own(machine);
+        if own.exists() { own } else { self.config.clone() }
+    }
+
+    /// Returns where a configuration for that machine alone lies, if there is one.
+    fn own(&self, machine: Machine) -> PathBuf {
+        self.directory.join(format!("hb-{machine}.toml"))
+    }
+
+    /// Gives a machine of cluster `name` a configuration of its own, or with `None` that of all
+    /// others. Its daemon reads it when it is started next.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written or removed.
+    pub fn rewrite(&self, name: &str, machine: Machine, settings: Option<&Settings>) -> Result<()> {
+        let own = self.own(machine);
+        match settings {
+            Some(settings) => write_file(&own, &text(name, &self.directory, settings)?),
+            None => guard::remove_path(&own),
+        }
+    }
 }
 
 /// Writes configuration, key and resource of cluster `name` into `directory`, which is made.
@@ -126,9 +184,7 @@ pub fn write(
         resource_log: directory.join("resource.log"),
         fence_socket: directory.join("fence.sock"),
     };
-    let key = directory.join("key");
-    let program = directory.join("resource.sh");
-    let fence = directory.join("fence.sh");
+    let [key, program, fence] = FILES.map(|file| directory.join(file));
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     write_key(&key)?;
@@ -138,18 +194,17 @@ pub fn write(
         Some(path) => {
             fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
         }
-        None => text(name, directory, [&key, &program, &fence], settings)?,
+        None => text(name, directory, settings)?,
     };
     write_file(&files.config, &text)?;
     Ok(files)
 }
 
-fn text(
-    name: &str,
-    directory: &Path,
-    [key, program, fence]: [&Path; 3],
-    settings: &Settings,
-) -> Result<String> {
+/// Names of the key, of the resource's program and of the fence agent.
+const FILES: [&str; 3] = ["key", "resource.sh", "fence.sh"];
+
+fn text(name: &str, directory: &Path, settings: &Settings) -> Result<String> {
+    let [key, program, fence] = FILES.map(|file| directory.join(file));
     let mut text = format!(
         r#"[cluster]
 name = "{name}"
@@ -213,13 +268,31 @@ format = "json"
             }
         }
     }
-    write!(text, "\n[[group]]\nname = \"{GROUP}\"\npreferred = \"a\"\n")?;
+    for group in &settings.groups {
+        write_group(&mut text, group, settings, &program)?;
+    }
+    text.push_str(&settings.extra);
+    Ok(text)
+}
+
+fn write_group(
+    text: &mut String,
+    group: &Group,
+    settings: &Settings,
+    program: &Path,
+) -> Result<()> {
+    let (name, preferred) = (group.name, group.preferred);
+    write!(text, "\n[[group]]\nname = \"{name}\"\npreferred = \"{preferred}\"\n")?;
     if settings.warm {
         writeln!(text, "warm_addresses = true")?;
     }
-    for address in [format!("{VIP4}/{PREFIX4}"), format!("{VIP6}/{PREFIX6}")] {
-        let interface = Link::Client.interface();
-        write!(text, "[[group.address]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n")?;
+    for address in &group.addresses {
+        let (prefix, interface) =
+            (if address.is_ipv4() { PREFIX4 } else { PREFIX6 }, Link::Client.interface());
+        write!(
+            text,
+            "[[group.address]]\naddress = \"{address}/{prefix}\"\ninterface = \"{interface}\"\n"
+        )?;
     }
     if settings.resource {
         write!(
@@ -228,8 +301,7 @@ format = "json"
             program.display()
         )?;
     }
-    text.push_str(&settings.extra);
-    Ok(text)
+    Ok(())
 }
 
 /// Writes the keys that are said, if any is.
@@ -245,7 +317,7 @@ fn write_section(text: &mut String, section: &str, keys: &[(&str, &Option<String
     Ok(())
 }
 
-/// Name of the lab's one group.
+/// Name of the group of an ordinary lab.
 pub const GROUP: &str = "web";
 
 fn write_key(path: &Path) -> Result<()> {
@@ -281,7 +353,15 @@ fn write_file(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The resource of the lab's group: notes when it was told what, by whom. `arguments` are the log
+/// How long a resource takes to stop while it is slow.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// Returns the file that makes the resources slow, beside their log.
+pub(crate) fn slow_file(log: &Path) -> PathBuf {
+    log.with_extension("slow")
+}
+
+/// The resource of a lab's group: notes when it was told what, by whom. `arguments` are the log
 /// file and what the daemon passed, the verb first.
 ///
 /// A line is `<boot time in ns> <verb> <node> <epoch> <group> <reason>`, with `-` for what the
@@ -296,6 +376,9 @@ pub fn resource(arguments: &[String]) -> Result<()> {
     let [log, verb, ..] = arguments else {
         anyhow::bail!("lab-resource needs a log file and a verb, got {arguments:?}");
     };
+    if verb == "stop" && slow_file(Path::new(log)).exists() {
+        thread::sleep(SLOW);
+    }
     let said = |name| std::env::var(name).unwrap_or_else(|_| "-".into());
     // One write of a short line to a file opened for append is whole.
     let [node, epoch, group, reason] = ["HB_NODE", "HB_EPOCH", "HB_GROUP", "HB_REASON"].map(said);

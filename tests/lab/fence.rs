@@ -39,7 +39,8 @@ pub struct Fenced {
 
 #[derive(Debug, Default)]
 struct State {
-    broken: AtomicBool,
+    /// By the place of the node in `NODES`.
+    broken: [AtomicBool; NODES.len()],
     ended: AtomicBool,
     requests: Mutex<Vec<Fenced>>,
     supply: Arc<Mutex<()>>,
@@ -85,9 +86,12 @@ impl PowerSwitch {
         Ok(Self { socket: socket.into(), state, thread: Some(thread) })
     }
 
-    /// Has every request fail from now on, and nothing switched off; or has them succeed again.
-    pub fn set_broken(&self, broken: bool) {
-        self.state.broken.store(broken, Ordering::Release);
+    /// Has the requests for these nodes fail from now on, and those nodes not switched off; those for
+    /// the others succeed.
+    pub fn set_broken(&self, nodes: &[Machine]) {
+        for (place, node) in NODES.iter().enumerate() {
+            self.state.broken[place].store(nodes.contains(node), Ordering::Release);
+        }
     }
 
     /// Returns what is locked while a node is switched off. Lock it while one boots or is plugged in
@@ -166,7 +170,7 @@ fn answer<'a>(
     let node = NODES[place];
     match action {
         "off" | "reboot" => {
-            let done = !state.broken.load(Ordering::Acquire);
+            let done = !state.broken[place].load(Ordering::Acquire);
             let mut off = None;
             if done {
                 let supply = state.supply.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,15 @@
-//! The application-visible lease of the lab's group, as the kernel half of a node publishes it.
+//! The application-visible leases of the lab's groups, as the kernel half of a node publishes them,
+//! and which group a service address is of.
 //!
 //! Read here from its layout alone, and not with the library of `hb`, so that whoever judges does
 //! not lean on what is judged.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs::{self, File, OpenOptions},
     io,
+    net::IpAddr,
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -19,6 +22,8 @@ use std::{
 use anyhow::{Context, Result};
 use hb_ebpf::time::BootTime;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::addresses::is_vip;
 
 /// One entry of map `LEASES`; the group's number is its index.
 #[derive(
@@ -96,12 +101,17 @@ impl Leases {
         Ok(Self { entries })
     }
 
-    /// Reads the lease of the lab's one group; `None` if it was never at rest.
+    /// Reads the lease of the group of that number; `None` if it was never at rest, or there is no
+    /// such group.
     #[must_use]
-    pub fn read(&self) -> Option<Lease> {
-        let place = self.entries.as_ptr();
+    pub fn read(&self, group: u8) -> Option<Lease> {
+        if usize::from(group) >= ENTRIES {
+            return None;
+        }
+        // SAFETY: the entry lies in the mapping, by the line above.
+        let place = unsafe { self.entries.as_ptr().add(group.into()) };
         for _ in 0..ATTEMPTS {
-            // SAFETY: the first entry lies in the mapping, which is aligned to a page, and any
+            // SAFETY: the entry lies in the mapping, which is aligned to a page, and any
             // bytes are a lease.
             let before = unsafe { (&raw const (*place).sequence).read_volatile() };
             fence(Ordering::Acquire);
@@ -125,42 +135,100 @@ impl Drop for Leases {
     }
 }
 
+/// Names of the maps that say which group a service address is of, and of their pins.
+const ADDRESSES: [&str; 2] = ["VIPS4", "VIPS6"];
+
+/// The maps of service addresses of one node.
+#[derive(Debug)]
+struct Addresses([OwnedFd; 2]);
+
+impl Addresses {
+    /// Opens what is pinned beside the leases; `None` where a file stands in for those.
+    fn open(leases: &Path) -> io::Result<Option<Self>> {
+        let [v4, v6] = ADDRESSES.map(|name| leases.with_file_name(name));
+        if !v4.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Self([object(&v4)?, object(&v6)?])))
+    }
+
+    /// Returns the number of the group of an address, if it is one of a group.
+    fn group(&self, address: IpAddr) -> Option<u8> {
+        let [v4, v6] = &self.0;
+        let (handle, key) = match address {
+            IpAddr::V4(address) => (v4, &address.octets()[..]),
+            IpAddr::V6(address) => (v6, &address.octets()[..]),
+        };
+        // The group, the address's number, and what does not matter here.
+        let mut value = [0_u8; 4];
+        let request = LookUp {
+            map_fd: handle.as_raw_fd() as u32,
+            reserved: 0,
+            key: key.as_ptr() as u64,
+            value: value.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: key and value are as long as those of the map, and live until the call returns.
+        let found = unsafe {
+            libc::syscall(libc::SYS_bpf, LOOK_UP, &raw const request, size_of::<LookUp>())
+        };
+        (found == 0).then_some(value[0])
+    }
+}
+
+/// What is mapped and open of a node.
+#[derive(Debug)]
+struct Opened {
+    /// Of the leases, to notice that another map lies there.
+    inode: u64,
+    leases: Leases,
+    addresses: Option<Addresses>,
+}
+
 /// The leases at a path, mapped anew whenever another map lies there: a node that starts without
 /// its record pins a new one.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    mapped: Option<(u64, Leases)>,
-    /// The newest epoch the node itself held.
-    held: u64,
+    opened: Option<Opened>,
+    /// The newest epoch at which the node itself held the group of an address.
+    held: BTreeMap<IpAddr, u64>,
 }
 
 impl Source {
     /// Reads what lies at `path`, now or later.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, mapped: None, held: 0 }
+        Self { path, opened: None, held: BTreeMap::new() }
     }
 
-    /// Returns the lease; `None` while there is no map.
-    pub fn lease(&mut self) -> Option<Lease> {
+    /// Returns the lease of the group of an address, of the first group for one that is no service
+    /// address; `None` while there is no map, or the address is in no group.
+    pub fn lease(&mut self, address: IpAddr) -> Option<Lease> {
         let inode = fs::metadata(&self.path).ok()?.ino();
-        if self.mapped.as_ref().is_none_or(|&(mapped, _)| mapped != inode) {
-            self.mapped = Some((inode, Leases::open(&self.path).ok()?));
+        if self.opened.as_ref().is_none_or(|opened| opened.inode != inode) {
+            let leases = Leases::open(&self.path).ok()?;
+            let addresses = Addresses::open(&self.path).ok()?;
+            self.opened = Some(Opened { inode, leases, addresses });
         }
-        let lease = self.mapped.as_ref()?.1.read()?;
+        let Opened { leases, addresses, .. } = self.opened.as_ref()?;
+        let group = match addresses {
+            Some(addresses) if is_vip(address) => addresses.group(address)?,
+            _ => 0,
+        };
+        let lease = leases.read(group)?;
         if lease.state == HOLDING && lease.epoch != 0 {
-            self.held = lease.epoch;
+            self.held.insert(address, lease.epoch);
         }
         Some(lease)
     }
 
-    /// Returns the newest epoch at which the node itself held, seen by this or an earlier call; 0
-    /// if none was. What is answered carries this: a node that answers although it no longer holds
-    /// gives itself away.
-    pub fn own_epoch(&mut self) -> u64 {
-        self.lease();
-        self.held
+    /// Returns the newest epoch at which the node itself held an address, seen by this or an earlier
+    /// call; 0 if none was. What is answered carries this: a node that answers although it no longer
+    /// holds gives itself away.
+    pub fn own_epoch(&mut self, address: IpAddr) -> u64 {
+        self.lease(address);
+        self.held.get(&address).copied().unwrap_or_default()
     }
 }
 
@@ -187,6 +255,18 @@ struct ObjGet {
     file_flags: u32,
 }
 
+/// The part of `union bpf_attr` for `BPF_MAP_LOOKUP_ELEM`.
+#[repr(C)]
+struct LookUp {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `BPF_MAP_LOOKUP_ELEM` of `linux/bpf.h`.
+const LOOK_UP: libc::c_int = 1;
 /// `BPF_OBJ_GET` of `linux/bpf.h`.
 const OBJ_GET: libc::c_int = 7;
 /// Magic number of the BPF file system (`linux/magic.h`).
@@ -222,6 +302,9 @@ fn object(path: &Path) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addresses::VIPS;
+
+    const VIP: IpAddr = VIPS[0];
 
     fn place(name: &str) -> PathBuf {
         std::env::temp_dir().join(format!("hb-lab-{}-{name}", std::process::id()))
@@ -231,23 +314,24 @@ mod tests {
     fn a_source_follows_the_path_and_keeps_what_the_node_held() {
         let path = place("lease");
         let mut source = Source::new(path.clone());
-        assert_eq!(source.own_epoch(), 0);
+        assert_eq!(source.own_epoch(VIP), 0);
         let seeks = Lease { state: 1, epoch: 0x101, ..Lease::default() };
         write(&path, seeks).unwrap();
-        assert_eq!(source.own_epoch(), 0, "what is sought is not held");
+        assert_eq!(source.own_epoch(VIP), 0, "what is sought is not held");
         write(&path, Lease { state: HOLDING, epoch: 0x201, ..Lease::default() }).unwrap();
-        assert_eq!(source.own_epoch(), 0x201);
+        assert_eq!(source.own_epoch(VIP), 0x201);
         write(&path, Lease { epoch: 0x301, ..seeks }).unwrap();
-        assert_eq!(source.own_epoch(), 0x201);
+        assert_eq!(source.own_epoch(VIP), 0x201);
+        assert_eq!(source.own_epoch(VIPS[1]), 0, "nobody looked while it was held");
         fs::remove_file(&path).unwrap();
-        assert_eq!(source.own_epoch(), 0x201);
+        assert_eq!(source.own_epoch(VIP), 0x201);
     }
 
     #[test]
     fn an_entry_that_is_being_written_is_not_read() {
         let path = place("odd");
         write(&path, Lease { sequence: 1, ..Lease::default() }).unwrap();
-        assert_eq!(Leases::open(&path).unwrap().read(), None);
+        assert_eq!(Leases::open(&path).unwrap().read(0), None);
         fs::remove_file(&path).unwrap();
     }
 

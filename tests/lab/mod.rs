@@ -13,8 +13,9 @@
 //! at once, so the lab proves nothing about false takeovers between separate machines.
 //!
 //! Reading order: [`addresses`] (who is where), [`switch`] (the wires, and cutting them), [`node`]
-//! (the processes), [`disk`] (what they write to), [`client`] (who asks), [`judge`] (who watches the wire), [`faults`] (what can
-//! go wrong), [`Lab`] (all of it), [`guard`] (cleaning up).
+//! (the processes), [`disk`] (what they write to), [`client`] (who asks), [`connections`] (who stays
+//! connected), [`judge`] (who watches the wire), [`faults`] (what can go wrong), [`Lab`] (all of it),
+//! [`guard`] (cleaning up).
 
 pub mod addresses;
 pub mod agent;
@@ -25,6 +26,7 @@ pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod disk;
 pub mod faults;
 pub mod fence;
@@ -118,6 +120,8 @@ pub struct Lab {
     cluster: String,
     files: Files,
     starts: u32,
+    /// Which machine got another configuration when.
+    edits: Vec<(BootTime, Machine)>,
     daemons: BTreeMap<Machine, Process>,
     responders: BTreeMap<Machine, Process>,
     disks: BTreeMap<Machine, Disk>,
@@ -193,6 +197,7 @@ impl Lab {
             cluster,
             files,
             starts: 0,
+            edits: Vec::new(),
             daemons: BTreeMap::new(),
             responders: BTreeMap::new(),
             switch,
@@ -278,8 +283,8 @@ impl Lab {
     pub fn start_daemon(&mut self, node: Machine) -> Result<()> {
         let log = self.next_log(node, "daemon");
         let hb = self.options.hb.as_ref().context("this lab has no hb binary")?;
-        let (config, disk) = (&self.files.config, self.disks.get(&node));
-        let process = node::daemon(hb, config, node, &self.machines[&node], disk, &log)?;
+        let (config, disk) = (self.files.of(node), self.disks.get(&node));
+        let process = node::daemon(hb, &config, node, &self.machines[&node], disk, &log)?;
         self.daemons.insert(node, process);
         Ok(())
     }
@@ -424,7 +429,9 @@ impl Lab {
     ///
     /// If a socket or a thread cannot be made.
     pub fn judge(&self) -> Result<Judge> {
-        Judge::start(self.netns(Machine::Client), self.switch.netns())
+        let groups = self.options.settings.groups.iter();
+        let lines = groups.map(|group| group.addresses.clone()).collect();
+        Judge::start(self.netns(Machine::Client), self.switch.netns(), lines)
     }
 
     /// Starts a client.

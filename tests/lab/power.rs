@@ -1,15 +1,15 @@
-//! What the nodes of a lab go through as machines: loss of power, boots, signals.
+//! What the nodes of a lab go through as machines: loss of power, boots, signals, other files.
 
-use std::{os::unix::process::ExitStatusExt, thread, time::Duration};
+use std::{fs, os::unix::process::ExitStatusExt, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use hb_ebpf::time::BootTime;
 
 use crate::{
     Lab,
-    addresses::{Link, Machine, PREFIX4, PREFIX6, VIP4, VIP6},
+    addresses::{Link, Machine, PREFIX4, PREFIX6, VIP_COUNT, VIP4, VIP6},
     clock,
-    config::GROUP,
+    config::{self, GROUP, Settings},
     guard, netns,
 };
 
@@ -86,8 +86,9 @@ impl Lab {
         self.responders.remove(&node);
         guard::remove_path(&self.socket(node))?;
         // Whatever prefix length the address has: the daemon chooses it.
-        netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/32")])?;
-        netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/128")])?;
+        let bits = VIP_COUNT.ilog2();
+        netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/{}", 32 - bits)])?;
+        netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/{}", 128 - bits)])?;
         self.switch.heal(node);
         self.start_responder(node)
     }
@@ -98,8 +99,26 @@ impl Lab {
     ///
     /// If there is no `hb` binary, or with what it said.
     pub fn detach(&self, node: Machine) -> Result<()> {
+        self.run_over(node, &["detach"])
+    }
+
+    /// Takes the gate of a killed daemon off its node, with `hb gate --remove`; one that was killed
+    /// before it attached has none.
+    ///
+    /// # Errors
+    ///
+    /// If there is no `hb` binary, or with what it said.
+    pub fn remove_gate(&self, node: Machine) -> Result<()> {
+        match self.run_over(node, &["gate", "--remove"]) {
+            Err(error) if error.to_string().contains("there is no gate") => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Runs `hb` on a node whose daemon is gone.
+    fn run_over(&self, node: Machine, arguments: &[&str]) -> Result<()> {
         let mut command = self.hb(node)?;
-        command.arg("detach").arg("--config").arg(&self.files.config);
+        command.args(arguments).arg("--config").arg(self.files.of(node));
         let output = command.args(["--node", node.name()]).output().context("cannot run hb")?;
         // The other node may fence it meanwhile, and then nothing of it is left either.
         if output.status.signal() == Some(libc::SIGKILL) && self.power_switch().is_some() {
@@ -107,10 +126,47 @@ impl Lab {
         }
         ensure!(
             output.status.success(),
-            "hb detach on {node} failed: {}",
+            "hb {} on {node} failed: {}",
+            arguments.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())
+    }
+
+    /// Has the resources of both nodes take long to stop, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// If the file that says so cannot be written or removed.
+    pub fn slow_resource(&self, slow: bool) -> Result<()> {
+        let path = config::slow_file(&self.files.resource_log);
+        if slow {
+            fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))
+        } else {
+            guard::remove_path(&path)
+        }
+    }
+
+    /// Gives a machine a configuration of its own, or with `None` that of the whole cluster. A daemon
+    /// reads it when it starts.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written or removed.
+    pub fn edit(&mut self, machine: Machine, settings: Option<&Settings>) -> Result<()> {
+        self.edits.push((clock::now(), machine));
+        self.files.rewrite(&self.cluster, machine, settings)
+    }
+
+    /// Returns whether a machine has a configuration of its own.
+    #[must_use]
+    pub fn has_own_file(&self, machine: Machine) -> bool {
+        self.files.of(machine) != self.files.config
+    }
+
+    /// Returns when which machine got another configuration, since the last call.
+    pub fn take_edits(&mut self) -> Vec<(BootTime, Machine)> {
+        std::mem::take(&mut self.edits)
     }
 
     /// Adds the service addresses to a node by hand, as a stand-in for the daemon.

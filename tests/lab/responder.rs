@@ -4,6 +4,8 @@
 //! It behaves as a service should: it listens at the service addresses themselves, beside the
 //! node's own, and a socket that the node destroyed with its lease it closes, with all that waits
 //! in it. Told to, it leaves requests unread for a while.
+//!
+//! To whoever connects to [`STREAM_PORT`] it sends on and on.
 
 use std::{
     io::{self, Read, Write},
@@ -14,13 +16,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use hb_ebpf::time::BootTime;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, little_endian::U64};
 
 use crate::{
-    addresses::{SERVICE_PORT, VIP4, VIP6},
+    addresses::{SERVICE_PORT, STREAM_PORT, VIPS},
     clock::{self, RealTime},
     lease::Source,
-    socket::Socket,
+    socket::{self, Socket},
 };
 
 /// A question and its answer, 40 bytes each, so that an answer is never larger than its question.
@@ -80,7 +83,9 @@ pub fn respond(node: u8, limit: Duration, leases: &Path) -> Result<()> {
             .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
             .collect();
         // SAFETY: `waits` is valid for the call and as long as said.
-        let ready = unsafe { libc::poll(waits.as_mut_ptr(), waits.len() as libc::nfds_t, LOOK_MS) };
+        let ready = unsafe {
+            libc::poll(waits.as_mut_ptr(), waits.len() as libc::nfds_t, responder.patience_ms())
+        };
         if ready < 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {
@@ -101,6 +106,7 @@ pub fn respond(node: u8, limit: Duration, leases: &Path) -> Result<()> {
         } else if !held {
             responder.serve()?;
         }
+        responder.send_on();
     }
     say(&format!(
         "ended; {} answers could not be sent, {} sockets were destroyed",
@@ -115,6 +121,8 @@ fn say(line: &str) -> Result<()> {
 
 /// The leases are looked for this often, in milliseconds.
 const LOOK_MS: i32 = 100;
+/// Whoever is connected to [`STREAM_PORT`] is sent something this often, in milliseconds.
+const SEND_MS: i32 = 5;
 
 /// A stream and what of a question has arrived on it.
 struct Stream {
@@ -128,34 +136,34 @@ struct Responder {
     clock: RealTime,
     /// Local addresses and their sockets: those of the service before the wildcards.
     sockets: Vec<(IpAddr, Socket)>,
-    listener: TcpListener,
+    listeners: [TcpListener; 2],
     streams: Vec<Stream>,
+    /// For those who are sent something unasked, and they.
+    senders: [TcpListener; 2],
+    sent_to: Vec<TcpStream>,
+    /// When to send again.
+    due: BootTime,
     unsent: u64,
     destroyed: u64,
 }
 
 impl Responder {
     fn open(node: u8, leases: &Path) -> Result<Self> {
-        let locals = [
-            IpAddr::from(VIP4),
-            VIP6.into(),
-            Ipv4Addr::UNSPECIFIED.into(),
-            Ipv6Addr::UNSPECIFIED.into(),
-        ];
-        let sockets = locals
+        let sockets = VIPS
             .into_iter()
+            .chain([Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])
             .map(|local| Ok((local, listen(local)?)))
             .collect::<Result<Vec<_>>>()?;
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, SERVICE_PORT))
-            .with_context(|| format!("cannot bind TCP port {SERVICE_PORT}"))?;
-        listener.set_nonblocking(true).context("cannot make a listener non-blocking")?;
         Ok(Self {
             node,
             source: Source::new(leases.into()),
             clock: RealTime::sample(),
             sockets,
-            listener,
+            listeners: accept_at(SERVICE_PORT)?,
             streams: Vec::new(),
+            senders: accept_at(STREAM_PORT)?,
+            sent_to: Vec::new(),
+            due: clock::now(),
             unsent: 0,
             destroyed: 0,
         })
@@ -164,7 +172,17 @@ impl Responder {
     fn waits(&self) -> Vec<RawFd> {
         let streams = self.streams.iter().map(|stream| stream.stream.as_raw_fd());
         let sockets = self.sockets.iter().map(|(_, socket)| socket.raw());
-        sockets.chain([self.listener.as_raw_fd()]).chain(streams).collect()
+        let listeners = self.listeners.iter().chain(&self.senders).map(AsRawFd::as_raw_fd);
+        sockets.chain(listeners).chain(streams).collect()
+    }
+
+    /// Returns how long there may be nothing to do, in milliseconds.
+    fn patience_ms(&self) -> i32 {
+        if self.sent_to.is_empty() {
+            return LOOK_MS;
+        }
+        let left_ns = self.due.ns().saturating_sub(clock::now().ns());
+        left_ns.div_ceil(1_000_000).min(SEND_MS as u64) as i32
     }
 
     /// Answers what waits.
@@ -176,25 +194,41 @@ impl Responder {
                 self.sockets[place].1 = listen(local)?;
             }
         }
-        while let Ok((stream, _)) = self.listener.accept() {
-            stream.set_nonblocking(true).context("cannot make a stream non-blocking")?;
+        for stream in accept(&self.listeners)? {
             self.streams.push(Stream { stream, arrived: Vec::new() });
         }
+        self.sent_to.extend(accept(&self.senders)?);
         let mut streams = std::mem::take(&mut self.streams);
         streams.retain_mut(|stream| self.answer_stream(stream));
         self.streams = streams;
         Ok(())
     }
 
+    /// Sends something to whoever wants it, if it is time.
+    fn send_on(&mut self) {
+        let now = clock::now();
+        if now < self.due {
+            return;
+        }
+        self.due = now.after(Duration::from_millis(SEND_MS as u64));
+        // What nobody acknowledges fills the kernel's buffer, and is sent again from there.
+        self.sent_to.retain_mut(|stream| match stream.write(&[0; 64]) {
+            Ok(_) => true,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        });
+    }
+
     /// Finds the leases before the first question does: the time to open the map would count as the
     /// takeover's.
     fn look(&mut self) {
-        self.source.own_epoch();
+        for address in VIPS {
+            self.source.own_epoch(address);
+        }
     }
 
-    fn answer(&mut self, question: Datagram) -> Datagram {
+    fn answer(&mut self, question: Datagram, at: IpAddr) -> Datagram {
         Datagram {
-            epoch: self.source.own_epoch().into(),
+            epoch: self.source.own_epoch(at).into(),
             answered_ns: clock::now().ns().into(),
             node: self.node,
             ..question
@@ -222,7 +256,7 @@ impl Responder {
             else {
                 continue;
             };
-            let answer = self.answer(question);
+            let answer = self.answer(question, to);
             match self.sockets[place].1.send_from(answer.as_bytes(), to, from) {
                 Ok(()) => {}
                 // Told once, to whoever asks the socket first.
@@ -237,6 +271,7 @@ impl Responder {
     /// Answers what arrived on a stream; returns `false` when it has ended.
     fn answer_stream(&mut self, stream: &mut Stream) -> bool {
         let mut buffer = [0; 256];
+        let Ok(local) = stream.stream.local_addr() else { return false };
         loop {
             match stream.stream.read(&mut buffer) {
                 Ok(0) => return false,
@@ -249,7 +284,7 @@ impl Responder {
             }
             while let Ok((question, _)) = Datagram::read_from_prefix(&stream.arrived) {
                 stream.arrived.drain(..size_of::<Datagram>());
-                let answer = self.answer(question);
+                let answer = self.answer(question, local.ip());
                 if stream.stream.write_all(answer.as_bytes()).is_err() {
                     self.unsent += 1;
                     return false;
@@ -257,6 +292,28 @@ impl Responder {
             }
         }
     }
+}
+
+/// Takes connections at a port, of either family.
+fn accept_at(port: u16) -> Result<[TcpListener; 2]> {
+    let listen = |local: IpAddr| -> Result<TcpListener> {
+        let listener = socket::tcp_listener(SocketAddr::new(local, port))
+            .with_context(|| format!("cannot bind TCP port {port} of {local}"))?;
+        listener.set_nonblocking(true).context("cannot make a listener non-blocking")?;
+        Ok(listener)
+    };
+    Ok([listen(Ipv4Addr::UNSPECIFIED.into())?, listen(Ipv6Addr::UNSPECIFIED.into())?])
+}
+
+fn accept(listeners: &[TcpListener]) -> Result<Vec<TcpStream>> {
+    let mut accepted = Vec::new();
+    for listener in listeners {
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(true).context("cannot make a stream non-blocking")?;
+            accepted.push(stream);
+        }
+    }
+    Ok(accepted)
 }
 
 /// What the kernel says of a socket that `SOCK_DESTROY` ended.

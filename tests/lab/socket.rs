@@ -4,7 +4,7 @@
 use std::{
     ffi::CString,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
@@ -373,6 +373,24 @@ impl Socket {
         })?;
         Ok(())
     }
+}
+
+/// Takes TCP connections at an address, and at one of no more than its own family.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn tcp_listener(local: SocketAddr) -> io::Result<TcpListener> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket = Socket::open(family, libc::SOCK_STREAM, 0)?;
+    socket.set(libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if local.is_ipv6() {
+        socket.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    socket.bind(local)?;
+    // SAFETY: the call takes a descriptor that is open, and no memory.
+    check(unsafe { libc::listen(socket.raw(), 64) })?;
+    Ok(socket.handle.into())
 }
 
 /// Returns the index of an interface of the namespace the calling thread is in.

@@ -23,6 +23,15 @@ impl Lab {
         self.run_witness(&["--confirm"])
     }
 
+    /// Has the witness read its file again, over what it still has pinned.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::start_witness`].
+    pub fn reload_witness(&self) -> Result<()> {
+        self.run_witness(&["--wait", "0"])
+    }
+
     /// Restarts the witness as a machine: nothing is pinned any more, what is on its disk stays.
     ///
     /// # Errors
@@ -70,7 +79,7 @@ impl Lab {
         command
             .arg("witness")
             .arg("--config")
-            .arg(&self.files.config)
+            .arg(self.files.of(Machine::Witness))
             .arg("--pins")
             .arg(self.pins(Machine::Witness))
             .args(arguments)

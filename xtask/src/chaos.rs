@@ -123,7 +123,7 @@ impl Chaos {
     /// Runs all; fails if any run did.
     pub(crate) fn run(&self) -> Result<()> {
         prepare::machine()?;
-        let mut lengths = Lengths::default();
+        let mut lengths = Lengths::of(self.policy.name());
         lengths.lease = self.lease.unwrap_or(lengths.lease);
         lengths.margin = self.margin.unwrap_or(lengths.margin);
         lengths.interval = self.interval.unwrap_or(lengths.interval);
@@ -134,7 +134,11 @@ impl Chaos {
         for kind in &self.faults {
             ensure!(possible.contains(kind), "policy {} has no {kind}", self.policy.name());
         }
-        let kinds = if self.faults.is_empty() { possible } else { self.faults.clone() };
+        let kinds = if self.faults.is_empty() {
+            chaos::Chaos::usual_kinds(&settings)
+        } else {
+            self.faults.clone()
+        };
         let chaos = chaos::Chaos { lengths, kinds };
 
         let mut options = Options::new()?;

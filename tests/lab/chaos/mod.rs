@@ -4,6 +4,7 @@
 //! everything, and waits until the service is back and both nodes hear each other again. Then the
 //! judge looks at all that left the nodes meanwhile.
 
+mod lengths;
 pub mod plan;
 mod report;
 
@@ -12,13 +13,18 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use hb_ebpf::time::BootTime;
 
-pub use self::report::{Dual, RunReport};
+pub use self::{
+    lengths::Lengths,
+    plan::Plan,
+    report::{Dual, RunReport},
+};
 use crate::{
     Lab, Options,
-    addresses::{NODES, VIP4},
+    addresses::{Machine, NODES},
     clock,
     config::Settings,
-    faults::{self, Deed, KINDS, Kind, Planned},
+    connections::Connections,
+    faults::{self, Deed, KINDS, Kind},
     fence::PowerSwitch,
     judge::{
         Departure, Departures,
@@ -26,45 +32,6 @@ use crate::{
     },
 };
 
-/// Lengths the cluster runs with.
-#[derive(Clone, Copy, Debug)]
-pub struct Lengths {
-    /// Time between two probes on a link.
-    pub interval: Duration,
-    /// Misses that mean dead.
-    pub misses: u32,
-    /// Lease.
-    pub lease: Duration,
-    /// Longest time from the gate to the wire.
-    pub margin: Duration,
-    /// Age at which a controller is dead.
-    pub controller_deadtime: Duration,
-    /// The first deadtime after start.
-    pub initdead: Duration,
-}
-
-impl Default for Lengths {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_millis(1),
-            misses: 5,
-            lease: Duration::from_millis(20),
-            // The longest the lab's machine was seen to hold a packet up between gate and switch.
-            margin: Duration::from_millis(2),
-            controller_deadtime: Duration::from_millis(30),
-            initdead: Duration::from_millis(200),
-        }
-    }
-}
-
-/// `1 + rho` of the configuration's default, rounded up.
-const RATE: f64 = 1.21;
-/// A voter without its record takes no part for `(L_max + margin) (1 + rho)`.
-const L_MAX: Duration = Duration::from_secs(2);
-/// The lab's delay before a fence and its agent take less.
-const FENCE: Duration = Duration::from_secs(1);
-/// A daemon that is started has attached and speaks within this, on a machine with work to do.
-const START: Duration = Duration::from_secs(2);
 /// Before and after the faults of a run.
 const CALM: Duration = Duration::from_millis(50);
 /// Two nodes hear each other again within this, or the lab is of no use any more.
@@ -73,49 +40,6 @@ const SETTLE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(200);
 /// Intervals after the end of a partition within which `available` has one server again.
 const HEAL_INTERVALS: u32 = 10;
-
-impl Lengths {
-    /// Returns the configuration of a cluster with these lengths.
-    #[must_use]
-    pub fn settings(&self, policy: &str, gate: Option<&str>) -> Settings {
-        let text = |duration: Duration| format!("{}us", duration.as_micros());
-        let promises = policy != "available";
-        Settings {
-            interval: text(self.interval),
-            misses: self.misses,
-            initdead: text(self.initdead),
-            controller_deadtime: text(self.controller_deadtime),
-            policy: policy.into(),
-            lease: promises.then(|| text(self.lease)),
-            margin: promises.then(|| text(self.margin)),
-            gate: gate.map(Into::into),
-            auto_failback: true,
-            ..Settings::default()
-        }
-    }
-
-    /// Returns how long after everything is mended the service may take to be back.
-    ///
-    /// A daemon starts and waits out `initdead`; a promise given just before, to a node that is of
-    /// no use, runs out; the seekers get into each other's way a few times (two tries of the slower
-    /// rank); and a voter that forgot takes no part for its time.
-    #[must_use]
-    pub fn bound(&self, settings: &Settings, forgets: bool) -> Duration {
-        let promise = (self.lease + self.margin).mul_f64(RATE);
-        let seek = (self.interval * self.misses).max(Duration::from_millis(2));
-        let mut bound = START + self.initdead + promise * 2 + seek * 8;
-        if settings.policy == "available" {
-            return bound;
-        }
-        if settings.policy == "safe" {
-            bound += FENCE;
-        }
-        if forgets {
-            bound += (L_MAX + self.margin).mul_f64(RATE);
-        }
-        bound
-    }
-}
 
 /// What a series of runs is.
 #[derive(Clone, Debug)]
@@ -131,6 +55,12 @@ impl Chaos {
     #[must_use]
     pub fn all_kinds(settings: &Settings) -> Vec<Kind> {
         KINDS.into_iter().filter(|kind| !kind.needs_witness() || settings.has_witness()).collect()
+    }
+
+    /// Those of a series for which none is named.
+    #[must_use]
+    pub fn usual_kinds(settings: &Settings) -> Vec<Kind> {
+        Self::all_kinds(settings).into_iter().filter(|kind| !kind.only_by_name()).collect()
     }
 
     /// Sets up a lab and starts the daemons; returns it when one serves and both hear each other.
@@ -153,45 +83,44 @@ impl Chaos {
     ///
     /// If the lab refuses something, or the judge could not watch: there is no verdict then.
     pub fn run(&self, lab: &mut Lab, seed: u64) -> Result<RunReport> {
-        let mut random = plan::Random::new(seed);
-        // A power switch that fails leaves `safe` to wait, and must not let it serve.
-        let broken = random.below(4) == 0;
-        let plan = plan::plan(&mut random, &self.kinds);
-        self.run_plan(lab, seed, &plan, broken)
+        let plan = plan::plan(&mut plan::Random::new(seed), &self.kinds, &self.lengths);
+        self.run_plan(lab, seed, &plan)
     }
 
-    /// Does one run with these faults; `broken` is whether the power switch, where there is one,
-    /// fails.
+    /// Does one run with these faults.
     ///
     /// # Errors
     ///
     /// As [`Chaos::run`].
-    pub fn run_plan(
-        &self,
-        lab: &mut Lab,
-        seed: u64,
-        plan: &[Planned],
-        broken: bool,
-    ) -> Result<RunReport> {
+    pub fn run_plan(&self, lab: &mut Lab, seed: u64, plan: &Plan) -> Result<RunReport> {
         if let Some(switch) = lab.power_switch() {
-            switch.set_broken(broken);
+            switch.set_broken(&plan.broken);
             drop(switch.take_requests());
         }
+        drop(lab.take_edits());
         let judge = lab.judge()?;
+        let addresses = lab.settings().addresses();
+        let connections = if self.kinds.contains(&Kind::Connections) {
+            Some(Connections::start(lab.netns(Machine::Client), &addresses)?)
+        } else {
+            None
+        };
         let began = clock::now();
         thread::sleep(CALM);
-        let deeds = faults::carry_out(lab, plan)?;
+        let deeds = faults::carry_out(lab, &plan.faults)?;
         let mended = deeds.last().map_or(began, |deed| deed.ended);
         let fenced = lab.power_switch().map(PowerSwitch::take_requests).unwrap_or_default();
-        let forgets = !fenced.is_empty() || plan.iter().any(|p| p.fault.kind.forgets());
+        let forgets = !fenced.is_empty() || plan.faults.iter().any(|p| p.fault.kind.forgets());
         let bound = self.lengths.bound(lab.settings(), forgets);
-        let back = judge.wait_for_service(mended, bound).map(|answer| answer.at);
+        let back = judge.wait_for_service(&addresses, mended, bound);
         let settled = settle_fenced(lab);
         let fenced_since = lab.power_switch().map(PowerSwitch::take_requests).unwrap_or_default();
         let fenced = [fenced, fenced_since].concat();
         thread::sleep(CALM);
         let ended = clock::now();
-        let seen = judge.finish()?;
+        let streamed = connections.map(Connections::finish).transpose()?.unwrap_or_default();
+        let mut seen = judge.finish()?;
+        seen.edits = lab.take_edits();
         let violations = verdict::violations(&seen);
         let heal = self.lengths.interval * HEAL_INTERVALS;
         let (duals, violations) = if lab.settings().policy == "available" {
@@ -201,11 +130,20 @@ impl Chaos {
         };
         let mut report = RunReport {
             seed,
-            faults: plan.iter().map(|planned| planned.fault.to_string()).collect(),
-            fence_broken: lab.power_switch().is_some() && broken,
+            faults: plan.faults.iter().map(|planned| planned.fault.to_string()).collect(),
+            not_fenced: if lab.power_switch().is_some() {
+                plan.broken.iter().map(ToString::to_string).collect()
+            } else {
+                Vec::new()
+            },
             answers: seen.answers.len(),
-            silence_ns: verdict::longest_silence(&seen.answers, began, ended),
-            back_ns: back.map(|at| at.ns() - mended.ns()),
+            streamed,
+            silence_ns: addresses
+                .iter()
+                .map(|&address| verdict::longest_silence(&seen.answers, address, began, ended))
+                .max()
+                .unwrap_or_default(),
+            back_ns: back.as_ref().ok().copied().flatten().map(|a| a.at.ns() - mended.ns()),
             bound_ns: bound.as_nanos() as u64,
             duals,
             violations: violations.len(),
@@ -215,8 +153,12 @@ impl Chaos {
         if let Some(first) = violations.first() {
             report.failures.push(format!("two servers: {first}"));
         }
-        if back.is_none() {
-            report.failures.push(format!("no service within {bound:?} after all was mended"));
+        if let Err(missing) = back {
+            let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            let missing = missing.join(", ");
+            report
+                .failures
+                .push(format!("no service within {bound:?} after all was mended for {missing}"));
         } else if let Err(error) = settled {
             report.failures.push(format!("the nodes do not settle: {error:#}"));
         }
@@ -269,7 +211,10 @@ fn settle(lab: &mut Lab) -> Result<()> {
             ensure!(clock::now() < end, "for {SETTLE:?}: {error:#}");
         }
     }
-    lab.who_serves(VIP4.into(), SETTLE)?.context("no node serves")?;
+    for address in lab.settings().addresses() {
+        let serves = lab.who_serves(address, SETTLE)?;
+        serves.with_context(|| format!("no node serves {address}"))?;
+    }
     Ok(())
 }
 
@@ -298,7 +243,8 @@ fn left_within(
     allowed: &[(BootTime, BootTime)],
 ) -> bool {
     let mut others = answers.iter().filter(|answer| {
-        let before = answer.at <= violation.at;
+        let of = [violation.address, violation.after.address].contains(&answer.address);
+        let before = of && answer.at <= violation.at;
         before && answer.node != violation.node && answer.epoch >= violation.epoch
     });
     violation.rule != Rule::Stale
@@ -336,8 +282,12 @@ fn split(
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::addresses::Machine;
+    use crate::addresses::VIPS;
+
+    const VIP: IpAddr = VIPS[0];
 
     fn deed(began: u64, connected: bool) -> Deed {
         Deed { began: BootTime(began), ended: BootTime(began + 1), what: String::new(), connected }
@@ -345,8 +295,14 @@ mod tests {
 
     fn violation(at: u64) -> Violation {
         let (node, epoch) = (Machine::A, 1);
-        let after = Departure { at: BootTime(1), node: Machine::B, epoch: 2, asked: BootTime(0) };
-        Violation { rule: Rule::Order, at: BootTime(at), node, epoch, after }
+        let after = Departure {
+            at: BootTime(1),
+            node: Machine::B,
+            address: VIP,
+            epoch: 2,
+            asked: BootTime(0),
+        };
+        Violation { rule: Rule::Order, at: BootTime(at), node, address: VIP, epoch, after }
     }
 
     #[test]
@@ -384,15 +340,5 @@ mod tests {
         assert_eq!(left(&[answered(19), answered(25)], &violations), [47, 60]);
         let stale = Violation { rule: Rule::Stale, ..violations[0] };
         assert_eq!(left(&[answered(25)], &[stale]), [47]);
-    }
-
-    #[test]
-    fn the_bound_grows_with_what_a_restart_costs() {
-        let lengths = Lengths::default();
-        let settings = lengths.settings("witness", None);
-        let (without, with) = (lengths.bound(&settings, false), lengths.bound(&settings, true));
-        assert!(with - without >= Duration::from_millis(2400), "{without:?} {with:?}");
-        let available = lengths.settings("available", None);
-        assert_eq!(lengths.bound(&available, true), lengths.bound(&available, false));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::Lengths;
 use crate::{
     addresses::{Link, Machine, NODES},
-    faults::{Fault, Kind, Planned},
+    faults::{CHANGES, Edit, Fault, Kind, Planned, REMOVALS, RESTARTS},
     switch::Direction,
 };
 
@@ -37,25 +38,94 @@ impl Random {
     pub fn one_of<T: Copy>(&mut self, all: &[T]) -> Option<T> {
         (!all.is_empty()).then(|| all[self.below(all.len() as u64) as usize])
     }
+
+    /// Returns a time below `bound`, in microseconds; zero if there is none.
+    fn time_below(&mut self, bound: Duration) -> Duration {
+        Duration::from_micros(self.below((bound.as_micros() as u64).max(1)))
+    }
 }
 
-/// Faults of a run begin within this.
-const SPREAD_MS: u64 = 150;
-/// A fault lasts from 1 ms to 2 to the power of this.
-const LONGEST_LOG2_MS: u64 = 8;
+/// What is to happen in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The faults.
+    pub faults: Vec<Planned>,
+    /// The nodes that the power switch, where there is one, cannot switch off in this run.
+    pub broken: Vec<Machine>,
+}
 
-/// Plans the faults of a run: mostly one, at times two or three that overlap as they may.
+/// The first fault of a run begins within this.
+const SPREAD: Duration = Duration::from_millis(150);
+/// The shortest fault lasts this part of an interval.
+const SHORTEST: u32 = 4;
+/// The longest lasts so many times the longest timer.
+const LONGEST: u32 = 16;
+/// A long fault is one of so many octaves below that.
+const LONG: u64 = 4;
+/// A fence that two nodes ask for at once lasts up to so many times its delay.
+const FENCES: u64 = 4;
+
+/// Plans a run: mostly one fault, at times two or three that overlap as they may.
 #[must_use]
-pub fn plan(random: &mut Random, kinds: &[Kind]) -> Vec<Planned> {
+pub fn plan(random: &mut Random, kinds: &[Kind], lengths: &Lengths) -> Plan {
+    // A power switch that fails leaves `safe` to wait, and must not let it serve.
+    let broken = match (random.below(4), random.below(4)) {
+        (0, 0) => vec![NODES[0]],
+        (0, 1) => vec![NODES[1]],
+        (0, _) => NODES.to_vec(),
+        _ => Vec::new(),
+    };
     let count = match random.below(10) {
         0..=4 => 1,
         5..=7 => 2,
         _ => 3,
     };
-    (0..count).filter_map(|_| planned(random, kinds)).collect()
+    let mut faults: Vec<Planned> = Vec::new();
+    for _ in 0..count {
+        let Some(fault) = fault(random, kinds) else { break };
+        let from = match faults.first() {
+            // At the end of the first one, when the nodes find together again.
+            Some(first) if random.below(2) == 0 => {
+                let apart = lasts(random, fault.kind, lengths);
+                if random.below(2) == 0 { first.until.saturating_sub(apart) } else { first.until }
+            }
+            _ => random.time_below(SPREAD),
+        };
+        faults.push(Planned { fault, from, until: from + lasts(random, fault.kind, lengths) });
+    }
+    // Long enough for both nodes to have each other fenced: the rarest of what a failed fence needs.
+    let mutual = random.below(if broken.is_empty() { 4 } else { 2 }) == 0;
+    if let Some(delay) = lengths.fence_delay.filter(|_| mutual && kinds.contains(&Kind::Partition))
+    {
+        let (from, longer) = (random.time_below(SPREAD), delay * random.below(FENCES) as u32);
+        let node = if random.below(2) == 0 { NODES[0] } else { NODES[1] };
+        let until = from + delay + longer + random.time_below(delay);
+        faults.push(Planned { fault: Fault::of(Kind::Partition, node), from, until });
+    }
+    Plan { faults, broken }
 }
 
-fn planned(random: &mut Random, kinds: &[Kind]) -> Option<Planned> {
+/// Returns how long a fault lasts: as often short as long, each power of two alike; and in every third
+/// case about as long as one of the timers, where it matters by how much. What has a daemon start is
+/// mostly long, so that something comes of the start before it is mended.
+fn lasts(random: &mut Random, kind: Kind, lengths: &Lengths) -> Duration {
+    let timers = lengths.timers();
+    if random.below(3) == 0
+        && let Some(timer) = random.one_of(&timers)
+    {
+        return timer / 2 + random.time_below(timer * 3 / 2);
+    }
+    let shortest = (lengths.interval / SHORTEST).max(Duration::from_micros(1));
+    let longest = timers.into_iter().max().unwrap_or(lengths.interval) * LONGEST;
+    let octaves = u64::from((longest.as_nanos() / shortest.as_nanos()).max(2).ilog2());
+    let long = kind.starts() && random.below(4) > 0;
+    let octave =
+        if long { octaves - 1 - random.below(octaves.min(LONG)) } else { random.below(octaves) };
+    let scale = shortest * (1 << octave);
+    scale + random.time_below(scale)
+}
+
+fn fault(random: &mut Random, kinds: &[Kind]) -> Option<Fault> {
     let mut kind = random.one_of(kinds)?;
     // A voter without its record takes no part for seconds, so these come half as often.
     if kind.forgets() && random.below(2) == 0 {
@@ -73,14 +143,15 @@ fn planned(random: &mut Random, kinds: &[Kind]) -> Option<Planned> {
         _ => Direction::Both,
     };
     let node = if kind.needs_witness() { Machine::Witness } else { node };
-    let from = Duration::from_micros(random.below(SPREAD_MS * 1000));
-    // As many short ones as long ones: each power of two alike.
-    let scale_us = 1000 << random.below(LONGEST_LOG2_MS);
-    let lasts = Duration::from_micros(scale_us + random.below(scale_us));
     // With the witness the holder serves on, without it the other node takes over.
     let from_witness = random.below(3) < 2;
-    let fault = Fault { kind, node, link, direction, from_witness };
-    Some(Planned { fault, from, until: from + lasts })
+    let edit = Edit {
+        change: random.one_of(&CHANGES)?,
+        in_place: random.below(2) == 0,
+        witness_first: random.below(2) == 0,
+    };
+    let (restart, removal) = (random.one_of(&RESTARTS)?, random.one_of(&REMOVALS)?);
+    Some(Fault { link, direction, from_witness, restart, removal, edit, ..Fault::of(kind, node) })
 }
 
 #[cfg(test)]
@@ -88,19 +159,39 @@ mod tests {
     use super::*;
     use crate::faults::KINDS;
 
+    fn lengths(fence_delay: Option<Duration>) -> Lengths {
+        Lengths { fence_delay, ..Lengths::default() }
+    }
+
+    fn plans(count: u64, kinds: &[Kind], lengths: &Lengths) -> Vec<Plan> {
+        (0..count).map(|seed| plan(&mut Random::new(seed), kinds, lengths)).collect()
+    }
+
     #[test]
     fn a_seed_is_a_plan() {
-        let of = |seed| plan(&mut Random::new(seed), &KINDS);
+        let of = |seed| plan(&mut Random::new(seed), &KINDS, &Lengths::default());
         assert_eq!(of(7), of(7));
         assert_ne!(of(7), of(8));
     }
 
     #[test]
-    fn every_kind_and_place_comes_up_and_no_plan_is_long() {
-        let plans: Vec<_> = (0..500).map(|seed| plan(&mut Random::new(seed), &KINDS)).collect();
-        let faults: Vec<_> = plans.iter().flatten().map(|planned| planned.fault).collect();
+    fn every_kind_and_place_comes_up() {
+        let plans = plans(1000, &KINDS, &Lengths::default());
+        let faults: Vec<_> =
+            plans.iter().flat_map(|plan| &plan.faults).map(|planned| planned.fault).collect();
         for kind in KINDS {
             assert!(faults.iter().any(|fault| fault.kind == kind), "{kind}");
+        }
+        let of = |kind| faults.iter().filter(move |fault| fault.kind == kind);
+        for restart in RESTARTS {
+            assert!(of(Kind::Restart).any(|fault| fault.restart == restart), "{restart:?}");
+        }
+        for removal in REMOVALS {
+            assert!(of(Kind::Connections).any(|fault| fault.removal == removal), "{removal:?}");
+        }
+        for change in CHANGES {
+            let mut edits = of(Kind::Edit).map(|fault| fault.edit);
+            assert!(edits.any(|edit| edit.change == change), "{change:?}");
         }
         for node in NODES {
             for direction in [Direction::FromMachine, Direction::ToMachine] {
@@ -113,15 +204,46 @@ mod tests {
                 }
             }
         }
-        let longest = plans.iter().flatten().map(|planned| planned.until).max();
-        assert!(longest < Some(Duration::from_millis(500)), "{longest:?}");
-        assert!(plans.iter().all(|plan| !plan.is_empty()));
-        assert!(plans.iter().any(|plan| plan.len() == 3));
+        assert!(plans.iter().all(|plan| !plan.faults.is_empty()));
+        assert!(plans.iter().any(|plan| plan.faults.len() == 3));
+    }
+
+    #[test]
+    fn faults_last_from_less_than_an_interval_to_many_times_each_timer() {
+        let lengths = lengths(Some(Duration::from_millis(300)));
+        let plans = plans(1000, &KINDS, &lengths);
+        let lasted: Vec<_> =
+            plans.iter().flat_map(|plan| &plan.faults).map(|p| p.until - p.from).collect();
+        assert!(lasted.iter().min() < Some(&lengths.interval));
+        for timer in lengths.timers() {
+            let longer = lasted.iter().filter(|&&lasts| lasts > timer * 8).count();
+            assert!(longer >= 10, "{longer} of {} outlast {timer:?} eight times", lasted.len());
+        }
+        // Or a series would take too long.
+        let ends = plans.iter().flat_map(|plan| plan.faults.iter().map(|p| p.until).max());
+        let mean = ends.sum::<Duration>() / 1000;
+        assert!(mean < Duration::from_millis(1500), "{mean:?}");
+    }
+
+    #[test]
+    fn where_nodes_are_fenced_some_runs_have_both_ask_for_it_while_one_or_both_fences_fail() {
+        let delay = Duration::from_millis(300);
+        let mutual = |plan: &Plan| {
+            plan.faults.iter().any(|p| p.fault.kind == Kind::Partition && p.until - p.from > delay)
+        };
+        let plans = plans(60, &KINDS, &lengths(Some(delay)));
+        for broken in 1..=2 {
+            let found =
+                plans.iter().filter(|plan| plan.broken.len() == broken && mutual(plan)).count();
+            assert!(found >= 2, "{found} with {broken} broken");
+        }
+        assert!(plans.iter().any(|plan| plan.broken.is_empty() && mutual(plan)));
     }
 
     #[test]
     fn only_the_kinds_that_are_asked_for_come_up() {
-        let plans = (0..100).flat_map(|seed| plan(&mut Random::new(seed), &[Kind::Kill]));
-        assert!(plans.into_iter().all(|planned| planned.fault.kind == Kind::Kill));
+        let plans = plans(100, &[Kind::Kill], &lengths(Some(Duration::from_millis(300))));
+        let mut faults = plans.iter().flat_map(|plan| &plan.faults);
+        assert!(faults.all(|planned| planned.fault.kind == Kind::Kill));
     }
 }

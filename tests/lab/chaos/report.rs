@@ -9,7 +9,11 @@ use serde::Serialize;
 use super::Evidence;
 use crate::{
     Lab,
-    judge::verdict::{self, Stretch},
+    addresses::VIPS,
+    judge::{
+        Departure,
+        verdict::{self, Stretch},
+    },
     takeover,
 };
 
@@ -29,19 +33,21 @@ pub struct RunReport {
     pub seed: u64,
     /// They.
     pub faults: Vec<String>,
-    /// Whether the power switch failed.
-    pub fence_broken: bool,
+    /// Nodes that the power switch could not switch off.
+    pub not_fenced: Vec<String>,
     /// Answers the judge saw.
     pub answers: usize,
-    /// The longest time without an answer of any node.
+    /// Bytes that came to the client on connections it keeps open.
+    pub streamed: u64,
+    /// The longest time without an answer of any node for one of the addresses.
     pub silence_ns: u64,
-    /// From the end of the mending to the next answer; `None` if there was none in time.
+    /// From the end of the mending until each address was answered for; `None` if one was not in time.
     pub back_ns: Option<u64>,
     /// How long that may take.
     pub bound_ns: u64,
     /// Two servers in partitions.
     pub duals: Vec<Dual>,
-    /// Answers and claims that break the invariant.
+    /// Answers and other packets that break the invariant.
     pub violations: usize,
     /// What was wrong, the first of each kind; empty for a good run.
     pub failures: Vec<String>,
@@ -55,10 +61,10 @@ impl RunReport {
     pub fn line(&self) -> String {
         let ms = |ns: u64| format!("{:.1} ms", ns as f64 / 1e6);
         let mut line = format!("seed {}: {}", self.seed, self.faults.join(", "));
-        if self.fence_broken {
-            line.push_str(" (fence fails)");
-        }
         // Writing to a string cannot fail.
+        if !self.not_fenced.is_empty() {
+            let _ = write!(line, " (fence of {} fails)", self.not_fenced.join(" and "));
+        }
         let _ = write!(line, "; longest silence {}", ms(self.silence_ns));
         if let Some(back) = self.back_ns {
             let _ = write!(line, ", back after {}", ms(back));
@@ -98,15 +104,16 @@ fn lines(stretches: &[Stretch]) -> Vec<(BootTime, String)> {
         rest = others;
         let last = shown.last().map_or(first.last, |stretch| stretch.last);
         let lasts = ms(first.first.at, last);
-        let (node, epoch) = (first.first.node, first.first.epoch);
+        let Departure { node, epoch, address, .. } = first.first;
         let text = if taken == 1 {
             format!(
-                "{node} answers under epoch {epoch:#x}: {} times, for {lasts:.3} ms",
+                "{node} answers for {address} under epoch {epoch:#x}: {} times, for {lasts:.3} ms",
                 first.count
             )
         } else {
             format!(
-                "{node} under epoch {epoch:#x} and others take {taken} turns, for {lasts:.3} ms"
+                "{node} under epoch {epoch:#x} and others take {taken} turns for {address}, for \
+                 {lasts:.3} ms"
             )
         };
         lines.push((first.first.at, text));
@@ -125,7 +132,9 @@ pub(super) fn timeline(lab: &Lab, began: BootTime, evidence: &Evidence<'_>) -> R
         let result = if request.done { "is switched off" } else { "is not switched off: broken" };
         events.push((request.at, format!("fence: {} {result}", request.node)));
     }
-    events.extend(lines(&verdict::stretches(&evidence.seen.answers)));
+    for address in VIPS {
+        events.extend(lines(&verdict::stretches(&evidence.seen.answers, address)));
+    }
     if let Some(first) = evidence.violations.first() {
         events.push((first.at, format!("VIOLATION: {first}")));
     }
@@ -167,10 +176,11 @@ fn takeovers(lab: &Lab) -> Result<Vec<(BootTime, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{addresses::Machine, judge::Departure};
+    use crate::addresses::Machine;
 
     fn stretch(at: u64, node: Machine, count: usize) -> Stretch {
-        let first = Departure { at: BootTime(at), node, epoch: 7, asked: BootTime(0) };
+        let first =
+            Departure { at: BootTime(at), node, address: VIPS[0], epoch: 7, asked: BootTime(0) };
         Stretch { first, last: BootTime(at + 1_000_000), count }
     }
 
@@ -186,9 +196,9 @@ mod tests {
         assert_eq!(
             said,
             [
-                "a answers under epoch 0x7: 100 times, for 1.000 ms",
-                "b under epoch 0x7 and others take 10 turns, for 10.000 ms",
-                "b answers under epoch 0x7: 50 times, for 1.000 ms"
+                "a answers for 192.0.2.100 under epoch 0x7: 100 times, for 1.000 ms",
+                "b under epoch 0x7 and others take 10 turns for 192.0.2.100, for 10.000 ms",
+                "b answers for 192.0.2.100 under epoch 0x7: 50 times, for 1.000 ms"
             ]
         );
     }

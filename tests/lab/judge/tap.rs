@@ -1,7 +1,9 @@
-//! Watching what comes out of the nodes' ports of the client network.
+//! Watching what comes out of the nodes' ports: whatever has a service address as its source, and
+//! whatever claims one.
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,9 +16,9 @@ use anyhow::{Context, Result};
 use hb_ebpf::time::BootTime;
 use zerocopy::FromBytes;
 
-use super::verdict::{Departure, Departures, NodeClaim};
+use super::verdict::{Departure, Departures, Packet, What};
 use crate::{
-    addresses::{Link, Machine, NODES, SERVICE_PORT, VIP4, VIP6, is_vip},
+    addresses::{Link, Machine, NODES, SERVICE_PORT, VIP_COUNT, VIP4, VIP6, is_vip},
     capture::{self, ETHERNET},
     clock::{self, RealTime},
     responder::Datagram,
@@ -29,21 +31,22 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Room for what arrives while the judge's thread is not run.
 const BUFFER: i32 = 16 << 20;
 
-/// One socket per node, on the switch's side of its cable: behind the program that cuts, before
-/// the bridge.
+/// One socket per port of a node, on the switch's side of its cable: behind the program that cuts,
+/// before the bridge.
 #[derive(Debug)]
-pub(super) struct Taps(Vec<(Machine, Socket)>);
+pub(super) struct Taps(Vec<(Machine, Link, Socket)>);
 
 impl Taps {
     /// Opens them; to be called inside the switch's namespace.
     pub(super) fn open() -> io::Result<Self> {
-        let open = |node: Machine| {
-            let socket = Socket::packet_on(&port_name(node, Link::Client))?;
+        let open = |(node, link): (Machine, Link)| {
+            let socket = Socket::packet_on(&port_name(node, link))?;
             socket.filter(&FILTER)?;
             socket.keep_times(BUFFER)?;
-            Ok((node, socket))
+            Ok((node, link, socket))
         };
-        NODES.into_iter().map(open).collect::<io::Result<_>>().map(Self)
+        let ports = NODES.into_iter().flat_map(|node| node.links().iter().map(move |&l| (node, l)));
+        ports.map(open).collect::<io::Result<_>>().map(Self)
     }
 }
 
@@ -53,28 +56,21 @@ pub(super) fn watch(taps: &Taps, stop: &AtomicBool, seen: &Mutex<Departures>) ->
     let mut last_round = false;
     loop {
         let clock = RealTime::sample();
-        for (node, socket) in &taps.0 {
+        for (node, link, socket) in &taps.0 {
             while let Some(received) =
                 socket.receive(&mut buffer, clock).context("the judge's tap broke")?
             {
                 let at = received.at.unwrap_or_else(clock::now);
                 let frame = &buffer[..received.length];
                 let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(answer) = answer(frame) {
-                    seen.answers.push(Departure {
-                        at,
-                        node: *node,
-                        epoch: answer.epoch.get(),
-                        asked: BootTime(answer.sent_ns.get()),
-                    });
-                } else if let Some((_, address, _)) = capture::parse(frame)
-                    && is_vip(address)
-                {
-                    seen.claims.push(NodeClaim { at, node: *node });
-                }
+                note(&mut seen, *node, at, frame);
             }
             let lost = socket.lost().context("cannot ask the judge's tap for its losses")?;
-            anyhow::ensure!(lost == 0, "the judge's tap of {node} lost {lost} frames: no verdict");
+            let link = link.name();
+            anyhow::ensure!(
+                lost == 0,
+                "the judge's tap of {node}, {link}, lost {lost} frames: no verdict"
+            );
         }
         if last_round {
             return Ok(());
@@ -84,15 +80,51 @@ pub(super) fn watch(taps: &Taps, stop: &AtomicBool, seen: &Mutex<Departures>) ->
     }
 }
 
-/// Reads an answer from a service address, or `None` for any other frame.
+/// Takes down what a frame is that came out of a port of `node`.
+fn note(seen: &mut Departures, node: Machine, at: BootTime, frame: &[u8]) {
+    // First, since a Neighbor Advertisement may have a service address as its source as well.
+    if let Some((_, address, _)) = capture::parse(frame)
+        && is_vip(address)
+    {
+        seen.packets.push(Packet { at, node, address, what: What::Claim });
+    } else if let Some(address) = source(frame).filter(|&address| is_vip(address)) {
+        match answer(frame) {
+            Some(answer) => seen.answers.push(Departure {
+                at,
+                node,
+                address,
+                epoch: answer.epoch.get(),
+                asked: BootTime(answer.sent_ns.get()),
+            }),
+            None => seen.packets.push(Packet { at, node, address, what: What::Data }),
+        }
+    }
+}
+
+/// Returns the source address of a packet.
+fn source(frame: &[u8]) -> Option<IpAddr> {
+    let ip = frame.get(ETHERNET..)?;
+    match frame.get(12..ETHERNET)? {
+        [0x08, 0x00] => {
+            let octets: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
+            Some(Ipv4Addr::from(octets).into())
+        }
+        [0x86, 0xdd] => {
+            let octets: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}
+
+/// Reads an answer of the service, or `None` for any other packet.
 fn answer(frame: &[u8]) -> Option<Datagram> {
     let ip = frame.get(ETHERNET..)?;
-    let udp = match frame.get(12..ETHERNET)? {
-        [0x08, 0x00] if ip.get(12..16)? == VIP4.octets() => ip.get(20..)?,
-        [0x86, 0xdd] if ip.get(8..24)? == VIP6.octets() => ip.get(40..)?,
-        _ => return None,
+    let (protocol, udp) = match frame.get(12..ETHERNET)? {
+        [0x08, 0x00] => (*ip.get(9)?, ip.get(20..)?),
+        _ => (*ip.get(6)?, ip.get(40..)?),
     };
-    if udp.get(..2)? != SERVICE_PORT.to_be_bytes() {
+    if protocol != libc::IPPROTO_UDP as u8 || udp.get(..2)? != SERVICE_PORT.to_be_bytes() {
         return None;
     }
     Datagram::read_from_prefix(udp.get(8..)?).ok().map(|(datagram, _)| datagram)
@@ -111,90 +143,45 @@ const fn jump(k: u32, yes: u8, no: u8) -> libc::sock_filter {
     }
 }
 
+const WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
 const BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
-/// ARP, Neighbor Advertisements, and UDP from the service's port: all else stays with the kernel,
-/// heartbeats above all. Frames to the machine have another source port.
-const FILTER: [libc::sock_filter; 15] = [
+/// What all service addresses of a family have in common, in their last four octets.
+const COMMON: u32 = !(VIP_COUNT as u32 - 1);
+/// The service addresses of IPv6 as words.
+const V6: [u32; 4] = {
+    let bits = VIP6.to_bits();
+    [(bits >> 96) as u32, (bits >> 64) as u32, (bits >> 32) as u32, bits as u32]
+};
+
+/// ARP, ICMPv6, of which few pass, and whatever has a service address as its source: all else stays with
+/// the kernel, heartbeats above all.
+const FILTER: [libc::sock_filter; 20] = [
     statement(HALF, 12),
-    jump(0x0806, 11, 0),
-    jump(0x0800, 0, 4),
-    // IPv4 without options.
-    statement(BYTE, 23),
-    jump(libc::IPPROTO_UDP as u32, 0, 9),
-    statement(HALF, 34),
-    jump(SERVICE_PORT as u32, 6, 7),
-    jump(0x86dd, 0, 6),
+    jump(0x0806, 16, 0),
+    jump(0x0800, 0, 3),
+    statement(WORD, 26),
+    statement(AND, COMMON),
+    jump(VIP4.to_bits() & COMMON, 12, 13),
+    jump(0x86dd, 0, 12),
     statement(BYTE, 20),
-    jump(libc::IPPROTO_UDP as u32, 0, 2),
-    statement(HALF, 54),
-    jump(SERVICE_PORT as u32, 1, 2),
-    // ICMPv6, of which few pass.
-    jump(libc::IPPROTO_ICMPV6 as u32, 0, 1),
+    jump(libc::IPPROTO_ICMPV6 as u32, 9, 0),
+    statement(WORD, 22),
+    jump(V6[0], 0, 8),
+    statement(WORD, 26),
+    jump(V6[1], 0, 6),
+    statement(WORD, 30),
+    jump(V6[2], 0, 4),
+    statement(WORD, 34),
+    statement(AND, COMMON),
+    jump(V6[3] & COMMON, 0, 1),
     statement(RETURN, 0xffff),
     statement(RETURN, 0),
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Runs the filter as the kernel would.
-    fn passes(frame: &[u8]) -> bool {
-        let mut accumulator = 0;
-        let mut place = 0;
-        loop {
-            let step = FILTER[place];
-            place += 1;
-            let at = step.k as usize;
-            match u32::from(step.code) {
-                HALF => match frame.get(at..at + 2) {
-                    Some(bytes) => accumulator = u32::from(bytes[0]) << 8 | u32::from(bytes[1]),
-                    None => return false,
-                },
-                BYTE => match frame.get(at) {
-                    Some(&byte) => accumulator = u32::from(byte),
-                    None => return false,
-                },
-                RETURN => return step.k != 0,
-                _ => place += usize::from(if accumulator == step.k { step.jt } else { step.jf }),
-            }
-        }
-    }
-
-    fn frame(ethertype: u16, protocol: (usize, u8), source_port: Option<(usize, u16)>) -> Vec<u8> {
-        let mut frame = vec![0; 120];
-        frame[12..14].copy_from_slice(&ethertype.to_be_bytes());
-        frame[protocol.0] = protocol.1;
-        if let Some((at, port)) = source_port {
-            frame[at..at + 2].copy_from_slice(&port.to_be_bytes());
-        }
-        frame
-    }
-
-    #[test]
-    fn the_filter_passes_what_is_judged_and_nothing_else() {
-        assert!(passes(&frame(0x0806, (0, 0), None)));
-        assert!(passes(&frame(0x0800, (23, 17), Some((34, SERVICE_PORT)))));
-        assert!(passes(&frame(0x86dd, (20, 17), Some((54, SERVICE_PORT)))));
-        assert!(passes(&frame(0x86dd, (20, 58), None)));
-        assert!(!passes(&frame(0x0800, (23, 17), Some((34, 694)))));
-        assert!(!passes(&frame(0x0800, (23, 6), Some((34, SERVICE_PORT)))));
-        assert!(!passes(&frame(0x86dd, (20, 17), Some((54, 694)))));
-        assert!(!passes(&frame(0x88b5, (0, 0), None)));
-        assert!(!passes(&[0; 10]));
-    }
-
-    #[test]
-    fn answers_of_a_service_address_are_read_and_others_are_not() {
-        let mut whole = frame(0x0800, (23, 17), Some((34, SERVICE_PORT)));
-        whole[26..30].copy_from_slice(&VIP4.octets());
-        whole[42 + 24] = 7;
-        assert_eq!(answer(&whole).map(|datagram| datagram.epoch.get()), Some(7));
-        whole[29] ^= 1;
-        assert!(answer(&whole).is_none());
-        assert!(answer(&whole[..60]).is_none());
-    }
-}
+#[path = "tap_tests.rs"]
+mod tests;

@@ -1,13 +1,19 @@
 //! The judge on departures made up for it: it must find what is wrong, and only that.
 
 use super::*;
+use crate::addresses::VIPS;
 
 const A: Machine = Machine::A;
 const B: Machine = Machine::B;
 
+const V4: IpAddr = VIPS[0];
+const V6: IpAddr = VIPS[1];
+/// Of another group.
+const OTHER: IpAddr = VIPS[2];
+
 /// An answer to a question asked just before.
 fn answer(at: u64, node: Machine, epoch: u64) -> Departure {
-    Departure { at: BootTime(at), node, epoch, asked: BootTime(at - 1) }
+    Departure { at: BootTime(at), node, address: V4, epoch, asked: BootTime(at - 1) }
 }
 
 fn judge(answers: &[Departure]) -> Vec<(Rule, u64)> {
@@ -15,11 +21,28 @@ fn judge(answers: &[Departure]) -> Vec<(Rule, u64)> {
 }
 
 fn judge_with(answers: &[Departure], claims: &[(u64, Machine)]) -> Vec<(Rule, u64)> {
-    let claims = claims.iter().map(|&(at, node)| NodeClaim { at: BootTime(at), node }).collect();
-    violations(&Departures { answers: answers.to_vec(), claims })
-        .into_iter()
-        .map(|violation| (violation.rule, violation.at.ns()))
-        .collect()
+    judge_all(&Departures {
+        answers: answers.to_vec(),
+        packets: claims.iter().map(|&(at, node)| packet(at, node, V4, What::Claim)).collect(),
+        ..Departures::default()
+    })
+}
+
+fn judge_all(seen: &Departures) -> Vec<(Rule, u64)> {
+    violations(seen).into_iter().map(|violation| (violation.rule, violation.at.ns())).collect()
+}
+
+fn packet(at: u64, node: Machine, address: IpAddr, what: What) -> Packet {
+    Packet { at: BootTime(at), node, address, what }
+}
+
+/// What left after `b` had got another file at `at`.
+fn edited(answers: &[Departure], at: u64) -> Departures {
+    Departures {
+        answers: answers.to_vec(),
+        edits: vec![(BootTime(at), B)],
+        ..Departures::default()
+    }
 }
 
 #[test]
@@ -92,12 +115,65 @@ fn a_claim_just_before_a_takeover_is_right_and_a_late_one_is_found() {
 }
 
 #[test]
+fn a_packet_while_the_other_node_holds_is_found_although_its_node_never_answers_again() {
+    let answers = [answer(10, A, 0x101), answer(30, B, 0x202), answer(40, B, 0x202)];
+    assert_eq!(judge_with(&answers, &[(20, A), (35, A)]), [(Rule::Claim, 35)]);
+    let of = |address, what| Departures {
+        answers: answers.to_vec(),
+        packets: vec![packet(35, A, address, what)],
+        lines: vec![vec![V4, V6], vec![OTHER]],
+        ..Departures::default()
+    };
+    assert_eq!(judge_all(&of(V4, What::Data)), [(Rule::Data, 35)]);
+    // The other family is of the same group, and another group is held apart.
+    assert_eq!(judge_all(&of(V6, What::Data)), [(Rule::Data, 35)]);
+    assert_eq!(judge_all(&of(OTHER, What::Data)), []);
+    // It held since, and the other node went on too long.
+    let late = [answers[0], answers[1], answer(37, A, 0x301), answers[2]];
+    assert_eq!(judge_with(&late, &[(35, A)]), [(Rule::Order, 40)]);
+    // It took over in between, and back.
+    let answers = [answers[0], answers[1], answer(50, B, 0x402)];
+    assert_eq!(judge_with(&answers, &[(35, A)]), []);
+}
+
+#[test]
+fn groups_have_epochs_of_their_own() {
+    let other = Departure { address: OTHER, ..answer(20, B, 0x102) };
+    let seen = Departures {
+        answers: vec![answer(10, A, 0x901), other, answer(30, A, 0x901)],
+        lines: vec![vec![V4, V6], vec![OTHER]],
+        ..Departures::default()
+    };
+    assert_eq!(judge_all(&seen), []);
+    let both = Departures { lines: vec![vec![V4, V6, OTHER]], ..seen };
+    assert_eq!(judge_all(&both), [(Rule::Order, 20)]);
+}
+
+#[test]
+fn where_files_differ_who_answers_in_turn_is_found_and_epochs_are_not_compared() {
+    // The address is in another group on b now, with epochs of its own.
+    let moved = [answer(10, A, 0x901), answer(30, B, 0x202), answer(40, B, 0x202)];
+    assert_eq!(judge_all(&edited(&moved, 20)), []);
+    assert_eq!(judge(&moved), [(Rule::Order, 30), (Rule::Order, 40)]);
+    let both =
+        [answer(10, A, 0x901), answer(30, B, 0x202), answer(40, A, 0x901), answer(50, B, 0x202)];
+    assert_eq!(judge_all(&edited(&both, 20)), [(Rule::Return, 40), (Rule::Return, 50)]);
+    // A node that got another file may have held under the same number before.
+    let again = [answer(10, B, 0x202), answer(15, A, 0x901), answer(30, B, 0x202)];
+    assert_eq!(judge_all(&edited(&again, 20)), []);
+    assert_eq!(judge_all(&edited(&again, 40)), [(Rule::Return, 30)]);
+    let mut late = edited(&moved, 20);
+    late.packets.push(packet(35, A, V4, What::Data));
+    assert_eq!(judge_all(&late), [(Rule::Data, 35)]);
+}
+
+#[test]
 fn a_violation_says_who_and_how_late() {
     let answers = vec![answer(1_000_000, B, 0x202), answer(2_500_000, A, 0x101)];
-    let found = violations(&Departures { answers, claims: Vec::new() });
+    let found = violations(&Departures { answers, ..Departures::default() });
     assert_eq!(
         found[0].to_string(),
-        "a answered under epoch 0x101, 1.500 ms after b had answered under epoch 0x202"
+        "a answered for 192.0.2.100 under epoch 0x101, 1.500 ms after b had answered under epoch 0x202"
     );
 }
 
@@ -106,14 +182,14 @@ fn stretches_tell_who_served_when() {
     let answers =
         [answer(10, A, 1), answer(20, A, 1), answer(30, B, 2), answer(35, A, 1), answer(40, A, 3)];
     let found: Vec<_> =
-        stretches(&answers).iter().map(|s| (s.first.at.ns(), s.last.ns(), s.count)).collect();
+        stretches(&answers, V4).iter().map(|s| (s.first.at.ns(), s.last.ns(), s.count)).collect();
     assert_eq!(found, [(10, 20, 2), (30, 30, 1), (35, 35, 1), (40, 40, 1)]);
 }
 
 #[test]
 fn silence_is_measured_to_both_ends() {
     let answers = [answer(10, A, 1), answer(20, A, 1), answer(90, B, 2)];
-    assert_eq!(longest_silence(&answers, BootTime(5), BootTime(95)), 70);
-    assert_eq!(longest_silence(&answers, BootTime(15), BootTime(200)), 110);
-    assert_eq!(longest_silence(&[], BootTime(5), BootTime(25)), 20);
+    assert_eq!(longest_silence(&answers, V4, BootTime(5), BootTime(95)), 70);
+    assert_eq!(longest_silence(&answers, V4, BootTime(15), BootTime(200)), 110);
+    assert_eq!(longest_silence(&[], V4, BootTime(5), BootTime(25)), 20);
 }

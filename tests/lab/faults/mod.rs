@@ -1,14 +1,21 @@
 //! What can go wrong in the lab, and how each of it is mended.
 
+mod carry;
+mod edit;
+mod restart;
+
 use std::{fmt, str::FromStr, sync::PoisonError, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use hb_ebpf::time::BootTime;
+use anyhow::{Context, Result};
 
+pub use self::{
+    carry::{Deed, Planned, carry_out, mend_all},
+    edit::{CHANGES, Change, Edit},
+    restart::{REMOVALS, RESTARTS, Removal, Restart},
+};
 use crate::{
     Lab,
-    addresses::{Link, Machine, NODES},
-    clock,
+    addresses::{Link, Machine},
     fence::PowerSwitch,
     responder::Order,
     switch::Direction,
@@ -43,10 +50,17 @@ pub enum Kind {
     Crash,
     /// A responder leaves questions unread for a while.
     Unread,
+    /// Daemons end and start again, in each order.
+    Restart,
+    /// A daemon is taken off its node while clients are connected. Where this is among the kinds, the
+    /// client has connections open to every service address in each run.
+    Connections,
+    /// The file changes between two starts, on one node first.
+    Edit,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 13] = [
+pub const KINDS: [Kind; 16] = [
     Kind::Freeze,
     Kind::Kill,
     Kind::Stop,
@@ -60,6 +74,9 @@ pub const KINDS: [Kind; 13] = [
     Kind::Forget,
     Kind::Crash,
     Kind::Unread,
+    Kind::Restart,
+    Kind::Connections,
+    Kind::Edit,
 ];
 
 impl Kind {
@@ -80,6 +97,9 @@ impl Kind {
             Self::Forget => "forget",
             Self::Crash => "crash",
             Self::Unread => "unread",
+            Self::Restart => "restart",
+            Self::Connections => "connections",
+            Self::Edit => "edit",
         }
     }
 
@@ -89,10 +109,25 @@ impl Kind {
         matches!(self, Self::WitnessGone | Self::WitnessRestart)
     }
 
+    /// Returns whether a series has it only when it is asked for by name.
+    #[must_use]
+    pub const fn only_by_name(self) -> bool {
+        matches!(self, Self::Connections | Self::Edit)
+    }
+
+    /// Returns whether a daemon starts, which takes longer than most timers.
+    #[must_use]
+    pub const fn starts(self) -> bool {
+        matches!(self, Self::Restart | Self::Connections | Self::Edit)
+    }
+
     /// Returns whether a voter starts without its record, and so takes no part for a while.
     #[must_use]
     pub const fn forgets(self) -> bool {
-        matches!(self, Self::WitnessRestart | Self::Forget | Self::Crash)
+        matches!(
+            self,
+            Self::WitnessRestart | Self::Forget | Self::Crash | Self::Connections | Self::Edit
+        )
     }
 }
 
@@ -126,14 +161,29 @@ pub struct Fault {
     pub direction: Direction,
     /// Whether the node is parted from the witness as well; of no meaning elsewhere.
     pub from_witness: bool,
+    /// In which order daemons start; of no meaning elsewhere.
+    pub restart: Restart,
+    /// How a daemon is taken off; of no meaning elsewhere.
+    pub removal: Removal,
+    /// What is different in the file; of no meaning elsewhere.
+    pub edit: Edit,
 }
 
 impl Fault {
     /// A fault of a node, on all its links where it is one of links, both ways; a partition is from
-    /// the other node and the witness.
+    /// the other node and the witness; of what comes in several ways, it is the first.
     #[must_use]
     pub const fn of(kind: Kind, node: Machine) -> Self {
-        Self { kind, node, link: None, direction: Direction::Both, from_witness: true }
+        Self {
+            kind,
+            node,
+            link: None,
+            direction: Direction::Both,
+            from_witness: true,
+            restart: RESTARTS[0],
+            removal: REMOVALS[0],
+            edit: Edit { change: CHANGES[0], in_place: false, witness_first: false },
+        }
     }
 
     fn links(&self) -> &'static [Link] {
@@ -187,6 +237,9 @@ impl Fault {
             }
             Kind::Crash => lab.crash(node).map(drop),
             Kind::Unread => order(lab, node, Order::Hold),
+            Kind::Restart => self.restart.inject(lab, node),
+            Kind::Connections => self.removal.inject(lab, node),
+            Kind::Edit => self.edit.inject(lab, node),
         }
     }
 
@@ -201,12 +254,7 @@ impl Fault {
             Kind::Freeze => signal(lab, node, libc::SIGCONT),
             Kind::Kill => ensure_daemon(lab, node),
             Kind::Stop => {
-                // One that hangs is a defect, which the wait reports. Another fault may have put a new
-                // one in its place.
-                if let Some(daemon) = lab.daemon_mut(node).filter(|d| d.was_told_to_end()) {
-                    daemon.signal(libc::SIGCONT)?;
-                    daemon.wait(LEAVE)?;
-                }
+                wait_for_leave(lab, node)?;
                 ensure_daemon(lab, node)
             }
             Kind::CutLink | Kind::OneWay => {
@@ -236,6 +284,9 @@ impl Fault {
             Kind::WitnessRestart | Kind::Forget => Ok(()),
             Kind::Crash => boot(lab, node),
             Kind::Unread => order(lab, node, Order::Read),
+            Kind::Restart => self.restart.mend(lab, node),
+            Kind::Connections => self.removal.mend(lab, node),
+            Kind::Edit => self.edit.mend(lab, node),
         }
     }
 }
@@ -250,6 +301,11 @@ impl fmt::Display for Fault {
                 let witness = if self.from_witness { " and the witness" } else { "" };
                 write!(f, "partition of {node} from {}{witness}", node.peer())
             }
+            (Kind::Restart, _) => {
+                write!(f, "{} from {node} on, {}", self.kind, self.restart.name())
+            }
+            (Kind::Connections, _) => write!(f, "{} to {node}, {}", self.kind, self.removal.name()),
+            (Kind::Edit, _) => write!(f, "{} on {node}: {}", self.kind, self.edit.describe()),
             (Kind::CutLink, _) => write!(f, "{} of {node} ({links})", self.kind),
             (Kind::OneWay, Direction::FromMachine) => {
                 write!(f, "{} from {node} ({links})", self.kind)
@@ -269,6 +325,16 @@ const LEAVE: Duration = Duration::from_secs(5);
 fn signal(lab: &mut Lab, node: Machine, signal: i32) -> Result<()> {
     if lab.daemon_runs(node)? {
         lab.signal(node, signal)?;
+    }
+    Ok(())
+}
+
+/// Waits for the end of a daemon that was told to leave. One that hangs is a defect, which is the error.
+/// Another fault may have put a new one in its place.
+fn wait_for_leave(lab: &mut Lab, node: Machine) -> Result<()> {
+    if let Some(daemon) = lab.daemon_mut(node).filter(|daemon| daemon.was_told_to_end()) {
+        daemon.signal(libc::SIGCONT)?;
+        daemon.wait(LEAVE)?;
     }
     Ok(())
 }
@@ -312,81 +378,4 @@ fn order(lab: &mut Lab, node: Machine, order: Order) -> Result<()> {
         responder.order(order)?;
     }
     Ok(())
-}
-
-/// Mends whatever may still be wrong with the lab, also what a fence did: all wires carry, all
-/// daemons run.
-///
-/// # Errors
-///
-/// If the lab refuses.
-pub fn mend_all(lab: &mut Lab) -> Result<()> {
-    for node in NODES {
-        lab.switch().part(node, &[]);
-    }
-    for node in NODES {
-        signal(lab, node, libc::SIGCONT)?;
-        // Before the wires: a node that was switched off comes back as one that boots.
-        ensure_daemon(lab, node)?;
-        while_no_power_is_cut(lab, |lab| lab.heal(node));
-        order(lab, node, Order::Read)?;
-    }
-    if lab.has_witness() {
-        lab.heal(Machine::Witness);
-    }
-    Ok(())
-}
-
-/// A fault and when it happens and is mended, counted from the begin of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// The fault.
-    pub fault: Fault,
-    /// When it happens.
-    pub from: Duration,
-    /// When it is mended.
-    pub until: Duration,
-}
-
-/// Something that was done to the lab.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deed {
-    /// Just before.
-    pub began: BootTime,
-    /// Just after.
-    pub ended: BootTime,
-    /// What.
-    pub what: String,
-    /// Whether the nodes heard each other on some link, both ways, from then on.
-    pub connected: bool,
-}
-
-/// Carries out a plan and then mends all that is left; returns what was done when.
-///
-/// # Errors
-///
-/// If the lab refuses a step, named in the error.
-pub fn carry_out(lab: &mut Lab, plan: &[Planned]) -> Result<Vec<Deed>> {
-    let mut steps: Vec<(Duration, bool, Fault)> =
-        plan.iter().flat_map(|p| [(p.from, true, p.fault), (p.until, false, p.fault)]).collect();
-    steps.sort_by_key(|&(at, ..)| at);
-    let start = clock::now();
-    let mut deeds = Vec::new();
-    for (at, happens, fault) in steps {
-        clock::sleep_until(start.after(at));
-        let began = clock::now();
-        let done = if happens { fault.inject(lab) } else { fault.mend(lab) };
-        let what = format!("{fault}{}", if happens { "" } else { ": mended" });
-        done.with_context(|| what.clone())?;
-        let (ended, connected) = (clock::now(), lab.switch().connects_nodes());
-        deeds.push(Deed { began, ended, what, connected });
-    }
-    let began = clock::now();
-    mend_all(lab).context("mending all")?;
-    let (ended, connected) = (clock::now(), lab.switch().connects_nodes());
-    if !connected {
-        bail!("the nodes are not connected although all is mended");
-    }
-    deeds.push(Deed { began, ended, what: "all is mended".into(), connected });
-    Ok(deeds)
 }
