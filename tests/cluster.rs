@@ -19,6 +19,7 @@ mod cluster {
     mod crash;
     mod engine;
     mod failback;
+    mod fencing;
     mod gate;
     mod held_lock;
     mod holders;

@@ -1,0 +1,88 @@
+//! Policy `safe`: two nodes that do not hear each other have each other fenced, and a fence that
+//! failed lets nobody serve.
+
+use std::{thread, time::Duration};
+
+use hb_ebpf::time::BootTime;
+use lab::{
+    addresses::Machine,
+    clock,
+    config::Settings,
+    fence::Fenced,
+    judge::{Departure, verdict},
+};
+
+use super::support::{Cluster, brisk, wait_for};
+
+/// The lease has run out by then, on a busy machine too.
+const LAPSED: Duration = Duration::from_millis(500);
+/// How long it is seen that nobody serves.
+const WHILE: Duration = Duration::from_millis(500);
+/// What the node of higher id waits before it fences: long enough to see what a failed fence did.
+const DELAY: Duration = Duration::from_secs(2);
+
+/// A cluster whose nodes are about to have each other fenced, which fails for some of them.
+fn cluster(broken: &[Machine]) -> Cluster {
+    let cluster = Cluster::up(Settings {
+        policy: "safe".into(),
+        fence_delay: format!("{}ms", DELAY.as_millis()),
+        resource: false,
+        ..brisk()
+    });
+    let switch = cluster.lab.power_switch().unwrap();
+    switch.set_broken(broken);
+    drop(switch.take_requests());
+    cluster
+}
+
+/// Waits for a request to switch a node off; returns it.
+fn wait_for_request(cluster: &Cluster, node: Machine) -> Fenced {
+    wait_for(&format!("a request to fence {node}"), || {
+        let requests = cluster.lab.power_switch().unwrap().take_requests();
+        requests.into_iter().find(|request| request.node == node)
+    })
+}
+
+fn between(answers: &[Departure], from: BootTime, to: BootTime) -> Vec<Departure> {
+    answers.iter().copied().filter(|answer| answer.at > from && answer.at < to).collect()
+}
+
+#[test]
+fn of_two_fences_the_one_that_fails_lets_nobody_serve() {
+    let cluster = cluster(&[Machine::B]);
+    let judge = cluster.lab.judge().unwrap();
+    let parted = cluster.lab.switch().part(Machine::A, &[Machine::B]);
+    let refused = wait_for_request(&cluster, Machine::B);
+    assert!(!refused.done && refused.at < parted.after(DELAY), "{refused:?}");
+    let fenced = wait_for_request(&cluster, Machine::A);
+    assert!(fenced.done, "{fenced:?}");
+    wait_for("b serves", || judge.newest(Machine::B));
+    let seen = judge.finish().unwrap();
+    assert_eq!(between(&seen.answers, parted.after(LAPSED), fenced.at), []);
+    assert_eq!(verdict::violations(&seen), []);
+}
+
+#[test]
+fn two_fences_that_fail_let_nobody_serve_until_the_nodes_hear_each_other() {
+    let mut cluster = cluster(&[Machine::A, Machine::B]);
+    let judge = cluster.lab.judge().unwrap();
+    let parted = cluster.lab.switch().part(Machine::A, &[Machine::B]);
+    // Both have been told that it failed; the node of lower id more than once.
+    for node in [Machine::B, Machine::A, Machine::B] {
+        let refused = wait_for_request(&cluster, node);
+        assert!(!refused.done, "{refused:?}");
+    }
+    thread::sleep(WHILE);
+    let healed = clock::now();
+    cluster.lab.switch().part(Machine::A, &[]);
+    let back = wait_for("a node serves", || {
+        [Machine::A, Machine::B]
+            .into_iter()
+            .filter_map(|node| judge.newest(node))
+            .find(|answer| answer.at > healed)
+    });
+    cluster.wait_until_serving(back.node);
+    let seen = judge.finish().unwrap();
+    assert_eq!(between(&seen.answers, parted.after(LAPSED), healed), []);
+    assert_eq!(verdict::violations(&seen), []);
+}
