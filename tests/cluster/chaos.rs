@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lab::{
-    Lab,
+    Lab, Options,
     addresses::Machine,
     chaos::{Chaos, Lengths, Plan, RunReport},
     config::Settings,
@@ -25,7 +25,8 @@ fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
 fn start_with(settings: Settings) -> (Chaos, Lab) {
     let lengths = Lengths::of(&settings.policy);
     let kinds = Chaos::usual_kinds(&settings);
-    (Chaos { lengths, kinds }, Chaos::start(options(settings)).unwrap())
+    let options = Options { disks: true, ..options(settings) };
+    (Chaos { lengths, kinds }, Chaos::start(options).unwrap())
 }
 
 fn assert_good(report: &RunReport) {

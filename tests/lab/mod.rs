@@ -75,6 +75,7 @@ use crate::{
     netns::Netns,
     node::Process,
     switch::Switch,
+    tcx::Foreign,
 };
 
 /// How to set up a lab.
@@ -125,6 +126,8 @@ pub struct Lab {
     daemons: BTreeMap<Machine, Process>,
     responders: BTreeMap<Machine, Process>,
     disks: BTreeMap<Machine, Disk>,
+    /// Programs of somebody else.
+    foreign: BTreeMap<Machine, Foreign>,
     fence: Option<PowerSwitch>,
     switch: Switch,
     machines: BTreeMap<Machine, Netns>,
@@ -197,6 +200,7 @@ impl Lab {
             cluster,
             files,
             starts: 0,
+            foreign: BTreeMap::new(),
             edits: Vec::new(),
             daemons: BTreeMap::new(),
             responders: BTreeMap::new(),

@@ -11,6 +11,7 @@ use crate::{
     clock,
     config::{self, GROUP, Settings},
     guard, netns,
+    tcx::{Foreign, Place, Verdict, Way},
 };
 
 /// From a crash to the end of the node's processes, which are stopped meanwhile.
@@ -167,6 +168,30 @@ impl Lab {
     /// Returns when which machine got another configuration, since the last call.
     pub fn take_edits(&mut self) -> Vec<(BootTime, Machine)> {
         std::mem::take(&mut self.edits)
+    }
+
+    /// Puts a program of somebody else into a chain at a node's interface of the client network, in the
+    /// stead of one that was put there before.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn put_foreign(
+        &mut self,
+        node: Machine,
+        way: Way,
+        place: Place,
+        verdict: Verdict,
+    ) -> Result<()> {
+        let (netns, interface) = (&self.machines[&node], Link::Client.interface());
+        let program = Foreign::put(netns, interface, way, place, verdict, "somebody")?;
+        self.foreign.insert(node, program);
+        Ok(())
+    }
+
+    /// Takes it off again.
+    pub fn take_foreign(&mut self, node: Machine) {
+        self.foreign.remove(&node);
     }
 
     /// Adds the service addresses to a node by hand, as a stand-in for the daemon.

@@ -144,6 +144,7 @@ impl Chaos {
         let mut options = Options::new()?;
         options.hb = Some(::lab::binary::hb(self.hb.as_deref())?);
         options.settings = settings;
+        options.disks = true;
         options.limit = Duration::from_secs(24 * 3600);
         let mut lab = chaos::Chaos::start(options)?;
         println!(

@@ -7,6 +7,7 @@ use crate::{
     addresses::{Link, Machine, NODES},
     faults::{CHANGES, Edit, Fault, Kind, Planned, REMOVALS, RESTARTS},
     switch::Direction,
+    tcx::{Place, Verdict, Way},
 };
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and good enough to choose faults.
@@ -60,8 +61,12 @@ const SPREAD: Duration = Duration::from_millis(150);
 const SHORTEST: u32 = 4;
 /// The longest lasts so many times the longest timer.
 const LONGEST: u32 = 16;
-/// A long fault is one of so many octaves below that.
-const LONG: u64 = 4;
+/// A long fault lasts at least this part of that.
+const LONG: u32 = 16;
+/// Writing out to a slow disk takes from this ..
+const SHORTEST_DISK: Duration = Duration::from_millis(10);
+/// .. up to this.
+const LONGEST_DISK: Duration = Duration::from_millis(2560);
 /// A fence that two nodes ask for at once lasts up to so many times its delay.
 const FENCES: u64 = 4;
 
@@ -117,11 +122,14 @@ fn lasts(random: &mut Random, kind: Kind, lengths: &Lengths) -> Duration {
     }
     let shortest = (lengths.interval / SHORTEST).max(Duration::from_micros(1));
     let longest = timers.into_iter().max().unwrap_or(lengths.interval) * LONGEST;
-    let octaves = u64::from((longest.as_nanos() / shortest.as_nanos()).max(2).ilog2());
-    let long = kind.starts() && random.below(4) > 0;
-    let octave =
-        if long { octaves - 1 - random.below(octaves.min(LONG)) } else { random.below(octaves) };
-    let scale = shortest * (1 << octave);
+    let shortest = if kind.starts() && random.below(4) > 0 { longest / LONG } else { shortest };
+    scaled(random, shortest, longest)
+}
+
+/// Returns a time between two, each power of two alike.
+fn scaled(random: &mut Random, shortest: Duration, longest: Duration) -> Duration {
+    let octaves = (longest.as_nanos() / shortest.as_nanos().max(1)).max(2).ilog2();
+    let scale = shortest * (1 << random.below(u64::from(octaves)));
     scale + random.time_below(scale)
 }
 
@@ -143,6 +151,17 @@ fn fault(random: &mut Random, kinds: &[Kind]) -> Option<Fault> {
         _ => Direction::Both,
     };
     let node = if kind.needs_witness() { Machine::Witness } else { node };
+    let of_witness =
+        kind == Kind::SlowDisk && kinds.contains(&Kind::WitnessRestart) && random.below(4) == 0;
+    let node = if of_witness { Machine::Witness } else { node };
+    // The witness's command is waited for, so its disk answers in the end.
+    let answers = of_witness || random.below(2) == 0;
+    let disk = answers.then(|| scaled(random, SHORTEST_DISK, LONGEST_DISK));
+    let foreign = (
+        random.one_of(&[Way::Out, Way::Out, Way::In])?,
+        random.one_of(&[Place::First, Place::Last])?,
+        random.one_of(&[Verdict::Pass, Verdict::Next])?,
+    );
     // With the witness the holder serves on, without it the other node takes over.
     let from_witness = random.below(3) < 2;
     let edit = Edit {
@@ -151,7 +170,17 @@ fn fault(random: &mut Random, kinds: &[Kind]) -> Option<Fault> {
         witness_first: random.below(2) == 0,
     };
     let (restart, removal) = (random.one_of(&RESTARTS)?, random.one_of(&REMOVALS)?);
-    Some(Fault { link, direction, from_witness, restart, removal, edit, ..Fault::of(kind, node) })
+    Some(Fault {
+        link,
+        direction,
+        from_witness,
+        restart,
+        removal,
+        edit,
+        disk,
+        foreign,
+        ..Fault::of(kind, node)
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use hb_ebpf::time::BootTime;
 
-use super::{Fault, edit, ensure_daemon, order, signal, while_no_power_is_cut};
+use super::{Fault, edit, ensure_daemon, mend_disk, order, signal, while_no_power_is_cut};
 use crate::{
     Lab,
     addresses::{Machine, NODES},
@@ -22,6 +22,10 @@ use crate::{
 pub fn mend_all(lab: &mut Lab) -> Result<()> {
     for node in NODES {
         lab.switch().part(node, &[]);
+    }
+    for machine in lab.settings().machines() {
+        mend_disk(lab, machine);
+        lab.take_foreign(machine);
     }
     for node in NODES {
         signal(lab, node, libc::SIGCONT)?;

@@ -17,8 +17,10 @@ use crate::{
     Lab,
     addresses::{Link, Machine},
     fence::PowerSwitch,
+    guard,
     responder::Order,
     switch::Direction,
+    tcx::{Place, Verdict, Way},
 };
 
 /// A kind of fault.
@@ -57,10 +59,16 @@ pub enum Kind {
     Connections,
     /// The file changes between two starts, on one node first.
     Edit,
+    /// Writing out takes long on a machine, or does not come back.
+    SlowDisk,
+    /// Somebody's program of traffic control is put beside the gate of a node.
+    Tcx,
+    /// Somebody removes what a node has pinned.
+    Pins,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 19] = [
     Kind::Freeze,
     Kind::Kill,
     Kind::Stop,
@@ -77,6 +85,9 @@ pub const KINDS: [Kind; 16] = [
     Kind::Restart,
     Kind::Connections,
     Kind::Edit,
+    Kind::SlowDisk,
+    Kind::Tcx,
+    Kind::Pins,
 ];
 
 impl Kind {
@@ -100,6 +111,9 @@ impl Kind {
             Self::Restart => "restart",
             Self::Connections => "connections",
             Self::Edit => "edit",
+            Self::SlowDisk => "slow-disk",
+            Self::Tcx => "tcx",
+            Self::Pins => "pins",
         }
     }
 
@@ -112,7 +126,7 @@ impl Kind {
     /// Returns whether a series has it only when it is asked for by name.
     #[must_use]
     pub const fn only_by_name(self) -> bool {
-        matches!(self, Self::Connections | Self::Edit)
+        matches!(self, Self::Connections | Self::Edit | Self::SlowDisk | Self::Tcx | Self::Pins)
     }
 
     /// Returns whether a daemon starts, which takes longer than most timers.
@@ -167,6 +181,10 @@ pub struct Fault {
     pub removal: Removal,
     /// What is different in the file; of no meaning elsewhere.
     pub edit: Edit,
+    /// How long writing out takes, `None` for ever; of no meaning elsewhere.
+    pub disk: Option<Duration>,
+    /// Which program somebody puts where; of no meaning elsewhere.
+    pub foreign: (Way, Place, Verdict),
 }
 
 impl Fault {
@@ -183,6 +201,8 @@ impl Fault {
             restart: RESTARTS[0],
             removal: REMOVALS[0],
             edit: Edit { change: CHANGES[0], in_place: false, witness_first: false },
+            disk: None,
+            foreign: (Way::Out, Place::First, Verdict::Pass),
         }
     }
 
@@ -240,6 +260,19 @@ impl Fault {
             Kind::Restart => self.restart.inject(lab, node),
             Kind::Connections => self.removal.inject(lab, node),
             Kind::Edit => self.edit.inject(lab, node),
+            Kind::SlowDisk => {
+                let disk = lab.disk(node).context("this lab has no disks")?;
+                match self.disk {
+                    Some(takes) => disk.take(takes),
+                    None => disk.hang(),
+                }
+                Ok(())
+            }
+            Kind::Tcx => {
+                let (way, place, verdict) = self.foreign;
+                lab.put_foreign(node, way, place, verdict)
+            }
+            Kind::Pins => guard::remove_path(&lab.pins(node)),
         }
     }
 
@@ -281,12 +314,20 @@ impl Fault {
                 lab.heal(Machine::Witness);
                 Ok(())
             }
-            Kind::WitnessRestart | Kind::Forget => Ok(()),
+            Kind::WitnessRestart | Kind::Forget | Kind::Pins => Ok(()),
             Kind::Crash => boot(lab, node),
             Kind::Unread => order(lab, node, Order::Read),
             Kind::Restart => self.restart.mend(lab, node),
             Kind::Connections => self.removal.mend(lab, node),
             Kind::Edit => self.edit.mend(lab, node),
+            Kind::SlowDisk => {
+                mend_disk(lab, node);
+                Ok(())
+            }
+            Kind::Tcx => {
+                lab.take_foreign(node);
+                Ok(())
+            }
         }
     }
 }
@@ -306,6 +347,14 @@ impl fmt::Display for Fault {
             }
             (Kind::Connections, _) => write!(f, "{} to {node}, {}", self.kind, self.removal.name()),
             (Kind::Edit, _) => write!(f, "{} on {node}: {}", self.kind, self.edit.describe()),
+            (Kind::SlowDisk, _) => match self.disk {
+                Some(takes) => write!(f, "{} of {node}, {takes:?}", self.kind),
+                None => write!(f, "{} of {node}, does not answer", self.kind),
+            },
+            (Kind::Tcx, _) => {
+                let (way, place, verdict) = self.foreign;
+                write!(f, "{} on {node}, {way:?} {place:?} {verdict:?}", self.kind)
+            }
             (Kind::CutLink, _) => write!(f, "{} of {node} ({links})", self.kind),
             (Kind::OneWay, Direction::FromMachine) => {
                 write!(f, "{} from {node} ({links})", self.kind)
@@ -319,7 +368,9 @@ impl fmt::Display for Fault {
 /// Packets that [`Kind::Lossy`] loses, in percent.
 const LOSS: u32 = 50;
 
-/// A daemon that is asked to leave has left within this.
+/// A daemon that is asked to leave mostly has within this.
+const WAIT: Duration = Duration::from_secs(1);
+/// It has within this, where nothing keeps it.
 const LEAVE: Duration = Duration::from_secs(5);
 
 fn signal(lab: &mut Lab, node: Machine, signal: i32) -> Result<()> {
@@ -334,9 +385,22 @@ fn signal(lab: &mut Lab, node: Machine, signal: i32) -> Result<()> {
 fn wait_for_leave(lab: &mut Lab, node: Machine) -> Result<()> {
     if let Some(daemon) = lab.daemon_mut(node).filter(|daemon| daemon.was_told_to_end()) {
         daemon.signal(libc::SIGCONT)?;
-        daemon.wait(LEAVE)?;
+        if daemon.wait(WAIT).is_ok() {
+            return Ok(());
+        }
     }
-    Ok(())
+    // It may wait for a disk, as it should.
+    mend_disk(lab, node);
+    match lab.daemon_mut(node).filter(|daemon| daemon.was_told_to_end()) {
+        Some(daemon) => daemon.wait(LEAVE).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn mend_disk(lab: &Lab, machine: Machine) {
+    if let Some(disk) = lab.disk(machine) {
+        disk.mend();
+    }
 }
 
 fn end(lab: &mut Lab, node: Machine, kill: i32) -> Result<()> {
