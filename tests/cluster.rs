@@ -30,6 +30,7 @@ mod cluster {
     mod resources;
     mod second_daemon;
     mod security;
+    mod slow_disk;
     mod start;
     mod startup_interrupted;
     mod transports;

@@ -108,3 +108,12 @@ pub enum Reply {
         message: String,
     },
 }
+
+impl From<Result<String, String>> for Reply {
+    fn from(outcome: Result<String, String>) -> Self {
+        match outcome {
+            Ok(message) => Self::Done { message },
+            Err(message) => Self::Error { message },
+        }
+    }
+}

@@ -14,6 +14,7 @@ mod group;
 mod input;
 mod peer;
 mod setup;
+pub mod storage;
 mod view;
 
 #[cfg(test)]

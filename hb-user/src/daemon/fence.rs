@@ -16,7 +16,7 @@ use hb_ebpf::{
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{Daemon, resources::describe};
+use super::{Daemon, disk};
 use crate::{
     clock,
     config::Policy,
@@ -38,6 +38,16 @@ pub(super) enum Word {
     Done(Box<Report>),
     /// A node was fenced, and its last packets have left: for the groups whose records waited.
     Silent(Vec<(GroupId, Epoch)>),
+}
+
+/// What became of the wish to promise a group without an end.
+enum Vowed {
+    /// There is nobody to promise it to.
+    Not,
+    /// It waits for the disk.
+    Waits,
+    /// It is promised, to this node.
+    Bound(NodeId),
 }
 
 /// The fences asked for.
@@ -217,15 +227,40 @@ impl Daemon {
         if self.config.cluster.policy != Policy::Safe {
             return;
         }
+        let give_up = clock::now().after(disk::LEAVE_WITHIN);
+        let mut farewell = clock::now().after(FAREWELL);
+        let mut asked: Vec<_> = self.groups();
         let mut bound = Vec::new();
-        for group in self.groups() {
-            bound.extend(self.vow(group).map(|holder| (group, holder)));
-        }
-        let deadline = clock::now().after(FAREWELL);
-        while !bound.is_empty() && clock::now() < deadline {
+        loop {
+            asked.retain(|group| match self.vow(*group) {
+                Vowed::Not => false,
+                Vowed::Waits => true,
+                Vowed::Bound(holder) => {
+                    farewell = clock::now().after(FAREWELL);
+                    bound.push((*group, holder));
+                    false
+                }
+            });
             bound.retain(|(group, holder)| !self.goes_on_alone(*group, *holder));
-            self.shared.stamp_controller(clock::now());
-            tokio::time::sleep(LOOK).await;
+            let now = clock::now();
+            let waits = !asked.is_empty() && now < give_up;
+            if !waits && (bound.is_empty() || now >= farewell) {
+                break;
+            }
+            if self.fast.went_round(now) {
+                self.shared.stamp_controller(now);
+            }
+            self.store();
+            tokio::select! {
+                written = self.disk.next() => self.on_written(written),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        for group in asked {
+            tracing::error!(
+                group = self.group_name(group),
+                "promise not stored before leaving: the holder may have this node fenced"
+            );
         }
         for (group, holder) in bound {
             tracing::warn!(
@@ -236,25 +271,23 @@ impl Daemon {
         }
     }
 
-    /// Promises a group to its holder without an end, on the disk first. Returns the holder.
-    fn vow(&mut self, group: GroupId) -> Option<NodeId> {
-        let record = self.shared.record(group)?;
+    /// Promises a group to its holder without an end, on the disk first.
+    fn vow(&mut self, group: GroupId) -> Vowed {
+        let Some(record) = self.shared.record(group) else { return Vowed::Not };
         let apart = matches!(record.state(), State::Idle | State::Released);
         if !apart || !record.is_bound(clock::now().ns()) || record.released != 0 {
-            return None;
+            self.forget_vow(group);
+            return Vowed::Not;
         }
         let promised = Epoch(record.promised);
-        let name = self.group_name(group).to_owned();
-        if let Err(error) = self.state.store_vow(&name, Some(promised)) {
-            tracing::error!(group = name, error = describe(&error), "promise not stored");
-            return None;
+        if !self.disk.storage.vow(group, promised) {
+            return Vowed::Waits;
         }
         if !self.order(group, Op::Vow) {
             self.forget_vow(group);
-            return None;
+            return Vowed::Not;
         }
-        self.vowed[usize::from(group.0)] = true;
-        Some(NodeId(promised.node()))
+        Vowed::Bound(NodeId(promised.node()))
     }
 
     /// Tells whether the holder of a group holds it without an end, and in the epoch promised.
@@ -272,25 +305,19 @@ impl Daemon {
 
     /// Removes a promise from the disk once the record says that it has an end again.
     pub(super) fn look_at_vow(&mut self, group: GroupId) {
-        let stored = self.vowed.get(usize::from(group.0)).copied().unwrap_or(false);
-        let ended = self.shared.record(group).is_some_and(|record| record.vow() == Vow::None);
-        if stored && ended {
+        // A node that leaves has not given it yet, perhaps.
+        if !self.stopping && self.forget_vow(group) {
             tracing::info!(group = self.group_name(group), "bound without an end no longer");
-            self.forget_vow(group);
         }
     }
 
-    fn forget_vow(&mut self, group: GroupId) {
-        let name = self.group_name(group).to_owned();
-        match self.state.store_vow(&name, None) {
-            Ok(()) => {
-                if let Some(stored) = self.vowed.get_mut(usize::from(group.0)) {
-                    *stored = false;
-                }
-            }
-            Err(error) => {
-                tracing::error!(group = name, error = describe(&error), "promise not removed");
-            }
+    /// Removes a promise from the disk that the record has not; tells whether there was one.
+    fn forget_vow(&mut self, group: GroupId) -> bool {
+        let ended = || self.shared.record(group).is_some_and(|record| record.vow() == Vow::None);
+        let forgets = self.disk.storage.has_vow(group) && ended();
+        if forgets {
+            self.disk.storage.forget_vow(group);
         }
+        forgets
     }
 }

@@ -10,14 +10,14 @@ use std::{collections::BTreeMap, time::Duration};
 use hb_ebpf::{maps::PeerKeys, time::BootTime};
 use tokio::sync::oneshot;
 
-use super::Daemon;
+use super::{Daemon, resources::describe};
 use crate::{
     clock,
     control::Reply,
     fast,
     id::{LinkId, NodeId},
     key::{
-        ClusterKeys, peer_keys,
+        ClusterKeys, KeyError, peer_keys,
         rotate::{arrange, slot_of},
     },
     status::KeysReport,
@@ -73,14 +73,13 @@ impl Keys {
 }
 
 impl Daemon {
-    /// Takes the keys of the file beside those in use.
-    pub(super) fn load_keys(&mut self) -> Reply {
+    /// Takes the keys of the file, as another thread read it, beside those in use.
+    pub(super) fn take_keys(
+        &mut self,
+        read: Result<ClusterKeys, KeyError>,
+    ) -> Result<String, String> {
         let path = &self.config.cluster.key_file;
-        let refuse = |message: String| Reply::Error { message };
-        let read = match ClusterKeys::load(path) {
-            Ok(read) => read,
-            Err(error) => return refuse(super::resources::describe(&error)),
-        };
+        let read = read.map_err(|error| describe(&error))?;
         let cluster = self.config.cluster_id();
         let mut wanted = BTreeMap::new();
         for (peer, live) in &self.keys.live {
@@ -88,14 +87,14 @@ impl Daemon {
             for (slot, id) in live.ids.iter().enumerate().filter(|(_, id)| **id != 0) {
                 match slot_of(&found, *id) {
                     None => {
-                        return refuse(format!(
+                        return Err(format!(
                             "key {id} is in use and not in {}; take it into the file, and drop it \
                              with `hb key rotate --step drop`",
                             path.display()
                         ));
                     }
                     Some(other) if found.receive[other] != live.receive[slot] => {
-                        return refuse(format!(
+                        return Err(format!(
                             "key {id} in {} is not the one of that id in use; copy the file again, \
                              or give the new key an id of its own",
                             path.display()
@@ -106,21 +105,17 @@ impl Daemon {
             }
             wanted.insert(*peer, arrange(live, &found));
         }
-        if let Err(reply) = self.set_keys(wanted) {
-            return reply;
-        }
+        self.set_keys(wanted)?;
         let ids = self.keys.ids();
         tracing::info!(?ids, sending = self.keys.sending, "keys loaded");
         let ids = ids.iter().map(u8::to_string).collect::<Vec<_>>().join(" and ");
-        Reply::Done { message: format!("takes key {ids}, sends with {}", self.keys.sending) }
+        Ok(format!("takes key {ids}, sends with {}", self.keys.sending))
     }
 
     /// Writes the keys for the kernel half to take, and for the fast path to send with.
-    fn set_keys(&mut self, keys: BTreeMap<NodeId, PeerKeys>) -> Result<(), Reply> {
+    fn set_keys(&mut self, keys: BTreeMap<NodeId, PeerKeys>) -> Result<(), String> {
         for (peer, keys) in keys {
-            if let Err(error) = self.kernel.set_keys(peer, &keys) {
-                return Err(Reply::Error { message: super::resources::describe(&error) });
-            }
+            self.kernel.set_keys(peer, &keys).map_err(|error| describe(&error))?;
             self.keys.live.insert(peer, keys);
         }
         self.send_with(false);
@@ -301,8 +296,8 @@ impl Daemon {
             kept
         };
         let kept = self.keys.live.iter().map(|(peer, live)| (*peer, only(live))).collect();
-        if let Err(reply) = self.set_keys(kept) {
-            return reply;
+        if let Err(message) = self.set_keys(kept) {
+            return Reply::Error { message };
         }
         tracing::info!(key = id, "takes no other key any more");
         Reply::Done { message: format!("takes no key but {id} any more") }

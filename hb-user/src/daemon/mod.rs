@@ -12,14 +12,17 @@
 //!          +--+-----------+--------------+-----------+------+
 //!             |           |              |           |
 //!          signals    resources      control      tick: stamp, look at the maps,
-//!                     and fences     (socket)     self-test, addresses
+//!                     and fences     (socket)     self-test
 //!                     (background thread)
+//!
+//!    disk, addresses, interfaces, sockets: a thread each, asked and answered by messages
 //! ```
 //!
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
 mod clean;
+mod disk;
 mod fence;
 mod gate;
 mod gate_report;
@@ -50,7 +53,7 @@ use hb_ebpf::{epoch::Epoch, time::BootTime, wire::GROUPS};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
 
@@ -67,12 +70,12 @@ use crate::{
     background::Background,
     clock,
     config::{Config, Local},
-    control::{Command, ControlError, Server},
+    control::{Command, ControlError, Reply, Server},
     core::{Core, Input, RecordState},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
-    logging, parting,
+    logging,
     realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
 };
@@ -129,6 +132,11 @@ struct Daemon {
     learner: bool,
     /// A set of voters that this node has not taken part in yet.
     new_voters: Option<String>,
+    /// An operator let a learner take part, and waits to hear that it does.
+    confirmed: bool,
+    confirmations: Vec<oneshot::Sender<Reply>>,
+    /// There is no generation left for a learner, which was said.
+    used_up: bool,
     fast: Fast,
     workers: Vec<Option<Worker>>,
     results: mpsc::UnboundedReceiver<Done>,
@@ -160,10 +168,8 @@ struct Daemon {
     pauses: pauses::Pauses,
     /// Pauses of the others.
     peers_pauses: BTreeMap<NodeId, pauses::Pauses>,
-    state: StateDir,
+    disk: disk::Disk,
     keys: keys::Keys,
-    /// The highest generation on the disk.
-    generation: u32,
     fences: fence::Fences,
     surveyor: survey::Surveyor,
     cleaner: Option<clean::Cleaner>,
@@ -172,8 +178,6 @@ struct Daemon {
     _pins_lock: PinsLock,
     /// What each record was when it was looked at last, and in which epoch.
     seen: [(RecordState, Epoch); GROUPS],
-    /// Groups promised without an end, on the disk.
-    vowed: [bool; GROUPS],
 }
 
 /// Runs a prepared node until it has left; it says how many lines its log has `log_lost`.
@@ -282,6 +286,7 @@ impl Daemon {
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),
                 done = next_cleaned(&mut self.cleaner) => self.on_cleaned(done),
+                written = self.disk.next() => self.on_written(written),
                 word = self.fences.next() => self.on_fence(word),
                 found = self.surveyor.next() => self.on_found(found),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
@@ -311,7 +316,7 @@ impl Daemon {
 
     /// Removes what is ours: addresses, programs, pins.
     fn leave(self) -> Result<(), KernelError> {
-        let Self { fast, kernel, vips, mut addresses, leases, state, surveyor, .. } = self;
+        let Self { fast, kernel, vips, mut addresses, leases, disk, surveyor, .. } = self;
         drop(fast);
         surveyor.end();
         act::remove_addresses(&mut addresses, vips.iter().flatten());
@@ -319,8 +324,8 @@ impl Daemon {
         // Not before the pins are gone: a daemon that found these records would take no part.
         match records::part(&leases) {
             Ok(Some(end)) => {
-                if let Err(error) = parting::leave(state.path(), end) {
-                    tracing::warn!(error = resources::describe(&error), "no note was left");
+                if let Err(error) = disk.part(end) {
+                    tracing::warn!(error, "no note was left");
                 }
             }
             Ok(None) => {}

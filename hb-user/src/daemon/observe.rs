@@ -17,7 +17,7 @@ use crate::{
     core::{Input, PeerFacts},
     fast::{EffectError, Report, Steps, Trigger},
     id::{GroupId, NodeId},
-    kernel::Mode,
+    kernel::{Attachment, Mode, NotReplaced},
 };
 
 /// How often the kernel half's own counters are looked at.
@@ -265,10 +265,24 @@ impl Daemon {
                 "self-test failed: {} heard none of the answers sent in native mode",
                 self.node_name(peer)
             );
-            match self.kernel.fall_back(index, &reason) {
-                Ok(attachment) => log_attachment(attachment),
-                Err(error) => {
-                    tracing::error!(interface, error = describe(&error), "no program attached");
+            if let Some(held) = self.kernel.lend(index) {
+                self.surveyor.replace(held, reason);
+            }
+        }
+    }
+
+    /// Another thread has attached to an interface in generic mode, or could not.
+    pub(super) fn on_replaced(&mut self, replaced: Result<Attachment, Box<NotReplaced>>) {
+        match replaced {
+            Ok(attachment) => {
+                log_attachment(&attachment);
+                self.kernel.hold(attachment);
+            }
+            Err(failed) => {
+                let NotReplaced { interface, kept, error } = *failed;
+                tracing::error!(interface, error = describe(&error), "no program attached");
+                if let Some(kept) = kept {
+                    self.kernel.hold(kept);
                 }
             }
         }

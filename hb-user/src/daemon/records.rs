@@ -181,32 +181,26 @@ impl Daemon {
             self.look_at_vow(group);
             self.look_at_record(group);
         }
+        self.store();
     }
 
-    /// Stores the generation a record has heard of, before it votes for or seeks any epoch of it.
-    pub(super) fn keep_generation(&mut self, group: GroupId) {
+    /// Has the generation stored that a record has heard of, and tells the record once it is: before
+    /// that it neither votes for nor seeks any epoch of it.
+    fn keep_generation(&mut self, group: GroupId) {
         if self.learner {
             return;
         }
         let Some(record) = self.shared.record(group) else { return };
         let Some(wanted) = start::generation_wanted(&record) else { return };
-        if wanted > self.generation {
-            match self.state.raise_generation(wanted) {
-                Ok(()) => self.generation = wanted,
-                Err(error) => {
-                    tracing::error!(error = describe(&error), wanted, "generation not stored");
-                    return;
-                }
-            }
+        if let Some(generation) = self.disk.storage.keep(wanted) {
+            self.order_with(Order { generation, ..Order::new(Op::GenerationStored, group.0) });
         }
-        let mut order = Order::new(Op::GenerationStored, group.0);
-        order.generation = self.generation;
-        self.order_with(order);
     }
 
     /// Ends the life of a learner once every other voter was heard: whatever this node may have
     /// promised before it lost its numbers, those it promised it to know the epoch, and the witness
-    /// knows what it sought itself. Where the voters are new, each has to go by them as well.
+    /// knows what it sought itself. Where the voters are new, each has to go by them as well. Or once
+    /// an operator says so.
     fn learn(&mut self) {
         if !self.learner {
             return;
@@ -218,38 +212,41 @@ impl Daemon {
                 alive && (self.new_voters.is_none() || peer.config_hash == own)
             })
         };
-        if self.others().into_iter().all(fits) {
+        if self.confirmed {
+            self.confirm("an operator confirmed it");
+        } else if self.others().into_iter().all(fits) {
             self.confirm("every other machine was heard");
         }
     }
 
-    /// Lets a learner take part, above everything it has heard of.
-    pub(super) fn confirm(&mut self, why: &'static str) {
+    /// Lets a learner take part, above everything it has heard of, once that is stored.
+    fn confirm(&mut self, why: &'static str) {
         let records = self.groups().into_iter().filter_map(|group| self.shared.record(group));
         let generations: Option<Vec<_>> =
             records.map(|record| start::learned_generation(&record)).collect();
-        let learned = generations.and_then(|all| all.into_iter().max());
-        // What this node knew itself may be higher, if only its voters are new.
-        let next = self.generation.checked_add(1);
-        let Some(generation) = learned.zip(next).map(|(learned, next)| learned.max(next)) else {
-            tracing::error!("the generations are used up: give this node a new id");
-            return;
+        let Some(learned) = generations.and_then(|all| all.into_iter().max()) else {
+            if !std::mem::replace(&mut self.used_up, true) {
+                tracing::error!("the generations are used up: give this node a new id");
+            }
+            return self.answer_confirmations(|| Err("the generations are used up".to_owned()));
         };
-        // In this order: without a set, a generation alone looks like one of an older version.
-        let set = self.new_voters.as_ref().map_or(Ok(()), |set| self.state.store_voters(set));
-        let stored = set.and_then(|()| self.state.raise_generation(generation));
-        if let Err(error) = stored {
-            tracing::error!(error = describe(&error), generation, "generation not stored");
-            return;
-        }
-        self.generation = generation;
+        let voters = self.new_voters.as_deref();
+        let Some(generation) = self.disk.storage.take_part(voters, learned) else { return };
         self.learner = false;
         self.new_voters = None;
         tracing::info!(generation, why, "no learner any more");
         for group in self.groups() {
-            let mut order = Order::new(Op::Start, group.0);
-            order.generation = generation;
-            self.order_with(order);
+            self.order_with(Order { generation, ..Order::new(Op::Start, group.0) });
+        }
+        let done = || Ok(format!("no learner any more: takes part from generation {generation}"));
+        self.answer_confirmations(done);
+    }
+
+    /// Tells the operators who confirmed a learner what came of it.
+    pub(super) fn answer_confirmations(&mut self, outcome: impl Fn() -> Result<String, String>) {
+        for reply in self.confirmations.drain(..) {
+            // Who asked may have gone.
+            drop(reply.send(outcome().into()));
         }
     }
 

@@ -13,7 +13,7 @@ use hb_ebpf::{
 };
 
 use super::{
-    Daemon, EngineKind, pauses::Pauses, resources::describe, start::transport, survey::Host,
+    Daemon, EngineKind, disk, pauses::Pauses, resources::describe, start::transport, survey::Host,
 };
 use crate::{
     address::Present,
@@ -115,6 +115,7 @@ impl Daemon {
         if self.learner {
             warnings.push(self.learns());
         }
+        warnings.extend(self.disk.storage.trouble(clock::now()).as_ref().map(disk::warning));
         if let Some(pause) = &self.pauses.latest {
             let perhaps = if pause.by.len() > 1 {
                 "the clocks of several machines say so"
@@ -203,7 +204,7 @@ impl Daemon {
 
     /// Says why this node is a learner, and for how long.
     fn learns(&self) -> String {
-        let (why, with) = match (&self.new_voters, self.generation) {
+        let (why, with) = match (&self.new_voters, self.disk.storage.generation()) {
             (None, _) => ("this node has no numbers from before", ""),
             (Some(_), 0) => ("this node has no numbers from before", " with this configuration"),
             (Some(_), _) => ("the voters are new to this node", " with this configuration"),

@@ -26,14 +26,17 @@ impl Daemon {
             Request::Status => return self.surveyor.begin_status(reply),
             Request::UseKey { id, force } => return self.use_key(id, force, reply),
             Request::KeepKey { id, force } => return self.keep_key(id, force, reply),
-            Request::LoadKeys => return drop(reply.send(self.load_keys())),
+            Request::LoadKeys => {
+                return self.surveyor.begin_keys(self.config.cluster.key_file.clone(), reply);
+            }
             Request::Ping => {
                 let version = report::VERSION.to_owned();
                 return drop(reply.send(Reply::Pong { version }));
             }
             Request::Clear { group } => self.clear(&group),
             Request::Move { group, node } => self.move_group(&group, &node),
-            Request::Confirm => self.confirmed(),
+            Request::Confirm if self.learner => return self.confirm_learner(reply),
+            Request::Confirm => self.absolve(),
             Request::Stop => {
                 tracing::info!("asked to leave by the control socket");
                 self.stop();
@@ -41,10 +44,7 @@ impl Daemon {
             }
         };
         // Who asked may have gone.
-        drop(reply.send(match outcome {
-            Ok(message) => Reply::Done { message },
-            Err(message) => Reply::Error { message },
-        }));
+        drop(reply.send(outcome.into()));
     }
 
     /// Answers who asked for a status, with what another thread saw of the host.
@@ -138,16 +138,15 @@ impl Daemon {
         Err(format!("{to} cannot take {name}: it {matters}"))
     }
 
-    /// The operator answers for what this node cannot know.
-    fn confirmed(&mut self) -> Outcome {
-        if self.learner {
-            self.confirm("an operator confirmed it");
-            return if self.learner {
-                Err("this node could not be let in: see its log".to_owned())
-            } else {
-                Ok(format!("no learner any more: takes part from generation {}", self.generation))
-            };
-        }
+    /// The operator answers for what a learner cannot know. Who asked is told once it takes part.
+    fn confirm_learner(&mut self, reply: oneshot::Sender<Reply>) {
+        self.confirmed = true;
+        self.confirmations.push(reply);
+        self.look_at_records();
+    }
+
+    /// The operator answers for it that the node that holds is off for good.
+    fn absolve(&mut self) -> Outcome {
         let bound = self.core.view().groups.into_iter().map(|view| view.group);
         let bound: Vec<_> = bound.filter(|group| self.is_vowed(*group)).collect();
         if bound.is_empty() {

@@ -21,6 +21,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 use super::{
     Daemon, EngineKind,
     clean::Cleaner,
+    disk::Disk,
     fence::Fences,
     keys::Keys,
     prepare::{LocalVip, Prepared, pins},
@@ -38,7 +39,7 @@ use crate::{
         Config, Engine, Fence, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
         ResourceKind,
     },
-    core::{Bounds, Core, GroupSetup, ResourceBounds, Setup},
+    core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{Guarded, Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
@@ -114,7 +115,6 @@ fn assemble(
         0 if config.cluster.policy != Policy::Available => Beginning::Lost,
         _ => Beginning::New(state.reserve_generation()?, parted),
     };
-    let generation = state.generation()?;
     let nonce =
         if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
     let identity = Identity {
@@ -259,7 +259,11 @@ fn assemble(
 
     let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
     let place = survey::Place { pins: pins.to_owned(), groups };
-    let surveyor = Surveyor::start(background.clone(), place, gates).map_err(StartError::Cover)?;
+    let surveyor = Surveyor::start(background.clone(), place, gates, kernel.generic()?)
+        .map_err(StartError::Cover)?;
+
+    let storage = Storage::new(state.generation()?, &vows);
+    let disk = Disk::start(state, &config, storage).map_err(StartError::Disk)?;
 
     let mut daemon = Daemon {
         incarnation,
@@ -271,8 +275,7 @@ fn assemble(
         resource_states: BTreeMap::new(),
         keys: Keys::new(&keys, live_keys),
         addresses: AddressSocket::open()?,
-        state,
-        generation,
+        disk,
         config,
         local,
         vips,
@@ -284,6 +287,9 @@ fn assemble(
         leases,
         learner,
         new_voters,
+        confirmed: false,
+        confirmations: Vec::new(),
+        used_up: false,
         fast,
         workers,
         results,
@@ -304,7 +310,6 @@ fn assemble(
         warm: Warm::default(),
         _pins_lock: pins_lock,
         seen: Default::default(),
-        vowed: std::array::from_fn(|group| vows.contains_key(&GroupId(group as u8))),
     };
     for peer in daemon.others() {
         daemon.watch(peer, true)?;

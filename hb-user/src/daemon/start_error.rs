@@ -79,6 +79,9 @@ pub enum StartError {
     /// Nobody can gate new interfaces.
     #[error("cannot start the thread that gates new interfaces")]
     Cover(#[source] io::Error),
+    /// Nobody can write to the disk.
+    #[error("cannot start the thread that writes to the disk")]
+    Disk(#[source] io::Error),
     /// No random numbers.
     #[error("cannot draw a random boot nonce")]
     Random(#[source] io::Error),

@@ -32,7 +32,8 @@ use crate::{
     control::Reply,
     core::Phase,
     fast,
-    kernel::Gates,
+    kernel::{Attachment, Gates, Generic, NotReplaced},
+    key::{ClusterKeys, KeyError},
     realtime,
     status::GateReport,
 };
@@ -45,6 +46,10 @@ pub(super) enum Found {
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
     Status(Host, oneshot::Sender<Reply>),
+    /// An interface is attached to in generic mode instead, or not.
+    Replaced(Result<Attachment, Box<NotReplaced>>),
+    /// The keys in the file, for who had it read.
+    Keys(Result<ClusterKeys, KeyError>, oneshot::Sender<Reply>),
 }
 
 /// What is looked at once a second.
@@ -80,9 +85,17 @@ pub(super) struct Surveyor {
     coverer: Coverer,
 }
 
+/// What the thread is asked for that changes what interfaces have.
+enum Ask {
+    /// Gate every interface.
+    Cover,
+    /// Attach in generic mode instead, because of this.
+    Replace(Attachment, String),
+}
+
 /// Who keeps every interface gated, on a thread of its own.
 struct Coverer {
-    asks: sync::Sender<()>,
+    asks: sync::Sender<Ask>,
     thread: JoinHandle<()>,
     under_way: bool,
     /// Something has changed since what is under way began, perhaps.
@@ -92,8 +105,12 @@ struct Coverer {
 }
 
 impl Coverer {
-    fn start(mut gates: Gates, found: mpsc::UnboundedSender<Found>) -> io::Result<Self> {
-        let (asks, asked) = sync::channel::<()>();
+    fn start(
+        mut gates: Gates,
+        mut generic: Generic,
+        found: mpsc::UnboundedSender<Found>,
+    ) -> io::Result<Self> {
+        let (asks, asked) = sync::channel::<Ask>();
         let gated = gates.gated().collect();
         let thread = thread::Builder::new().name("hb-cover".to_owned()).spawn(move || {
             // Not put off while it has the kernel's lock, as by `SCHED_DEADLINE`: the fast path may
@@ -101,10 +118,15 @@ impl Coverer {
             for refusal in &realtime::prefer_fifo(MAIN_PRIORITY).refused {
                 tracing::debug!(%refusal, "scheduling of the thread that gates interfaces");
             }
-            for () in asked {
-                let covered = HostView::read().map(|host| cover(&mut gates, &host));
+            for ask in asked {
+                let done = match ask {
+                    Ask::Cover => {
+                        Found::Covered(HostView::read().map(|host| cover(&mut gates, &host)))
+                    }
+                    Ask::Replace(held, reason) => Found::Replaced(generic.replace(held, reason)),
+                };
                 // A daemon that is gone needs none.
-                drop(found.send(Found::Covered(covered)));
+                drop(found.send(done));
             }
         })?;
         Ok(Self { asks, thread, under_way: false, again: false, gated })
@@ -115,7 +137,7 @@ impl Coverer {
         self.again = self.under_way;
         if !self.under_way {
             // The thread ends with this only, and a panic there ends the process.
-            self.under_way = self.asks.send(()).is_ok();
+            self.under_way = self.asks.send(Ask::Cover).is_ok();
         }
     }
 
@@ -131,14 +153,20 @@ impl Coverer {
 }
 
 impl Surveyor {
-    /// Starts the thread that keeps every interface gated by `gates`.
+    /// Starts the thread that keeps every interface gated by `gates`, and attaches in `generic` mode
+    /// what does not work natively.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub(super) fn start(background: Handle, place: Place, gates: Gates) -> io::Result<Self> {
+    pub(super) fn start(
+        background: Handle,
+        place: Place,
+        gates: Gates,
+        generic: Generic,
+    ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let coverer = Coverer::start(gates, sender.clone())?;
+        let coverer = Coverer::start(gates, generic, sender.clone())?;
         let place = Arc::new(place);
         Ok(Self { background, place, sender, receiver, under_way: false, coverer })
     }
@@ -163,6 +191,20 @@ impl Surveyor {
         self.coverer.ask();
     }
 
+    /// Has a native attachment replaced by one in generic mode.
+    pub(super) fn replace(&self, held: Attachment, reason: String) {
+        // The thread ends with this only, and a panic there ends the process.
+        drop(self.coverer.asks.send(Ask::Replace(held, reason)));
+    }
+
+    /// Begins to read the keys in `file`, for who asked.
+    pub(super) fn begin_keys(&self, file: PathBuf, reply: oneshot::Sender<Reply>) {
+        let sender = self.sender.clone();
+        self.background.spawn_blocking(move || {
+            drop(sender.send(Found::Keys(ClusterKeys::load(&file), reply)));
+        });
+    }
+
     /// Begins to answer who asked for a status.
     pub(super) fn begin_status(&self, reply: oneshot::Sender<Reply>) {
         let (sender, place) = (self.sender.clone(), Arc::clone(&self.place));
@@ -180,7 +222,7 @@ impl Surveyor {
         match &found {
             Found::Survey(_) => self.under_way = false,
             Found::Covered(covered) => self.coverer.done(covered),
-            Found::Status(..) => {}
+            Found::Status(..) | Found::Replaced(_) | Found::Keys(..) => {}
         }
         found
     }
@@ -211,6 +253,9 @@ impl Daemon {
             Found::Survey(survey) => self.on_survey(survey),
             Found::Covered(covered) => self.on_covered(covered),
             Found::Status(host, reply) => self.on_status(host, reply),
+            Found::Replaced(replaced) => self.on_replaced(replaced),
+            // Who asked may have gone.
+            Found::Keys(read, reply) => drop(reply.send(self.take_keys(read).into())),
         }
     }
 

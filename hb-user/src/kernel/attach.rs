@@ -1,12 +1,16 @@
 //! On which interfaces the program sits, and how.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     error::{KernelError, describe},
     gate::Gates,
     pins::{GATE_PIN, LINK_PIN, detach},
-    program::{Hold, Kernel},
+    program::{Heard, Hold, Kernel},
 };
 
 /// How a program is attached to an interface.
@@ -61,7 +65,7 @@ impl Kernel {
                     Ok(link) => {
                         let reason = (mode == Mode::Generic)
                             .then(|| "so attached by an earlier daemon".to_owned());
-                        return self.hold(interface, index, mode, reason, pin, link);
+                        return self.held(interface, index, mode, reason, pin, link);
                     }
                     // The interface is gone, or was made anew: the pin leads nowhere. Where it
                     // does not, attaching anew says so.
@@ -73,57 +77,52 @@ impl Kernel {
             }
         }
         let native = match self.link(interface, index, Mode::Native) {
-            Ok(link) => return self.pin(interface, index, Mode::Native, None, link),
+            Ok(link) => {
+                let pin = self.link_pin(index, Mode::Native);
+                let link = link.pin(interface, &pin)?;
+                return self.held(interface, index, Mode::Native, None, pin, link);
+            }
             Err(error) => describe(&*error),
         };
-        self.attach_generic(interface, index, native)
+        let attachment = self.generic()?.attach(interface, index, native)?;
+        self.hold(attachment);
+        self.attachments.last().ok_or(KernelError::Missing("attachment"))
+    }
+
+    /// Returns the native attachment to an interface, to be [replaced](Generic::replace) and
+    /// [given back](Self::hold) by whoever has it; until then it is not among the
+    /// [attachments](Self::attachments).
+    #[must_use]
+    pub fn lend(&mut self, index: u32) -> Option<Attachment> {
+        let native = |held: &Attachment| held.index == index && held.mode == Mode::Native;
+        let at = self.attachments.iter().position(native)?;
+        Some(self.attachments.swap_remove(at))
     }
 
     /// Replaces a native attachment by a generic one, because of `reason`.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Detach`]; then nothing has changed. [`KernelError::Attach`]; then the
-    /// interface has no program at all.
+    /// As [`Generic::replace`].
     pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
-        let Some(at) = self.attachments.iter().position(|held| held.index == index) else {
-            return Err(KernelError::Missing("attachment"));
-        };
-        let pin = self.attachments[at].pin.clone();
-        detach(&pin).map_err(|source| KernelError::Detach { pin: pin.clone(), source })?;
-        let Attachment { interface, .. } = self.attachments.swap_remove(at);
-        let _ = fs::remove_file(pin);
-        self.attach_generic(&interface, index, reason.to_owned())
-    }
-
-    fn attach_generic(
-        &mut self,
-        interface: &str,
-        index: u32,
-        native: String,
-    ) -> Result<&Attachment, KernelError> {
-        match self.link(interface, index, Mode::Generic) {
-            Ok(link) => self.pin(interface, index, Mode::Generic, Some(native), link),
-            Err(source) => {
-                Err(KernelError::Attach { interface: interface.to_owned(), native, source })
+        let mut generic = self.generic()?;
+        let held = self.lend(index).ok_or(KernelError::Missing("attachment"))?;
+        match generic.replace(held, reason.to_owned()) {
+            Ok(attachment) => self.hold(attachment),
+            Err(failed) => {
+                self.attachments.extend(failed.kept);
+                return Err(failed.error);
             }
         }
+        self.attachments.last().ok_or(KernelError::Missing("attachment"))
     }
 
-    fn pin(
-        &mut self,
-        interface: &str,
-        index: u32,
-        mode: Mode,
-        reason: Option<String>,
-        link: Hold,
-    ) -> Result<&Attachment, KernelError> {
-        let pin = self.link_pin(index, mode);
-        let link = link.pin(interface, &pin)?;
-        self.hold(interface, index, mode, reason, pin, link)
+    /// Takes an attachment back.
+    pub fn hold(&mut self, attachment: Attachment) {
+        self.attachments.push(attachment);
     }
 
-    fn hold(
+    fn held(
         &mut self,
         interface: &str,
         index: u32,
@@ -133,12 +132,12 @@ impl Kernel {
         link: Hold,
     ) -> Result<&Attachment, KernelError> {
         let interface = interface.to_owned();
-        self.attachments.push(Attachment { interface, index, mode, reason, pin, _link: link });
+        self.hold(Attachment { interface, index, mode, reason, pin, _link: link });
         self.attachments.last().ok_or(KernelError::Missing("attachment"))
     }
 
     fn link_pin(&self, index: u32, mode: Mode) -> PathBuf {
-        self.pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
+        link_pin(&self.pins, index, mode)
     }
 
     /// Forgets attachments to interfaces that are gone, and returns them: to let go of one takes a
@@ -175,5 +174,74 @@ impl Kernel {
     #[must_use]
     pub fn attachments(&self) -> &[Attachment] {
         &self.attachments
+    }
+}
+
+fn link_pin(pins: &Path, index: u32, mode: Mode) -> PathBuf {
+    pins.join(format!("{LINK_PIN}{index}-{}", mode.as_str()))
+}
+
+/// Attaches in generic mode, from whichever thread has it: the kernel does so under a lock that
+/// whoever changes interfaces holds for milliseconds.
+pub struct Generic {
+    pins: PathBuf,
+    program: Heard,
+}
+
+/// An interface that could not be attached to in another way.
+#[derive(Debug)]
+pub struct NotReplaced {
+    /// Its name.
+    pub interface: String,
+    /// The attachment as it was; `None` if it has no program at all now.
+    pub kept: Option<Attachment>,
+    /// Why.
+    pub error: KernelError,
+}
+
+impl Generic {
+    pub(super) fn new(pins: PathBuf, program: Heard) -> Self {
+        Self { pins, program }
+    }
+
+    /// Replaces a native attachment by a generic one, because of `reason`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Detach`]; then nothing has changed. [`KernelError::Attach`]; then the
+    /// interface has no program at all.
+    pub fn replace(
+        &mut self,
+        held: Attachment,
+        reason: String,
+    ) -> Result<Attachment, Box<NotReplaced>> {
+        if let Err(source) = detach(&held.pin) {
+            let error = KernelError::Detach { pin: held.pin.clone(), source };
+            let interface = held.interface.clone();
+            return Err(Box::new(NotReplaced { interface, kept: Some(held), error }));
+        }
+        let Attachment { interface, index, pin, .. } = held;
+        let _ = fs::remove_file(pin);
+        let attached = self.attach(&interface, index, reason);
+        attached.map_err(|error| Box::new(NotReplaced { interface, kept: None, error }))
+    }
+
+    /// Attaches to an interface because it does not work natively.
+    fn attach(
+        &mut self,
+        interface: &str,
+        index: u32,
+        native: String,
+    ) -> Result<Attachment, KernelError> {
+        let interface = interface.to_owned();
+        match self.program.link(&interface, index, Mode::Generic) {
+            Ok(link) => {
+                let pin = link_pin(&self.pins, index, Mode::Generic);
+                let link = link.pin(&interface, &pin)?;
+                let (mode, reason) = (Mode::Generic, Some(native));
+                Ok(Attachment { interface, index, mode, reason, pin, _link: link })
+            }
+            Err(source) => Err(KernelError::Attach { interface, native, source }),
+        }
     }
 }

@@ -16,7 +16,7 @@ mod shared;
 mod undisturbed;
 mod witness;
 
-pub use attach::{Attachment, Mode};
+pub use attach::{Attachment, Generic, Mode, NotReplaced};
 pub use error::KernelError;
 pub use gate::{Gates, Guarded};
 pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock};

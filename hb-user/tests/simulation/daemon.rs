@@ -14,7 +14,10 @@ use hb_ebpf::{
     wire::{State, WORD_ENDLESS},
 };
 use hb_user::{
-    core::{Action, Core, Input, PeerFacts, RecordFacts, Transition},
+    core::{
+        Action, Core, Input, PeerFacts, RecordFacts, Transition,
+        storage::{Storage, Write},
+    },
     id::{GroupId, NodeId},
 };
 
@@ -33,6 +36,26 @@ pub(crate) struct Disk {
     pub(crate) vows: Vec<Option<Epoch>>,
     /// When what was promised has run out, by the clock of this boot.
     pub(crate) parted: Option<u64>,
+}
+
+impl Disk {
+    pub(crate) fn store(&mut self, write: &Write) {
+        match write {
+            Write::Generation(generation) => self.generation = self.generation.max(*generation),
+            Write::Voters(_) => {}
+            Write::Vow(group, epoch) => self.vows[usize::from(group.0)] = *epoch,
+        }
+    }
+}
+
+/// What a daemon that leaves does last.
+struct Farewell {
+    /// Groups whose promises may have to be stored, and until when that is waited for.
+    asked: Vec<usize>,
+    give_up: u64,
+    /// Groups promised without an end, and to whom; and until when these are waited for.
+    bound: Vec<(usize, u8)>,
+    end: u64,
 }
 
 /// Work that takes time, begun by a daemon.
@@ -54,6 +77,8 @@ pub(crate) enum Work {
     Fence,
     /// The last packets of a node that was fenced leave.
     Silence,
+    /// The disk is written.
+    Store(Write),
 }
 
 /// What came of it.
@@ -82,8 +107,8 @@ pub(crate) struct Daemon {
     /// And those whose records wait for the last packets of the other node.
     silent: Vec<(GroupId, Epoch)>,
     fence_due: bool,
-    /// Since when it says farewell, and to whom.
-    farewell: Option<(u64, Vec<(usize, u8)>)>,
+    farewell: Option<Farewell>,
+    storage: Storage,
     pub(crate) resources: Vec<bool>,
 }
 
@@ -111,6 +136,8 @@ impl Daemon {
             kernel.begin((!lost).then_some(disk.generation), parted, now);
         }
         let learner = kernel.records.iter().any(start::is_learner);
+        let stored = disk.vows.iter().enumerate();
+        let vows = stored.filter_map(|(at, vow)| Some((GroupId(at as u8), (*vow)?))).collect();
         for group in 0..plan.groups as u8 {
             kernel.order(Order::new(Op::FenceFailed, group), now);
             let vow = disk.vows[usize::from(group)].unwrap_or(Epoch::NONE);
@@ -143,6 +170,7 @@ impl Daemon {
             silent: Vec::new(),
             fence_due: false,
             farewell: None,
+            storage: Storage::new(disk.generation, &vows),
             resources: vec![false; plan.groups],
         }
     }
@@ -176,6 +204,7 @@ impl Daemon {
         }
         self.inputs.extend(self.requests.drain(..));
         let now = BootTime(machine.now);
+        self.store(machine.now);
         if !self.act(machine) {
             self.core.handle_timeout(now);
             if !self.act(machine) {
@@ -184,7 +213,13 @@ impl Daemon {
                 return Some(due.min(self.next_tick));
             }
         }
-        self.vow(machine);
+        let safe = machine.kernel.terms.policy() == hb_ebpf::lease::Policy::Safe;
+        self.farewell = Some(Farewell {
+            asked: (0..machine.kernel.records.len()).filter(|_| safe).collect(),
+            give_up: machine.now + 5_000_000_000,
+            bound: Vec::new(),
+            end: 0,
+        });
         self.bid_farewell(machine)
     }
 
@@ -300,7 +335,17 @@ impl Daemon {
                 let asked = std::mem::take(&mut self.silent);
                 self.report_fence(machine, asked, &result);
             }
+            Work::Store(write) => {
+                machine.disk.store(&write);
+                self.storage.done(result, BootTime(machine.now));
+                self.look_at_records(machine);
+            }
         }
+    }
+
+    /// As `daemon/disk.rs`.
+    fn store(&mut self, now: u64) {
+        self.work.extend(self.storage.next(BootTime(now)).map(Work::Store));
     }
 
     fn on_tick(&mut self, machine: &mut Machine<'_>) {
@@ -319,15 +364,7 @@ impl Daemon {
                 machine.kernel.watch(*peer, false, machine.now);
             }
         }
-        self.learn(machine);
-        for group in 0..machine.kernel.records.len() {
-            self.keep_generation(machine, group);
-            let ended = machine.kernel.records[group].vow() == Vow::None;
-            if ended {
-                machine.disk.vows[group] = None;
-            }
-            self.look_at_record(machine, group);
-        }
+        self.look_at_records(machine);
         for contact in &mut machine.kernel.contacts {
             let buddy = alive.iter().find(|other| **other != contact.id);
             contact.peer.buddy = buddy.copied().unwrap_or(0);
@@ -353,13 +390,23 @@ impl Daemon {
     }
 
     /// As `daemon/records.rs`.
+    fn look_at_records(&mut self, machine: &mut Machine<'_>) {
+        self.learn(machine);
+        for group in 0..machine.kernel.records.len() {
+            self.keep_generation(machine, group);
+            if self.farewell.is_none() {
+                self.forget_vow(machine, group);
+            }
+            self.look_at_record(machine, group);
+        }
+    }
+
     fn keep_generation(&mut self, machine: &mut Machine<'_>, group: usize) {
         if self.learner {
             return;
         }
-        if let Some(wanted) = start::generation_wanted(&machine.kernel.records[group]) {
-            machine.disk.generation = machine.disk.generation.max(wanted);
-            let generation = machine.disk.generation;
+        let wanted = start::generation_wanted(&machine.kernel.records[group]);
+        if let Some(generation) = wanted.and_then(|wanted| self.storage.keep(wanted)) {
             let order = Order { generation, ..Order::new(Op::GenerationStored, group as u8) };
             self.order(machine, order);
         }
@@ -370,8 +417,8 @@ impl Daemon {
             return;
         }
         let learned = machine.kernel.records.iter().filter_map(start::learned_generation).max();
-        let generation = learned.unwrap_or(1).max(machine.disk.generation);
-        machine.disk.generation = generation;
+        let learned = learned.expect("numbers enough");
+        let Some(generation) = self.storage.take_part(None, learned) else { return };
         self.learner = false;
         for group in 0..machine.kernel.records.len() as u8 {
             self.order(machine, Order { generation, ..Order::new(Op::Start, group) });
@@ -427,32 +474,53 @@ impl Daemon {
         }
     }
 
-    /// Binds this node, which leaves, to whoever holds.
-    fn vow(&mut self, machine: &mut Machine<'_>) {
-        let mut bound = Vec::new();
-        if machine.kernel.terms.policy() == hb_ebpf::lease::Policy::Safe {
-            for group in 0..machine.kernel.records.len() {
-                let record = machine.kernel.records[group];
-                let apart = matches!(record.state(), State::Idle | State::Released);
-                if !apart || !record.is_bound(machine.now) || record.released != 0 {
-                    continue;
-                }
-                let promised = Epoch(record.promised);
-                machine.disk.vows[group] = Some(promised);
-                if self.order(machine, Order::new(Op::Vow, group as u8)) {
-                    bound.push((group, promised.node()));
-                } else {
-                    machine.disk.vows[group] = None;
+    /// Binds this node, which leaves, to whoever holds a group; `None` while that waits for the disk,
+    /// else to whom, 0 for nobody.
+    fn vow(&mut self, machine: &mut Machine<'_>, group: usize) -> Option<u8> {
+        let record = machine.kernel.records[group];
+        let apart = matches!(record.state(), State::Idle | State::Released);
+        if !apart || !record.is_bound(machine.now) || record.released != 0 {
+            self.forget_vow(machine, group);
+            return Some(0);
+        }
+        let promised = Epoch(record.promised);
+        if !self.storage.vow(GroupId(group as u8), promised) {
+            return None;
+        }
+        if !self.order(machine, Order::new(Op::Vow, group as u8)) {
+            self.forget_vow(machine, group);
+            return Some(0);
+        }
+        Some(promised.node())
+    }
+
+    fn forget_vow(&mut self, machine: &Machine<'_>, group: usize) {
+        let id = GroupId(group as u8);
+        if self.storage.has_vow(id) && machine.kernel.records[group].vow() == Vow::None {
+            self.storage.forget_vow(id);
+        }
+    }
+
+    /// Waits for the disk, and for the holder to go on alone; `None` once that is so, or took too
+    /// long.
+    fn bid_farewell(&mut self, machine: &mut Machine<'_>) -> Option<u64> {
+        while let Some(done) = self.done.pop_front() {
+            self.on_done(machine, done);
+        }
+        let now = machine.now;
+        let Farewell { asked, give_up, mut bound, mut end } = self.farewell.take()?;
+        let mut waiting = Vec::new();
+        for group in asked {
+            match self.vow(machine, group) {
+                None => waiting.push(group),
+                Some(0) => {}
+                Some(holder) => {
+                    bound.push((group, holder));
+                    end = now + 1_000_000_000;
                 }
             }
         }
-        self.farewell = Some((machine.now, bound));
-    }
-
-    /// Waits for the holder to go on alone; `None` once that is so, or took a second.
-    fn bid_farewell(&mut self, machine: &mut Machine<'_>) -> Option<u64> {
-        let Machine { kernel, now, .. } = machine;
-        let (since, bound) = self.farewell.as_mut()?;
+        let kernel = &mut *machine.kernel;
         bound.retain(|(group, holder)| {
             let word = kernel.peer(*holder).map(|peer| peer.words[*group]);
             !word.is_some_and(|word| {
@@ -461,8 +529,11 @@ impl Daemon {
                     && word.flags & WORD_ENDLESS != 0
             })
         });
-        kernel.node.controller_stamp_ns = *now;
-        let over = bound.is_empty() || *now >= *since + 1_000_000_000;
-        (!over).then_some(*now + 1_000_000)
+        kernel.node.controller_stamp_ns = now;
+        self.store(now);
+        let waits = !waiting.is_empty() && now < give_up;
+        let over = !waits && (bound.is_empty() || now >= end);
+        self.farewell = Some(Farewell { asked: waiting, give_up, bound, end });
+        (!over).then_some(now + 1_000_000)
     }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Host {
     pub(crate) fail_adds: bool,
     pub(crate) fail_removes: bool,
     pub(crate) fail_fences: bool,
+    pub(crate) slow_disk: bool,
 }
 
 impl Host {
@@ -74,6 +75,7 @@ impl Host {
             fail_adds: false,
             fail_removes: false,
             fail_fences: false,
+            slow_disk: false,
         }
     }
 

@@ -29,6 +29,8 @@ const SEEK: u64 = 20 * MS;
 /// Longest that a simulated agent of a fence may take, with the delay before it.
 pub(crate) const FENCE: u64 = 200 * MS;
 pub(crate) const FENCE_DELAY: u64 = 60 * MS;
+/// Longest that a simulated disk takes to store something, while it is slow.
+pub(crate) const SLOW_DISK: u64 = 600 * MS;
 
 /// Which machines there are, and under which policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +167,7 @@ impl Plan {
         // Addresses and resources that fail are given up within 100 ms each and tried again; a node
         // that starts is waited for, and then passed over.
         let effects = 10 * 100 * MS;
-        amnesia + 3 * INITDEAD + 2 * promise + 8 * SEEK + effects + fences
+        amnesia + 3 * INITDEAD + 2 * promise + 8 * SEEK + effects + fences + SLOW_DISK
     }
 }
 

@@ -58,6 +58,10 @@ pub(crate) enum Fault {
     },
     /// Agents report that they could not fence.
     FailFences,
+    /// What is stored takes long.
+    SlowDisk {
+        host: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +100,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(20) {
+    match rng.index(21) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -118,6 +122,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             1 => Fault::FailAdds { host: node },
             _ => Fault::FailRemoves { host: node },
         },
+        19 => Fault::SlowDisk { host: node },
         _ => match plan.cluster {
             Cluster::Witness | Cluster::Three => Fault::LoseDisk { host: node },
             Cluster::Safe => Fault::FailFences,

@@ -9,6 +9,7 @@ use aya::{
     maps::{MapData, RingBuf},
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp,
+        XdpMode,
         links::{FdLink, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -20,7 +21,7 @@ use hb_ebpf::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Hold, KernelError, Refused, Way, XDP_PASS, describe};
+use super::{Hold, KernelError, Mode, Refused, Way, XDP_PASS, describe};
 use crate::id::NodeId;
 
 /// Runs an unattached program on a request.
@@ -128,6 +129,40 @@ impl GatePrograms {
         let id = program.attach_to_link(link).map_err(refused)?;
         let link = program.take_link(id).map_err(refused)?;
         FdLink::try_from(link).map(Hold).map_err(failed)
+    }
+}
+
+/// Attaches a program to an interface in one mode.
+pub(super) fn link(
+    program: &mut Xdp,
+    interface: &str,
+    index: u32,
+    mode: Mode,
+) -> Result<Hold, Refused> {
+    let xdp_mode = match mode {
+        Mode::Native => XdpMode::Driver,
+        Mode::Generic => XdpMode::Skb,
+    };
+    let id = program.attach_to_if_index(index, xdp_mode)?;
+    let link = program.take_link(id)?;
+    let no_links = |_| ProgramError::UnknownInterface {
+        name: format!("{interface} (this kernel has no BPF links for XDP)"),
+    };
+    Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
+}
+
+/// The program that hears heartbeats.
+pub(in crate::kernel) struct Heard(pub(super) Xdp);
+
+impl Heard {
+    /// Attaches it to an interface in one mode.
+    pub(in crate::kernel) fn link(
+        &mut self,
+        interface: &str,
+        index: u32,
+        mode: Mode,
+    ) -> Result<Hold, Refused> {
+        link(&mut self.0, interface, index, mode)
     }
 }
 

@@ -16,7 +16,7 @@ use aya::{
     maps::{Map, MapData, MapInfo, RingBuf},
     pin::PinError,
     programs::{
-        ProgramError, SchedClassifier, Xdp, XdpMode,
+        ProgramError, SchedClassifier, Xdp,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -38,12 +38,12 @@ mod handles;
 mod trial;
 mod values;
 
-pub(super) use handles::GatePrograms;
 pub use handles::{Events, Judge, KernelLog, Leases};
+pub(super) use handles::{GatePrograms, Heard};
 pub use values::GateCounters;
 
 use super::{
-    attach::{Attachment, Mode},
+    attach::{Attachment, Generic, Mode},
     error::{KernelError, describe},
     gate::Gates,
     pins::{freeze, remove_pins},
@@ -272,16 +272,8 @@ impl Kernel {
         index: u32,
         mode: Mode,
     ) -> Result<Hold, Refused> {
-        let xdp_mode = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
-        };
-        let gone = |what: &str| ProgramError::UnknownInterface { name: what.to_owned() };
-        let program = self.program("heartbeat").map_err(|_| gone(interface))?;
-        let id = program.attach_to_if_index(index, xdp_mode)?;
-        let link = program.take_link(id)?;
-        let no_links = |_| gone(&format!("{interface} (this kernel has no BPF links for XDP)"));
-        Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
+        let gone = |_| ProgramError::UnknownInterface { name: interface.to_owned() };
+        handles::link(self.program("heartbeat").map_err(gone)?, interface, index, mode)
     }
 
     /// Puts this daemon's program in the place of the one at the other end of a pinned link.
@@ -385,7 +377,19 @@ impl Kernel {
         Ok(Gates::new(self.pins.clone(), programs, heard))
     }
 
-    /// Returns one more hold on an unattached program.
+    /// Returns what attaches in generic mode, for a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`judge`](Self::judge).
+    pub fn generic(&mut self) -> Result<Generic, KernelError> {
+        let program = self.handle("heartbeat").map(Heard)?;
+        // The handle holds it.
+        let _ = fs::remove_file(self.pins.join("heartbeat"));
+        Ok(Generic::new(self.pins.clone(), program))
+    }
+
+    /// Returns one more hold on a program.
     fn handle(&mut self, name: &'static str) -> Result<Xdp, KernelError> {
         let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
         let pin = self.program_pin(name);

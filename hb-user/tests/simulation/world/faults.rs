@@ -66,6 +66,7 @@ impl World {
                 self.fail(host);
             }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = true),
+            Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
         }
     }
 
@@ -100,6 +101,7 @@ impl World {
                 self.pass_on_failures();
             }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = false),
+            Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
             Fault::Rates | Fault::Move { .. } => {}
         }
         // The operator has mended it, and says so.

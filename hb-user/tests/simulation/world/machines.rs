@@ -8,7 +8,7 @@ use crate::{
     clock::{Clock, RATE_ONE},
     daemon::{Done, Work},
     kernel::Kernel,
-    plan::{FENCE_DELAY, MS, RHO},
+    plan::{FENCE_DELAY, MS, RHO, SLOW_DISK},
     rng::Rng,
 };
 
@@ -80,6 +80,8 @@ impl World {
             Work::Fence if rng.chance(100) => rng.within(100 * MS, 400 * MS),
             Work::Fence => rng.within(2 * MS, 60 * MS),
             Work::Silence => self.plan.terms(at).wait_ns(),
+            Work::Store(_) if self.hosts[at].slow_disk => rng.within(20 * MS, SLOW_DISK),
+            Work::Store(_) => rng.within(MS / 20, 8 * MS),
         };
         let host = &mut self.hosts[at];
         let mut result = Ok(());
@@ -103,7 +105,9 @@ impl World {
                     self.at(off, Event::PowerOff { host: 1 - at });
                 }
             }
-            Work::Clean { .. } | Work::FenceDue | Work::Silence => {}
+            // It may be there before anybody is told so.
+            Work::Store(ref write) if self.rng.chance(500) => host.disk.store(write),
+            Work::Clean { .. } | Work::FenceDue | Work::Silence | Work::Store(_) => {}
         }
         let start = self.hosts[at].start;
         self.at(due, Event::Work { host: at, start, done: Done { work, result } });

@@ -1,0 +1,159 @@
+//! The disk, at arm's length: whatever the daemon stores while it runs.
+//!
+//! To store something is to wait for a disk, which takes milliseconds as a rule, a tenth of a second
+//! on a busy machine, and has no end on a broken one. The main loop stamps the controller's slot and
+//! must not wait for that. So a thread of its own has the state directory, and the main loop goes on
+//! where it needs something stored once that is so; [`Storage`] says when.
+
+use std::{io, sync::mpsc as sync, thread, time::Duration};
+
+use hb_ebpf::time::BootTime;
+use tokio::sync::mpsc;
+
+use super::{Daemon, resources::describe};
+use crate::{
+    clock,
+    config::Config,
+    core::storage::{News, Storage, Write},
+    parting,
+    state_dir::{StateDir, StateDirError},
+};
+
+/// How long a node that leaves waits for its disk.
+pub(super) const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What came of a write.
+pub(super) type Written = Result<(), String>;
+
+/// What the thread is to do.
+enum Job {
+    Write(Write),
+    /// Leave a note that all that was promised has run out then; nothing comes after it.
+    Part(BootTime, sync::Sender<Written>),
+}
+
+/// The thread, by its channels, and what it was asked for.
+pub(super) struct Disk {
+    pub(super) storage: Storage,
+    jobs: sync::Sender<Job>,
+    done: mpsc::UnboundedReceiver<Written>,
+}
+
+impl Disk {
+    /// Starts the thread, which has the state directory from now on; `storage` is what that holds,
+    /// of the groups of `config`. It ends when this is dropped, once the disk has answered.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub(super) fn start(state: StateDir, config: &Config, storage: Storage) -> io::Result<Self> {
+        let groups: Vec<_> = config.groups.iter().map(|group| group.name.to_string()).collect();
+        let (jobs, asked) = sync::channel();
+        let (report, done) = mpsc::unbounded_channel();
+        thread::Builder::new().name("hb-disk".to_owned()).spawn(move || {
+            let mut state = state;
+            for job in asked {
+                match job {
+                    Job::Write(write) => {
+                        let written = store(&mut state, &groups, &write);
+                        // A daemon that is gone needs no answer.
+                        drop(report.send(written.map_err(|error| describe(&error))));
+                    }
+                    Job::Part(end, reply) => {
+                        let left = parting::leave(state.path(), end);
+                        drop(reply.send(left.map_err(|error| describe(&error))));
+                    }
+                }
+            }
+        })?;
+        Ok(Self { storage, jobs, done })
+    }
+
+    /// Has stored what is wanted, if the thread has nothing to do.
+    fn go_on(&mut self) {
+        if let Some(write) = self.storage.next(clock::now()) {
+            // The thread ends with this only, and a panic there ends the process.
+            drop(self.jobs.send(Job::Write(write)));
+        }
+    }
+
+    /// Returns what came of the write under way; waits for ever if there is none.
+    pub(super) async fn next(&mut self) -> Written {
+        match self.done.recv().await {
+            Some(written) => written,
+            // The thread ends only with this, and a panic in it ends the process.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Leaves a note that all that was promised has run out by `end`, after all that is under way.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, as far as is known by then.
+    pub(super) fn part(self, end: BootTime) -> Written {
+        let (reply, answer) = sync::channel();
+        drop(self.jobs.send(Job::Part(end, reply)));
+        answer.recv_timeout(LEAVE_WITHIN).unwrap_or_else(|_| {
+            Err(format!("the disk has not answered for {} s", LEAVE_WITHIN.as_secs()))
+        })
+    }
+}
+
+fn store(state: &mut StateDir, groups: &[String], write: &Write) -> Result<(), StateDirError> {
+    match write {
+        Write::Generation(generation) => state.raise_generation(*generation),
+        Write::Voters(set) => state.store_voters(set),
+        Write::Vow(group, epoch) => match groups.get(usize::from(group.0)) {
+            Some(name) => state.store_vow(name, *epoch),
+            // No group of this configuration.
+            None => Ok(()),
+        },
+    }
+}
+
+impl Daemon {
+    /// Has the disk store what is wanted, and says what is wrong with it.
+    pub(super) fn store(&mut self) {
+        self.disk.go_on();
+        if let Some(news) = self.disk.storage.look(clock::now()) {
+            self.on_disk_news(&news);
+        }
+    }
+
+    /// Goes on where something had to be stored first.
+    pub(super) fn on_written(&mut self, written: Written) {
+        if let Some(news) = self.disk.storage.done(written, clock::now()) {
+            self.on_disk_news(&news);
+        }
+        self.look_at_records();
+    }
+
+    fn on_disk_news(&mut self, news: &News) {
+        match news {
+            News::Failed(error) => {
+                tracing::error!(error, "not stored: what needs it waits, and it is tried again");
+            }
+            News::Slow(waited) => {
+                let for_ms = waited.as_millis() as u64;
+                tracing::warn!(for_ms, "the disk does not answer: what needs it waits");
+            }
+            News::Mended => return tracing::info!("the disk answers again"),
+        }
+        let wait = format!("confirmed, and done once it is stored: {}", warning(news));
+        self.answer_confirmations(|| Err(wait.clone()));
+    }
+}
+
+/// What an operator is told of a disk that is not well.
+pub(super) fn warning(news: &News) -> String {
+    match news {
+        News::Failed(error) => format!("{error}; it is tried again"),
+        News::Slow(waited) => format!(
+            "the disk has not answered for {} ms: this node votes for no newer generation until it \
+             does",
+            waited.as_millis()
+        ),
+        News::Mended => "the disk answers again".to_owned(),
+    }
+}
