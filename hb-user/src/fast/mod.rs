@@ -13,9 +13,9 @@ mod deputy;
 mod group;
 mod poller;
 mod probe;
+mod pursuit;
 mod queue;
 mod quiet;
-mod seek;
 mod thread;
 
 use std::{
@@ -38,6 +38,7 @@ use hb_ebpf::{
 
 pub use group::{Effect, EffectError};
 pub use probe::{Target, TargetCounters};
+pub use pursuit::{Ground, Pursuit};
 pub use queue::{Bell, Queue};
 
 use crate::{

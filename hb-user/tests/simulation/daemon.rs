@@ -156,7 +156,7 @@ impl Daemon {
         }
         Self {
             core,
-            fast: Fast::new(now),
+            fast: Fast::new(kernel, now),
             inputs: VecDeque::new(),
             requests: VecDeque::new(),
             done: VecDeque::new(),
@@ -192,7 +192,7 @@ impl Daemon {
             }
         }
         self.round = machine.now;
-        while let Some(report) = self.fast.reports.pop_front() {
+        while let Some(report) = self.fast.hands().reports.pop_front() {
             self.on_report(machine, report);
         }
         while let Some(done) = self.done.pop_front() {

@@ -1,23 +1,21 @@
-//! The fast path of a daemon: what `fast/thread.rs` and `fast/seek.rs` do, without their thread.
+//! The fast path of a daemon: the real pursuit of groups, and what `fast/thread.rs` does around it,
+//! without its thread.
 
 use std::collections::VecDeque;
 
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{
-        holder::SeekError,
-        op::{DONE, Op, Order},
-        word,
-    },
-    maps::{Event, EventKind, Life, MAX_NODES},
+    lease::{Record, op::Order},
+    maps::{Event, Peer},
+    time::BootTime,
     wire::{GROUPS, Health, State},
+};
+use hb_user::{
+    fast::{Ground, Pursuit, Steps, Trigger},
+    id::{GroupId, NodeId},
 };
 
 use crate::{kernel::Kernel, plan::INTERVAL};
-
-/// As in `fast/seek.rs`.
-const ASK: u64 = 50_000;
-const EAGER: u64 = 10_000_000;
 
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
@@ -47,220 +45,154 @@ pub(crate) enum Report {
     },
 }
 
-#[derive(Clone, Copy)]
-struct Seek {
-    peer: u8,
-    due: u64,
-    sought: bool,
-    since: u64,
-}
-
 pub(crate) struct Fast {
-    armed: [[bool; GROUPS]; MAX_NODES],
-    seeks: [Option<Seek>; GROUPS],
-    /// The epoch in which the addresses of a group were put up, if they are.
-    pub(crate) taken: [Option<Epoch>; GROUPS],
+    pursuit: Pursuit,
+    hands: Hands,
     next_probe: u64,
     pub(crate) commands: VecDeque<Command>,
-    pub(crate) reports: VecDeque<Report>,
     /// Went round since the daemon last asked.
     pub(crate) went_round: bool,
+}
+
+/// What the fast path acts with, but for the kernel half.
+#[derive(Default)]
+pub(crate) struct Hands {
+    /// The epoch in which the addresses of a group were put up, if they are.
+    pub(crate) taken: [Option<Epoch>; GROUPS],
+    pub(crate) reports: VecDeque<Report>,
     /// Addresses cannot be added, or removed.
     pub(crate) fail_adds: bool,
     pub(crate) fail_removes: bool,
+    /// What it did and may not do.
+    pub(crate) wrong: Option<String>,
+}
+
+/// The fast path with the kernel half of its machine, at one time.
+struct Turn<'a> {
+    hands: &'a mut Hands,
+    kernel: &'a mut Kernel,
+    now: u64,
 }
 
 impl Fast {
-    pub(crate) fn new(now: u64) -> Self {
+    pub(crate) fn new(kernel: &Kernel, now: u64) -> Self {
         Self {
-            armed: [[false; GROUPS]; MAX_NODES],
-            seeks: [None; GROUPS],
-            taken: [None; GROUPS],
+            pursuit: Pursuit::new(kernel.terms, INTERVAL),
+            hands: Hands::default(),
             next_probe: now,
             commands: VecDeque::new(),
-            reports: VecDeque::new(),
             went_round: true,
-            fail_adds: false,
-            fail_removes: false,
         }
+    }
+
+    pub(crate) fn hands(&mut self) -> &mut Hands {
+        &mut self.hands
     }
 
     /// Goes round once; returns when to go round next.
     pub(crate) fn turn(&mut self, kernel: &mut Kernel, now: u64) -> u64 {
-        while let Some(event) = kernel.events.pop_front() {
-            self.on_event(kernel, &event, now);
+        let mut turn = Turn { hands: &mut self.hands, kernel, now };
+        while let Some(event) = turn.kernel.events.pop_front() {
+            self.pursuit.on_event(&mut turn, &event, BootTime(now));
+            turn.hands.reports.push_back(Report::Event(event));
         }
         while let Some(command) = self.commands.pop_front() {
-            self.on_command(kernel, command, now);
+            turn.on_command(&mut self.pursuit, command);
         }
         self.went_round = true;
         if now >= self.next_probe {
-            kernel.probe(now);
+            turn.kernel.probe(now);
             self.next_probe += INTERVAL;
             if self.next_probe <= now {
                 self.next_probe = now + INTERVAL;
             }
         }
-        for group in 0..GROUPS {
-            if self.seeks[group].is_some_and(|seek| seek.due <= now) {
-                self.pursue(kernel, group, now);
-            }
-        }
-        let due = self.seeks.iter().flatten().map(|seek| seek.due).min().unwrap_or(u64::MAX);
-        due.min(self.next_probe).max(now + 1)
+        self.pursuit.go_on(&mut turn).min(self.next_probe).max(now + 1)
     }
+}
 
-    fn on_event(&mut self, kernel: &mut Kernel, event: &Event, now: u64) {
-        let Some(peer) = kernel.peer(event.peer).copied() else { return };
-        match EventKind::from_code(event.kind) {
-            Some(EventKind::Dead) if Life::from_code(peer.life) == Life::Dead => {
-                self.seek_armed(kernel, event.peer, now);
-            }
-            Some(EventKind::Lease) => {
-                self.pursue(kernel, usize::from(event.link), now);
-                self.on_word(kernel, event.peer, now);
-            }
-            Some(EventKind::Said | EventKind::Controller | EventKind::Up) => {
-                if peer.controller_dead != 0 {
-                    self.seek_armed(kernel, event.peer, now);
-                }
-                self.on_word(kernel, event.peer, now);
-            }
-            _ => {}
-        }
-        self.reports.push_back(Report::Event(*event));
-    }
-
-    fn on_word(&mut self, kernel: &mut Kernel, peer: u8, now: u64) {
-        for group in 0..GROUPS {
-            let Some(word) = kernel.peer(peer).map(|known| known.words[group]) else { return };
-            let Some(record) = kernel.records.get(group) else { return };
-            let given = word::hands_over(record, &kernel.terms, &word);
-            if self.armed[usize::from(peer)][group] && given {
-                self.armed[usize::from(peer)][group] = false;
-                self.begin(kernel, group, peer, now);
-            }
-        }
-    }
-
-    fn seek_armed(&mut self, kernel: &mut Kernel, peer: u8, now: u64) {
-        for group in 0..GROUPS {
-            if std::mem::take(&mut self.armed[usize::from(peer)][group]) {
-                self.begin(kernel, group, peer, now);
-            }
-        }
-    }
-
-    fn on_command(&mut self, kernel: &mut Kernel, command: Command, now: u64) {
+impl Turn<'_> {
+    fn on_command(&mut self, pursuit: &mut Pursuit, command: Command) {
+        let id = |group: usize| GroupId(group as u8);
         match command {
             Command::Publish { health, leaving } => {
-                kernel.publish(health, leaving);
-                kernel.probe(now);
+                self.kernel.publish(health, leaving);
+                self.kernel.probe(self.now);
             }
-            Command::Arm { peer, groups } => self.armed[usize::from(peer)] = groups,
-            Command::Seek { group } => self.begin(kernel, group, 0, now),
-            Command::GiveUp { group } => {
-                order(kernel, group, Op::GiveUp, now);
-                match kernel.state(group) {
-                    State::Holding | State::Seeking => self.pursue(kernel, group, now),
-                    State::Idle | State::Released => self.seeks[group] = None,
-                }
+            Command::Arm { peer, groups } => pursuit.arm(NodeId(peer), groups),
+            Command::Seek { group } => {
+                let known = pursuit.begin(self, id(group), Trigger::Asked, Steps::default());
+                assert!(known, "there is no group {group}");
             }
+            Command::GiveUp { group } => pursuit.give_up(self, id(group)),
             Command::Release { group, successor } => {
-                self.seeks[group] = None;
-                let order = Order { node: successor, ..Order::new(Op::Release, group as u8) };
-                kernel.order(order, now);
-                kernel.probe(now);
-                self.take_down(group);
+                let successor = (successor != 0).then_some(NodeId(successor));
+                pursuit.release(self, id(group), successor);
             }
-            Command::Drop { group } => {
-                self.seeks[group] = None;
-                order(kernel, group, Op::StepDown, now);
-                if kernel.state(group) == State::Holding {
-                    order(kernel, group, Op::Release, now);
-                    kernel.probe(now);
-                }
-                self.take_down(group);
-            }
+            Command::Drop { group } => pursuit.step_down(self, id(group)),
         }
     }
+}
 
-    fn take_down(&mut self, group: usize) {
-        self.taken[group] = None;
-        let result = if self.fail_removes { Err("refused".to_owned()) } else { Ok(()) };
-        self.reports.push_back(Report::Dropped { group, result });
+impl Ground for Turn<'_> {
+    fn now(&self) -> BootTime {
+        BootTime(self.now)
     }
 
-    fn begin(&mut self, kernel: &mut Kernel, group: usize, peer: u8, now: u64) {
-        self.seeks[group].get_or_insert(Seek { peer, due: 0, sought: false, since: 0 });
-        self.pursue(kernel, group, now);
+    fn record(&self, group: GroupId) -> Option<Record> {
+        self.kernel.records.get(usize::from(group.0)).copied()
     }
 
-    fn pursue(&mut self, kernel: &mut Kernel, group: usize, now: u64) {
-        let Some(mut seek) = self.seeks[group] else { return };
-        match kernel.state(group) {
-            State::Holding => return self.win(kernel, group, seek, now),
-            State::Seeking => {
-                if seek.since == 0 {
-                    seek.since = now;
-                }
-                seek.sought = true;
-                if now >= seek.due {
-                    kernel.probe(now);
-                    seek.due = now + ask(now.saturating_sub(seek.since));
-                }
-            }
-            _ if seek.sought => {
-                self.seeks[group] = None;
-                return;
-            }
-            _ if now < seek.due => seek.due = seek.due.min(kernel.records[group].until_ns),
-            _ => {
-                let answer = order(kernel, group, Op::Seek, now);
-                match answer.code {
-                    DONE => {
-                        seek.sought = true;
-                        seek.since = now;
-                        if kernel.state(group) == State::Holding {
-                            return self.win(kernel, group, seek, now);
-                        }
-                        kernel.probe(now);
-                        self.reports.push_back(Report::Sought { group });
-                        seek.due = now + ask(0);
-                    }
-                    code if code == SeekError::Bound as u8 => seek.due = answer.record.until_ns,
-                    code if code == SeekError::Generation as u8 => seek.due = now + INTERVAL,
-                    _ => {
-                        self.seeks[group] = None;
-                        return;
-                    }
-                }
-            }
+    fn peer(&self, peer: NodeId) -> Option<Peer> {
+        self.kernel.peer(peer.0).copied()
+    }
+
+    fn order(&mut self, order: Order) -> Option<Order> {
+        Some(self.kernel.order(order, self.now))
+    }
+
+    fn probe(&mut self) {
+        self.kernel.probe(self.now);
+    }
+
+    fn sought(&mut self, group: GroupId) {
+        self.hands.reports.push_back(Report::Sought { group: group.0.into() });
+    }
+
+    /// As in `fast/thread.rs`.
+    fn put_up(&mut self, group: GroupId, epoch: Epoch, trigger: Trigger, _: Steps) {
+        let group = usize::from(group.0);
+        let record = &self.kernel.records[group];
+        if record.state() != State::Holding || record.epoch != epoch.0 {
+            let state = record.state();
+            self.hands.wrong =
+                Some(format!("puts up group {group} in {epoch:?} while its record is {state:?}"));
         }
-        self.seeks[group] = Some(seek);
-    }
-
-    fn win(&mut self, kernel: &mut Kernel, group: usize, seek: Seek, now: u64) {
-        self.seeks[group] = None;
-        let epoch = Epoch(kernel.records[group].epoch);
+        let hands = &mut *self.hands;
         let mut result = Ok(());
-        if self.taken[group] != Some(epoch) {
-            self.taken[group] = None;
-            if self.fail_adds {
+        if hands.taken[group] != Some(epoch) {
+            hands.taken[group] = None;
+            if hands.fail_adds {
                 result = Err("refused".to_owned());
             } else {
-                self.taken[group] = Some(epoch);
+                hands.taken[group] = Some(epoch);
             }
-            kernel.probe(now);
+            self.kernel.probe(self.now);
         }
-        self.reports.push_back(Report::Took { group, epoch, peer: seek.peer, result });
+        let peer = match trigger {
+            Trigger::Asked => 0,
+            Trigger::Death(peer, _) | Trigger::Controller(peer) | Trigger::Release(peer) => peer.0,
+        };
+        hands.reports.push_back(Report::Took { group, epoch, peer, result });
     }
-}
 
-fn ask(sought: u64) -> u64 {
-    if sought < EAGER { ASK } else { INTERVAL }
-}
-
-fn order(kernel: &mut Kernel, group: usize, op: Op, now: u64) -> Order {
-    kernel.order(Order::new(op, group as u8), now)
+    fn take_down(&mut self, group: GroupId) {
+        let group = usize::from(group.0);
+        if self.kernel.state(group) == State::Holding {
+            self.hands.wrong = Some(format!("takes down group {group} behind an open gate"));
+        }
+        self.hands.taken[group] = None;
+        let result = if self.hands.fail_removes { Err("refused".to_owned()) } else { Ok(()) };
+        self.hands.reports.push_back(Report::Dropped { group, result });
+    }
 }

@@ -90,8 +90,8 @@ impl Host {
         let now = self.clock.at(real);
         let mut machine = Machine { kernel, disk: &mut self.disk, now };
         let mut daemon = Daemon::start(plan, me, &mut machine, found);
-        daemon.fast.fail_adds = self.fail_adds;
-        daemon.fast.fail_removes = self.fail_removes;
+        daemon.fast.hands().fail_adds = self.fail_adds;
+        daemon.fast.hands().fail_removes = self.fail_removes;
         self.start += 1;
         self.frozen = false;
         self.lanes.fill(real);

@@ -246,8 +246,12 @@ impl World {
         host.fast_at = u64::MAX;
         let Some((daemon, machine)) = host.running(now) else { return };
         let due = daemon.fast.turn(machine.kernel, machine.now);
-        let (taken, reports) = (daemon.fast.taken, !daemon.fast.reports.is_empty());
-        if !daemon.fast.fail_removes {
+        let hands = daemon.fast.hands();
+        let (taken, reports) = (hands.taken, !hands.reports.is_empty());
+        if let Some(wrong) = hands.wrong.take() {
+            self.wrong = Some(format!("machine {} {wrong}", at + 1));
+        }
+        if !hands.fail_removes {
             host.addresses.iter_mut().zip(taken).for_each(|(up, taken)| *up = taken);
         }
         let next = host.clock.real_of(due, now);

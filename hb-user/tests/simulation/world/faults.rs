@@ -155,8 +155,8 @@ impl World {
     fn pass_on_failures(&mut self) {
         for host in &mut self.hosts {
             if let Some(daemon) = &mut host.daemon {
-                daemon.fast.fail_adds = host.fail_adds;
-                daemon.fast.fail_removes = host.fail_removes;
+                daemon.fast.hands().fail_adds = host.fail_adds;
+                daemon.fast.hands().fail_removes = host.fail_removes;
             }
         }
     }
