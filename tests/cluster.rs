@@ -17,6 +17,7 @@ mod cluster {
     mod chaos;
     mod controller;
     mod crash;
+    mod crowds;
     mod engine;
     mod failback;
     mod fencing;
@@ -27,6 +28,7 @@ mod cluster {
     mod leaving;
     mod links;
     mod moves;
+    mod removal;
     mod resources;
     mod second_daemon;
     mod security;

@@ -15,7 +15,7 @@ use hb_user::{
     clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
     control::{Client, Reply, Request},
-    daemon::{self, Prepared, Removed},
+    daemon::{self, Prepared, Removed, RunError},
     fence::{self, Action, Asker},
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
@@ -27,6 +27,10 @@ use hb_user::{
 /// How long a daemon may take to answer; one that takes longer is in trouble.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// What a daemon ends with that was told to leave, and left something behind: to start it again by
+/// itself is not what was asked for.
+const LEFT_BEHIND: u8 = 3;
+
 /// Between two looks at a move that is under way.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -36,7 +40,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hb: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(RunError::Leave(_)) => ExitCode::from(LEFT_BEHIND),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

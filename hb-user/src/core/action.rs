@@ -251,7 +251,7 @@ pub enum Transition {
         /// What, how and why.
         error: String,
     },
-    /// The operator cleared a failure.
+    /// A failure is over: the operator cleared it, or what could not be dropped was.
     Cleared {
         /// The group.
         group: GroupId,

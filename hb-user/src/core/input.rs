@@ -45,6 +45,12 @@ pub enum Input {
         /// Whether every address is gone.
         result: Result<(), String>,
     },
+    /// Addresses are gone, and connections to them are being destroyed, one after the other: a result
+    /// follows.
+    Dropping {
+        /// The group.
+        group: GroupId,
+    },
     /// Answers [`StartResources`](super::Action::StartResources).
     ResourcesStarted {
         /// The group.

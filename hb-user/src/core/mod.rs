@@ -128,6 +128,7 @@ impl Core {
                     self.groups[index].dropped(result, &around, &mut out);
                 }
             }
+            Input::Dropping { group } => self.with(group, |group| group.still_dropping(now)),
             Input::ResourcesStarted { group, epoch, result } => {
                 self.with(group, |group| group.resources_started(epoch, result, now, &mut out));
             }
@@ -207,7 +208,7 @@ impl Core {
         let standings = self.standings(index);
         let own = group.standing(self.leaving.is_some(), self.now);
         let choice = self.choice(index, &standings);
-        let blocked = match (&group.failure, choice) {
+        let blocked = match (group.failure(), choice) {
             _ if !group.phase.is_apart() => None,
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
@@ -422,7 +423,7 @@ impl Core {
         let able = |group: &Group| {
             group.ready
                 && group.phase.is_apart()
-                && group.failure.is_none()
+                && group.failure().is_none()
                 && !group.is_blocked(self.now)
                 && self.leaving.is_none()
         };

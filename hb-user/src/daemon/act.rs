@@ -2,9 +2,8 @@
 
 use hb_ebpf::wire::GROUPS;
 
-use super::{Daemon, LocalVip};
+use super::Daemon;
 use crate::{
-    address::{AddressSocket, Batch, Change, Done},
     clock,
     core::{Action, Input, Transition},
     fast::Command,
@@ -125,24 +124,5 @@ impl Daemon {
     pub(super) fn group_name(&self, group: GroupId) -> &str {
         let named = self.config.groups.get(group.0 as usize);
         named.map_or("unknown group", |known| known.name.as_str())
-    }
-}
-
-/// Removes service addresses, and says of each what could not be done.
-pub(super) fn remove_addresses<'a>(
-    socket: &mut AddressSocket,
-    vips: impl IntoIterator<Item = &'a LocalVip>,
-) {
-    for local in vips {
-        let mut batch = Batch::new();
-        let mut result = [Ok(Done::Missing)];
-        let removed = batch
-            .push(Change::Remove, local.vip)
-            .map_err(|error| error.to_string())
-            .and_then(|()| socket.execute(&batch, &mut result).map_err(|error| error.to_string()))
-            .and_then(|()| result[0].map_err(|error| error.to_string()));
-        if let Err(error) = removed {
-            tracing::error!(vip = %local.vip, error, "address stays behind");
-        }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A thread of its own does it: it looks at every process of the machine, which takes milliseconds.
 
-use std::{io, net::IpAddr, sync::mpsc as sync, thread, time::Duration};
+use std::{collections::VecDeque, io, net::IpAddr, sync::mpsc as sync, thread, time::Duration};
 
 use hb_ebpf::lease::op::Op;
 use tokio::sync::mpsc;
@@ -12,21 +12,30 @@ use super::{Daemon, resources::describe};
 use crate::{
     core::Input,
     id::GroupId,
-    sockets::{SweepError, Sweeper, discard_unread},
+    sockets::{Left, SweepError, Sweeper, discard_unread},
 };
 
-/// How long the connections of one group may take; what is left is tried again.
-const WITHIN: Duration = Duration::from_millis(500);
+/// How long the connections of one group are ended at one go. Then it is told how far that came, and
+/// other groups have their turn.
+const WITHIN: Duration = Duration::from_millis(200);
 
-/// What became of the sockets of a group.
+/// What becomes of the sockets of a group.
 pub(super) struct Cleaned {
     group: GroupId,
-    result: Result<Swept, String>,
+    progress: Progress,
+}
+
+/// How far that is.
+enum Progress {
+    /// So many connections were ended, and there are more.
+    More(u32),
+    /// All is ended, or something cannot be.
+    Done(Result<Swept, String>),
 }
 
 /// What was found and ended.
 #[derive(Debug, Default)]
-struct Swept {
+pub(super) struct Swept {
     connections: u32,
     datagrams: usize,
     /// Sockets without an address of their own whose queues could not be emptied.
@@ -55,17 +64,7 @@ impl Cleaner {
         let system = |source| SweepError::Socket { action: "start a thread that works", source };
         thread::Builder::new()
             .name("hb-clean".to_owned())
-            .spawn(move || {
-                for group in asked {
-                    let result = match sweepers.get_mut(usize::from(group.0)) {
-                        Some((sweeper, addresses)) => sweep(sweeper, addresses),
-                        None => Ok(Swept::default()),
-                    };
-                    if report.send(Cleaned { group, result }).is_err() {
-                        return;
-                    }
-                }
-            })
+            .spawn(move || work(&mut sweepers, &asked, &report))
             .map_err(system)?;
         Ok(Self { groups, done })
     }
@@ -80,19 +79,82 @@ impl Cleaner {
     }
 }
 
-fn sweep(sweeper: &mut Sweeper, addresses: &[IpAddr]) -> Result<Swept, String> {
-    let swept = sweeper.destroy(WITHIN);
-    if let Some(left) = swept.left {
-        return Err(left.to_string());
+/// Sweeps the groups that are asked for, in turn, until nobody is there who could ask.
+fn work(
+    sweepers: &mut [(Sweeper, Vec<IpAddr>)],
+    asked: &sync::Receiver<GroupId>,
+    report: &mpsc::UnboundedSender<Cleaned>,
+) {
+    // With how many connections of each were ended.
+    let mut waiting: VecDeque<(GroupId, u32)> = VecDeque::new();
+    loop {
+        let more = match waiting.is_empty() {
+            true => asked.recv().map_err(|_| sync::TryRecvError::Disconnected),
+            false => asked.try_recv(),
+        };
+        match more {
+            // It is asked for again while it is under way.
+            Ok(group) if waiting.iter().any(|(other, _)| *other == group) => continue,
+            Ok(group) => {
+                waiting.push_back((group, 0));
+                continue;
+            }
+            Err(sync::TryRecvError::Empty) => {}
+            Err(sync::TryRecvError::Disconnected) => return,
+        }
+        let Some((group, before)) = waiting.pop_front() else { continue };
+        let swept = match sweepers.get_mut(usize::from(group.0)) {
+            Some((sweeper, addresses)) => sweep(sweeper, addresses),
+            None => Ok(Swept::default()),
+        };
+        let progress = match swept {
+            Ok(swept) => Progress::Done(Ok(Swept {
+                connections: before.saturating_add(swept.connections),
+                ..swept
+            })),
+            Err(Unswept::Refused(error)) => Progress::Done(Err(error)),
+            Err(Unswept::More { ended }) => {
+                let ended = before.saturating_add(ended);
+                waiting.push_back((group, ended));
+                Progress::More(ended)
+            }
+        };
+        if report.send(Cleaned { group, progress }).is_err() {
+            return;
+        }
     }
-    let discarded = discard_unread(addresses).map_err(|error| describe(&error))?;
+}
+
+/// Why a sweep is not the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unswept {
+    /// So many connections were ended, and there are more.
+    More {
+        /// How many.
+        ended: u32,
+    },
+    /// Some cannot be ended.
+    Refused(String),
+}
+
+/// Ends connections to `addresses`, which are the sweeper's, for a while; when there are none any more,
+/// reads away what waits unread.
+pub(super) fn sweep(sweeper: &mut Sweeper, addresses: &[IpAddr]) -> Result<Swept, Unswept> {
+    let swept = sweeper.destroy(WITHIN);
+    match swept.left {
+        Some(Left::Late) => return Err(Unswept::More { ended: swept.tcp + swept.udp }),
+        Some(left) => return Err(Unswept::Refused(left.to_string())),
+        None => {}
+    }
+    let refused = |error| Unswept::Refused(describe(&error));
+    let discarded = discard_unread(addresses).map_err(refused)?;
     let (own, unread): (Vec<_>, Vec<_>) =
         discarded.left.into_iter().partition(|(address, _)| addresses.contains(address));
     if let Some((address, port)) = own.first() {
-        return Err(format!(
-            "datagrams wait in the UDP socket {address} port {port}, which this daemon may not \
-             empty: give it CAP_SYS_PTRACE, or stop the program"
-        ));
+        return Err(Unswept::Refused(format!(
+            "datagrams wait in the UDP socket {address} port {port}, which hb may not empty: give it \
+             CAP_SYS_PTRACE, or stop the program"
+        )));
     }
     let connections = swept.tcp + swept.udp;
     Ok(Swept { connections, datagrams: discarded.datagrams, unread })
@@ -116,7 +178,15 @@ impl Daemon {
     }
 
     pub(super) fn on_cleaned(&mut self, done: Cleaned) {
-        let Cleaned { group, result } = done;
+        let Cleaned { group, progress } = done;
+        let result = match progress {
+            Progress::More(ended) => {
+                self.ended.insert(group, ended);
+                return self.feed(Input::Dropping { group });
+            }
+            Progress::Done(result) => result,
+        };
+        self.ended.remove(&group);
         match result {
             Ok(Swept { connections, datagrams, unread }) => {
                 let name = self.group_name(group);

@@ -7,11 +7,10 @@ use hb_ebpf::{
     lease,
 };
 
-use super::{StartError, resources::describe};
+use super::removal::{self, RemovalError, Removed};
 use crate::{
-    address::{AddressSocket, Batch, Change, Done, PROTOCOL, Vip},
     config::HostView,
-    kernel::{GateView, GatedVip, KernelError, PinsLock, remove_pins},
+    kernel::{GateView, GatedVip, KernelError},
     status::{AddressAtGate, GateReport, InterfaceAtGate},
 };
 
@@ -27,21 +26,9 @@ pub enum GateError {
     /// Nothing there.
     #[error("there is no gate at {0}: no daemon left one there")]
     Nothing(String),
-    /// A living daemon needs it.
-    #[error(
-        "a daemon runs and needs what is pinned at {0}: stop it first (`hb stop`); a frozen one has \
-         to be killed"
-    )]
-    InUse(String),
-    /// Addresses would stay without a gate.
-    #[error(
-        "the gate stays, because {0}: remove the service addresses by hand first (`ip address del`), \
-         then try again"
-    )]
-    Addresses(String),
-    /// Addresses cannot be reached.
+    /// It stays where it is.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Removal(#[from] RemovalError),
 }
 
 /// Reads the gate pinned at `pins`; `groups` are the names of the groups, by index.
@@ -116,58 +103,14 @@ fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate 
     }
 }
 
-/// What was taken away with a gate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Service addresses.
-    pub addresses: usize,
-    /// Interfaces.
-    pub interfaces: usize,
-}
-
-/// Takes away what a daemon that is gone for good left at `pins`: its service addresses first, since
-/// nothing would guard them afterwards, then programs and maps. Needs neither configuration nor key.
+/// Takes away what a daemon that is gone for good left at `pins`. Needs neither configuration nor key.
 ///
 /// # Errors
 ///
 /// [`GateError`]; the gate is where it was if it is not the last step that fails.
 pub fn remove_gate(pins: &Path) -> Result<Removed, GateError> {
-    let shown = || pins.display().to_string();
     if !pins.exists() {
-        return Err(GateError::Nothing(shown()));
+        return Err(GateError::Nothing(pins.display().to_string()));
     }
-    // Until the end, so that no daemon starts in between.
-    let Some(_lock) = PinsLock::take(pins)? else { return Err(GateError::InUse(shown())) };
-    let mut removed = Removed::default();
-    // What was interrupted before it had a gate holds no address either.
-    if let Some(view) = GateView::read(pins)? {
-        removed.interfaces = view.interfaces.len();
-        removed.addresses = remove_addresses(&view)?;
-    }
-    remove_pins(pins)?;
-    Ok(removed)
-}
-
-/// Removes the addresses of a gate that bear the mark of hb. Returns how many there were.
-fn remove_addresses(view: &GateView) -> Result<usize, GateError> {
-    let mut socket = AddressSocket::open().map_err(StartError::from)?;
-    let present = socket.addresses(None).map_err(StartError::from)?;
-    let ours = present.iter().filter(|found| {
-        found.protocol == Some(PROTOCOL) && view.vips.iter().any(|vip| vip.address == found.ip)
-    });
-    let mut count = 0;
-    for found in ours {
-        let mut batch = Batch::new();
-        let mut result = [Ok(Done::Missing)];
-        Vip::new(found.interface, found.ip, found.prefix)
-            .map_err(|error| describe(&error))
-            .and_then(|vip| batch.push(Change::Remove, vip).map_err(|error| describe(&error)))
-            .and_then(|()| socket.execute(&batch, &mut result).map_err(|error| describe(&error)))
-            .and_then(|()| result[0].as_ref().map(|_| ()).map_err(|error| describe(error)))
-            .map_err(|error| {
-                GateError::Addresses(format!("{} cannot be removed: {error}", found.ip))
-            })?;
-        count += 1;
-    }
-    Ok(count)
+    Ok(removal::remove_gate(pins)?)
 }

@@ -32,6 +32,7 @@ mod observe;
 mod pauses;
 mod prepare;
 mod records;
+mod removal;
 mod report;
 mod requests;
 mod resources;
@@ -57,16 +58,18 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-pub use gate_report::{GateError, Removed, gate, remove_gate};
+pub use gate_report::{GateError, gate, remove_gate};
 pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
+pub use removal::{RemovalError, Removed, detach};
 pub use start_error::StartError;
 
 use self::{
+    removal::{Records, Removal},
     resources::{Done, Worker},
     selftest::Trial,
 };
 use crate::{
-    address::{AddressSocket, Present},
+    address::Present,
     background::Background,
     clock,
     config::{Config, Local},
@@ -74,7 +77,7 @@ use crate::{
     core::{Core, Input, RecordState},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Attachment, Kernel, KernelError, KernelLog, Leases, Mode, PinsLock, Shared},
+    kernel::{Attachment, Kernel, KernelLog, Leases, Mode, PinsLock, Shared, gated_addresses},
     logging,
     realtime::{self, Demand},
     state_dir::{StateDir, StateDirError},
@@ -114,7 +117,7 @@ pub enum RunError {
     },
     /// The way out.
     #[error("left, but something stays behind")]
-    Leave(#[source] KernelError),
+    Leave(#[source] RemovalError),
 }
 
 /// A running node.
@@ -147,7 +150,6 @@ struct Daemon {
     engine: (EngineKind, String),
     trials: BTreeMap<(NodeId, LinkId), Trial>,
     memory: notice::Memory,
-    addresses: AddressSocket,
     incarnation: u32,
     started: BootTime,
     tick: Duration,
@@ -173,6 +175,8 @@ struct Daemon {
     fences: fence::Fences,
     surveyor: survey::Surveyor,
     cleaner: Option<clean::Cleaner>,
+    /// Connections ended so far, of groups that were left and still have some.
+    ended: BTreeMap<GroupId, u32>,
     warm: warm::Warm,
     /// Nobody else may remove what is pinned.
     _pins_lock: PinsLock,
@@ -314,15 +318,20 @@ impl Daemon {
         self.feed(Input::Stop);
     }
 
-    /// Removes what is ours: addresses, programs, pins.
-    fn leave(self) -> Result<(), KernelError> {
-        let Self { fast, kernel, vips, mut addresses, leases, disk, surveyor, .. } = self;
-        drop(fast);
+    /// Removes what is ours: addresses, connections to them, programs, pins.
+    fn leave(self) -> Result<(), RemovalError> {
+        let Self { config, local, fast, kernel, leases, disk, surveyor, cleaner, .. } = self;
+        let pins = pins(&config, &local);
+        drop((fast, cleaner));
         surveyor.end();
-        act::remove_addresses(&mut addresses, vips.iter().flatten());
-        kernel.remove()?;
+        let terms = config.terms(local.me.id)?;
+        let records = Records::Reached(Box::new(leases), terms);
+        let mut addresses = prepare::addresses(&config);
+        addresses.extend(gated_addresses(&pins)?);
+        let removal = Removal::new(&pins, records, addresses, terms.policy())?;
+        let (_, leases) = removal.run(Some(kernel))?;
         // Not before the pins are gone: a daemon that found these records would take no part.
-        match records::part(&leases) {
+        match leases.map_or(Ok(None), |leases| records::part(&leases)) {
             Ok(Some(end)) => {
                 if let Err(error) = disk.part(end) {
                     tracing::warn!(error, "no note was left");
@@ -391,19 +400,4 @@ fn log_attachment(attachment: &Attachment) {
             "attached in generic mode: slower, native mode does not work"
         ),
     }
-}
-
-/// Takes the programs of a node off its interfaces and removes its pins and addresses, for a
-/// daemon that is gone for good. Returns whether there was anything.
-///
-/// # Errors
-///
-/// The state directory is locked by a living daemon, or something cannot be removed.
-pub fn detach(remains: &Remains) -> Result<bool, RunError> {
-    let _state = StateDir::open(&remains.state_dir)?;
-    let found = remains.pins.exists() || !remains.vips.is_empty();
-    let mut addresses = AddressSocket::open().map_err(StartError::from)?;
-    act::remove_addresses(&mut addresses, &remains.vips);
-    crate::kernel::remove_pins(&remains.pins).map_err(RunError::Leave)?;
-    Ok(found)
 }

@@ -1,10 +1,13 @@
 //! Everything that can be found wrong before anything is started.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
+
+use hb_ebpf::lease::{Terms, TermsError};
 
 use crate::{
     address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
@@ -35,6 +38,9 @@ pub enum PrepareError {
     /// The addresses of the host cannot be listed.
     #[error(transparent)]
     Addresses(#[from] AddressError),
+    /// The voters or the lengths of leases.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
     /// A service address is impossible.
     #[error(transparent)]
     Vip(#[from] InvalidVip),
@@ -139,8 +145,12 @@ pub struct Remains {
     pub state_dir: PathBuf,
     /// Where its kernel half is pinned.
     pub pins: PathBuf,
-    /// Its service addresses, but for those that somebody else put up.
-    pub vips: Vec<LocalVip>,
+    /// Its service addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// By what it promised, as far as the configuration is still the same.
+    pub terms: Terms,
+    /// When the kernel half takes its daemon for dead, in nanoseconds.
+    pub controller_deadtime_ns: u64,
 }
 
 /// Finds what the node of the configuration at `path` may have left behind. Asks for no key and
@@ -154,18 +164,19 @@ pub fn remains(path: &Path, node: Option<&str>) -> Result<Remains, PrepareError>
     let unread = |what| move |source| PrepareError::Host { what, source };
     let hostname = hostname().map_err(unread("the name"))?;
     let local = config.identify(node, &hostname)?;
-    let host = HostView::read().map_err(unread("the interfaces"))?;
-    let present = AddressSocket::open()?.addresses(None)?;
-    let ours = |local: &LocalVip| {
-        present.iter().any(|found| {
-            found.ip == local.vip.ip()
-                && found.interface == local.vip.interface()
-                && found.protocol == Some(crate::address::PROTOCOL)
-        })
-    };
-    let mut vips: Vec<LocalVip> = vips(&config, &local, &host)?.into_iter().flatten().collect();
-    vips.retain(ours);
-    Ok(Remains { pins: pins(&config, &local), state_dir: local.state_dir, vips })
+    Ok(Remains {
+        pins: pins(&config, &local),
+        addresses: addresses(&config),
+        terms: config.terms(local.me.id)?,
+        controller_deadtime_ns: config.timers.controller_deadtime().as_nanos() as u64,
+        state_dir: local.state_dir,
+    })
+}
+
+/// Returns the service addresses of a configuration.
+pub(super) fn addresses(config: &Config) -> BTreeSet<IpAddr> {
+    let addresses = config.groups.iter().flat_map(|group| &group.addresses);
+    addresses.map(|address| address.address).collect()
 }
 
 /// Returns what bears our mark and is no address of ours.

@@ -379,6 +379,11 @@ impl Daemon {
 
     /// Says why a group does not serve here, or what is still going on.
     pub(super) fn why(&self, view: &GroupView) -> Option<String> {
+        if let Some(ended) = self.ended.get(&view.group) {
+            return Some(format!(
+                "connections are being ended, {ended} so far: this node cannot take it before"
+            ));
+        }
         match &view.blocked {
             Some(Blocked::Failed(error)) => Some(format!(
                 "failed here: {error}; repair it, then `hb clear {}`",

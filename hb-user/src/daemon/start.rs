@@ -24,15 +24,15 @@ use super::{
     disk::Disk,
     fence::Fences,
     keys::Keys,
-    prepare::{LocalVip, Prepared, pins},
+    prepare::{self, LocalVip, Prepared, pins},
     records::{self, Beginning},
-    resources::Worker,
+    removal,
+    resources::{Worker, describe},
     start_error::StartError,
     survey::{self, Surveyor},
     warm::Warm,
 };
 use crate::{
-    address::AddressSocket,
     announce::{AnnounceSocket, Announcement},
     clock,
     config::{
@@ -42,7 +42,7 @@ use crate::{
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Guarded, Identity, Kernel, KernelError, OBJECT, PinsLock, Shared, remove_pins},
+    kernel::{Guarded, Identity, Kernel, KernelError, OBJECT, PinsLock, Shared},
     key::peer_keys,
     link::{Ends, LinkSocket},
     logging, nonce, parting,
@@ -70,10 +70,17 @@ pub(super) fn start(
 ) -> Result<Daemon, StartError> {
     let pins = pins(&prepared.config, &prepared.local);
     let fresh = !pins.exists();
+    let mut addresses = prepare::addresses(&prepared.config);
+    addresses.extend(prepared.stray.iter().map(|stray| stray.ip));
+    let terms = prepared.config.terms(prepared.local.me.id)?;
+    let deadtime_ns = prepared.config.timers.controller_deadtime().as_nanos() as u64;
     let started = assemble(prepared, state, &pins, background, log_lost);
-    if started.is_err() && fresh {
-        // The error at hand is the one that matters.
-        drop(remove_pins(&pins));
+    if started.is_err()
+        && fresh
+        && let Err(error) = removal::undo(&pins, addresses, &terms, deadtime_ns)
+    {
+        // The error of the start is the one that is returned.
+        tracing::error!(error = describe(&error), "what the start made stays behind");
     }
     started
 }
@@ -274,7 +281,6 @@ fn assemble(
         memory: BTreeMap::new(),
         resource_states: BTreeMap::new(),
         keys: Keys::new(&keys, live_keys),
-        addresses: AddressSocket::open()?,
         disk,
         config,
         local,
@@ -307,6 +313,7 @@ fn assemble(
         fences: Fences::new(background.clone()),
         surveyor,
         cleaner,
+        ended: BTreeMap::new(),
         warm: Warm::default(),
         _pins_lock: pins_lock,
         seen: Default::default(),
@@ -401,7 +408,7 @@ fn cleaner(config: &Config, vips: &[Vec<LocalVip>]) -> Result<Option<Cleaner>, S
     match Cleaner::start(vips.iter().map(addresses).collect()) {
         Err(error) if config.cluster.policy == Policy::Available => {
             tracing::warn!(
-                error = super::resources::describe(&error),
+                error = describe(&error),
                 "connections to an address that moves away are left to end by themselves"
             );
             Ok(None)

@@ -9,7 +9,7 @@ use std::{
 
 use hb_ebpf::{
     gate::{COUNTS, Claims, Mode, Settings, Vip},
-    lease,
+    lease::{self, Terms},
     maps::{Lease, Node},
     time::BootTime,
 };
@@ -17,7 +17,7 @@ use hb_ebpf::{
 use super::{
     error::KernelError,
     pinned::{PinnedMap, sum},
-    pins::{GATE_PIN, LINK_PIN, attached_to},
+    pins::{GATE_PIN, LINK_PIN, attached_to, key_size},
     program::{GateCounters, Kernel, NODE_HALF},
 };
 use crate::clock;
@@ -148,6 +148,51 @@ impl GateView {
         let now = if vip.expires_ns == lease::ENDLESS { self.read_at } else { vip.read_at };
         lease::gate::passes(vip.expires_ns, stamp, deadtime, now.ns())
     }
+}
+
+/// Returns the service addresses that a gate pinned at `pins` looks after, whichever version left it.
+///
+/// # Errors
+///
+/// [`KernelError::Foreign`] if its maps are not of addresses; [`KernelError::Map`].
+pub fn gated_addresses(pins: &Path) -> Result<Vec<IpAddr>, KernelError> {
+    let mut addresses = Vec::new();
+    keys::<[u8; 4]>(pins, "VIPS4", &mut addresses)?;
+    keys::<[u8; 16]>(pins, "VIPS6", &mut addresses)?;
+    Ok(addresses)
+}
+
+/// Adds the keys of a map of addresses, if it is there.
+fn keys<K>(pins: &Path, map: &'static str, into: &mut Vec<IpAddr>) -> Result<(), KernelError>
+where
+    K: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + Copy + Into<IpAddr>,
+{
+    let pin = pins.join(map);
+    if !pin.exists() {
+        return Ok(());
+    }
+    let bytes = key_size(&pin).map_err(failed(map))?;
+    if bytes != size_of::<K>() {
+        let what = format!("map {map} has keys of {bytes} bytes");
+        return Err(KernelError::Foreign { path: pins.to_owned(), what });
+    }
+    // SAFETY: the size of its keys was just checked, and no value is read.
+    let found = unsafe { PinnedMap::<[u8; 0], K>::open(&pin) };
+    let found = found.and_then(|found| found.keys()).map_err(failed(map))?;
+    into.extend(found.into_iter().map(Into::into));
+    Ok(())
+}
+
+/// Returns the terms by which the records pinned at `pins` promise.
+///
+/// # Errors
+///
+/// [`KernelError::Foreign`] if they are of another version; [`KernelError::Map`].
+pub fn pinned_terms(pins: &Path) -> Result<Terms, KernelError> {
+    Kernel::check_half(&NODE_HALF, pins)?;
+    // SAFETY: the sizes of all values were just checked, and this map has keys of 4 bytes.
+    let terms = unsafe { open::<Terms, u32>(pins, "TERMS")? };
+    terms.get(0).map_err(failed("TERMS"))?.ok_or(KernelError::Missing("TERMS"))
 }
 
 /// Opens a map.

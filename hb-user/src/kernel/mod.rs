@@ -19,7 +19,7 @@ mod witness;
 pub use attach::{Attachment, Generic, Mode, NotReplaced};
 pub use error::KernelError;
 pub use gate::{Gates, Guarded};
-pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock};
+pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock, gated_addresses, pinned_terms};
 pub use pins::remove_pins;
 pub use program::{
     Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT, Way,

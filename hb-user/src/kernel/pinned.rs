@@ -104,20 +104,29 @@ where
     /// Returns all keys and values of a hash map.
     pub(super) fn entries(&self) -> io::Result<Vec<(K, V)>> {
         let mut entries = Vec::new();
+        for key in self.keys()? {
+            if let Some(value) = self.get(key)? {
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Returns all keys of a hash map.
+    pub(super) fn keys(&self) -> io::Result<Vec<K>> {
+        let mut keys = Vec::new();
         let mut last: Option<K> = None;
         loop {
             let from = last.as_ref().map_or(std::ptr::null(), |last| &raw const *last);
             let mut next = MaybeUninit::<K>::zeroed();
             // SAFETY: null or valid, and room for a key.
             match unsafe { self.act(NEXT_KEY, from, next.as_mut_ptr().cast()) } {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(keys),
                 result => result?,
             }
             // SAFETY: zeroed at first, and any bytes are a `K`.
             let next = unsafe { next.assume_init() };
-            if let Some(value) = self.get(next)? {
-                entries.push((next, value));
-            }
+            keys.push(next);
             last = Some(next);
         }
     }

@@ -126,6 +126,35 @@ struct LinkInfo {
     rest: [u32; 7],
 }
 
+/// The start of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    /// Room for the rest.
+    rest: [u32; 13],
+}
+
+/// Returns the size of the keys of the map pinned at `pin`, in bytes.
+///
+/// # Errors
+///
+/// The kernel's own: `ENOENT` if there is no pin.
+pub(super) fn key_size(pin: &Path) -> io::Result<usize> {
+    let map = open(pin)?;
+    let mut info = MapInfo::default();
+    let request = GetInfo {
+        bpf_fd: map.as_raw_fd().unsigned_abs(),
+        info_len: size_of::<MapInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    // SAFETY: the request names room of the length given, which outlives the call.
+    unsafe { bpf(OBJ_GET_INFO, &request) }?;
+    Ok(info.key_size as usize)
+}
+
 /// Returns the index of the interface at which the link pinned at `pin` is attached; 0 if it is
 /// attached no more.
 ///

@@ -187,8 +187,8 @@ fn part(header: &Header, payload: &[u8]) -> Part {
 /// Returns a request for all sockets of `kind` whose own address is one of `own`; for all of them
 /// if that is empty. An IPv4 address means IPv6 sockets that speak IPv4, too.
 pub(super) fn list(kind: Kind, own: &[IpAddr]) -> Vec<u8> {
-    // What waits for stray packets only holds no work.
-    let states = if kind.protocol == TCP { !(1 << TIME_WAIT) } else { u32::MAX };
+    // What waits for stray packets only, or for clients, holds no work.
+    let states = if kind.protocol == TCP { !(1 << TIME_WAIT | 1 << LISTEN) } else { u32::MAX };
     let mut bytes = vec![0; DESTROY_LEN];
     let filter = filter(own);
     if !filter.is_empty() {
@@ -237,10 +237,20 @@ fn filter(own: &[IpAddr]) -> Vec<u8> {
     filter
 }
 
-/// Makes a request to destroy a socket that was found, in place.
+/// Makes a request to destroy a socket that was found, in place. It is answered only if that fails.
 pub(super) fn destroy(bytes: &mut [u8; DESTROY_LEN], sequence: u32, protocol: u8, found: &Found) {
     let kind = Kind { family: found.family, protocol };
-    write(bytes, DESTROY, NLM_F_REQUEST | NLM_F_ACK, sequence, kind, u32::MAX, &found.id);
+    write(bytes, DESTROY, NLM_F_REQUEST, sequence, kind, u32::MAX, &found.id);
+}
+
+/// Has the last of some requests to destroy answered in any case.
+pub(super) fn ask_for_answer_to_last(requests: &mut [u8]) {
+    let Some(at) = requests.len().checked_sub(DESTROY_LEN) else { return };
+    let Some(last) = requests.get_mut(at..) else { return };
+    if let Ok((header, _)) = Header::read_from_prefix(last) {
+        let asking = Header { flags: header.flags | NLM_F_ACK, ..header };
+        let _fits = asking.write_to_prefix(last).is_ok();
+    }
 }
 
 fn write(bytes: &mut [u8], kind: u16, flags: u16, sequence: u32, of: Kind, states: u32, id: &Id) {
@@ -259,6 +269,7 @@ pub(super) fn trial(protocol: u8) -> [u8; DESTROY_LEN] {
     let mut bytes = [0; DESTROY_LEN];
     let nobody = Found { family: INET, state: 0, unread: 0, inode: 0, id: Id::new_zeroed() };
     destroy(&mut bytes, 1, protocol, &nobody);
+    ask_for_answer_to_last(&mut bytes);
     bytes
 }
 

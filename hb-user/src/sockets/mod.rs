@@ -45,8 +45,12 @@ pub use unread::{Discarded, discard_unread};
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(100);
 /// The kernel fills at most this much per read of a listing.
 const BUFFER_BYTES: usize = 32 * 1024;
-/// Sockets that are remembered of one listing; there may be more, which the next pass finds.
-const FOUND: usize = 4096;
+/// Sockets that are remembered of one read of a listing, more than the kernel fills in; what is beyond
+/// the next pass finds.
+const FOUND: usize = 512;
+/// Connections that are destroyed by one system call. The kernel answers for those that it does not
+/// find, and answers have to fit the socket's receive buffer.
+const BATCH: usize = 64;
 /// Service addresses of one sweeper: so many conditions the kernel's filter has room for.
 const ADDRESSES: usize = 1024;
 /// Listings of one kind: destroying changes the list, so that a listing may skip some.
@@ -126,7 +130,7 @@ pub enum Left {
         /// The kernel's error number.
         errno: i32,
     },
-    /// The time was over, or new connections came faster than they could be destroyed.
+    /// The time was over: there may be more.
     #[error("more connections than could be destroyed in the time given: try again")]
     Late,
 }
@@ -139,8 +143,21 @@ pub struct Sweeper {
     /// One request for each of [`KINDS`], unless no address could be found with it.
     requests: Vec<(Kind, Vec<u8>)>,
     buffer: Box<[u8]>,
+    /// Room for one request after the other.
+    batch: Box<[u8]>,
     found: Vec<Found>,
     sequence: u32,
+    /// Index of the request whose listing was not read to its end when the time was over: the socket
+    /// lists nothing else before.
+    under_way: Option<usize>,
+}
+
+/// How a listing of one kind goes on.
+enum Listing {
+    /// There is more to read.
+    More,
+    /// That was all.
+    Done,
 }
 
 impl Sweeper {
@@ -165,8 +182,10 @@ impl Sweeper {
             destroys: open()?,
             requests,
             buffer: vec![0; BUFFER_BYTES].into(),
+            batch: vec![0; BATCH * DESTROY_LEN].into(),
             found: Vec::with_capacity(FOUND),
             sequence: 0,
+            under_way: None,
         };
         sweeper.check_kernel()?;
         Ok(sweeper)
@@ -198,64 +217,132 @@ impl Sweeper {
     pub fn destroy(&mut self, within: Duration) -> Swept {
         let deadline = clock::now().after(within);
         let mut swept = Swept::default();
+        if let Some(index) = self.under_way {
+            // What it finds counts, and that it finds nothing says nothing: it is no whole listing.
+            if let Err(Left::Late) = self.pass(index, deadline, &mut swept) {
+                swept.left = Some(Left::Late);
+                return swept;
+            }
+        }
         for index in 0..self.requests.len() {
             self.destroy_kind(index, deadline, &mut swept);
+            if swept.left == Some(Left::Late) {
+                break;
+            }
         }
         swept
     }
 
     fn destroy_kind(&mut self, index: usize, deadline: BootTime, swept: &mut Swept) {
+        let before = *swept;
         for _ in 0..PASSES {
-            let Some((kind, request)) = self.requests.get(index) else { return };
-            let kind = *kind;
+            match self.pass(index, deadline, swept) {
+                // Nothing was found, or something is left.
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(left) => {
+                    swept.left = Some(left);
+                    return;
+                }
+            }
+        }
+        let stuck = (before.tcp, before.udp) == (swept.tcp, swept.udp);
+        // It is listed again and again, and never found.
+        swept.left = Some(if stuck { Left::Refused { errno: libc::ENOENT } } else { Left::Late });
+    }
+
+    /// Lists the sockets of one kind and destroys what it finds, piece by piece: where the kernel goes
+    /// on in its table it skips some of those that move up, which the next pass finds. Returns whether
+    /// there were any.
+    fn pass(&mut self, index: usize, deadline: BootTime, swept: &mut Swept) -> Result<bool, Left> {
+        let unlisted = |errno| Left::Unlisted { errno };
+        let Some((kind, request)) = self.requests.get(index) else { return Ok(false) };
+        let kind = *kind;
+        if self.under_way.take() != Some(index) {
+            begin_list(&self.lists, request, &mut self.buffer).map_err(unlisted)?;
+        }
+        let (mut any, mut refused) = (false, None);
+        loop {
             self.found.clear();
             let found = &mut self.found;
-            let listed = list(&self.lists, request, &mut self.buffer, |socket| {
+            let read = read_list(&self.lists, &mut self.buffer, |socket| {
                 // No more than there is room for: growing would allocate.
                 if holds_work(kind.protocol, &socket) && found.len() < FOUND {
                     found.push(socket);
                 }
             });
-            if let Err(errno) = listed {
-                swept.left = Some(Left::Unlisted { errno });
-                return;
-            }
-            if self.found.is_empty() {
-                return;
-            }
-            let mut refused = None;
-            for position in 0..self.found.len() {
+            let listing = read.map_err(unlisted)?;
+            any |= !self.found.is_empty();
+            for first in (0..self.found.len()).step_by(BATCH) {
                 if clock::now() >= deadline {
-                    swept.left = Some(Left::Late);
-                    return;
+                    self.under_way = matches!(listing, Listing::More).then_some(index);
+                    return Err(Left::Late);
                 }
-                match self.destroy_one(kind.protocol, position) {
-                    Ok(true) if kind.protocol == TCP => swept.tcp += 1,
-                    Ok(true) => swept.udp += 1,
-                    Ok(false) => {}
-                    Err(errno) => refused = Some(errno),
+                let (destroyed, errno) = self.destroy_some(kind.protocol, first);
+                refused = refused.or(errno);
+                match kind.protocol {
+                    TCP => swept.tcp = swept.tcp.saturating_add(destroyed),
+                    _ => swept.udp = swept.udp.saturating_add(destroyed),
                 }
             }
-            if let Some(errno) = refused {
-                swept.left = Some(Left::Refused { errno });
-                return;
+            if let Listing::Done = listing {
+                break;
             }
         }
-        swept.left = Some(Left::Late);
+        match refused {
+            Some(errno) => Err(Left::Refused { errno }),
+            None => Ok(any),
+        }
     }
 
-    /// Returns whether it was there to be destroyed.
-    fn destroy_one(&mut self, protocol: u8, position: usize) -> Result<bool, i32> {
-        let Some(found) = self.found.get(position) else { return Ok(false) };
-        self.sequence = self.sequence.wrapping_add(1).max(1);
-        let mut request = [0; DESTROY_LEN];
-        diag::destroy(&mut request, self.sequence, protocol, found);
-        send(&self.destroys, &request)?;
-        match answer(&self.destroys, &mut self.buffer, self.sequence)? {
-            0 => Ok(true),
-            // It ended by itself meanwhile.
-            libc::ENOENT => Ok(false),
-            errno => Err(errno),
+    /// Destroys up to [`BATCH`] of the sockets that were found, from `first` on. Returns how many were
+    /// there to be destroyed, and why one was not.
+    fn destroy_some(&mut self, protocol: u8, first: usize) -> (u32, Option<i32>) {
+        let some = self.found.get(first..).unwrap_or_default();
+        let some = some.get(..BATCH).unwrap_or(some);
+        // From 1: the kernel uses 0 for what nobody asked for.
+        let mut last = if self.sequence > u32::MAX - BATCH as u32 { 0 } else { self.sequence };
+        for (place, found) in self.batch.chunks_exact_mut(DESTROY_LEN).zip(some) {
+            last += 1;
+            let Ok(place) = place.try_into() else { continue };
+            diag::destroy(place, last, protocol, found);
+        }
+        self.sequence = last;
+        let length = some.len() * DESTROY_LEN;
+        let Some(requests) = self.batch.get_mut(..length) else { return (0, Some(libc::EMSGSIZE)) };
+        // The others are answered for only where they fail.
+        diag::ask_for_answer_to_last(requests);
+        let asked = some.len() as u32;
+        let mut failed = 0;
+        let mut refused = None;
+        if let Err(errno) = send(&self.destroys, requests) {
+            return (0, Some(errno));
+        }
+        loop {
+            let bytes = match receive(&self.destroys, &mut self.buffer) {
+                Ok(bytes) => bytes,
+                Err(errno) => return (0, Some(errno)),
+            };
+            for part in diag::parts(bytes) {
+                // Others are late answers to requests that were given up.
+                let Part::Answer { sequence, errno } = part else { continue };
+                let age = last.wrapping_sub(sequence);
+                if age >= asked {
+                    continue;
+                }
+                match errno {
+                    0 => {}
+                    // It ended by itself meanwhile.
+                    libc::ENOENT => failed += 1,
+                    errno => {
+                        failed += 1;
+                        refused = Some(errno);
+                    }
+                }
+                if age == 0 {
+                    return (asked.saturating_sub(failed), refused);
+                }
+            }
         }
     }
 }
@@ -322,17 +409,31 @@ fn list(
     buffer: &mut [u8],
     mut each: impl FnMut(Found),
 ) -> Result<(), i32> {
-    // What an abandoned listing left behind.
+    begin_list(socket, request, buffer)?;
+    while let Listing::More = read_list(socket, buffer, &mut each)? {}
+    Ok(())
+}
+
+/// Asks for a listing.
+fn begin_list(socket: &Socket, request: &[u8], buffer: &mut [u8]) -> Result<(), i32> {
+    // What an earlier listing that failed left behind.
     while socket.recv(&mut &mut buffer[..], libc::MSG_DONTWAIT).is_ok() {}
-    send(socket, request)?;
-    loop {
-        for part in diag::parts(receive(socket, buffer)?) {
-            match part {
-                Part::Socket(found) => each(found),
-                Part::Done => return Ok(()),
-                Part::Answer { errno, .. } if errno != 0 => return Err(errno),
-                Part::Answer { .. } | Part::Other => {}
-            }
+    send(socket, request)
+}
+
+/// Reads as much of a listing as the kernel fills in at once.
+fn read_list(
+    socket: &Socket,
+    buffer: &mut [u8],
+    mut each: impl FnMut(Found),
+) -> Result<Listing, i32> {
+    for part in diag::parts(receive(socket, buffer)?) {
+        match part {
+            Part::Socket(found) => each(found),
+            Part::Done => return Ok(Listing::Done),
+            Part::Answer { errno, .. } if errno != 0 => return Err(errno),
+            Part::Answer { .. } | Part::Other => {}
         }
     }
+    Ok(Listing::More)
 }

@@ -81,6 +81,9 @@ pub(crate) enum Work {
     Store(Write),
 }
 
+/// Of [`Work::Clean`]: some connections were ended, and there are more.
+pub(crate) const THERE_IS_MORE: &str = "there is more";
+
 /// What came of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
@@ -313,8 +316,14 @@ impl Daemon {
         let Done { work, result } = done;
         let id = |group: usize| GroupId(group as u8);
         match work {
+            Work::Clean { group } if result.as_ref().is_err_and(|why| why == THERE_IS_MORE) => {
+                self.feed(Input::Dropping { group: id(group) });
+                self.work.push(work);
+            }
             Work::Clean { group } => {
-                self.order(machine, Order::new(Op::Cleaned, group as u8));
+                if result.is_ok() {
+                    self.order(machine, Order::new(Op::Cleaned, group as u8));
+                }
                 self.feed(Input::Dropped { group: id(group), result });
             }
             Work::Start { group, epoch } => {

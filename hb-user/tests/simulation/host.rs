@@ -45,6 +45,7 @@ pub(crate) struct Host {
     pub(crate) fail_starts: bool,
     pub(crate) fail_adds: bool,
     pub(crate) fail_removes: bool,
+    pub(crate) fail_cleans: bool,
     pub(crate) fail_fences: bool,
     pub(crate) slow_disk: bool,
 }
@@ -74,6 +75,7 @@ impl Host {
             fail_starts: false,
             fail_adds: false,
             fail_removes: false,
+            fail_cleans: false,
             fail_fences: false,
             slow_disk: false,
         }

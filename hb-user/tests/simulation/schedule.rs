@@ -56,6 +56,10 @@ pub(crate) enum Fault {
     FailRemoves {
         host: usize,
     },
+    /// Connections to a group that was left are many, and now and then cannot be ended.
+    FailCleans {
+        host: usize,
+    },
     /// Agents report that they could not fence.
     FailFences,
     /// What is stored takes long.
@@ -117,9 +121,10 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
         15 => Fault::Wire(vec![Trouble::Jitter, Trouble::Doubling]),
         16 => Fault::Move { group: rng.index(plan.groups), to: node },
         17 => Fault::Fail { host: node },
-        18 => match rng.index(3) {
+        18 => match rng.index(4) {
             0 => Fault::FailStarts { host: node },
             1 => Fault::FailAdds { host: node },
+            2 => Fault::FailCleans { host: node },
             _ => Fault::FailRemoves { host: node },
         },
         19 => Fault::SlowDisk { host: node },

@@ -15,9 +15,9 @@
 //! | `Starting` | `Serving` | failed | failed | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Serving` | | failed | | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Stopping` | `Dropping`: Release | failed, `Dropping`: Release | as bad | `Yielding`: Drop | |
-//! | `Dropping` | `Released` | failed, Release after `retry` | Release | | |
+//! | `Dropping` | `Released` | undropped, Release after `retry` | Release | | |
 //! | `Released` | | | | `Idle` | (takes nothing) |
-//! | `Yielding` | `Clearing`: StopResources, or `Idle` | failed, Drop after `retry` | Drop | | |
+//! | `Yielding` | `Clearing`: StopResources, or `Idle` | undropped, Drop after `retry` | Drop | | |
 //! | `Clearing` | `Idle` | failed, `Idle` | as bad | | |
 //!
 //! And further:
@@ -39,7 +39,9 @@
 //! - Any phase: a group that the fast path took though nobody asked any more is adopted (`Idle`,
 //!   `Released`: as taken; `Dropping`, `Yielding`, `Clearing`: given up once more).
 //!
-//! A failure lasts until the operator clears it or the daemon restarts. The first phase is
+//! A failure lasts until the operator clears it or the daemon restarts; "undropped" is one that ends with
+//! the next good result, or when the operator clears it. Connections to a dropped address may be many:
+//! while they are being destroyed, and that goes forward, `Dropping` and `Yielding` wait. The first phase is
 //! `Resuming`, or else `Yielding` at no epoch, which removes what an earlier start may have left.
 
 use hb_ebpf::{
@@ -98,7 +100,9 @@ pub(super) struct Group {
     pub(super) phase: Phase,
     pub(super) since: BootTime,
     pub(super) reason: Reason,
-    pub(super) failure: Option<String>,
+    failure: Option<String>,
+    /// Why what was left is still here. It ends with the next try that succeeds.
+    undropped: Option<String>,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
     /// What the record says.
@@ -151,6 +155,7 @@ impl Group {
             since: now,
             reason: Reason::Leftover,
             failure: None,
+            undropped: None,
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,
@@ -193,7 +198,7 @@ impl Group {
     }
 
     pub(super) fn health(&self, leaving: bool, now: BootTime) -> Health {
-        if self.failure.is_some() {
+        if self.failure().is_some() {
             return Health::Failed;
         }
         match self.phase {
@@ -366,6 +371,19 @@ impl Group {
     fn stop_resources(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
         self.deadline = self.setup.resources.map(|bounds| now.after(bounds.stop));
         out.push(Action::StopResources { group: self.id(), reason });
+    }
+
+    /// Returns why this node must not take the group.
+    pub(super) fn failure(&self) -> Option<&String> {
+        self.failure.as_ref().or(self.undropped.as_ref())
+    }
+
+    fn fail_to_drop(&mut self, error: String, out: &mut Vec<Action>) {
+        if self.undropped.as_ref() != Some(&error) {
+            let group = self.id();
+            out.push(Action::Log(Transition::Failed { group, error: error.clone() }));
+            self.undropped = Some(error);
+        }
     }
 
     fn fail(&mut self, error: String, out: &mut Vec<Action>) {

@@ -56,10 +56,13 @@ impl Group {
             return;
         }
         if let Err(error) = result {
-            self.fail(format!("removing addresses: {error}"), out);
+            self.fail_to_drop(format!("removing addresses: {error}"), out);
             let retry = now.after(self.bounds.retry);
             self.deadline = Some(self.deadline.map_or(retry, |deadline| deadline.min(retry)));
             return;
+        }
+        if self.undropped.take().is_some() && self.failure.is_none() {
+            out.push(Action::Log(Transition::Cleared { group: self.id() }));
         }
         let reason = self.reason.clone();
         match self.phase {
@@ -75,6 +78,13 @@ impl Group {
                 self.started = false;
                 self.go(Phase::Idle, reason, now, out);
             }
+        }
+    }
+
+    /// Takes note that dropping goes forward, however long it takes.
+    pub(in crate::core) fn still_dropping(&mut self, now: BootTime) {
+        if self.is_dropping() {
+            self.deadline = Some(now.after(self.bounds.drop));
         }
     }
 
@@ -126,7 +136,8 @@ impl Group {
     }
 
     pub(in crate::core) fn clear(&mut self, out: &mut Vec<Action>) {
-        if self.failure.take().is_some() {
+        let undropped = self.undropped.take().is_some();
+        if self.failure.take().is_some() || undropped {
             out.push(Action::Log(Transition::Cleared { group: self.id() }));
             if self.phase.is_apart() {
                 self.reason = Reason::Cleared;

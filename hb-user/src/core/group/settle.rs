@@ -21,7 +21,7 @@ impl Group {
     /// Does what the state of affairs asks for. Returns whether anything changed that what
     /// is around depends on, in which case it has to be looked at again.
     pub(in crate::core) fn settle(&mut self, around: &Around, out: &mut Vec<Action>) -> bool {
-        let before = (self.phase, self.ready, self.passed_over, self.failure.is_some());
+        let before = (self.phase, self.ready, self.passed_over, self.failure().is_some());
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
@@ -37,7 +37,7 @@ impl Group {
             | Phase::Stopping { epoch } => self.settle_holding(epoch, around, out),
             Phase::Dropping { .. } | Phase::Yielding { .. } | Phase::Clearing => {}
         }
-        before != (self.phase, self.ready, self.passed_over, self.failure.is_some())
+        before != (self.phase, self.ready, self.passed_over, self.failure().is_some())
     }
 
     fn settle_apart(&mut self, around: &Around, out: &mut Vec<Action>) {
@@ -48,7 +48,7 @@ impl Group {
             && around.now < self.record.lease_end
         {
             // Won after this node had given up: what is open here is served here, or given away.
-            if self.failure.is_none() && !around.leaving {
+            if self.failure().is_none() && !around.leaving {
                 return self.take(Reason::FastPath, around.now, out);
             }
             self.heir = around.successor;
@@ -58,8 +58,10 @@ impl Group {
             // It was won and lost before anybody here knew.
             return self.give_way(Epoch::NONE, Reason::Lost, around.now, out);
         }
-        let able =
-            self.ready && self.failure.is_none() && !around.leaving && !self.is_blocked(around.now);
+        let able = self.ready
+            && self.failure().is_none()
+            && !around.leaving
+            && !self.is_blocked(around.now);
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
             _ => None,
@@ -115,7 +117,7 @@ impl Group {
             out.push(Action::Log(Transition::Fencing { group, node }));
             return;
         }
-        let able = self.failure.is_none() && !around.leaving;
+        let able = self.failure().is_none() && !around.leaving;
         if !able || around.choice != Choice::Take(self.me) {
             out.push(Action::GiveUp { group: self.id() });
             let reason = match around.choice {
@@ -182,7 +184,7 @@ impl Group {
         if stopping {
             return;
         }
-        if let Some(error) = &self.failure {
+        if let Some(error) = self.failure() {
             let reason = Reason::Failed(error.clone());
             self.heir = around.successor;
             return self.release(epoch, reason, now, out);

@@ -325,6 +325,8 @@ fn inputs(bench: &Bench) -> Vec<Input> {
         Input::Took { group: UNKNOWN, epoch: newer, result: Ok(()) },
         took(Epoch(newer.0 & !0xff | u64::from(other.0)), Ok(())),
         Input::Dropped { group: UNKNOWN, result: Ok(()) },
+        Input::Dropping { group: GROUP },
+        Input::Dropping { group: UNKNOWN },
         Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() },
         Input::ResourcesFailed { group: UNKNOWN, error: "it ended".to_owned() },
         Input::Stop,
@@ -408,6 +410,7 @@ fn strangers_and_unknown_groups_are_ignored() {
                     *group == UNKNOWN || epoch.node() != bench.core.me.0
                 }
                 Input::Dropped { group, .. }
+                | Input::Dropping { group }
                 | Input::ResourcesFailed { group, .. }
                 | Input::Clear { group } => *group == UNKNOWN,
                 _ => false,

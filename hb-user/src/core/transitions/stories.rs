@@ -260,3 +260,75 @@ fn a_number_taken_while_resources_start_is_served_all_the_same() {
     bench.give(started(asked, Ok(())));
     assert_eq!(bench.phase(), Phase::Serving { epoch: higher });
 }
+
+/// Node a, which served and has given the group to b; its addresses are gone.
+fn giving_way() -> Bench {
+    let mut bench = Bench::new(A, None, false).cleaned().peer(standby()).waited();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    bench.give(Input::Move { group: GROUP, to: B });
+    assert_eq!(bench.phase(), Phase::Dropping { epoch });
+    bench
+}
+
+fn health(bench: &Bench) -> Health {
+    bench.core.view().groups[0].health
+}
+
+#[test]
+fn connections_that_take_long_to_end_are_no_failure_and_nothing_is_done_twice() {
+    let mut bench = giving_way();
+    for _ in 0..50 {
+        let due = bench.core.poll_timeout().unwrap();
+        let before = bench.actions.len();
+        bench.now = BootTime(due.0 - 2_000);
+        bench.give(Input::Dropping { group: GROUP });
+        let done = &bench.actions[before..];
+        let again =
+            |action: &Action| matches!(action, Action::Release { .. } | Action::Drop { .. });
+        assert!(!done.iter().any(again), "{done:?}");
+        assert_eq!(health(&bench), Health::Stopping);
+    }
+    bench.give(dropped(Ok(())));
+    assert!(matches!(bench.phase(), Phase::Released { successor: Some(B), .. }));
+    assert_eq!(health(&bench), Health::Standby);
+    // Nobody tells of them any more: they are asked for again.
+    let mut bench = giving_way();
+    bench.give(Input::Dropping { group: GROUP });
+    let actions = bench.wait().unwrap();
+    assert!(actions.iter().any(|action| matches!(action, Action::Release { .. })), "{actions:?}");
+}
+
+#[test]
+fn what_could_not_be_dropped_is_tried_again_and_success_clears_it() {
+    let mut bench = giving_way();
+    for _ in 0..3 {
+        bench.give(dropped(bad()));
+        assert_eq!(health(&bench), Health::Failed);
+        let actions = bench.wait().unwrap();
+        assert!(actions.iter().any(|action| matches!(action, Action::Release { .. })));
+    }
+    let actions = bench.give(dropped(Ok(())));
+    let cleared = Action::Log(Transition::Cleared { group: GROUP });
+    assert!(actions.contains(&cleared), "{actions:?}");
+    assert_eq!(health(&bench), Health::Standby);
+    assert!(matches!(bench.phase(), Phase::Released { successor: Some(B), .. }));
+}
+
+#[test]
+fn success_clears_no_failure_of_another_kind() {
+    let mut bench = Bench::new(A, None, true).cleaned().peer(standby()).waited();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, bad()));
+    bench.give(stopped(Ok(())));
+    assert_eq!(bench.phase(), Phase::Dropping { epoch });
+    bench.give(dropped(bad()));
+    let actions = bench.give(dropped(Ok(())));
+    let cleared = |action: &Action| matches!(action, Action::Log(Transition::Cleared { .. }));
+    assert!(!actions.iter().any(cleared), "{actions:?}");
+    assert_eq!(health(&bench), Health::Failed);
+    bench.give(Input::Clear { group: GROUP });
+    assert_eq!(health(&bench), Health::Standby);
+}

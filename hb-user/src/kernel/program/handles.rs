@@ -15,6 +15,7 @@ use aya::{
     },
 };
 use aya_log::EbpfLogger;
+use aya_obj::programs::XdpAttachType;
 use hb_ebpf::{
     lease::op::Order,
     maps::{Event, Request},
@@ -57,6 +58,22 @@ impl Judge {
 pub struct Leases(pub(super) Xdp);
 
 impl Leases {
+    /// Opens the program that an earlier daemon left pinned at `pins`; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Program`].
+    pub fn pinned(pins: &Path) -> Result<Option<Self>, KernelError> {
+        const NAME: &str = "order";
+        let pin = pins.join(NAME);
+        if !pin.exists() {
+            return Ok(None);
+        }
+        let failed = |source| KernelError::Program { program: NAME, source: Box::new(source) };
+        let program = Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(failed)?;
+        Ok(Some(Self(program)))
+    }
+
     /// Has the kernel carry out `order` under the lock of its record, and returns it with what came
     /// of it. One system call, no allocation unless it fails.
     ///

@@ -202,6 +202,15 @@ impl Kernel {
         check_pins(half.pinned, pins)
     }
 
+    /// Checks that what is pinned at `pins` is the kernel half of a node, of this version.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Foreign`].
+    pub fn check(pins: &FilePath) -> Result<(), KernelError> {
+        Self::check_half(&NODE_HALF, pins)
+    }
+
     /// Tells whether the maps were there before.
     #[must_use]
     pub fn found(&self) -> bool {

@@ -65,6 +65,10 @@ impl World {
                 self.pass_on_failures();
                 self.fail(host);
             }
+            Fault::FailCleans { host } => {
+                self.hosts[host].fail_cleans = true;
+                self.move_away(host);
+            }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = true),
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
         }
@@ -72,7 +76,6 @@ impl World {
 
     pub(super) fn end(&mut self, at: usize) {
         let fault = self.schedule.faults[at].fault.clone();
-        let now = self.now;
         match &fault {
             Fault::Crash { host } | Fault::LoseDisk { host } => self.boot(*host),
             Fault::Kill { host } => self.start_daemon(*host),
@@ -100,6 +103,11 @@ impl World {
                 }
                 self.pass_on_failures();
             }
+            Fault::FailCleans { host } => {
+                self.hosts[*host].fail_cleans = false;
+                // Nobody has to say so: the next try succeeds.
+                return self.mended(&fault);
+            }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = false),
             Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
             Fault::Rates | Fault::Move { .. } => {}
@@ -110,9 +118,21 @@ impl World {
                 self.feed(host, Input::Clear { group: GroupId(group) });
             }
         }
+        self.mended(&fault);
+    }
+
+    fn mended(&mut self, fault: &Fault) {
         self.open_faults -= 1;
-        self.judge.mended(now);
+        self.judge.mended(self.now);
         self.note(0, || format!("mended {fault:?}"));
+    }
+
+    /// Has whatever a node holds moved to another.
+    fn move_away(&mut self, host: usize) {
+        let to = (host + 1) % self.plan.cluster.nodes();
+        for group in 0..self.plan.groups as u8 {
+            self.feed(host, Input::Move { group: GroupId(group), to: id(to) });
+        }
     }
 
     /// A machine that stood still goes on: what waits in its ring comes first.

@@ -6,7 +6,7 @@ use hb_user::witness::generation::reserve;
 use super::{Bent, Event, World};
 use crate::{
     clock::{Clock, RATE_ONE},
-    daemon::{Done, Work},
+    daemon::{Done, THERE_IS_MORE, Work},
     kernel::Kernel,
     plan::{FENCE_DELAY, MS, RHO, SLOW_DISK},
     rng::Rng,
@@ -107,6 +107,10 @@ impl World {
             }
             // It may be there before anybody is told so.
             Work::Store(ref write) if self.rng.chance(500) => host.disk.store(write),
+            Work::Clean { .. } if host.fail_cleans => {
+                let more = self.rng.chance(700);
+                result = Err(if more { THERE_IS_MORE } else { "refused" }.to_owned());
+            }
             Work::Clean { .. } | Work::FenceDue | Work::Silence | Work::Store(_) => {}
         }
         let start = self.hosts[at].start;

@@ -1,0 +1,353 @@
+//! Leaving nothing behind: the one way in which a gate is taken away, whoever asks for it. A daemon that
+//! leaves, in order, at once or late; one whose start failed; `hb detach`; `hb gate --remove`.
+
+mod order;
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use hb_ebpf::{
+    lease::{
+        Policy, Terms, TermsError,
+        op::{Op, Order},
+    },
+    time::BootTime,
+    wire::{GROUPS, State},
+};
+
+use self::order::{Facts, Failure, PAUSE, Step};
+use super::{
+    clean::{self, Unswept},
+    prepare::Remains,
+    resources::describe,
+};
+use crate::{
+    address::{AddressError, AddressSocket, Batch, Change, Done, PROTOCOL, Present, Vip},
+    clock,
+    kernel::{
+        GateView, Kernel, KernelError, Leases, PinsLock, gated_addresses, pinned_terms, remove_pins,
+    },
+    sockets::{SweepError, Sweeper},
+    state_dir::{StateDir, StateDirError},
+};
+
+/// Why what a node has in the kernel is not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// A living daemon needs it.
+    #[error(
+        "a daemon runs and needs what is pinned at {}: stop it first (`hb stop`); a frozen one has \
+         to be killed", .0.display()
+    )]
+    InUse(PathBuf),
+    /// Something would get past, or would be answered later.
+    #[error(
+        "the gate stays, closed, because {why}: mend that, then run `hb detach`, or `hb gate --remove \
+         --pins {}`", pins.display()
+    )]
+    Stays {
+        /// Where it is pinned.
+        pins: PathBuf,
+        /// Why, and how to mend it.
+        why: String,
+    },
+    /// There is no gate; but something of a service is here.
+    #[error("there is no gate at {}, and {why}", pins.display())]
+    Ungated {
+        /// Where it would be pinned.
+        pins: PathBuf,
+        /// What is here, and how to end it.
+        why: String,
+    },
+    /// The state directory is another daemon's, or unusable.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// What is pinned cannot be read, or not all of it be removed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Addresses cannot be reached.
+    #[error(transparent)]
+    Addresses(#[from] AddressError),
+    /// The voters or the lengths of leases.
+    #[error(transparent)]
+    Terms(#[from] TermsError),
+}
+
+/// What was taken away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Service addresses.
+    pub addresses: usize,
+    /// Interfaces with a gate.
+    pub interfaces: usize,
+}
+
+/// How the records of a node are asked to hold nothing.
+pub(super) enum Records {
+    /// There are none.
+    Absent,
+    /// By the program that changes them; and the terms they go by.
+    Reached(Box<Leases>, Terms),
+    /// Not at all: by then every lease has run out by itself, and the last packet has left.
+    Beyond(BootTime),
+}
+
+/// What a node has in the kernel, about to be taken away.
+pub(super) struct Removal {
+    pins: PathBuf,
+    records: Records,
+    addresses: BTreeSet<IpAddr>,
+    /// Whether connections have to be ended where this kernel cannot.
+    strict: bool,
+    socket: AddressSocket,
+    sweeper: Option<Sweeper>,
+    removed: usize,
+}
+
+impl Removal {
+    /// Begins to take away what is pinned at `pins`, and the service addresses `addresses`, under
+    /// `policy`.
+    ///
+    /// # Errors
+    ///
+    /// [`RemovalError::Addresses`].
+    pub(super) fn new(
+        pins: &Path,
+        records: Records,
+        addresses: BTreeSet<IpAddr>,
+        policy: Policy,
+    ) -> Result<Self, RemovalError> {
+        Ok(Self {
+            pins: pins.to_owned(),
+            records,
+            addresses,
+            strict: policy != Policy::Available,
+            socket: AddressSocket::open()?,
+            sweeper: None,
+            removed: 0,
+        })
+    }
+
+    /// Takes everything away, the gate last, and `kernel` with it. Returns how many addresses there
+    /// were, and the records, which nobody reaches any more but by this.
+    ///
+    /// # Errors
+    ///
+    /// [`RemovalError::Stays`], and the gate is where it was; [`RemovalError::Kernel`].
+    pub(super) fn run(
+        mut self,
+        kernel: Option<Kernel>,
+    ) -> Result<(usize, Option<Leases>), RemovalError> {
+        let mut facts = Facts::new(clock::now());
+        loop {
+            let now = clock::now();
+            match order::next(&facts, now) {
+                Step::Close => facts.closed.tried(tried(self.close())),
+                Step::RemoveAddresses => facts.addresses.tried(tried(self.remove_addresses())),
+                Step::Wait(until) => thread::sleep(until.since(now)),
+                Step::EndWork => facts.work.tried(tried(self.end_work())),
+                Step::TakeAway => break,
+                Step::Keep(why) if self.pins.exists() => {
+                    return Err(RemovalError::Stays { pins: self.pins, why });
+                }
+                Step::Keep(why) => return Err(RemovalError::Ungated { pins: self.pins, why }),
+            }
+        }
+        drop(kernel);
+        remove_pins(&self.pins)?;
+        let leases = match self.records {
+            Records::Reached(leases, _) => Some(*leases),
+            Records::Absent | Records::Beyond(_) => None,
+        };
+        Ok((self.removed, leases))
+    }
+
+    /// Has every record hold and seek nothing, those of earlier configurations as well. Nobody makes
+    /// one seek again but a daemon.
+    fn close(&self) -> Result<BootTime, Failure> {
+        let (leases, terms) = match &self.records {
+            Records::Absent => return Ok(clock::now()),
+            Records::Beyond(end) => return Ok(*end),
+            Records::Reached(leases, terms) => (leases, terms),
+        };
+        let mut left = BootTime::NEVER;
+        for group in 0..GROUPS as u8 {
+            let end = close(leases, group).map_err(|error| Failure::Refused(describe(&error)))?;
+            if end != 0 {
+                left = left.max(BootTime(end.saturating_add(terms.wait_ns())));
+            }
+        }
+        Ok(left)
+    }
+
+    fn remove_addresses(&mut self) -> Result<(), Failure> {
+        let present = self.present()?;
+        for found in present.iter().filter(|found| found.protocol == Some(PROTOCOL)) {
+            if remove_address(&mut self.socket, found)
+                .map_err(|why| Failure::Refused(format!("{} cannot be removed: {why}", found.ip)))?
+            {
+                self.removed += 1;
+            }
+        }
+        self.check_addresses()
+    }
+
+    /// The service addresses that are up, on whichever interface.
+    fn present(&mut self) -> Result<Vec<Present>, Failure> {
+        let mut present =
+            self.socket.addresses(None).map_err(|error| Failure::Refused(describe(&error)))?;
+        present.retain(|found| self.addresses.contains(&found.ip));
+        Ok(present)
+    }
+
+    fn check_addresses(&mut self) -> Result<(), Failure> {
+        let Some(found) = self.present()?.into_iter().next() else { return Ok(()) };
+        let Present { ip, prefix, interface, .. } = found;
+        Err(Failure::Refused(format!(
+            "the service address {ip}/{prefix} is on interface {interface}, where somebody else put \
+             it (`ip address del` removes it)"
+        )))
+    }
+
+    fn end_work(&mut self) -> Result<(), Failure> {
+        let addresses: Vec<IpAddr> = self.addresses.iter().copied().collect();
+        if self.sweeper.is_none() {
+            match Sweeper::open(&addresses) {
+                Ok(sweeper) => self.sweeper = Some(sweeper),
+                // Connections are left to end by themselves: said at the start of the daemon.
+                Err(SweepError::NoListing { .. } | SweepError::NoDestroying { .. })
+                    if !self.strict => {}
+                Err(error) => return Err(Failure::Refused(describe(&error))),
+            }
+        }
+        if let Some(sweeper) = &mut self.sweeper {
+            clean::sweep(sweeper, &addresses).map_err(|left| match left {
+                Unswept::More { .. } => Failure::Unfinished,
+                Unswept::Refused(why) => Failure::Refused(why),
+            })?;
+        }
+        self.check_addresses()
+    }
+}
+
+/// Waits for a moment after a failure, before the next try.
+fn tried<T>(result: Result<T, Failure>) -> Result<T, Failure> {
+    if matches!(result, Err(Failure::Refused(_))) {
+        thread::sleep(PAUSE);
+    }
+    result
+}
+
+/// Has the record of a group hold and seek nothing. Returns when its gate was open last, exclusive, in
+/// nanoseconds; 0 for never.
+fn close(leases: &Leases, group: u8) -> Result<u64, KernelError> {
+    let order = |op| leases.order(Order::new(op, group));
+    let mut record = order(Op::Read)?.record;
+    // It may have been won between two orders.
+    while let State::Holding | State::Seeking = record.state() {
+        let op = match record.state() {
+            State::Holding => Op::Release,
+            // A seek may be given up after a while only; this ends it at once.
+            _ => Op::TermsChanged,
+        };
+        record = order(op)?.record;
+    }
+    Ok(record.open_until_ns)
+}
+
+/// Removes an address. Returns whether it was there.
+pub(super) fn remove_address(socket: &mut AddressSocket, found: &Present) -> Result<bool, String> {
+    let mut batch = Batch::new();
+    let mut result = [Ok(Done::Missing)];
+    let vip =
+        Vip::new(found.interface, found.ip, found.prefix).map_err(|error| error.to_string())?;
+    batch.push(Change::Remove, vip).map_err(|error| error.to_string())?;
+    socket.execute(&batch, &mut result).map_err(|error| describe(&error))?;
+    result[0].map(|done| done == Done::Removed).map_err(|error| describe(&error))
+}
+
+/// Takes away what the node of a configuration left behind, for a daemon that is gone for good. Returns
+/// whether there was anything.
+///
+/// # Errors
+///
+/// [`RemovalError`].
+pub fn detach(remains: &Remains) -> Result<bool, RemovalError> {
+    let Remains { pins, addresses, terms, .. } = remains;
+    let _state = StateDir::open(&remains.state_dir)?;
+    let pinned = pins.exists();
+    // Another file may name another state directory than that of the daemon that runs.
+    let _lock = if pinned { Some(lock(pins)?) } else { None };
+    let mut addresses = addresses.clone();
+    let records = if pinned {
+        addresses.extend(gated_addresses(pins)?);
+        records(pins, terms, remains.controller_deadtime_ns)?
+    } else {
+        Records::Absent
+    };
+    let (removed, _) = Removal::new(pins, records, addresses, terms.policy())?.run(None)?;
+    Ok(pinned || removed > 0)
+}
+
+/// Takes away what a daemon that is gone for good left at `pins`. Needs neither configuration nor key.
+///
+/// # Errors
+///
+/// [`RemovalError`].
+pub(super) fn remove_gate(pins: &Path) -> Result<Removed, RemovalError> {
+    // Until the end, so that no daemon starts in between.
+    let _lock = lock(pins)?;
+    // What was interrupted before it had a gate holds no address either.
+    let Some(view) = GateView::read(pins)? else {
+        remove_pins(pins)?;
+        return Ok(Removed::default());
+    };
+    let terms = pinned_terms(pins)?;
+    let addresses = view.vips.iter().map(|vip| vip.address).collect();
+    let records = records(pins, &terms, view.controller_deadtime_ns)?;
+    let (addresses, _) = Removal::new(pins, records, addresses, terms.policy())?.run(None)?;
+    Ok(Removed { addresses, interfaces: view.interfaces.len() })
+}
+
+/// Undoes a start that failed over pins it made itself.
+pub(super) fn undo(
+    pins: &Path,
+    addresses: BTreeSet<IpAddr>,
+    terms: &Terms,
+    controller_deadtime_ns: u64,
+) -> Result<(), RemovalError> {
+    if !pins.exists() {
+        return Ok(());
+    }
+    let _lock = lock(pins)?;
+    let records = records(pins, terms, controller_deadtime_ns)?;
+    Removal::new(pins, records, addresses, terms.policy())?.run(None).map(drop)
+}
+
+fn lock(pins: &Path) -> Result<PinsLock, RemovalError> {
+    PinsLock::take(pins)?.ok_or_else(|| RemovalError::InUse(pins.to_owned()))
+}
+
+/// Returns how the records pinned at `pins` are reached by whoever is no daemon, and holds the lock.
+/// `terms` are those of the configuration.
+fn records(
+    pins: &Path,
+    terms: &Terms,
+    controller_deadtime_ns: u64,
+) -> Result<Records, KernelError> {
+    // They may be of another version, or of a start that was interrupted early. No daemon asks for a
+    // lease any more, so each ends within the longest there is, or with the controller's age.
+    let longest = terms.amnesia_ns().max(controller_deadtime_ns.saturating_add(terms.wait_ns()));
+    let beyond = || Ok(Records::Beyond(BootTime(clock::now().ns().saturating_add(longest))));
+    if Kernel::check(pins).is_err() {
+        return beyond();
+    }
+    match Leases::pinned(pins)? {
+        Some(leases) => Ok(Records::Reached(Box::new(leases), pinned_terms(pins)?)),
+        None => beyond(),
+    }
+}
