@@ -179,13 +179,10 @@ struct Evidence<'a> {
     violations: &'a [Violation],
 }
 
-/// A power switch that works takes a node down this often in a run, at most; more is a defect.
-const FENCES: usize = 3;
-
 /// Waits as [`settle`] does, and boots what is switched off meanwhile: a fence may come when all is
 /// mended already, because a node was late.
 fn settle_fenced(lab: &mut Lab) -> Result<()> {
-    for _ in 0..FENCES {
+    for _ in 0..faults::FENCES {
         let mut off = false;
         for node in NODES {
             off |= lab.power_switch().is_some() && !lab.daemon_runs(node)?;

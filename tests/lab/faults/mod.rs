@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr, sync::PoisonError, time::Duration};
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::carry::FENCES;
 pub use self::{
     carry::{Deed, Planned, carry_out, mend_all},
     edit::{CHANGES, Change, Edit},
@@ -290,18 +291,21 @@ impl Fault {
                 wait_for_leave(lab, node)?;
                 ensure_daemon(lab, node)
             }
-            Kind::CutLink | Kind::OneWay => {
-                while_no_power_is_cut(lab, |lab| {
+            Kind::CutLink | Kind::OneWay => while_no_power_is_cut(lab, |lab| {
+                // What is switched off sends nothing, and its namespace would.
+                if lab.responder_runs(node)? {
                     for &link in self.links() {
                         lab.switch().heal_link(node, link, self.direction);
                     }
-                });
+                }
                 Ok(())
-            }
-            Kind::Cut => {
-                while_no_power_is_cut(lab, |lab| lab.heal(node));
+            }),
+            Kind::Cut => while_no_power_is_cut(lab, |lab| {
+                if lab.responder_runs(node)? {
+                    lab.heal(node);
+                }
                 Ok(())
-            }
+            }),
             Kind::Lossy => {
                 lab.switch().lose(node, 0);
                 Ok(())
