@@ -2,7 +2,7 @@
 
 use super::{
     fence, gate,
-    record::{ENDLESS, Record},
+    record::{CLOSING, ENDLESS, Record},
     terms::Terms,
 };
 use crate::{epoch::Epoch, wire::State};
@@ -163,6 +163,10 @@ pub fn promise(
     record.lease_end_ns = gate::majority_end(record, terms);
     if turns {
         record.sought_ns = now;
+    }
+    if turns && endless {
+        // The new end may have passed by the time that it is published.
+        record.open_until_ns = CLOSING;
     }
     if record.state() == State::Seeking && now < record.lease_end_ns {
         record.state = State::Holding as u8;

@@ -2,8 +2,12 @@
 //!
 //! Every voter keeps one [`Record`] per group. Each function here is one atomic transition of it:
 //! the caller holds the record's lock around the call, in the kernel and on the host alike. None
-//! reads a clock; `now` is the caller's `CLOCK_BOOTTIME` in nanoseconds, and a record never
-//! travels, so times of two machines meet only as `t0`, which comes back to its own clock.
+//! reads a clock; `now` is the caller's `CLOCK_BOOTTIME` in nanoseconds, read before the lock was
+//! taken, however long before, but after what the call is about arrived. A record never travels, so
+//! times of two machines meet only as `t0`, which comes back to its own clock.
+//!
+//! A record that is [closing](Record::closing) after a call wants one more: the caller publishes what
+//! the gate goes by, reads the clock, and tells the record ([`Record::closed`]).
 //!
 //! | file | what happens |
 //! |---|---|
@@ -30,5 +34,5 @@ pub mod terms;
 pub mod voter;
 pub mod word;
 
-pub use record::{ENDLESS, Record};
+pub use record::{CLOSING, ENDLESS, Record};
 pub use terms::{Policy, Terms, TermsError, Timing};

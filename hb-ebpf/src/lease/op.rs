@@ -140,7 +140,7 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
     order.code = match Op::from_code(order.op) {
         Some(Op::Start) => {
             *record = start::start(terms, order.generation, now);
-            record.changes = before.changes;
+            start::follow(record, &before);
             if available {
                 // Nothing was promised before that could bind.
                 record.blocked_until_ns = 0;
@@ -151,7 +151,7 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
         }
         Some(Op::Learner) => {
             *record = start::start_as_learner();
-            record.changes = before.changes;
+            start::follow(record, &before);
             DONE
         }
         Some(Op::Seek) => {

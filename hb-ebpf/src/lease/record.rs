@@ -22,7 +22,8 @@ pub struct Record {
     pub heard: u64,
     /// End of the lease, exclusive: until then a strict majority of the votes lies ahead.
     pub lease_end_ns: u64,
-    /// When the gate of an earlier epoch was last open, exclusive.
+    /// When the gate was last open by what was published before: of an earlier epoch, or without an
+    /// end; exclusive. [`CLOSING`] until that is known.
     pub open_until_ns: u64,
     /// End of each voter's vote for `epoch`, in the order of [`Terms::voters`].
     pub expires_ns: [u64; MAX_VOTERS],
@@ -63,6 +64,10 @@ pub struct Record {
 /// A [`Record::lease_end_ns`] without an end of its own: the gate is open for as long as the age of
 /// this machine's controller is at most its deadtime.
 pub const ENDLESS: u64 = u64::MAX;
+
+/// A [`Record::open_until_ns`] of a gate that a transition has just closed, or given a nearer end. Packets
+/// pass by what was published before until the change is, and nobody knows beforehand how long that takes.
+pub const CLOSING: u64 = u64::MAX;
 
 const _: () = assert!(size_of::<Record>() == 144);
 
@@ -152,16 +157,41 @@ impl Record {
         self.expires_ns = [0; MAX_VOTERS];
     }
 
-    /// Stops holding at `now`, or before if the lease ended before.
+    /// Stops holding, by a clock that read `now` before the record was locked. A lease that had ended
+    /// closed the gate by itself; otherwise this does, and when is told by [`closed`](Self::closed).
     #[inline(always)]
     pub(super) const fn stop_holding(&mut self, state: State, now: u64) {
-        // The gate may have let a packet pass at `now` itself.
-        let closed = now.saturating_add(1);
-        let last = if self.lease_end_ns < closed { self.lease_end_ns } else { closed };
-        if last > self.open_until_ns {
-            self.open_until_ns = last;
+        if self.lease_end_ns > now {
+            self.open_until_ns = CLOSING;
+        } else if self.lease_end_ns > self.open_until_ns {
+            self.open_until_ns = self.lease_end_ns;
         }
         self.unclean = 1;
         self.leave(state);
     }
+
+    /// Returns [`changes`](Self::changes) while it is not known until when packets passed by what was
+    /// published before, else `None`. Whoever changed the record, or only finds it so, publishes it, reads
+    /// the clock after that, and calls [`closed`](Self::closed).
+    #[inline(always)]
+    #[must_use]
+    pub const fn closing(&self) -> Option<u32> {
+        if self.open_until_ns == CLOSING { Some(self.changes) } else { None }
+    }
+
+    /// Notes that the record as of `changes` was published before `now`; tells whether that counts. If
+    /// the record changed since, the gate may have opened and closed again: whoever changed it tells.
+    #[inline(always)]
+    pub const fn closed(&mut self, changes: u32, now: u64) -> bool {
+        if self.open_until_ns != CLOSING || self.changes != changes {
+            return false;
+        }
+        // A packet may have passed at the very instant of the publication.
+        self.open_until_ns = now.saturating_add(1);
+        true
+    }
 }
+
+#[cfg(test)]
+#[path = "closing_tests.rs"]
+mod tests;

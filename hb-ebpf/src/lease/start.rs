@@ -1,7 +1,7 @@
 //! Beginnings: a machine without its record, a generation on disk, a clock that jumped.
 
 use super::{
-    record::Record,
+    record::{CLOSING, Record},
     terms::{Policy, Terms},
 };
 use crate::{epoch::Epoch, wire::State};
@@ -21,15 +21,26 @@ pub fn start(terms: &Terms, generation: u32, now: u64) -> Record {
     }
 }
 
+/// Has a record that begins follow one that was there `before`: its gate may be open until it is
+/// published that it is not.
+#[inline(always)]
+pub(super) const fn follow(record: &mut Record, before: &Record) {
+    record.changes = before.changes;
+    if before.lease_end_ns != 0 || before.open_until_ns != 0 {
+        record.open_until_ns = CLOSING;
+    }
+}
+
 /// Ends the record's part: this machine leaves in order, and its record goes with it. Returns the
 /// instant by which every promise it gave has run out and its own last packets have left, so that a
 /// later [`start`] on the same clock need not wait for longer; `None`, and nothing changed, if it is
-/// a learner, or seeks or holds still.
+/// a learner, seeks or holds still, or is [closing](Record::closing).
 ///
 /// A promise without an end has no such instant, and is begun with [again](super::fence::rejoin).
 #[inline(always)]
 pub fn part(record: &mut Record, terms: &Terms, now: u64) -> Option<u64> {
-    if is_learner(record) || !matches!(record.state(), State::Idle | State::Released) {
+    let apart = matches!(record.state(), State::Idle | State::Released);
+    if is_learner(record) || !apart || record.closing().is_some() {
         return None;
     }
     let mut end = now;
@@ -106,12 +117,12 @@ pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
             // When the gate was last open is known only on the clock that is no more.
             let was_open = record.lease_end_ns != 0;
             record.stop_holding(State::Idle, now);
-            record.open_until_ns = if was_open { now.saturating_add(1) } else { 0 };
+            record.open_until_ns = if was_open { CLOSING } else { 0 };
         }
         State::Seeking => record.leave(State::Idle),
         State::Idle | State::Released => {
             if record.open_until_ns != 0 {
-                record.open_until_ns = now.saturating_add(1);
+                record.open_until_ns = CLOSING;
             }
         }
     }

@@ -150,6 +150,7 @@ fn a_holder_that_released_waits_as_long() {
     let terms = terms();
     let mut record = holding();
     holder::release(&mut record, &terms, OTHER, AFTER + 1).unwrap();
+    assert!(record.closed(record.closing().unwrap(), AFTER + 1));
     let wish = asked(Epoch(record.epoch).next(OTHER).unwrap(), 100);
     // A packet may have passed at the instant of the release itself.
     let end = AFTER + 2 + terms.wait_ns();

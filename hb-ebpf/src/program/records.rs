@@ -52,6 +52,24 @@ impl Entry {
         unsafe { unlock(addr_of_mut!((*self.guard).lock).cast::<bpf_spin_lock>()) };
     }
 
+    /// Says in the record when what was published of it as of `changes` was: by an instant read here.
+    #[inline(always)]
+    fn close(&self, terms: &Terms, changes: u32) {
+        // What was published under the lock is seen by every CPU before the lock can be taken again, and
+        // so before the clock is read.
+        self.lock();
+        self.unlock();
+        let now = clock::now();
+        self.lock();
+        // SAFETY: the element outlives the program, and its lock is held.
+        unsafe {
+            if (*self.guard).record.closed(changes, now) {
+                self.publish(terms, (*self.lease).holder, now);
+            }
+        }
+        self.unlock();
+    }
+
     /// Copies the record to where userspace and the gate read it. `heard` is the node last heard to
     /// hold the group. To be called under the lock.
     #[inline(always)]
@@ -106,7 +124,7 @@ fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
     let lives = answer::controller_lives(node, now);
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
-    let news = unsafe {
+    let (news, closing) = unsafe {
         let record = &mut (*entry.guard).record;
         let before = record.state;
         if !lives {
@@ -126,9 +144,12 @@ fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
         if frame.kind == Kind::Probe as u8 {
             (*reply).note(group as usize, &(*entry.guard).record, terms, lives, now);
         }
-        news
+        (news, (*entry.guard).record.closing())
     };
     entry.unlock();
+    if let Some(changes) = closing {
+        close(home, group, changes);
+    }
     if let Some(news) = news {
         let mut event = report::event(EventKind::Lease, source, group as u8, now);
         event.cause = news as u8;
@@ -152,7 +173,7 @@ fn try_jumped(slot: u32, group: u32, ours: bool, now: u64) -> Option<()> {
     let entry = Entry::of(maps::record(home, group))?;
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
-    unsafe {
+    let closing = unsafe {
         let record = &mut (*entry.guard).record;
         let before = *record;
         if ours {
@@ -161,9 +182,30 @@ fn try_jumped(slot: u32, group: u32, ours: bool, now: u64) -> Option<()> {
             start::other_clock_jumped(record, terms, now);
         }
         record.count_change(&before);
+        let closing = record.closing();
         entry.publish(terms, (*entry.lease).holder, now);
-    }
+        closing
+    };
     entry.unlock();
+    if let Some(changes) = closing {
+        close(home, group, changes);
+    }
+    Some(())
+}
+
+/// Says in the record of `group` when its gate closed, which was published before this is called. A gate
+/// on another CPU goes by what is published, and this one may have stood still since it read the clock.
+/// Returns 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn close(home: u32, group: u32, changes: u32) -> u64 {
+    try_close(home, group, changes).is_none().into()
+}
+
+#[inline(always)]
+fn try_close(home: u32, group: u32, changes: u32) -> Option<()> {
+    let terms = maps::TERMS.get(home)?;
+    Entry::of(maps::record(home, group))?.close(terms, changes);
     Some(())
 }
 
@@ -236,10 +278,15 @@ fn try_carry_out() -> Option<()> {
     let now = clock::now();
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
-    unsafe {
+    let closing = unsafe {
         op::apply(order, &mut (*entry.guard).record, terms, now);
+        let closing = (*entry.guard).record.closing();
         entry.publish(terms, (*entry.lease).holder, now);
-    }
+        closing
+    };
     entry.unlock();
+    if let Some(changes) = closing {
+        close(home, u32::from(order.group), changes);
+    }
     Some(())
 }

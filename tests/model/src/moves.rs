@@ -170,7 +170,9 @@ impl<R: Rules> Model for Protocol<R> {
             Move::Release(id, successor) => {
                 let mut released = None;
                 self.change(&mut system, id, |machine, terms| {
-                    released = self.rules.release(&mut machine.record, terms, successor, NOW);
+                    // The program has read the clock, and then stood still.
+                    let now = NOW - self.setup.stall;
+                    released = self.rules.release(&mut machine.record, terms, successor, now);
                 });
                 released?;
                 system.releases += 1;

@@ -42,6 +42,9 @@ pub struct Setup {
     pub renewing: &'static [u8],
     /// Releases of all nodes together.
     pub releases: u8,
+    /// How long a program that releases stands still between its look at the clock and the lock, while
+    /// packets pass on other processors.
+    pub stall: u64,
     /// Fences asked for by both nodes together, under `safe`.
     pub fences: u8,
     /// Times that a node leaves in order, with a promise that has no end, under `safe`.
@@ -84,6 +87,7 @@ impl Setup {
             restarting: &[],
             renewing: &[],
             releases: 0,
+            stall: 0,
             fences: 0,
             vows: 0,
             headroom: 0,

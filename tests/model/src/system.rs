@@ -108,7 +108,9 @@ impl<R: Rules> Protocol<R> {
         let machine = &mut system.machines[usize::from(id) - 1];
         change(machine, &terms);
         // The daemon cleans up and stores a generation as soon as it can; had it not yet, the
-        // frame or the seek that waits for it would only come later.
+        // frame or the seek that waits for it would only come later. So would the vote that waits for
+        // the reading of the clock after a gate was closed.
+        close(&mut machine.record);
         holder::cleaned(&mut machine.record);
         self.settle(system, id);
     }
@@ -259,6 +261,7 @@ impl<R: Rules> Protocol<R> {
         let terms = self.terms(system, to);
         let machine = &mut system.machines[usize::from(to) - 1];
         self.rules.hear(&mut machine.record, &terms, from, NOW, word, NOW);
+        close(&mut machine.record);
         self.store(machine, to);
     }
 
@@ -335,6 +338,13 @@ impl<R: Rules> Protocol<R> {
         });
         network.sort_unstable();
         network.dedup();
+    }
+}
+
+/// The clock is read after it was published that a gate is closed.
+fn close(record: &mut Record) {
+    if let Some(changes) = record.closing() {
+        record.closed(changes, NOW);
     }
 }
 

@@ -52,6 +52,12 @@ fn clocks_within_rho() {
 }
 
 #[test]
+fn release_by_a_program_that_stood_still() {
+    let setup = Setup { releases: 1, stall: 3, recovery: true, ..Setup::even() };
+    holds("a release by a program that stood still", Production, &setup);
+}
+
+#[test]
 fn release_and_give_up_with_uneven_clocks() {
     let setup = Setup { releases: 1, give_ups: 1, recovery: true, ..Setup::uneven() };
     holds("a release and a give-up, uneven clocks", Production, &setup);

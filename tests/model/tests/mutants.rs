@@ -2,10 +2,11 @@
 
 use hb_model::{
     mutants::{
-        AmnesiaSkipped, CommonExpiry, EchoExtends, EqualByNode, GateLate, GenerationAhead,
-        LapsedStays, LastPacketsNotNoted, LowEpochTaken, MarginAsIs, NewestTransmit, OneOtherVote,
-        OwnLease, OwnVoteTwice, PromiseNotNoted, ReleaseFreesVote, ReleaseUndone, ReleasedRenewed,
-        SeekerStays, SpeaksFirst, UntilShortened, VoteWithinMargin, WaitNotNoted, WitnessForgets,
+        AmnesiaSkipped, ClosedAsRead, CommonExpiry, EchoExtends, EqualByNode, GateLate,
+        GenerationAhead, LapsedStays, LastPacketsNotNoted, LowEpochTaken, MarginAsIs,
+        NewestTransmit, OneOtherVote, OwnLease, OwnVoteTwice, PromiseNotNoted, ReleaseFreesVote,
+        ReleaseUndone, ReleasedRenewed, SeekerStays, SpeaksFirst, UntilShortened, VoteWithinMargin,
+        WaitNotNoted, WitnessForgets,
     },
     rules::{Production, Rules},
     search::search,
@@ -134,6 +135,11 @@ fn release_frees_the_vote_at_once() {
 #[test]
 fn vote_given_within_margin() {
     caught(VoteWithinMargin, &Setup { margin: 3, drain: 4, ..Setup::even() }, SAFETY);
+}
+
+#[test]
+fn a_closing_counted_from_before_the_lock() {
+    caught(ClosedAsRead, &Setup { releases: 1, stall: 3, ..Setup::even() }, SAFETY);
 }
 
 #[test]

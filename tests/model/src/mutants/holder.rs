@@ -3,7 +3,7 @@
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
-        Record, Terms, gate,
+        Record, Terms, gate, holder,
         word::{self, Heard},
     },
     wire::{GroupWord, State},
@@ -139,5 +139,25 @@ impl Rules for ReleaseUndone {
             record.state = State::Holding as u8;
         }
         word::hear(record, terms, source, transmit_ns, word, now)
+    }
+}
+
+/// The gate counts as closed when the program looked at the clock, and not when it was closed.
+#[derive(Clone, Copy, Debug)]
+pub struct ClosedAsRead;
+
+impl Rules for ClosedAsRead {
+    fn release(
+        &self,
+        record: &mut Record,
+        terms: &Terms,
+        successor: u8,
+        now: u64,
+    ) -> Option<Epoch> {
+        let released = holder::release(record, terms, successor, now);
+        if let Some(changes) = record.closing() {
+            record.closed(changes, now);
+        }
+        released
     }
 }

@@ -13,7 +13,9 @@ pub use fencing::{
     FailureCounts, FencesWhileBound, KeepsItsNumber, LateReport, PromisesWhileFencing,
     ReportAfterGivingUp, ReportOpensAtOnce, ReportTwice, StaysEndless,
 };
-pub use holder::{CommonExpiry, EchoExtends, GateLate, OneOtherVote, OwnLease, ReleaseUndone};
+pub use holder::{
+    ClosedAsRead, CommonExpiry, EchoExtends, GateLate, OneOtherVote, OwnLease, ReleaseUndone,
+};
 pub use leaving::{LastPacketsNotNoted, PromiseNotNoted, WaitNotNoted};
 pub use liveness::{LapsedStays, SeekerStays};
 pub use voter::{
