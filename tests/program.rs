@@ -4,6 +4,8 @@
 mod program {
     mod answers;
     mod arrivals;
+    mod buried;
+    mod closing;
     mod foreign;
     mod gate;
     mod interfaces;

@@ -149,19 +149,24 @@ impl Half {
     ///
     /// If the kernel refuses.
     pub fn introduce(&mut self, peer: NodeId) -> Result<()> {
-        let mut address = [0; 16];
+        let (mut address, mut own_address) = ([0; 16], [0; 16]);
         match self.transport {
             Transport::Ethernet => {}
-            Transport::Udp4 => address[..4].copy_from_slice(&packets::PEER_V4),
-            Transport::Udp6 => address = packets::PEER_V6,
+            Transport::Udp4 => {
+                address[..4].copy_from_slice(&packets::PEER_V4);
+                own_address[..4].copy_from_slice(&packets::MY_V4);
+            }
+            Transport::Udp6 => (address, own_address) = (packets::PEER_V6, packets::MY_V6),
         }
         let path = Path {
             interface: self.interface,
             transport: self.transport as u8,
             min_hops: 255,
             mac: self.mac,
-            reserved: [0; 4],
+            own_mac: packets::MY_MAC,
+            reserved: [0; 2],
             address,
+            own_address,
         };
         self.kernel.set_path(peer, LINK, &path)?;
         self.kernel.set_keys(peer, &keys(peer))?;

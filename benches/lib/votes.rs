@@ -26,7 +26,7 @@ use crate::{
     bpf::Program,
     cable::{Cable, INTERFACE},
     half::Pins,
-    packets::PEER_MAC,
+    packets::{MY_MAC, PEER_MAC},
     stand_in::{StandIn, standing_by},
 };
 
@@ -88,8 +88,10 @@ fn seat(cluster: u32, policy: Policy, interface: u32) -> Result<Seat> {
             transport: Transport::Ethernet as u8,
             min_hops: 255,
             mac: PEER_MAC,
-            reserved: [0; 4],
+            own_mac: MY_MAC,
+            reserved: [0; 2],
             address: [0; 16],
+            own_address: [0; 16],
         };
     }
     Ok(seat)

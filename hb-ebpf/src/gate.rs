@@ -2,14 +2,17 @@
 //!
 //! Only the fixed IP header is matched, so options, fragments and extension headers make no
 //! difference. ARP (RFC 826) and Neighbour Discovery (RFC 4861) are matched by the address they ask
-//! for or claim. Everything behind zero to two VLAN tags.
+//! for or claim. Everything behind up to [`MAX_TAGS`](crate::packet::MAX_TAGS) VLAN tags; what lies deeper, and would
+//! be found by the stack, may not pass.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::packet::{Bytes, Ethernet, Ipv4, Ipv6, network};
+use crate::packet::{Bytes, Ethernet, Ipv4, Ipv6, Network, network};
 
 /// Service addresses of a node.
 pub const MAX_VIPS: usize = 64;
+/// MAC addresses of a node's own that are known. A node has more interfaces at times, but few that announce.
+pub const MAX_MACS: usize = 256;
 /// Counters of a service address, by [`Count`].
 pub const COUNTS: usize = 10;
 
@@ -61,6 +64,12 @@ pub struct Touched {
     pub target: Option<Address>,
     /// An address that its sender claims for itself, and from which MAC address.
     pub claimed: Option<(Address, [u8; 6])>,
+    /// It is behind more tags than are looked behind ([`Network::buried`]), whatever it is.
+    pub buried: bool,
+}
+
+impl Touched {
+    const BURIED: Self = Self { address: None, target: None, claimed: None, buried: true };
 }
 
 /// ARP for IPv4 over Ethernet, 28 bytes (RFC 826).
@@ -92,7 +101,8 @@ struct Neighbour {
 #[inline(always)]
 pub fn arriving<B: Bytes + ?Sized>(packet: &B) -> Touched {
     match network(packet) {
-        Some((ethertype, offset)) => arriving_at(packet, ethertype, offset),
+        Some(Network { buried: true, .. }) => Touched::BURIED,
+        Some(Network { ethertype, offset, .. }) => arriving_at(packet, ethertype, offset),
         None => Touched::default(),
     }
 }
@@ -154,7 +164,8 @@ pub fn arriving_at<B: Bytes + ?Sized>(packet: &B, ethertype: u16, offset: usize)
 #[inline(always)]
 pub fn leaving<B: Bytes + ?Sized>(packet: &B) -> Touched {
     match network(packet) {
-        Some((ethertype, offset)) => leaving_at(packet, ethertype, offset),
+        Some(Network { buried: true, .. }) => Touched::BURIED,
+        Some(Network { ethertype, offset, .. }) => leaving_at(packet, ethertype, offset),
         None => Touched::default(),
     }
 }

@@ -148,6 +148,12 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
+/// VLAN tags that are looked behind.
+pub const MAX_TAGS: usize = 8;
+/// VLAN tags that a heartbeat may have.
+const HEARTBEAT_TAGS: usize = 2;
+/// The VLAN in a tag's control word.
+const VLAN_MASK: u16 = 0x0fff;
 const PROTOCOL_UDP: u8 = 17;
 const UDP_LEN: u16 = (size_of::<Udp>() + FRAME_LEN) as u16;
 /// More fragments, or a fragment offset.
@@ -166,25 +172,58 @@ pub struct Envelope {
     pub frame: usize,
 }
 
-/// Returns the EtherType behind zero to two VLAN tags, and where what it names begins.
+/// What follows the Ethernet header of a packet and its VLAN tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its EtherType.
+    pub ethertype: u16,
+    /// Where it begins.
+    pub offset: usize,
+    /// Nobody looked at it: it is a VLAN tag still, behind [`MAX_TAGS`] that all name no VLAN. Those are
+    /// priority tags (IEEE 802.1Q, 9.6), of which Linux takes off as many as there are.
+    pub buried: bool,
+}
+
+/// Looks behind up to [`MAX_TAGS`] VLAN tags. `None` where the packet ends first.
 #[inline(always)]
-pub fn network<B: Bytes + ?Sized>(packet: &B) -> Option<(u16, usize)> {
-    let mut ethertype = u16::from_be_bytes(packet.at::<Ethernet>(0)?.ethertype);
-    let mut offset = size_of::<Ethernet>();
-    for _ in 0..2 {
-        if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
-            ethertype = u16::from_be_bytes(packet.at::<Vlan>(offset)?.ethertype);
-            offset += size_of::<Vlan>();
-        }
+pub fn network<B: Bytes + ?Sized>(packet: &B) -> Option<Network> {
+    let ethertype = u16::from_be_bytes(packet.at::<Ethernet>(0)?.ethertype);
+    let offset = size_of::<Ethernet>();
+    if !is_tag(ethertype) {
+        return Some(Network { ethertype, offset, buried: false });
     }
-    Some((ethertype, offset))
+    behind_tags(packet, ethertype)
+}
+
+#[inline(always)]
+fn behind_tags<B: Bytes + ?Sized>(packet: &B, mut ethertype: u16) -> Option<Network> {
+    let mut offset = size_of::<Ethernet>();
+    let mut vlans = 0;
+    for _ in 0..MAX_TAGS {
+        if !is_tag(ethertype) {
+            break;
+        }
+        let tag: &Vlan = packet.at(offset)?;
+        vlans |= u16::from_be_bytes(tag.control) & VLAN_MASK;
+        ethertype = u16::from_be_bytes(tag.ethertype);
+        offset += size_of::<Vlan>();
+    }
+    Some(Network { ethertype, offset, buried: is_tag(ethertype) && vlans == 0 })
+}
+
+#[inline(always)]
+const fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
 
 /// Finds what could be a heartbeat: our EtherType, or UDP to our port over IP without options,
 /// extension headers or fragmentation, behind zero to two VLAN tags.
 #[inline(always)]
 pub fn find<B: Bytes + ?Sized>(packet: &B) -> Option<Envelope> {
-    let (ethertype, offset) = network(packet)?;
+    let Network { ethertype, offset, .. } = network(packet)?;
+    if offset > size_of::<Ethernet>() + HEARTBEAT_TAGS * size_of::<Vlan>() {
+        return None;
+    }
     match ethertype {
         ETHERTYPE => {
             Some(Envelope { transport: Transport::Ethernet, network: offset, frame: offset })
@@ -243,7 +282,8 @@ pub fn cluster<B: Bytes + ?Sized>(packet: &B, envelope: Envelope) -> Option<u32>
 }
 
 /// Checks what costs nothing to check, in the order that tells most: length, version, kind, then
-/// path, address and hop limit.
+/// path, addresses and hop limit. The answer goes from where the probe was sent to, past the gate: so that
+/// has to be this end of the link, and nothing else of this machine.
 ///
 /// # Errors
 ///
@@ -269,9 +309,12 @@ pub fn check<B: Bytes + ?Sized>(
     {
         return Err(Refusal::Link);
     }
+    let ethernet: &Ethernet = packet.at(0).ok_or(Refusal::Length)?;
+    if !path.leads_to(ethernet.destination) {
+        return Err(Refusal::Destination);
+    }
     match envelope.transport {
         Transport::Ethernet => {
-            let ethernet: &Ethernet = packet.at(0).ok_or(Refusal::Length)?;
             if ethernet.source != path.mac {
                 return Err(Refusal::Address);
             }
@@ -285,6 +328,10 @@ pub fn check<B: Bytes + ?Sized>(
             if ip.source != [a, b, c, d] {
                 return Err(Refusal::Address);
             }
+            let [a, b, c, d, ..] = path.own_address;
+            if ip.destination != [a, b, c, d] {
+                return Err(Refusal::Destination);
+            }
             if ip.ttl < path.min_hops {
                 return Err(Refusal::Hops);
             }
@@ -296,6 +343,9 @@ pub fn check<B: Bytes + ?Sized>(
             }
             if ip.source != path.address {
                 return Err(Refusal::Address);
+            }
+            if ip.destination != path.own_address {
+                return Err(Refusal::Destination);
             }
             if ip.hop_limit < path.min_hops {
                 return Err(Refusal::Hops);

@@ -53,6 +53,8 @@ refusals! {
     MustUnderstand = 11, "must-understand";
     /// From an earlier life of the peer.
     Incarnation = 12, "incarnation";
+    /// Sent to another MAC or IP address than that of this end of the link: an answer would come from there.
+    Destination = 13, "destination";
 }
 
 /// Counters a link keeps: one per refusal, at its code; code 0 counts authentic frames that were

@@ -212,6 +212,50 @@ fn repeated_and_made_up_heartbeats_are_counted_and_change_nothing() {
     }
 }
 
+/// Probes of an earlier life of the peer are authentic, and answered. Sent to a service address they
+/// would be answered from there, past the gate.
+#[test]
+fn old_heartbeats_sent_to_a_service_address_are_not_answered_from_there() {
+    let mut cluster = Cluster::up(slow());
+    let probes = overheard(&cluster, Kind::Probe);
+    cluster.lab.signal(Machine::A, libc::SIGTERM).unwrap();
+    cluster.wait_for_end(Machine::A);
+    cluster.wait_until_alone(Machine::B);
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::B);
+
+    let tap = Tap::open(cluster.lab.netns(Machine::Client));
+    let own = Machine::Client.mac(Link::Client).0;
+    let to_stranger = || {
+        let all = tap.take().into_iter().filter(|packet| packet[..6] == own);
+        all.collect::<Vec<_>>()
+    };
+    let to = |address: [u8; 4]| {
+        let mut packets = probes.clone();
+        for packet in &mut packets {
+            packet[30..34].copy_from_slice(&address);
+            seal(packet);
+        }
+        packets
+    };
+    let before = refused(&cluster.status(Machine::B), "client", "destination");
+    send(&cluster, &to(VIP4.octets()));
+    let expected = before + COUNT;
+    cluster.wait_for(Machine::B, "refused", |status| {
+        refused(status, "client", "destination") >= expected
+    });
+    // Those that are sent to where they were sent to before show that the others came as far.
+    send(&cluster, &to(Machine::B.v4(Link::Client).octets()));
+    let mut answers = Vec::new();
+    wait_for("answers to old probes", || {
+        answers.extend(to_stranger());
+        (answers.len() as u64 >= COUNT).then_some(())
+    });
+    let from = |packet: &Vec<u8>| packet[26..30] == Machine::B.v4(Link::Client).octets();
+    assert!(answers.iter().all(from), "{answers:?}");
+    assert_eq!(refused(&cluster.status(Machine::B), "client", "destination"), expected);
+}
+
 #[test]
 fn repeating_heartbeats_of_a_dead_node_does_not_keep_it_alive() {
     let mut cluster = Cluster::up(brisk());

@@ -29,15 +29,15 @@ use super::{
 };
 
 const WITNESS: u8 = 9;
-const TC_SHOT: i32 = 2;
-const TCX_NEXT: i32 = -1;
+pub(super) const TC_SHOT: i32 = 2;
+pub(super) const TCX_NEXT: i32 = -1;
 pub(super) const LONG: Duration = Duration::from_millis(1_900);
 
 /// The addresses of group 0, one of each family, and those of group 1, which nobody ever holds and
 /// which are on this node all the same.
 const VIPS: [&str; 4] = ["192.0.2.100", "2001:db8::100", "192.0.2.101", "2001:db8::166"];
 
-fn vip(number: usize) -> IpAddr {
+pub(super) fn vip(number: usize) -> IpAddr {
     VIPS[number].parse().unwrap()
 }
 
@@ -76,11 +76,11 @@ impl Gated {
         Self { rig, leases, sender: Sender::new() }
     }
 
-    fn set_mode(&mut self, mode: Mode) {
+    pub(super) fn set_mode(&mut self, mode: Mode) {
         self.rig.kernel.set_gate(&Settings { mode: mode as u8, ..Settings::default() }).unwrap();
     }
 
-    fn order(&self, op: Op) -> Order {
+    pub(super) fn order(&self, op: Op) -> Order {
         let order = self.leases.order(Order::new(op, 0)).unwrap();
         assert_eq!(order.code, DONE, "{op:?}");
         order
@@ -115,7 +115,7 @@ impl Gated {
     }
 
     /// Runs whatever looks at such a packet, and says of each whether it passed. None may change it.
-    fn looks(&self, packet: &Touching) -> Vec<bool> {
+    pub(super) fn looks(&self, packet: &Touching) -> Vec<bool> {
         let gate = |way| {
             let (verdict, left) = self.rig.kernel.run_gate(way, &packet.bytes).unwrap();
             assert_eq!(left, packet.bytes, "{}", packet.what);
@@ -133,7 +133,7 @@ impl Gated {
         }
     }
 
-    fn count(&self, number: usize, what: Count) -> u64 {
+    pub(super) fn count(&self, number: usize, what: Count) -> u64 {
         self.rig.kernel.gate_counters(number as u8).unwrap()[what as usize]
     }
 

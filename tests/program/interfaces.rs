@@ -143,9 +143,14 @@ impl Node {
         let mut path = Path { interface: index, min_hops: 255, ..Path::default() };
         path.transport = ends.transport() as u8;
         match ends {
-            Ends::Ethernet { peer, .. } => path.mac = peer,
-            Ends::Udp4 { peer, .. } => path.address[..4].copy_from_slice(&peer.octets()),
-            Ends::Udp6 { peer, .. } => path.address = peer.octets(),
+            Ends::Ethernet { own, peer } => (path.own_mac, path.mac) = (own, peer),
+            Ends::Udp4 { own, peer } => {
+                path.own_address[..4].copy_from_slice(&own.octets());
+                path.address[..4].copy_from_slice(&peer.octets());
+            }
+            Ends::Udp6 { own, peer } => {
+                (path.own_address, path.address) = (own.octets(), peer.octets());
+            }
         }
         kernel.set_path(peer, LINK, &path).unwrap();
         kernel.attach(interface, index).unwrap();

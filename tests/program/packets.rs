@@ -13,9 +13,9 @@ use zerocopy::{FromBytes, IntoBytes};
 pub(crate) const MY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub(crate) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const PEER_V4: [u8; 4] = [192, 0, 2, 1];
-const MY_V4: [u8; 4] = [192, 0, 2, 2];
+pub(crate) const MY_V4: [u8; 4] = [192, 0, 2, 2];
 pub(crate) const PEER_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-const MY_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+pub(crate) const MY_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 
 /// How a frame travels.
 #[derive(Clone, Copy, Debug)]

@@ -119,6 +119,40 @@ fn address() {
     });
 }
 
+/// Where a frame was sent to is where its answer would come from, past the gate: a recorded probe sent
+/// again to a service address, to another machine's or everybody's MAC address goes unanswered.
+#[test]
+fn destination() {
+    for transport in [Transport::Ethernet, Transport::Udp4, Transport::Udp6] {
+        for mac in [packets::PEER_MAC, [2, 0, 0, 0, 0, 0x66], [0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+            refuse_packet(transport, Refusal::Destination, |packet| {
+                packet[..6].copy_from_slice(&mac);
+            });
+        }
+    }
+    refuse_packet(Transport::Udp4, Refusal::Destination, |packet| {
+        let at = packet.len() - 424 - 8 - 4;
+        packet[at..at + 4].copy_from_slice(&[192, 0, 2, 100]);
+    });
+    refuse_packet(Transport::Udp6, Refusal::Destination, |packet| {
+        let at = packet.len() - 424 - 8 - 2;
+        packet[at..at + 2].copy_from_slice(&[1, 0]);
+    });
+    // An interface whose frames may come to several addresses: those of groups are not among them.
+    for transport in [Transport::Ethernet, Transport::Udp4, Transport::Udp6] {
+        let mut rig = Rig::with(Shape { transport, tags: 0 });
+        let any = Path { own_mac: [0; 6], ..path(transport) };
+        rig.kernel.set_path(PEER, LINK, &any).unwrap();
+        let mut sender = Sender::new();
+        let mut packet = packets::wrap(rig.shape, &sender.probe());
+        packet[5] = 0x66;
+        assert_eq!(rig.run_packet(&packet).0, XDP_TX);
+        let mut packet = packets::wrap(rig.shape, &sender.probe());
+        packet[0] |= 1;
+        rig.refused(&packet, Refusal::Destination, false);
+    }
+}
+
 #[test]
 fn hops() {
     let ttl = |packet: &mut Vec<u8>| {

@@ -232,19 +232,24 @@ impl Rig {
 
 /// The path to the peer as [`packets`] addresses it.
 pub(crate) fn path(transport: Transport) -> Path {
-    let mut address = [0; 16];
+    let (mut address, mut own_address) = ([0; 16], [0; 16]);
     match transport {
         Transport::Ethernet => {}
-        Transport::Udp4 => address[..4].copy_from_slice(&packets::PEER_V4),
-        Transport::Udp6 => address = packets::PEER_V6,
+        Transport::Udp4 => {
+            address[..4].copy_from_slice(&packets::PEER_V4);
+            own_address[..4].copy_from_slice(&packets::MY_V4);
+        }
+        Transport::Udp6 => (address, own_address) = (packets::PEER_V6, packets::MY_V6),
     }
     Path {
         interface: INTERFACE,
         transport: transport as u8,
         min_hops: 255,
         mac: packets::PEER_MAC,
-        reserved: [0; 4],
+        own_mac: packets::MY_MAC,
+        reserved: [0; 2],
         address,
+        own_address,
     }
 }
 

@@ -76,7 +76,8 @@ fn seat(cluster: u32, policy: Policy, key_ids: [u8; 2]) -> Seat {
     };
     for place in 0..2 {
         seat.keys[place] = peer_keys(cluster, place as u8 + 1, key_ids);
-        seat.paths[place][0] = path(SHAPE.transport);
+        // Its interface may get another MAC address, and nobody is there to say so.
+        seat.paths[place][0] = Path { own_mac: [0; 6], ..path(SHAPE.transport) };
     }
     seat
 }
@@ -142,10 +143,13 @@ impl Rig {
 
     /// Runs a frame that is refused for `reason` at the counter of a place, and changes nothing.
     fn refused(&self, frame: &Frame, reason: Refusal, at: Place) {
+        self.refused_packet(&packets::wrap(SHAPE, frame), reason, at);
+    }
+
+    fn refused_packet(&self, packet: &[u8], reason: Refusal, at: Place) {
         let count = || self.witness.maps().refused(at).unwrap()[reason as usize];
         let (before, counted) = (self.all(), count());
-        let packet = packets::wrap(SHAPE, frame);
-        let (verdict, left) = self.witness.run_packet(&packet, INTERFACE).unwrap();
+        let (verdict, left) = self.witness.run_packet(packet, INTERFACE).unwrap();
         assert_eq!(verdict, XDP_DROP, "{reason:?}");
         assert_eq!(left, packet, "{reason:?}");
         assert_eq!(count(), counted + 1, "{reason:?}");
@@ -263,6 +267,23 @@ fn a_request_of_no_place_or_no_time_is_answered_and_promised_nothing() {
     frame.groups[7] = a.ask(epoch(FIRST, 1, 1)).groups[0];
     assert_eq!(rig.answer(&a.sign(frame)).groups[7], GroupWord::default());
     assert_eq!(rig.witness.maps().record(0, 7).unwrap().promised, 0);
+}
+
+/// The answer would come from there.
+#[test]
+fn what_is_sent_to_another_address_than_its_own_is_refused() {
+    let rig = Rig::new();
+    let mut a = Voter::new(ALPHA, 1);
+    let mut packet = packets::wrap(SHAPE, &a.ask(epoch(FIRST, 1, 1)));
+    let network = SHAPE.network();
+    packet[network + 19] = 100;
+    rig.refused_packet(&packet, Refusal::Destination, a.at(0));
+    for group in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1]] {
+        let mut packet = packets::wrap(SHAPE, &a.ask(epoch(FIRST, 1, 1)));
+        packet[..6].copy_from_slice(&group);
+        rig.refused_packet(&packet, Refusal::Destination, a.at(0));
+    }
+    rig.answer(&a.ask(epoch(FIRST, 1, 1)));
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub enum Transport {
     Udp6 = 3,
 }
 
-/// Where frames of one link to one peer may come from. Map `PATHS`, by [`slot`](super::slot); all zero refuses.
+/// Where frames of one link to one peer may come from, and to. Map `PATHS`, by [`slot`](super::slot); all zero
+/// refuses.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -39,10 +40,24 @@ pub struct Path {
     pub min_hops: u8,
     /// The peer's MAC address, for [`Transport::Ethernet`].
     pub mac: [u8; 6],
+    /// The MAC address that frames come to; zero if it may be any but that of a group.
+    pub own_mac: [u8; 6],
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 2],
     /// The peer's IP address in network byte order, IPv4 in the first four bytes.
     pub address: [u8; 16],
+    /// The IP address of this end, likewise.
+    pub own_address: [u8; 16],
+}
+
+impl Path {
+    /// Tells whether a frame to that MAC address is one to this end. One to a group (broadcast, multicast)
+    /// is not: an answer would have that for a source.
+    #[inline(always)]
+    #[must_use]
+    pub fn leads_to(&self, mac: [u8; 6]) -> bool {
+        mac[0] & 1 == 0 && (self.own_mac == [0; 6] || self.own_mac == mac)
+    }
 }
 
 /// Keys shared with one peer. Map `KEYS`, by [`peer_index`](super::peer_index).

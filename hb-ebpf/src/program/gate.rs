@@ -8,10 +8,10 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use hb_ebpf::{
-    gate::{self, Address, Count, MAX_VIPS, Mode, Vip},
+    gate::{self, Address, Count, MAX_VIPS, Mode, Touched, Vip},
     lease,
     maps::EventKind,
-    packet::{Bytes, Ethernet},
+    packet::{Bytes, Ethernet, MAX_TAGS},
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -19,8 +19,8 @@ use crate::{clock, hear::Packet, maps, report};
 
 /// Lets the next program decide, `TCX_NEXT` in `linux/bpf.h`.
 const TCX_NEXT: i32 = -1;
-/// Bytes of a packet that the gate may have to look at: two tags, IPv6, Neighbour Discovery.
-const LOOKED_AT: u32 = 14 + 8 + 40 + 24;
+/// Bytes of a packet that the gate may have to look at: tags, IPv6, Neighbour Discovery.
+const LOOKED_AT: u32 = 14 + 4 * MAX_TAGS as u32 + 40 + 24;
 /// The daemon is told of claims of an address at most this often.
 const TELL_EVERY_NS: u64 = 1_000_000_000;
 
@@ -31,6 +31,9 @@ pub(crate) fn arriving(ctx: &XdpContext) -> u32 {
         return XDP_PASS;
     }
     let touched = gate::arriving(&Packet(ctx));
+    if !is_found(&touched) {
+        return XDP_DROP;
+    }
     if let Some((address, mac)) = touched.claimed
         && let Some(vip) = find(address)
         && !claimed(vip, mac)
@@ -58,6 +61,9 @@ pub(crate) fn arriving_late(ctx: &TcContext) -> i32 {
     }
     linearize(ctx);
     let touched = gate::arriving(&Linear(ctx));
+    if !is_found(&touched) {
+        return TC_ACT_SHOT as i32;
+    }
     if let Some((address, mac)) = touched.claimed
         && let Some(vip) = find(address)
         && !claimed(vip, mac)
@@ -86,6 +92,9 @@ pub(crate) fn leaving(ctx: &TcContext) -> i32 {
     }
     linearize(ctx);
     let touched = gate::leaving(&Linear(ctx));
+    if !is_found(&touched) {
+        return TC_ACT_SHOT as i32;
+    }
     if !may_pass([touched.address, touched.target], true) {
         return TC_ACT_SHOT as i32;
     }
@@ -111,6 +120,20 @@ fn linearize(ctx: &TcContext) {
         // A packet shorter than that is all there is to look at.
         let _ = ctx.pull_data(LOOKED_AT.min(ctx.len()));
     }
+}
+
+/// Tells whether the gate could see what the packet touches, or has to let it pass all the same; counts
+/// it if not.
+#[inline(always)]
+fn is_found(touched: &Touched) -> bool {
+    if !touched.buried {
+        return true;
+    }
+    if let Some(counter) = maps::BURIED.get_ptr_mut(0) {
+        // SAFETY: this CPU's own entry, and the program is not preempted by itself.
+        unsafe { *counter += 1 };
+    }
+    !drops()
 }
 
 #[inline(always)]
@@ -203,7 +226,8 @@ fn is_of_own(vip: Vip, address: Address) -> bool {
     vip.warm != 0 && matches!(address, Address::V6(_))
 }
 
-/// Somebody claims the address. While this node serves it, that is somebody else; tells whether it does.
+/// Somebody claims the address. While this node serves it, that is somebody else, or an echo of its own
+/// claim; tells whether it serves.
 #[inline(always)]
 fn claimed(vip: Vip, mac: [u8; 6]) -> bool {
     let Some(entry) = maps::LEASES.get(u32::from(vip.group)) else { return false };
@@ -213,6 +237,11 @@ fn claimed(vip: Vip, mac: [u8; 6]) -> bool {
     let (stamp, deadtime) = (node.controller_stamp_ns, node.controller_deadtime_ns);
     if !lease::gate::passes(entry.expires_ns, stamp, deadtime, now) {
         return false;
+    }
+    // SAFETY: the entry is only looked for.
+    if unsafe { maps::MACS.get(mac) }.is_some() {
+        // Its own announcement, come back: by a loop, a mirror, a bridge that reflects.
+        return true;
     }
     count(vip, Count::Claims);
     // SAFETY: the element outlives the program. Two CPUs may write at once: then one of the two

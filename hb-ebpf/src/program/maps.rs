@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use hb_ebpf::{
     answer::Reply,
-    gate::{Bounce, COUNTS, Claims, MAX_VIPS, Settings, Vip},
+    gate::{Bounce, COUNTS, Claims, MAX_MACS, MAX_VIPS, Settings, Vip},
     lease::{Terms, op::Order},
     maps::{
         self as layout, EVENTS_BYTES, Event, GroupLock, Lease, Link, MAX_NODES, Node, Path, Peer,
@@ -101,6 +101,12 @@ pub(crate) static VIPS6: HashMap<[u8; 16], Vip, MAX_VIPS> = HashMap::new();
 pub(crate) static GATED: PerCpuArray<[u64; COUNTS], MAX_VIPS> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static BOUNCES: Array<Bounce, MAX_VIPS> = Array::new();
+/// MAC addresses of this node's own interfaces.
+#[btf_map]
+pub(crate) static MACS: HashMap<[u8; 6], u8, MAX_MACS> = HashMap::new();
+/// Packets behind more tags than the gate looks behind.
+#[btf_map]
+pub(crate) static BURIED: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static CLAIMS: Array<Claims, MAX_VIPS> = Array::new();
 /// The order at hand.

@@ -1,6 +1,7 @@
 //! Checks that need this host: its name and its interfaces.
 
 use std::{
+    collections::BTreeSet,
     ffi::{CStr, CString},
     fmt::Write,
     fs, io,
@@ -38,6 +39,8 @@ pub struct Interface {
     pub index: u32,
     /// Its Ethernet address, if it has one.
     pub mac: Option<[u8; 6]>,
+    /// Whether it is a bond, or a VLAN of one: its ports may have addresses of their own.
+    pub bonded: bool,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
     /// Its addresses, each with its prefix length.
@@ -80,13 +83,64 @@ impl HostView {
         // Gone meanwhile.
         interfaces.retain(|interface| interface.index != 0);
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        mark_bonded(&mut interfaces)?;
         Ok(Self { interfaces })
+    }
+
+    /// Returns the Ethernet address that frames for the interface of that index come to, if it is one.
+    /// To a bond they come to those of its ports as well (`balance-alb`), or to another one after one port
+    /// failed (`fail_over_mac`).
+    #[must_use]
+    pub fn comes_to(&self, index: u32) -> Option<[u8; 6]> {
+        let found = self.interfaces.iter().find(|interface| interface.index == index)?;
+        found.mac.filter(|_| !found.bonded)
     }
 
     /// Returns the interface called `name`.
     #[must_use]
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
+    }
+}
+
+/// Where the kernel tells of the bonds of the thread's network namespace, a file for each.
+const BONDS: &str = "/proc/thread-self/net/bonding";
+/// Likewise of VLANs.
+const VLANS: &str = "/proc/thread-self/net/vlan";
+
+/// Marks bonds, and VLANs of them.
+fn mark_bonded(interfaces: &mut [Interface]) -> io::Result<()> {
+    let bonds = match fs::read_dir(BONDS) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<BTreeSet<String>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for interface in interfaces {
+        let mut name = interface.name.clone();
+        interface.bonded = loop {
+            if bonds.contains(&name) {
+                break true;
+            }
+            // A VLAN may be one of a VLAN; each stands on another interface, so this ends.
+            match device_of_vlan(&name)? {
+                Some(device) => name = device,
+                None => break false,
+            }
+        };
+    }
+    Ok(())
+}
+
+/// Returns the name of the interface that the VLAN called `name` is on; `None` for what is no VLAN.
+fn device_of_vlan(name: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(format!("{VLANS}/{name}")) {
+        Ok(text) => Ok(text
+            .lines()
+            .find_map(|line| line.strip_prefix("Device: ").map(|device| device.trim().to_owned()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -59,22 +59,34 @@ impl LocalLink {
         self.peers.iter().chain(&self.witness)
     }
 
-    /// Returns where frames of a machine whose end has `address` have to come from, `interface`
-    /// being the index of this end's interface.
+    /// Returns where frames of a machine whose end has `address` have to come from, and to, `interface`
+    /// being the index of this end's interface and `mac` the address that IP packets come to there;
+    /// `None` if that may be any but one of a group.
     #[must_use]
-    pub fn path(&self, interface: u32, address: LinkAddress) -> Path {
-        let mut path = Path {
+    pub fn path(&self, interface: u32, mac: Option<[u8; 6]>, address: LinkAddress) -> Path {
+        let ip = |address| match address {
+            LinkAddress::Mac(_) => [0; 16],
+            LinkAddress::Ip(IpAddr::V6(ip)) => ip.octets(),
+            LinkAddress::Ip(IpAddr::V4(ip)) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&ip.octets());
+                bytes
+            }
+        };
+        let named = |address| match address {
+            LinkAddress::Mac(mac) => Some(mac),
+            LinkAddress::Ip(_) => None,
+        };
+        Path {
             interface,
             transport: self.transport as u8,
             min_hops: self.min_hops,
-            ..Path::default()
-        };
-        match address {
-            LinkAddress::Mac(mac) => path.mac = mac,
-            LinkAddress::Ip(IpAddr::V4(ip)) => path.address[..4].copy_from_slice(&ip.octets()),
-            LinkAddress::Ip(IpAddr::V6(ip)) => path.address = ip.octets(),
+            mac: named(address).unwrap_or_default(),
+            own_mac: named(self.own.address).or(mac).unwrap_or_default(),
+            reserved: [0; 2],
+            address: ip(address),
+            own_address: ip(self.own.address),
         }
-        path
     }
 }
 

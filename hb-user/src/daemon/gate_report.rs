@@ -76,6 +76,7 @@ fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
         daemon_age_us: view.read_at.since(view.controller_stamp).as_micros() as u64,
         interfaces,
         not_gated,
+        buried: view.buried,
         addresses: view.vips.iter().map(|vip| address(view, vip, groups)).collect(),
     }
 }

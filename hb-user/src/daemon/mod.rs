@@ -27,6 +27,7 @@ mod fence;
 mod gate;
 mod gate_report;
 mod keys;
+mod macs;
 mod notice;
 mod observe;
 mod pauses;
@@ -178,6 +179,7 @@ struct Daemon {
     /// Connections ended so far, of groups that were left and still have some.
     ended: BTreeMap<GroupId, u32>,
     warm: warm::Warm,
+    macs: macs::Macs,
     /// Nobody else may remove what is pinned.
     _pins_lock: PinsLock,
     /// What each record was when it was looked at last, and in which epoch.

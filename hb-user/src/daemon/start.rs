@@ -164,7 +164,7 @@ fn assemble(
         let (index, mac) = *interfaces.get(link.own.interface.as_str()).ok_or_else(missing)?;
         for (peer, end) in link.others() {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
-            paths.insert((*peer, link.id), link.path(index, end.address));
+            paths.insert((*peer, link.id), link.path(index, host.comes_to(index), end.address));
             targets.push(Target {
                 peer: *peer,
                 link: link.id,
@@ -315,6 +315,7 @@ fn assemble(
         cleaner,
         ended: BTreeMap::new(),
         warm: Warm::default(),
+        macs: Default::default(),
         _pins_lock: pins_lock,
         seen: Default::default(),
     };

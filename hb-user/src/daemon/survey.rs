@@ -42,6 +42,8 @@ use crate::{
 pub(super) enum Found {
     /// All that is looked at once a second.
     Survey(Survey),
+    /// The interfaces.
+    Interfaces(HostView),
     /// Every interface is gated, or not.
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
@@ -120,9 +122,12 @@ impl Coverer {
             }
             for ask in asked {
                 let done = match ask {
-                    Ask::Cover => {
-                        Found::Covered(HostView::read().map(|host| cover(&mut gates, &host)))
-                    }
+                    Ask::Cover => Found::Covered(HostView::read().map(|host| {
+                        let covered = cover(&mut gates, &host);
+                        // A daemon that is gone needs none.
+                        drop(found.send(Found::Interfaces(host)));
+                        covered
+                    })),
                     Ask::Replace(held, reason) => Found::Replaced(generic.replace(held, reason)),
                 };
                 // A daemon that is gone needs none.
@@ -222,7 +227,7 @@ impl Surveyor {
         match &found {
             Found::Survey(_) => self.under_way = false,
             Found::Covered(covered) => self.coverer.done(covered),
-            Found::Status(..) | Found::Replaced(_) | Found::Keys(..) => {}
+            Found::Interfaces(_) | Found::Status(..) | Found::Replaced(_) | Found::Keys(..) => {}
         }
         found
     }
@@ -251,6 +256,7 @@ impl Daemon {
     pub(super) fn on_found(&mut self, found: Found) {
         match found {
             Found::Survey(survey) => self.on_survey(survey),
+            Found::Interfaces(host) => self.look_at_macs(&host),
             Found::Covered(covered) => self.on_covered(covered),
             Found::Status(host, reply) => self.on_status(host, reply),
             Found::Replaced(replaced) => self.on_replaced(replaced),
@@ -267,6 +273,9 @@ impl Daemon {
                 self.warm_again(&present, began);
             }
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
+        }
+        if let Ok(host) = &host {
+            self.look_at_macs(host);
         }
         match host {
             Ok(host) if covers(&self.surveyor.coverer.gated, &host) => {}

@@ -68,6 +68,8 @@ pub struct GateView {
     pub vips: Vec<GatedVip>,
     /// The interfaces, by index.
     pub interfaces: Vec<GatedInterface>,
+    /// Packets behind more VLAN tags than are looked behind.
+    pub buried: u64,
 }
 
 impl GateView {
@@ -82,13 +84,14 @@ impl GateView {
         }
         Kernel::check_half(&NODE_HALF, pins)?;
         // SAFETY: the sizes of all values were just checked, and these maps have keys of 4 bytes.
-        let (settings, nodes, leases, counters, claims) = unsafe {
+        let (settings, nodes, leases, counters, claims, buried) = unsafe {
             (
                 open::<Settings, u32>(pins, "GATE")?,
                 open::<Node, u32>(pins, "NODE")?,
                 open::<Lease, u32>(pins, "LEASES")?,
                 open::<GateCounters, u32>(pins, "GATED")?,
                 open::<Claims, u32>(pins, "CLAIMS")?,
+                open::<[u64; 1], u32>(pins, "BURIED")?,
             )
         };
         // SAFETY: as above, but their keys are addresses.
@@ -120,7 +123,9 @@ impl GateView {
                 claimed_by: (claims.mac != [0; 6]).then_some(claims.mac),
             })
         });
+        let buried = sum::<1>(&buried.get_per_cpu(0).map_err(failed("BURIED"))?);
         Ok(Some(Self {
+            buried: buried[0],
             mode: [Mode::On, Mode::DryRun, Mode::Bypass]
                 .into_iter()
                 .find(|mode| *mode as u8 == settings.mode),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hb_ebpf::gate::Count;
+use hb_ebpf::{gate::Count, packet::MAX_TAGS};
 use serde::{Deserialize, Serialize};
 
 use super::{Page, row, span};
@@ -20,6 +20,8 @@ pub struct GateReport {
     pub interfaces: Vec<InterfaceAtGate>,
     /// Interfaces that it does not sit on, both ways.
     pub not_gated: Vec<String>,
+    /// Packets stopped because they were behind more VLAN tags than the gate looks behind.
+    pub buried: u64,
     /// The service addresses, in the order of the configuration.
     pub addresses: Vec<AddressAtGate>,
 }
@@ -103,6 +105,12 @@ pub(super) fn mode(page: &mut Page, report: &GateReport) {
 
 /// Writes what was counted of each address.
 pub(super) fn counters(page: &mut Page, report: &GateReport) {
+    if report.buried > 0 {
+        page.line(&format!(
+            "{} packets behind more than {MAX_TAGS} priority tags: nobody sends such in earnest",
+            report.buried
+        ));
+    }
     if report.addresses.is_empty() {
         return;
     }

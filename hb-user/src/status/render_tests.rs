@@ -141,6 +141,7 @@ fn gate(mode: &str) -> GateReport {
         daemon_age_us: 410,
         interfaces: vec![interface("eth0", "xdp"), interface("eth2", "tcx")],
         not_gated: vec![],
+        buried: 0,
         addresses: vec![
             AddressAtGate {
                 address: "192.0.2.10".into(),

@@ -151,7 +151,9 @@ impl Prepared {
                 let interface = self.interfaces.get(link.own.interface.as_str());
                 let end = link.peers.iter().find(|(id, _)| *id == peer.id);
                 let (Some(interface), Some((_, end))) = (interface, end) else { continue };
-                seat.paths[place][usize::from(link.id.0)] = link.path(*interface, end.address);
+                // Nobody would write a new MAC address here if the interface got one.
+                let path = link.path(*interface, None, end.address);
+                seat.paths[place][usize::from(link.id.0)] = path;
             }
         }
         seat

@@ -9,6 +9,7 @@ fn interface(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Interface {
         mac: Some([2, 0, 0, 0, 0, mac]),
         up: true,
         addresses: addresses.iter().map(|(ip, prefix)| (ip.parse().unwrap(), *prefix)).collect(),
+        bonded: false,
     }
 }
 

@@ -24,7 +24,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use hb_ebpf::{
-    gate::{Bounce, COUNTS, Claims, MAX_VIPS, Settings, Vip},
+    gate::{Bounce, COUNTS, Claims, MAX_MACS, MAX_VIPS, Settings, Vip},
     lease::Terms,
     maps::{
         self, GroupLock, LAYOUT, Lease, Link, MAX_NODES, Node, Path, Peer, PeerKeys, PeerLock,
@@ -84,7 +84,7 @@ pub(super) const NODE_HALF: Half = Half {
     gate: true,
 };
 
-const PINNED: [Pinned; 20] = [
+const PINNED: [Pinned; 22] = [
     ("NODE", size_of::<Node>(), 1),
     ("PEERS", size_of::<Peer>(), MAX_NODES),
     ("LINKS", size_of::<Link>(), SLOTS),
@@ -101,6 +101,8 @@ const PINNED: [Pinned; 20] = [
     ("GATED", size_of::<[u64; COUNTS]>(), MAX_VIPS),
     ("BOUNCES", size_of::<Bounce>(), MAX_VIPS),
     ("CLAIMS", size_of::<Claims>(), MAX_VIPS),
+    ("MACS", size_of::<u8>(), MAX_MACS),
+    ("BURIED", size_of::<u64>(), 1),
     ("TIMERS", size_of::<PeerTimer>(), MAX_NODES),
     ("EVENTS", 0, maps::EVENTS_BYTES),
     ("REFUSED", size_of::<[u64; COUNTERS]>(), SLOTS + 1),

@@ -2,7 +2,7 @@
 
 use aya::maps::{Array, HashMap, PerCpuArray};
 use hb_ebpf::{
-    gate::{Bounce, COUNTS, Claims, Settings, Vip},
+    gate::{Bounce, COUNTS, Claims, MAX_MACS, Settings, Vip},
     lease::Terms,
     maps::{self, Path, PeerKeys, SLOTS},
     refusal::COUNTERS,
@@ -138,6 +138,38 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    /// Sets the MAC addresses of this node's own interfaces; what is beyond [`MAX_MACS`] is left out. A claim
+    /// from one of them is not somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn set_macs(&mut self, macs: &[[u8; 6]]) -> Result<(), KernelError> {
+        const MAP: &str = "MACS";
+        let failed =
+            |source| KernelError::Map { map: MAP, step: "write", source: Box::new(source) };
+        let macs = macs.get(..MAX_MACS).unwrap_or(macs);
+        let found = self.ebpf.map_mut(MAP).ok_or(KernelError::Missing(MAP))?;
+        let mut entries: HashMap<_, [u8; 6], u8> = found.try_into().map_err(failed)?;
+        let present: Vec<_> = entries.keys().collect::<Result<_, _>>().map_err(failed)?;
+        for gone in present.iter().filter(|mac| !macs.contains(mac)) {
+            entries.remove(gone).map_err(failed)?;
+        }
+        for new in macs.iter().filter(|mac| !present.contains(mac)) {
+            entries.insert(new, 1, 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many packets were behind more tags than the gate looks behind.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn buried(&self) -> Result<u64, KernelError> {
+        Ok(self.per_cpu::<u64>("BURIED", 0)?.into_iter().sum())
     }
 
     /// Sets where packets for service address `number` are sent on to.
