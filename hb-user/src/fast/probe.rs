@@ -1,8 +1,11 @@
 //! Probes: one per peer and link and interval, one system call each.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hb_ebpf::{
@@ -19,6 +22,7 @@ use crate::{
     id::{GroupId, LinkId, NodeId},
     kernel::Shared,
     link::LinkSocket,
+    realtime::{Guard, Mutex},
 };
 
 /// Where probes go.
@@ -63,7 +67,7 @@ impl TargetCounters {
     }
 }
 
-/// The streams to all targets, for whichever thread probes.
+/// The streams to all targets, for whichever thread probes; the two are of different priority.
 pub(super) struct Streams {
     streams: Mutex<Vec<Stream>>,
     shared: Arc<Shared>,
@@ -72,14 +76,19 @@ pub(super) struct Streams {
 }
 
 impl Streams {
+    /// Makes them.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
     pub(super) fn new(
         targets: Vec<Target>,
         shared: Arc<Shared>,
         terms: Terms,
         counters: Arc<[TargetCounters]>,
-    ) -> Self {
-        let streams = Mutex::new(targets.into_iter().map(Stream::new).collect());
-        Self { streams, shared, terms, counters }
+    ) -> io::Result<Self> {
+        let streams = Mutex::new(targets.into_iter().map(Stream::new).collect())?;
+        Ok(Self { streams, shared, terms, counters })
     }
 
     /// Probes every target.
@@ -105,8 +114,8 @@ impl Streams {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Stream>> {
-        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Guard<'_, Vec<Stream>> {
+        self.streams.lock()
     }
 }
 

@@ -31,11 +31,13 @@ const EAGER_NS: u64 = 10_000_000;
 pub trait Ground {
     /// Returns the time.
     fn now(&self) -> BootTime;
-    /// Returns the record of a group; `None` if there is no such group.
+    /// Returns the record of a group; `None` if there is no such group, or it cannot be read now: it
+    /// is being written by a processor that was interrupted.
     fn record(&self, group: GroupId) -> Option<Record>;
     /// Returns what is known of another machine.
     fn peer(&self, peer: NodeId) -> Option<Peer>;
-    /// Asks for a change of a record. What came of it is in the record; the daemon reads it.
+    /// Asks for a change of a record; returns the order with the record as it is then, `None` if the
+    /// kernel takes none.
     fn order(&mut self, order: Order) -> Option<Order>;
     /// Sends a probe to every other machine now.
     fn probe(&mut self);
@@ -123,10 +125,10 @@ impl Pursuit {
 
     /// Goes after a group no longer; one that was won meanwhile is taken.
     pub fn give_up(&mut self, ground: &mut impl Ground, group: GroupId) {
-        ground.order(Order::new(Op::GiveUp, group.0));
-        match state(ground, group) {
-            Some(State::Holding | State::Seeking) => self.pursue(ground, group),
-            _ => self.end(group),
+        let given_up = ground.order(Order::new(Op::GiveUp, group.0));
+        match given_up.map(|order| order.record.state()) {
+            Some(State::Idle | State::Released) => self.end(group),
+            _ => self.pursue(ground, group),
         }
     }
 
@@ -143,8 +145,8 @@ impl Pursuit {
     /// Takes down a group that is held no longer, or whose lease has run out.
     pub fn step_down(&mut self, ground: &mut impl Ground, group: GroupId) {
         self.end(group);
-        ground.order(Order::new(Op::StepDown, group.0));
-        if state(ground, group) == Some(State::Holding) {
+        let stepped = ground.order(Order::new(Op::StepDown, group.0));
+        if stepped.is_none_or(|order| order.record.state() == State::Holding) {
             // The lease came back meanwhile; what is taken down must not be let through.
             ground.order(Order::new(Op::Release, group.0));
             ground.probe();
@@ -168,9 +170,15 @@ impl Pursuit {
         let index = group.0 as usize;
         let Some(Some(mut seek)) = self.seeks.get(index).copied() else { return };
         let now = ground.now().ns();
-        match state(ground, group) {
-            Some(State::Holding) => return self.win(ground, group, seek),
-            Some(State::Seeking) => {
+        let Some(record) = ground.record(group) else {
+            // Nothing is known of it, so nothing has changed.
+            seek.due = now + self.interval_ns;
+            self.seeks[index] = Some(seek);
+            return;
+        };
+        match record.state() {
+            State::Holding => return self.win(ground, group, seek, Epoch(record.epoch)),
+            State::Seeking => {
                 if seek.steps.sought.ns() == 0 {
                     seek.steps.sought = ground.now();
                 }
@@ -184,15 +192,14 @@ impl Pursuit {
             _ if seek.sought => return self.end(group),
             _ if now < seek.due => {
                 // A release frees the node's own vote sooner.
-                let until = ground.record(group).map_or(seek.due, |record| record.until_ns);
-                seek.due = seek.due.min(until);
+                seek.due = seek.due.min(record.until_ns);
             }
             _ => match self.ask_record(ground, group) {
-                Asked::Sought => {
+                Asked::Sought(record) => {
                     seek.sought = true;
                     seek.steps.sought = ground.now();
-                    if state(ground, group) == Some(State::Holding) {
-                        return self.win(ground, group, seek);
+                    if record.state() == State::Holding {
+                        return self.win(ground, group, seek, Epoch(record.epoch));
                     }
                     ground.probe();
                     ground.sought(group);
@@ -206,11 +213,10 @@ impl Pursuit {
     }
 
     /// Has the addresses put up of a group that is held now.
-    fn win(&mut self, ground: &mut impl Ground, group: GroupId, seek: Seek) {
+    fn win(&mut self, ground: &mut impl Ground, group: GroupId, seek: Seek, epoch: Epoch) {
         self.end(group);
         let Seek { trigger, mut steps, .. } = seek;
         steps.won = ground.now();
-        let epoch = ground.record(group).map_or(Epoch::NONE, |record| Epoch(record.epoch));
         ground.put_up(group, epoch, trigger, steps);
     }
 
@@ -291,7 +297,7 @@ impl Pursuit {
             return Asked::Refused;
         };
         match order.code {
-            DONE => Asked::Sought,
+            DONE => Asked::Sought(order.record),
             code if code == SeekError::Bound as u8 => Asked::Later(order.record.until_ns),
             // The daemon stores it within its next round.
             code if code == SeekError::Generation as u8 => {
@@ -310,15 +316,11 @@ impl Pursuit {
 /// What the record said to a wish to seek.
 enum Asked {
     /// It seeks, or holds already.
-    Sought,
+    Sought(Record),
     /// This node's own vote is given away until then.
     Later(u64),
     /// It cannot; the daemon will see why, and ask again when that has passed.
     Refused,
-}
-
-fn state(ground: &impl Ground, group: GroupId) -> Option<State> {
-    ground.record(group).map(|record| record.state())
 }
 
 /// The steps of a takeover that an event sets off.

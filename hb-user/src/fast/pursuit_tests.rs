@@ -30,6 +30,8 @@ struct Fake {
     terms: Terms,
     record: Record,
     peer: Peer,
+    /// The record is being written, and who writes does not go on.
+    unsteady: bool,
     done: Vec<Done>,
 }
 
@@ -39,7 +41,7 @@ impl Ground for Fake {
     }
 
     fn record(&self, group: GroupId) -> Option<Record> {
-        (group == GROUP).then_some(self.record)
+        (group == GROUP && !self.unsteady).then_some(self.record)
     }
 
     fn peer(&self, peer: NodeId) -> Option<Peer> {
@@ -90,7 +92,7 @@ impl Fake {
         let terms = Terms::new(policy, &timing, voters, ME, witness).unwrap();
         let record = Record { recorded: Epoch::floor(1).0, generation: 1, ..Record::default() };
         let peer = Peer { life: Life::Alive as u8, ..Peer::new_zeroed() };
-        Self { terms, record, peer, done: Vec::new() }
+        Self { terms, record, peer, unsteady: false, done: Vec::new() }
     }
 
     /// A pursuit that is armed for the peer.
@@ -203,6 +205,32 @@ fn a_group_whose_lease_came_back_is_released_before_it_is_taken_down() {
             assert_eq!(done, [down, Done::TakenDown(State::Idle)]);
         }
     }
+}
+
+#[test]
+fn a_record_that_cannot_be_read_ends_no_seek_and_is_looked_at_again() {
+    let mut ground = Fake::new(Policy::Witness);
+    let mut pursuit = ground.armed();
+    ground.unsteady = true;
+    assert!(pursuit.begin(&mut ground, GROUP, Trigger::Asked, Steps::default()));
+    assert_eq!(ground.take_done(), [], "it may hold already");
+    assert_eq!(pursuit.go_on(&mut ground), NOW.ns() + MS);
+
+    ground.unsteady = false;
+    ground.hear(&mut pursuit, EventKind::Lease);
+    assert!(pursuit.is_under_way());
+    let mut pursuit = ground.armed();
+    assert!(pursuit.begin(&mut ground, GROUP, Trigger::Asked, Steps::default()));
+    ground.unsteady = true;
+    ground.hear(&mut pursuit, EventKind::Lease);
+    assert!(pursuit.is_under_way(), "it seeks still, for all that is known");
+    ground.take_done();
+    // What is ordered is judged by what the kernel says with it.
+    ground.record.state = State::Holding as u8;
+    ground.record.lease_end_ns = ENDLESS;
+    pursuit.step_down(&mut ground, GROUP);
+    let (down, word) = (Done::Ordered(Op::StepDown), Done::Ordered(Op::Release));
+    assert_eq!(ground.take_done(), [down, word, Done::Probed, Done::TakenDown(State::Released)]);
 }
 
 #[test]

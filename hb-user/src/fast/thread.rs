@@ -50,12 +50,10 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         .map_err(system("make an epoll descriptor"))?;
     let demand = setup.demand;
     let interval_ns = setup.interval.as_nanos() as u64;
-    let streams = Arc::new(Streams::new(
-        setup.targets,
-        Arc::clone(&setup.shared),
-        setup.terms,
-        Arc::clone(&counters),
-    ));
+    let shared = Arc::clone(&setup.shared);
+    let streams = Streams::new(setup.targets, shared, setup.terms, Arc::clone(&counters))
+        .map_err(system("make a lock that inherits priorities"))?;
+    let streams = Arc::new(streams);
     let deputy = Deputy::start(Arc::clone(&streams), interval_ns, demand.fifo_priority)
         .map_err(system("start a second thread"))?;
     let hands = Hands {

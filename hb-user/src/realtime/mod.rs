@@ -4,11 +4,13 @@
 //! start. What was refused is returned with its reason, for status and log.
 
 mod memory;
+mod mutex;
 mod reason;
 
 use std::{fmt, io, time::Duration};
 
 pub use memory::{LockError, StackError, lock_memory, prefault_stack};
+pub(crate) use mutex::{Guard, Mutex};
 
 /// `SCHED_FLAG_RESET_ON_FORK` of `linux/sched.h`: what the thread starts is scheduled as usual.
 /// Without it a thread under `SCHED_DEADLINE` cannot start any.
