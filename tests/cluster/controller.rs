@@ -257,3 +257,56 @@ fn a_standby_that_starts_beside_a_holder_without_daemon_takes_over() {
         assert!(last.received < first.received, "a: {last:?}, b: {first:?}");
     }
 }
+
+/// A thread that runs no more until this is dropped.
+struct Held(libc::pid_t);
+
+impl Held {
+    /// Stops the thread of that name of a process, and no other (ptrace(2)).
+    fn thread(pid: i32, name: &str) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let named = |path: &std::path::Path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        let mut paths = tasks.map(|task| task.unwrap().path());
+        let path = paths.find(|path| named(path)).unwrap();
+        let tid: libc::pid_t = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: plain system calls, on a thread of a child; the status outlives the wait.
+        unsafe {
+            assert_eq!(libc::ptrace(libc::PTRACE_SEIZE, tid, nothing, nothing), 0, "{tid}");
+            assert_eq!(libc::ptrace(libc::PTRACE_INTERRUPT, tid, nothing, nothing), 0);
+            let mut status = 0;
+            assert_eq!(libc::waitpid(tid, &raw mut status, libc::__WALL), tid);
+            assert!(libc::WIFSTOPPED(status), "{status:#x}");
+        }
+        Self(tid)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: plain system call. The thread may be gone.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, nothing, nothing) };
+    }
+}
+
+/// A main loop that goes on stamps no more while the fast path hangs: nothing of what it decides would
+/// be done.
+#[test]
+fn a_hung_fast_path_is_a_dead_controller() {
+    for policy in ["available", "witness"] {
+        let mut cluster = Cluster::up(Settings { policy: policy.into(), ..slow() });
+        let client = cluster.client(VIP4.into());
+        let fault = clock::now();
+        let held = Held::thread(cluster.lab.daemon(Machine::A).unwrap().pid(), "hb-fast");
+        cluster.wait_until_alone(Machine::B);
+        told_apart_from_a_death(&mut cluster, Machine::A);
+        taken_over_by_b(client, fault);
+        // The daemon is there, and says so.
+        assert!(cluster.ask(Machine::A, &["status"]).status.success());
+        drop(held);
+        cluster.wait_until_serving(Machine::B);
+    }
+}
