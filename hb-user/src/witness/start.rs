@@ -309,6 +309,11 @@ impl Seating {
         most.ok_or_else(|| WitnessError::UsedUp(self.prepared.name().to_owned()))
     }
 
+    /// Returns the generation above all that the records have heard of.
+    fn heard(&self, maps: &WitnessMaps) -> Result<u32, WitnessError> {
+        self.learned(&known(maps, self.home)?.records)
+    }
+
     /// Stores what a start begins with.
     fn reserve(&mut self, stored: u32, learned: u32) -> Result<Reserved, WitnessError> {
         let used_up = || WitnessError::UsedUp(self.prepared.name().to_owned());
@@ -326,7 +331,7 @@ impl Seating {
             // A command that was killed may have left something.
             witness.clear_members(self.home)?;
             witness.seat(self.home, &seat)?;
-            let standing = self.begin(witness)?;
+            let standing = self.begin(witness, false)?;
             witness.admit(cluster, self.home)?;
             return Ok(standing.unwrap_or_else(|| Standing::New(self.amnesia())));
         };
@@ -346,7 +351,7 @@ impl Seating {
             witness.order(self.home, Op::TermsChanged, 0)?;
             witness.admit(cluster, self.home)?;
         }
-        let begun = self.begin(witness)?;
+        let begun = self.begin(witness, known.is_learner())?;
         let wait = known.terms.amnesia_ns().max(seat.terms.amnesia_ns());
         Ok(match begun {
             Some(standing) => standing,
@@ -356,15 +361,21 @@ impl Seating {
         })
     }
 
-    /// Brings the records to their beginning. Returns a learner's standing.
-    fn begin(&self, witness: &Witness) -> Result<Option<Standing>, WitnessError> {
+    /// Brings the records to their beginning, in which one `learns` so far. Returns a learner's
+    /// standing.
+    fn begin(&self, witness: &Witness, learns: bool) -> Result<Option<Standing>, WitnessError> {
         match self.plan {
             Plan::Keep => {}
             Plan::Refill(stored) => {
                 witness.order(self.home, Op::GenerationStored, stored)?;
             }
             Plan::Start(reserved) => {
-                witness.order(self.home, Op::Start, reserved.floor)?;
+                // To store it took a while, in which a learner may have heard of something newer.
+                let heard = if learns { self.heard(witness.maps())? } else { 0 };
+                if heard > reserved.stored {
+                    return Err(WitnessError::UsedUp(self.prepared.name().to_owned()));
+                }
+                witness.order(self.home, Op::Start, reserved.floor.max(heard))?;
                 witness.order(self.home, Op::GenerationStored, reserved.stored)?;
             }
             Plan::Learn => {
@@ -415,11 +426,10 @@ fn wait(
             if unheard.is_empty() {
                 // A frame counts as an arrival before its words are taken.
                 witness.quiesce()?;
-                let records = known(witness.maps(), seat.home)?.records;
-                let learned = seat.learned(&records)?;
+                let learned = seat.heard(witness.maps())?;
                 let stored = seat.state.generation()?;
                 seat.plan = Plan::Start(seat.reserve(stored, learned)?);
-                seat.begin(witness)?;
+                seat.begin(witness, true)?;
                 *standing = Standing::Confirmed(seat.amnesia());
             } else {
                 waiting = true;
