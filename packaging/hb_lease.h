@@ -112,7 +112,8 @@ static inline int hb_lease_read(const struct hb_lease *leases, unsigned int grou
 	return -1;
 }
 
-/* Returns the time in nanoseconds of CLOCK_BOOTTIME, the clock of all leases. */
+/* Returns the time in nanoseconds of CLOCK_BOOTTIME, the clock of all leases; of no use in a time
+ * namespace that sets it off (time_namespaces(7)). */
 static inline uint64_t hb_lease_now(void)
 {
 	struct timespec now;

@@ -163,8 +163,17 @@ impl LeaseView {
     ///
     /// The kernel's own: `NotFound` while the node has no kernel half, `PermissionDenied` where the
     /// process may not open the pin for reading and writing, or not enter its directory.
+    /// `Unsupported` in a time namespace that sets `CLOCK_BOOTTIME` off: leases end by the kernel's.
     pub fn open(pin: &Path) -> io::Result<Self> {
         let found = fs::metadata(pin)?;
+        let ahead_ns = clock_ahead_ns();
+        if ahead_ns != 0 {
+            let what = format!(
+                "CLOCK_BOOTTIME of this process is {ahead_ns} ns ahead of the kernel's, by which \
+                 leases end: it is in a time namespace (time_namespaces(7))"
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+        }
         let name = CString::new(pin.as_os_str().as_bytes())?;
         let request = ObjGet { pathname: name.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
         // Not with `BPF_F_RDONLY`: a file that is open for reading alone has no shared mappings,
@@ -281,9 +290,38 @@ pub fn now_ns() -> io::Result<u64> {
     Ok(time.seconds.unsigned_abs() * 1_000_000_000 + time.nanoseconds.unsigned_abs())
 }
 
+/// Returns by how many nanoseconds `CLOCK_BOOTTIME` of this process is ahead of the kernel's, 0 where
+/// the system does not say.
+fn clock_ahead_ns() -> i128 {
+    let namespace = |name: &str| fs::read_link(Path::new("/proc/self/ns").join(name)).ok();
+    // The file tells of the namespace that children will be in, which may be a new one.
+    if namespace("time") != namespace("time_for_children") {
+        return 0;
+    }
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    boottime_of(&offsets).unwrap_or(0)
+}
+
+/// Reads the line `boottime SECONDS NANOSECONDS`.
+fn boottime_of(offsets: &str) -> Option<i128> {
+    let line = offsets.lines().find_map(|line| line.strip_prefix("boottime"))?;
+    let mut numbers = line.split_whitespace().map(str::parse::<i128>);
+    let (seconds, ns) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    Some(seconds * 1_000_000_000 + ns)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_off_is_read() {
+        let offsets = "monotonic           1         0\nboottime      -100000         500\n";
+        assert_eq!(boottime_of(offsets), Some(-100_000_000_000_000 + 500));
+        assert_eq!(boottime_of("monotonic 1 0\n"), None);
+        assert_eq!(boottime_of("boottime 1\n"), None);
+        assert_eq!(clock_ahead_ns(), 0, "tests run outside of a time namespace");
+    }
 
     #[test]
     fn numbers_are_those_of_the_kernel_half() {

@@ -9,7 +9,7 @@ use lab::{
 
 use super::{
     holders::Watch,
-    support::{Cluster, slow},
+    support::{Cluster, slow, to_its_end},
 };
 
 /// Starts the nodes in that order, `apart` from each other, and asserts that `a` comes to serve and
@@ -88,4 +88,23 @@ fn a_restart_with_shorter_terms_ends_no_promise_sooner() {
     let line = cluster.wait_for_log(Machine::B, message, |line| line["for_ms"].is_u64());
     let left = line["for_ms"].as_u64().unwrap();
     assert!(left > 3_000, "{left} ms");
+}
+
+/// Leases and stamps run by the kernel's clock, which a time namespace sets off for a process.
+#[test]
+fn a_daemon_with_another_clock_is_refused() {
+    let mut cluster = Cluster::up(slow());
+    cluster.kill(Machine::B);
+    let hb = cluster.lab.hb(Machine::B).unwrap().get_program().to_owned();
+    for boottime in ["100000", "-1"] {
+        let mut command = cluster.lab.netns(Machine::B).command("unshare").unwrap();
+        command.args(["--time", "--boottime", boottime]).arg(&hb).arg("run");
+        command.arg("--config").arg(&cluster.lab.files().config).args(["--node", "b"]);
+        let output = to_its_end(command);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{boottime}: {said}");
+        assert!(said.contains("time namespace"), "{boottime}: {said}");
+    }
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_until_serving(Machine::A);
 }

@@ -109,6 +109,32 @@ fn a_view_sees_what_is_written() {
     assert!(LeaseView::open(&again.pin).unwrap().is_current());
 }
 
+/// Names the pin for the test that is run again in a time namespace.
+const ELSEWHERE: &str = "HB_TEST_LEASES";
+
+#[test]
+fn a_view_from_a_time_namespace_is_refused() {
+    if let Some(pin) = std::env::var_os(ELSEWHERE) {
+        let refused = LeaseView::open(Path::new(&pin)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        assert!(refused.to_string().contains("100000000000000 ns ahead"), "{refused}");
+        return;
+    }
+    let pins = Pins::new();
+    let leases = Leases::new(pins.path());
+    for (boottime, good) in [("0", false), ("100000", true)] {
+        let output = Command::new("unshare")
+            .args(["--time", "--boottime", boottime])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "program::lease_view::a_view_from_a_time_namespace_is_refused"])
+            .env(ELSEWHERE, &leases.pin)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.success(), good, "{boottime}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("running 1 test"), "{output:?}");
+    }
+}
+
 /// As a daemon leaves it, and the next one finds it: for programs of the kernel to write, and for no
 /// process, even if it may open the pin for writing.
 #[test]

@@ -24,7 +24,8 @@ pub(crate) struct Object {
     pub(crate) binary: &'static str,
     /// The file, relative to the root of the workspace.
     pub(crate) path: &'static str,
-    /// The variable that makes the tests load another file in its place.
+    /// The variable that names another file in its place: those of `hb` while it is compiled with its
+    /// feature `other-objects`, that of the lab when it runs.
     pub(crate) variable: &'static str,
 }
 

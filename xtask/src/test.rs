@@ -141,23 +141,20 @@ fn kernel_tests(
     tally: &mut Tally,
 ) -> Result<()> {
     let mut build = run::cargo();
-    run::run(build.args([
-        "build",
-        "--release",
-        "--package",
-        "hb-user",
-        "--bin",
-        "hb",
-        "--locked",
-    ]))?;
+    build.args(["build", "--release", "--package", "hb-user", "--bin", "hb", "--locked"]);
+    // What the variables name is embedded while it is compiled.
+    let others: &[&str] =
+        if variables.is_empty() { &[] } else { &["--features", "hb-user/other-objects"] };
+    let chosen = || variables.iter().map(|(name, path)| (name, path));
+    run::run(build.args(others).envs(chosen()))?;
 
     let mut command = run::cargo();
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(others);
     command.args(layout.kernel_tests.iter().flat_map(|name| ["--test", name]));
     // The tests share two cores with the nodes that they watch: one at a time.
     command.args(["--", "--test-threads=1"]).args(filter);
     command.env("HB_BIN", layout.target_directory.join("release/hb"));
-    command.envs(variables.iter().map(|(name, path)| (name, path)));
+    command.envs(chosen());
     if !runner.command.is_empty() {
         command.env(runner_variable(&host()?), runner.command);
     }

@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    env, fs,
     net::IpAddr,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +10,7 @@ use std::{
 use hb_ebpf::{
     epoch::Epoch,
     gate,
+    lease::op::{Op, Order},
     maps::{LAYOUT, MAX_LINKS, MAX_NODES, Timing, Transport},
     time::BootTime,
     wire::State,
@@ -42,7 +41,7 @@ use crate::{
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Guarded, Identity, Kernel, KernelError, OBJECT, PinsLock, Shared},
+    kernel::{Guarded, Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared},
     key::peer_keys,
     link::{Ends, LinkSocket},
     logging, nonce, parting,
@@ -52,10 +51,13 @@ use crate::{
     state_dir::{StateDir, StateDirError},
 };
 
-/// Overrides the embedded object of the kernel half: for tests of another build of it.
-pub(super) const OBJECT_VARIABLE: &str = "HB_KERNEL_OBJECT";
 /// A timer late by less than this casts no doubt on ourselves, however short the interval.
 const LEAST_LATE: Duration = Duration::from_micros(250);
+
+/// Looks at the two clocks before they are taken for two, and how far the reading of one may be off
+/// while the kernel adjusts it.
+const CLOCK_LOOKS: u32 = 5;
+const CLOCK_NEAR_NS: u64 = 20_000;
 
 /// Before a fence that failed is tried again: an operator may be at the power switch.
 const FENCE_RETRY: Duration = Duration::from_secs(5);
@@ -95,10 +97,13 @@ fn assemble(
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let Prepared { config, local, keys, interfaces, vips, stray } = prepared;
-    let object = object()?;
-    let mut kernel = Kernel::open(&object, pins)?;
+    let mut kernel = Kernel::open(OBJECT, pins)?;
     let in_use = || StartError::InUse(pins.to_owned());
     let pins_lock = PinsLock::take(pins)?.ok_or_else(in_use)?;
+    let leases = kernel.leases()?;
+    if let Some(ahead_ns) = set_off(&leases)? {
+        return Err(StartError::Clock { ahead_ns });
+    }
     let engine = engine(&config, &kernel)?;
     let shared = Arc::new(kernel.share()?);
 
@@ -206,7 +211,6 @@ fn assemble(
         // Words of another configuration are of other groups.
         shared.publish(&health, false);
     }
-    let leases = kernel.leases()?;
     if beginning == Beginning::Reconfigured {
         // What was promised by the old terms is held for as long as they ask.
         records::hold_promises(&leases)?;
@@ -325,14 +329,20 @@ fn assemble(
     Ok(daemon)
 }
 
-fn object() -> Result<Vec<u8>, StartError> {
-    match env::var_os(OBJECT_VARIABLE) {
-        Some(path) => {
-            let path = PathBuf::from(path);
-            fs::read(&path).map_err(|source| StartError::Object { path, source })
+/// Returns by how much this process's clock is ahead of the kernel half's, if the two are not one: in
+/// another time namespace, leases and stamps would be of no use.
+fn set_off(leases: &Leases) -> Result<Option<i128>, KernelError> {
+    let mut ahead_ns = 0;
+    for _ in 0..CLOCK_LOOKS {
+        let before = clock::now().ns();
+        let kernel = leases.order(Order::new(Op::Read, 0))?.now_ns;
+        let after = clock::now().ns();
+        if before <= kernel + CLOCK_NEAR_NS && kernel <= after + CLOCK_NEAR_NS {
+            return Ok(None);
         }
-        None => Ok(OBJECT.to_vec()),
+        ahead_ns = i128::from(before) - i128::from(kernel);
     }
+    Ok(Some(ahead_ns))
 }
 
 /// Decides who counts the misses, and why.

@@ -4,7 +4,6 @@ use std::{io, path::PathBuf};
 
 use hb_ebpf::lease::TermsError;
 
-use super::start::OBJECT_VARIABLE;
 use crate::{
     address::{AddressError, BatchFull},
     announce::AnnounceError,
@@ -59,13 +58,14 @@ pub enum StartError {
     /// The core.
     #[error(transparent)]
     Core(#[from] SetupError),
-    /// The other object cannot be read.
-    #[error("cannot read {path}, which {OBJECT_VARIABLE} names")]
-    Object {
-        /// Its path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
+    /// This process has another clock than the kernel half.
+    #[error(
+        "CLOCK_BOOTTIME of this process is {ahead_ns} ns ahead of the kernel's, by which leases run: \
+         it is in a time namespace (time_namespaces(7)); start hb outside of it"
+    )]
+    Clock {
+        /// By how much; below 0 it is behind.
+        ahead_ns: i128,
     },
     /// Another process uses the kernel half.
     #[error(

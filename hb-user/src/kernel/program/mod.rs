@@ -53,10 +53,20 @@ use super::{
 use crate::id::NodeId;
 
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
+#[cfg(not(feature = "other-objects"))]
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../kernel/hb-node.bpf.o");
 
 /// The compiled kernel half of a machine that only votes.
+#[cfg(not(feature = "other-objects"))]
 pub static WITNESS_OBJECT: &[u8] = aya::include_bytes_aligned!("../../../kernel/hb-witness.bpf.o");
+
+/// A rebuild of the compiled kernel half.
+#[cfg(feature = "other-objects")]
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("HB_KERNEL_OBJECT"));
+
+/// A rebuild of that of a machine that only votes.
+#[cfg(feature = "other-objects")]
+pub static WITNESS_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("HB_WITNESS_OBJECT"));
 
 /// A map that outlives whoever loaded it: its name, the size of its values and how many there are.
 pub(super) type Pinned = (&'static str, usize, usize);
