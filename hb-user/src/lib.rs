@@ -21,6 +21,7 @@ pub mod resource;
 pub mod sockets;
 pub mod state_dir;
 pub mod status;
+pub mod trust;
 pub mod witness;
 
 mod background;

@@ -13,7 +13,7 @@ use clap::Parser as _;
 use hb_user::{
     cli::{Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
     clock,
-    config::{Config, DEFAULT_FILE, GateMode, LogFormat, Policy, Queue, Readable, hostname},
+    config::{Config, DEFAULT_FILE, GateMode, LogFormat, Readable, hostname},
     control::{Client, Reply, Request},
     daemon::{self, Prepared, Removed, RunError},
     fence::{self, Action, Asker},
@@ -21,6 +21,7 @@ use hb_user::{
     logging::{self, Format},
     resource::keep_descriptors,
     status::{render, render_gate},
+    trust,
     witness::{self, DEFAULT_CONFIGS},
 };
 
@@ -156,24 +157,8 @@ fn expectations(prepared: &Prepared) -> String {
         let mode = config.gate.mode.as_str();
         text += &format!("the gate is in mode {mode}: two nodes may serve at once\n");
     }
-    let mut interfaces: Vec<_> =
-        prepared.vips.iter().flatten().map(|vip| vip.interface.as_str()).collect();
-    interfaces.sort_unstable();
-    interfaces.dedup();
-    for interface in interfaces {
-        let Some(queue) = Queue::read(interface) else { continue };
-        let (drains, margin) = (queue.drains_in(), config.lease.margin);
-        if drains > margin && config.cluster.policy != Policy::Available {
-            text += &format!(
-                "{interface}: {} packets of {} bytes may wait for {} at {} Mbit/s, longer than \
-                 margin {}; if it is ever full, shorten txqueuelen or raise margin\n",
-                queue.packets,
-                queue.mtu,
-                Readable(drains),
-                queue.mbits,
-                Readable(margin),
-            );
-        }
+    for queue in prepared.slow_queues() {
+        text += &format!("{queue}\n");
     }
     text
 }
@@ -259,6 +244,7 @@ fn known(config: &[PathBuf]) -> Result<Vec<Config>> {
 /// Runs the fence agent as the daemon would, but for an operator.
 fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
     let config = Config::load(&which.config)?;
+    trust::check(&which.config)?;
     let hostname = hostname().context("cannot read the name of this host")?;
     let local = config.identify(which.node.as_deref(), &hostname)?;
     let Some(agent) = &config.fence else {

@@ -18,7 +18,10 @@ use std::{
 
 use hb_ebpf::epoch::Epoch;
 
-use crate::{clock, durable};
+use crate::{
+    clock, durable,
+    trust::{self, Untrusted},
+};
 
 /// Bytes of a file that are looked at; the longest number has 10 digits.
 const MAX_FILE_BYTES: u64 = 64;
@@ -60,6 +63,9 @@ pub enum StateDirError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Others may put another in its place.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// Another daemon works there.
     #[error("state directory {path} is in use by {holder}; stop that daemon first")]
     Locked {
@@ -180,6 +186,7 @@ impl StateDir {
         if mode & 0o022 != 0 {
             return Err(StateDirError::Mode { path: path.into(), mode: mode & 0o7777 });
         }
+        trust::check(path)?;
         let lock = lock(path)?;
         Ok(Self { path: path.into(), _lock: lock })
     }

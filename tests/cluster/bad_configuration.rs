@@ -1,6 +1,11 @@
 //! Configurations that must not start: what is said, and that nothing is begun.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use lab::addresses::Machine;
 
@@ -181,6 +186,49 @@ fn keys_that_are_no_secret_are_refused() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let output = cluster.hb(Machine::A, &["check", config.to_str().unwrap(), "--node", "a"]);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn programs_and_configurations_that_others_may_change_are_refused() {
+    let mut cluster = Cluster::new(slow());
+    let files = cluster.lab.files();
+    let (config, directory) = (files.config.clone(), files.directory.clone());
+    let text = fs::read_to_string(&config).unwrap();
+    let program = text.lines().find_map(|line| line.strip_prefix("program = ")).unwrap();
+    let program = PathBuf::from(program.trim_matches('"'));
+    let set = |path: &Path, mode| {
+        let before = fs::metadata(path).unwrap().permissions();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        before
+    };
+    for (path, mode) in [(&config, 0o666), (&program, 0o775), (&directory, 0o777)] {
+        let before = set(path, mode);
+        let said = refused(&cluster, &config, "a");
+        for part in [path.to_str().unwrap(), &format!("{mode:04o}"), "chmod go-w"] {
+            assert!(said.contains(part), "{part:?} is not in {said:?}");
+        }
+        fs::set_permissions(path, before).unwrap();
+    }
+    let nobody = Some(65_534);
+    chown(&program, nobody, None).unwrap();
+    let said = refused(&cluster, &config, "a");
+    for part in [program.to_str().unwrap(), "user 65534", "chown 0"] {
+        assert!(said.contains(part), "{part:?} is not in {said:?}");
+    }
+    chown(&program, Some(0), None).unwrap();
+    let output = cluster.hb(Machine::A, &["check", config.to_str().unwrap(), "--node", "a"]);
+    assert!(output.status.success(), "{output:?}");
+
+    // And right before it runs, by a daemon that started when all was well.
+    cluster.start_both();
+    let before = set(&program, 0o777);
+    cluster.kill(Machine::A);
+    let said = cluster
+        .wait_for(Machine::B, "it fails", |status| status["groups"][0]["health"] == "failed");
+    assert!(said.to_string().contains("has mode 0777"), "{said:#}");
+    fs::set_permissions(&program, before).unwrap();
+    assert!(cluster.ask(Machine::B, &["clear", "web"]).status.success());
+    cluster.wait_until_alone(Machine::B);
 }
 
 #[test]

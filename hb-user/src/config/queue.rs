@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use super::Readable;
+
 /// Bytes an Ethernet packet takes on the wire beside its payload: header, VLAN tag, checksum,
 /// preamble and gap.
 const FRAMING: u64 = 14 + 4 + 4 + 8 + 12;
@@ -37,6 +39,26 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Returns what to say of the queue of `interface` if packets may wait there for longer than
+    /// `margin`.
+    #[must_use]
+    pub fn slower_than(&self, margin: Duration, interface: &str) -> Option<String> {
+        let drains = self.drains_in();
+        (drains > margin).then(|| {
+            format!(
+                "{interface}: {} packets of {} bytes may wait for {} at {} Mbit/s, longer than \
+                 margin {}; if it is ever full, shorten txqueuelen or raise margin",
+                self.packets,
+                self.mtu,
+                Readable(drains),
+                self.mbits,
+                Readable(margin),
+            )
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +67,11 @@ mod tests {
     fn a_gigabit_is_slow() {
         let queue = Queue { packets: 1000, mtu: 1500, mbits: 1000 };
         assert_eq!(queue.drains_in(), Duration::from_nanos(12_336_000));
+        let said = queue.slower_than(Duration::from_millis(12), "eth0").unwrap();
+        let begins =
+            "eth0: 1000 packets of 1500 bytes may wait for 12.336ms at 1000 Mbit/s, longer";
+        assert!(said.starts_with(begins), "{said}");
+        assert_eq!(queue.slower_than(queue.drains_in(), "eth0"), None);
         let fast = Queue { packets: u64::MAX, mtu: u64::MAX, mbits: 1 };
         assert!(fast.drains_in() > Duration::from_secs(3600));
     }

@@ -203,6 +203,7 @@ pub async fn run(prepared: Prepared, log_lost: logging::Lost) -> Result<(), RunE
     };
     let (requests, commands) = mpsc::channel(16);
     let control = background.spawn(server.serve(requests));
+    let queues = prepared.slow_queues();
     let mut daemon = start::start(prepared, state, background.handle(), log_lost)?;
     tracing::info!(
         cluster = %daemon.config.cluster.name,
@@ -212,7 +213,7 @@ pub async fn run(prepared: Prepared, log_lost: logging::Lost) -> Result<(), RunE
         scheduling = %daemon.fast.running().scheduling.policy,
         "started"
     );
-    daemon.warn_of_the_start();
+    daemon.warn_of_the_start(queues);
     let ended = daemon.serve(commands, signals).await;
     let left = daemon.leave();
     // The receiver of requests is gone: the server says so to whoever still waits, and ends.

@@ -25,7 +25,10 @@ const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// Says what did not go as wished at the start, and what an operator should mend.
-    pub(super) fn warn_of_the_start(&self) {
+    pub(super) fn warn_of_the_start(&self, queues: Vec<String>) {
+        for queue in queues {
+            tracing::warn!(queue, "packets may leave later than the leases allow for");
+        }
         let running = self.fast.running();
         for refusal in &running.scheduling.refused {
             tracing::warn!(%refusal, "scheduling of the fast path");

@@ -11,8 +11,11 @@ use hb_ebpf::lease::{Terms, TermsError};
 
 use crate::{
     address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
-    config::{Config, ConfigErrors, HostView, IdentifyError, Local, hostname},
+    config::{
+        Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, ResourceKind, hostname,
+    },
     key::{ClusterKeys, KeyError},
+    trust::{self, Untrusted},
 };
 
 /// Why a node cannot start, found before anything was changed.
@@ -21,6 +24,9 @@ pub enum PrepareError {
     /// The configuration is wrong, by itself or for this host.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// Somebody else may change it, or a program that it names.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// This host is no node of it.
     #[error(transparent)]
     Identify(#[from] IdentifyError),
@@ -86,6 +92,22 @@ pub struct Prepared {
     pub stray: Vec<Present>,
 }
 
+impl Prepared {
+    /// Returns what to say of the queues of interfaces with service addresses where packets may wait
+    /// for longer than `margin`, one sentence each.
+    #[must_use]
+    pub fn slow_queues(&self) -> Vec<String> {
+        if self.config.cluster.policy == Policy::Available {
+            return Vec::new();
+        }
+        let margin = self.config.lease.margin;
+        let interfaces: BTreeSet<_> =
+            self.vips.iter().flatten().map(|vip| vip.interface.as_str()).collect();
+        let queues = interfaces.into_iter().filter_map(|name| Some((name, Queue::read(name)?)));
+        queues.filter_map(|(interface, queue)| queue.slower_than(margin, interface)).collect()
+    }
+}
+
 /// Checks the configuration at `path`, this host against it, and the keys. Changes nothing.
 ///
 /// # Errors
@@ -93,6 +115,15 @@ pub struct Prepared {
 /// [`PrepareError`].
 pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError> {
     let config = Config::load(path)?;
+    trust::check(path)?;
+    let resources = config.groups.iter().flat_map(|group| &group.resources);
+    for resource in resources {
+        let ResourceKind::Script { program, .. } = &resource.kind;
+        trust::check_program(program)?;
+    }
+    if let Some(fence) = &config.fence {
+        trust::check_program(&fence.command)?;
+    }
     let unread = |what| move |source| PrepareError::Host { what, source };
     let hostname = hostname().map_err(unread("the name"))?;
     let local = config.identify(node, &hostname)?;

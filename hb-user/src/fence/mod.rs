@@ -34,6 +34,7 @@ use crate::{
         output::capture,
         running::{OUTPUT_WAIT, Running, ended_output, search_path},
     },
+    trust,
 };
 
 /// Lines of an agent's output that are kept for the report, the last ones.
@@ -171,6 +172,8 @@ async fn attempt(
 }
 
 fn spawn(fence: &Fence, asker: &Asker) -> io::Result<Child> {
+    // Looked at when the daemon started, and again: it may be long since.
+    trust::check_program(&fence.command).map_err(io::Error::other)?;
     let mut command = Command::new(&fence.command);
     command
         .env_clear()

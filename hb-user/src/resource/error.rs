@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use super::script::Verb;
+use crate::trust::Untrusted;
 
 /// Why a script could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,14 @@ pub enum ResourceError {
         resource: String,
         /// The program as configured.
         program: PathBuf,
+    },
+    /// Somebody else may change the program.
+    #[error("resource {resource}: not run")]
+    Untrusted {
+        /// Name of the resource.
+        resource: String,
+        /// Who, and how that is mended.
+        source: Untrusted,
     },
     /// The kernel refused to start it for another reason.
     #[error("resource {resource}: program {} could not be run", program.display())]
@@ -124,6 +133,7 @@ impl ResourceError {
             | Self::NotFound { .. }
             | Self::NoInterpreter { .. }
             | Self::NotExecutable { .. }
+            | Self::Untrusted { .. }
             | Self::Spawn { .. } => true,
             Self::Exit { .. } | Self::Signal { .. } | Self::TimedOut { .. } | Self::Wait { .. } => {
                 false

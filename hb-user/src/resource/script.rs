@@ -21,6 +21,7 @@ use super::{
     output::{LastLine, capture, last_of},
     running::{OUTPUT_WAIT, Running, ended_output, search_path},
 };
+use crate::trust;
 
 /// Exit codes of `status` for "does not run": LSB's and OCF's.
 const STOPPED: [i32; 2] = [3, 7];
@@ -190,6 +191,9 @@ impl Script {
             let program = self.program.clone();
             return Err(ResourceError::NotAbsolute { resource: self.name.clone(), program });
         }
+        // Looked at when the daemon started, and again: it may be long since.
+        trust::check_program(&self.program)
+            .map_err(|source| ResourceError::Untrusted { resource: self.name.clone(), source })?;
         let mut command = Command::new(&self.program);
         command
             .arg(verb.as_str())

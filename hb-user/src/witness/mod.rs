@@ -22,7 +22,10 @@ use std::{
 
 use hb_ebpf::lease::TermsError;
 
-use crate::{config::ConfigErrors, kernel::KernelError, key::KeyError, state_dir::StateDirError};
+use crate::{
+    config::ConfigErrors, kernel::KernelError, key::KeyError, state_dir::StateDirError,
+    trust::Untrusted,
+};
 
 /// Where the configurations of the clusters lie.
 pub const DEFAULT_CONFIGS: &str = "/etc/hb/witness.d";
@@ -35,6 +38,9 @@ pub enum WitnessError {
     /// A configuration is wrong, by itself or for this host.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// Somebody else may change one.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// A directory of configurations cannot be read.
     #[error("cannot read the configurations in {path}")]
     Directory {

@@ -19,6 +19,7 @@ use crate::{
     id::NodeId,
     kernel::Seat,
     key::{ClusterKeys, peer_keys},
+    trust,
 };
 
 /// A cluster in which this machine could vote.
@@ -91,6 +92,7 @@ pub fn prepare(files: &[PathBuf]) -> Result<Vec<Prepared>, WitnessError> {
 
 fn one(path: &Path, host: &HostView) -> Result<Prepared, WitnessError> {
     let config = Config::load(path)?;
+    trust::check(path)?;
     let no_witness = || WitnessError::NoWitness {
         path: path.to_owned(),
         policy: config.cluster.policy.as_str(),
