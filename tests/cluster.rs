@@ -35,6 +35,7 @@ mod cluster {
     mod slow_disk;
     mod start;
     mod startup_interrupted;
+    mod strays;
     mod transports;
     mod unread;
     mod warm;

@@ -26,7 +26,7 @@ use hb_ebpf::{
 };
 use hb_user::{
     clock,
-    id::{LinkId, NodeId},
+    id::{GroupId, LinkId, NodeId},
     kernel::{Guarded, Identity, Kernel, OBJECT, Shared, remove_pins},
 };
 
@@ -134,7 +134,7 @@ impl Half {
         shared.stamp_controller(AHEAD);
         kernel.set_terms(&terms()?)?;
         kernel.set_gate(&gate::Settings { mode: gate::Mode::On as u8, ..Default::default() })?;
-        let guarded = |address| Guarded { address, group: 0, warm: false };
+        let guarded = |address| Guarded { address, group: Some(GroupId(0)), warm: false };
         kernel.set_vips(&[guarded(packets::VIP_V4.into()), guarded(packets::VIP_V6.into())])?;
         let shared = Arc::new(shared);
         let mut half = Self { kernel, shared, transport, interface, mac, _pins: pins };

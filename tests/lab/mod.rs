@@ -27,6 +27,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connections;
+pub mod crowd;
 pub mod disk;
 pub mod faults;
 pub mod fence;

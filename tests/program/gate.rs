@@ -66,7 +66,11 @@ impl Gated {
         let terms =
             Terms::new(policy, &timing, &[PEER.0, ME.0, WITNESS], ME.0, Some(WITNESS)).unwrap();
         rig.kernel.set_terms(&terms).unwrap();
-        let guarded = |number, group, warm| Guarded { address: vip(number), group, warm };
+        let guarded = |number, group, warm| Guarded {
+            address: vip(number),
+            group: Some(GroupId(group)),
+            warm,
+        };
         let all = [(0, 0, false), (1, 0, false), (2, 1, true), (3, 1, true)];
         let all = all.map(|(number, group, warm)| guarded(number, group, warm));
         rig.kernel.set_vips(&all).unwrap();

@@ -104,7 +104,7 @@ fn work(
         }
         let Some((group, before)) = waiting.pop_front() else { continue };
         let swept = match sweepers.get_mut(usize::from(group.0)) {
-            Some((sweeper, addresses)) => sweep(sweeper, addresses),
+            Some((sweeper, addresses)) => sweep(sweeper, addresses, WITHIN),
             None => Ok(Swept::default()),
         };
         let progress = match swept {
@@ -137,10 +137,14 @@ pub(super) enum Unswept {
     Refused(String),
 }
 
-/// Ends connections to `addresses`, which are the sweeper's, for a while; when there are none any more,
+/// Ends connections to `addresses`, which are the sweeper's, for as long as `within`; when there are none any more,
 /// reads away what waits unread.
-pub(super) fn sweep(sweeper: &mut Sweeper, addresses: &[IpAddr]) -> Result<Swept, Unswept> {
-    let swept = sweeper.destroy(WITHIN);
+pub(super) fn sweep(
+    sweeper: &mut Sweeper,
+    addresses: &[IpAddr],
+    within: Duration,
+) -> Result<Swept, Unswept> {
+    let swept = sweeper.destroy(within);
     match swept.left {
         Some(Left::Late) => return Err(Unswept::More { ended: swept.tcp + swept.udp }),
         Some(left) => return Err(Unswept::Refused(left.to_string())),

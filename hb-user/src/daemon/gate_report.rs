@@ -10,6 +10,7 @@ use hb_ebpf::{
 use super::removal::{self, RemovalError, Removed};
 use crate::{
     config::HostView,
+    id::GroupId,
     kernel::{GateView, GatedVip, KernelError},
     status::{AddressAtGate, GateReport, InterfaceAtGate},
 };
@@ -85,18 +86,25 @@ fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate 
     let open = view.passes(vip);
     let reason = match vip.expires_ns {
         _ if open => None,
+        _ if vip.group.is_none() => Some("no-group"),
         0 => Some("not-holding"),
         lease::ENDLESS => Some("controller-dead"),
         _ => Some("expired"),
     };
-    let name = groups.get(usize::from(vip.group));
+    let group = match vip.group {
+        Some(GroupId(index)) => {
+            let name = groups.get(usize::from(index)).cloned();
+            name.unwrap_or_else(|| format!("group {index}"))
+        }
+        None => "none".to_owned(),
+    };
     let counts: BTreeMap<_, _> = Count::ALL
         .iter()
         .map(|what| (what.as_str().to_owned(), vip.counters[*what as usize]))
         .collect();
     AddressAtGate {
         address: vip.address.to_string(),
-        group: name.cloned().unwrap_or_else(|| format!("group {}", vip.group)),
+        group,
         open,
         reason: reason.map(str::to_owned),
         counts,

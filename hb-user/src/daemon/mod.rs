@@ -40,6 +40,7 @@ mod resources;
 mod selftest;
 mod start;
 mod start_error;
+mod strays;
 mod survey;
 mod warm;
 
@@ -70,7 +71,6 @@ use self::{
     selftest::Trial,
 };
 use crate::{
-    address::Present,
     background::Background,
     clock,
     config::{Config, Local},
@@ -126,7 +126,7 @@ struct Daemon {
     config: Config,
     local: Local,
     vips: Vec<Vec<LocalVip>>,
-    stray: Vec<Present>,
+    strays: strays::Strays,
     core: Core,
     inputs: VecDeque<Input>,
     kernel: Kernel,

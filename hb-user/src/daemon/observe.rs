@@ -48,14 +48,6 @@ impl Daemon {
                 "taking no part yet: what an earlier life promised may bind"
             );
         }
-        for address in &self.stray {
-            tracing::warn!(
-                address = %address.ip,
-                prefix = address.prefix,
-                interface = address.interface,
-                "an address bears the mark of hb, but this configuration does not name it: left alone"
-            );
-        }
     }
 
     /// A daemon that did not run for a while has waited long enough for others by its clock, and must

@@ -9,6 +9,7 @@ use std::{
 
 use hb_ebpf::lease::{Terms, TermsError};
 
+use super::strays::strays;
 use crate::{
     address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
     config::{
@@ -88,7 +89,7 @@ pub struct Prepared {
     pub interfaces: BTreeMap<String, (u32, Option<[u8; 6]>)>,
     /// The service addresses of each group.
     pub vips: Vec<Vec<LocalVip>>,
-    /// Addresses that hb put up earlier and that the configuration no longer names.
+    /// Addresses that hb put up earlier and that the configuration no longer names, in their place.
     pub stray: Vec<Present>,
 }
 
@@ -133,12 +134,14 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
 
     let present = AddressSocket::open()?.addresses(None)?;
     let vips = vips(&config, &local, &host)?;
+    let stray = strays(&present, &vips);
+    // They go first, so they are in nobody's way.
+    let others: Vec<_> = present.into_iter().filter(|found| !stray.contains(found)).collect();
     for local in vips.iter().flatten() {
-        if let Standing::Foreign { .. } = local.vip.standing(&present)? {
+        if let Standing::Foreign { .. } = local.vip.standing(&others)? {
             return Err(PrepareError::Foreign { vip: local.vip });
         }
     }
-    let stray = strays(&present, &vips);
     let interfaces = local
         .links
         .iter()
@@ -208,16 +211,6 @@ pub fn remains(path: &Path, node: Option<&str>) -> Result<Remains, PrepareError>
 pub(super) fn addresses(config: &Config) -> BTreeSet<IpAddr> {
     let addresses = config.groups.iter().flat_map(|group| &group.addresses);
     addresses.map(|address| address.address).collect()
-}
-
-/// Returns what bears our mark and is no address of ours.
-fn strays(present: &[Present], vips: &[Vec<LocalVip>]) -> Vec<Present> {
-    let ours = |address: &Present| vips.iter().flatten().any(|local| local.vip.ip() == address.ip);
-    present
-        .iter()
-        .filter(|address| address.protocol == Some(crate::address::PROTOCOL) && !ours(address))
-        .cloned()
-        .collect()
 }
 
 /// Returns where the kernel half of a node is pinned.

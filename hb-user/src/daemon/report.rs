@@ -138,12 +138,7 @@ impl Daemon {
                 ));
             }
         }
-        for address in &self.stray {
-            warnings.push(format!(
-                "{}/{} was put up by hb earlier and is in no group now: remove it by hand",
-                address.ip, address.prefix
-            ));
-        }
+        warnings.extend(self.warn_of_strays());
         if self.lost_events > 0 {
             warnings.push(format!("{} events of the kernel half were lost", self.lost_events));
         }

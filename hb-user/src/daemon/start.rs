@@ -28,6 +28,7 @@ use super::{
     removal,
     resources::{Worker, describe},
     start_error::StartError,
+    strays::{self, Strays},
     survey::{self, Surveyor},
     warm::Warm,
 };
@@ -41,7 +42,7 @@ use crate::{
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Guarded, Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared},
+    kernel::{Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared, gated_addresses},
     key::peer_keys,
     link::{Ends, LinkSocket},
     logging, nonce, parting,
@@ -150,17 +151,17 @@ fn assemble(
         GateMode::Bypass => gate::Mode::Bypass,
     };
     kernel.set_gate(&gate::Settings { mode: mode as u8, ..Default::default() })?;
-    let guarded = super::gate::numbered(&vips).into_iter().map(|(address, group)| {
-        let warm = config.groups.get(usize::from(group)).is_some_and(|group| group.warm_addresses);
-        Guarded { address, group, warm }
-    });
-    kernel.set_vips(&guarded.collect::<Vec<_>>())?;
+    // What the gate looked after before, and the configuration does not name any more, is kept from
+    // everybody: another node may serve it by now.
+    let gated = strays::of_no_group(&vips, &stray, gated_addresses(pins)?);
+    kernel.set_vips(&strays::guarded(&config, &vips, &gated))?;
     let host = HostView::read().map_err(StartError::Interfaces)?;
     let mut gates = kernel.gates()?;
     if let Some((_, error)) = super::gate::cover(&mut gates, &host).refused.into_iter().next() {
         return Err(error.into());
     }
     kernel.detach_others(Some(&gates));
+    let strays = Strays::begin(gated, &stray);
 
     let mut targets = Vec::new();
     let mut paths = BTreeMap::new();
@@ -289,7 +290,7 @@ fn assemble(
         config,
         local,
         vips,
-        stray,
+        strays,
         core,
         inputs: VecDeque::new(),
         kernel,

@@ -24,6 +24,7 @@ use super::{
     gate::{Covered, cover, covers},
     gate_report::{self, GateError},
     resources::describe,
+    strays::Cleared,
 };
 use crate::{
     address::{AddressError, AddressSocket, Present},
@@ -44,6 +45,8 @@ pub(super) enum Found {
     Survey(Survey),
     /// The interfaces.
     Interfaces(HostView),
+    /// Addresses that no group names were taken down, or not.
+    Cleared(Cleared),
     /// Every interface is gated, or not.
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
@@ -191,6 +194,12 @@ impl Surveyor {
         });
     }
 
+    /// Begins something that takes a while.
+    pub(super) fn begin_blocking(&self, work: impl FnOnce() -> Found + Send + 'static) {
+        let sender = self.sender.clone();
+        self.background.spawn_blocking(move || drop(sender.send(work())));
+    }
+
     /// Has every interface gated that is there now, and those forgotten that are gone.
     pub(super) fn cover(&mut self) {
         self.coverer.ask();
@@ -227,7 +236,11 @@ impl Surveyor {
         match &found {
             Found::Survey(_) => self.under_way = false,
             Found::Covered(covered) => self.coverer.done(covered),
-            Found::Interfaces(_) | Found::Status(..) | Found::Replaced(_) | Found::Keys(..) => {}
+            Found::Interfaces(_)
+            | Found::Cleared(_)
+            | Found::Status(..)
+            | Found::Replaced(_)
+            | Found::Keys(..) => {}
         }
         found
     }
@@ -258,6 +271,7 @@ impl Daemon {
             Found::Survey(survey) => self.on_survey(survey),
             Found::Interfaces(host) => self.look_at_macs(&host),
             Found::Covered(covered) => self.on_covered(covered),
+            Found::Cleared(cleared) => self.on_strays_cleared(cleared),
             Found::Status(host, reply) => self.on_status(host, reply),
             Found::Replaced(replaced) => self.on_replaced(replaced),
             // Who asked may have gone.
@@ -271,6 +285,7 @@ impl Daemon {
             Ok(present) => {
                 self.restore_addresses(&present, began);
                 self.warm_again(&present, began);
+                self.go_on_with_strays(&present);
             }
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
         }

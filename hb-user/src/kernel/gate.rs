@@ -11,13 +11,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hb_ebpf::gate::{self, Vip};
+use hb_ebpf::{
+    gate::{self, Vip},
+    wire::GROUPS,
+};
 
 use super::{
     error::{KernelError, describe},
     pins::{GATE_PIN, detach},
     program::{GatePrograms, Hold, Kernel, Way},
 };
+use crate::id::GroupId;
 
 /// The gate on one interface, one way.
 #[derive(Debug)]
@@ -32,13 +36,17 @@ pub(super) struct Gated {
     _link: Hold,
 }
 
+/// What the gate is told of an address of no group: there is no lease of that number, so it is closed.
+pub(super) const NO_GROUP: u8 = u8::MAX;
+const _: () = assert!(GROUPS <= NO_GROUP as usize);
+
 /// A service address, as the gate is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guarded {
     /// The address.
     pub address: IpAddr,
-    /// Index of its group.
-    pub group: u8,
+    /// Its group; `None` if it is of none, which no lease ever opens.
+    pub group: Option<GroupId>,
     /// Whether it is on this node also while it does not hold the group.
     pub warm: bool,
 }
@@ -52,7 +60,10 @@ impl Kernel {
     pub fn set_vips(&mut self, vips: &[Guarded]) -> Result<(), KernelError> {
         let (mut four, mut six) = (Vec::new(), Vec::new());
         for (number, &Guarded { address, group, warm }) in vips.iter().enumerate() {
-            let vip = Vip { group, number: number as u8, warm: warm.into(), reserved: 0 };
+            let group = group.map_or(NO_GROUP, |group| group.0);
+            // Beyond those that are counted there may be some of no group.
+            let number = u8::try_from(number).unwrap_or(u8::MAX);
+            let vip = Vip { group, number, warm: warm.into(), reserved: 0 };
             match address {
                 IpAddr::V4(address) => four.push((address.octets(), vip)),
                 IpAddr::V6(address) => six.push((address.octets(), vip)),

@@ -16,19 +16,20 @@ use hb_ebpf::{
 
 use super::{
     error::KernelError,
+    gate::NO_GROUP,
     pinned::{PinnedMap, sum},
     pins::{GATE_PIN, LINK_PIN, attached_to, key_size},
     program::{GateCounters, Kernel, NODE_HALF},
 };
-use crate::clock;
+use crate::{clock, id::GroupId};
 
 /// A service address at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatedVip {
     /// The address.
     pub address: IpAddr,
-    /// Index of its group.
-    pub group: u8,
+    /// Its group; `None` if the gate keeps it closed because it is of none.
+    pub group: Option<GroupId>,
     /// When the lease of its group ends, as the gate reads it: 0 while this node does not hold,
     /// [`lease::ENDLESS`] for one that ends with the daemon.
     pub expires_ns: u64,
@@ -116,7 +117,7 @@ impl GateView {
             let claims = claims.get(number).map_err(failed("CLAIMS"))?.unwrap_or_default();
             Ok(GatedVip {
                 address,
-                group: vip.group,
+                group: (vip.group != NO_GROUP).then_some(GroupId(vip.group)),
                 expires_ns: lease.expires_ns,
                 read_at,
                 counters: sum::<COUNTS>(&counted),

@@ -42,11 +42,11 @@ pub struct InterfaceAtGate {
 pub struct AddressAtGate {
     /// The address.
     pub address: String,
-    /// Its group.
+    /// Its group; `none` if it is of none any more, and kept from everybody until it is gone.
     pub group: String,
     /// Whether its packets pass by the lease of the group.
     pub open: bool,
-    /// Why they do not: `not-holding`, `expired` or `controller-dead`.
+    /// Why they do not: `not-holding`, `expired`, `controller-dead` or `no-group`.
     pub reason: Option<String>,
     /// Packets by what became of them; every counter, whether or not it is 0.
     pub counts: BTreeMap<String, u64>,
@@ -121,6 +121,7 @@ pub(super) fn counters(page: &mut Page, report: &GateReport) {
         let now = match address.reason.as_deref() {
             _ if address.open => "open",
             Some("not-holding") => "closed",
+            Some("no-group") => "NO GROUP",
             Some("expired") => "EXPIRED",
             _ => "DAEMON DEAD",
         };

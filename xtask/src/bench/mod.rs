@@ -10,6 +10,7 @@ mod heartbeat;
 mod kernel;
 mod load;
 mod scale;
+mod sweep;
 mod tail;
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +36,7 @@ enum Verb {
     Kernel(kernel::Kernel),
     Load(load::Load),
     Scale(scale::Scale),
+    Sweep(sweep::Sweep),
 }
 
 impl Verb {
@@ -44,6 +46,7 @@ impl Verb {
             Self::Kernel(verb) => !verb.is_smoke(),
             Self::Heartbeat(verb) => !verb.is_smoke(),
             Self::Scale(verb) => !verb.is_smoke(),
+            Self::Sweep(verb) => !verb.is_smoke(),
             Self::Compare(_) | Self::Failover(_) | Self::Load(_) => false,
         }
     }
@@ -68,6 +71,7 @@ impl Bench {
             Verb::Kernel(verb) => verb.run(),
             Verb::Load(verb) => verb.run(),
             Verb::Scale(verb) => verb.run(),
+            Verb::Sweep(verb) => verb.run(),
         }
     }
 }

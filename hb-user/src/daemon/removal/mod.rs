@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use hb_ebpf::{
@@ -34,6 +35,9 @@ use crate::{
     sockets::{SweepError, Sweeper},
     state_dir::{StateDir, StateDirError},
 };
+
+/// How long connections are ended before it is looked at how late it is.
+const AT_ONE_GO: Duration = Duration::from_secs(1);
 
 /// Why what a node has in the kernel is not taken away.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +229,7 @@ impl Removal {
             }
         }
         if let Some(sweeper) = &mut self.sweeper {
-            clean::sweep(sweeper, &addresses).map_err(|left| match left {
+            clean::sweep(sweeper, &addresses, AT_ONE_GO).map_err(|left| match left {
                 Unswept::More { .. } => Failure::Unfinished,
                 Unswept::Refused(why) => Failure::Refused(why),
             })?;
