@@ -12,10 +12,13 @@ use crate::{epoch::Epoch, wire::State};
 #[inline(always)]
 #[must_use]
 pub const fn open(record: &Record, now: u64) -> Option<Epoch> {
-    match record.state() {
-        State::Holding if now < record.lease_end_ns => Some(Epoch(record.epoch)),
-        _ => None,
-    }
+    if runs(until(record), now) { Some(Epoch(record.epoch)) } else { None }
+}
+
+/// Tells whether a lease until `expires_ns`, exclusive, runs at `now`.
+#[inline(always)]
+const fn runs(expires_ns: u64, now: u64) -> bool {
+    now < expires_ns
 }
 
 /// What [`until`] publishes of a group that this node does not hold: [`passes`] at no time.
@@ -45,7 +48,7 @@ pub const fn passes(
     if expires_ns == ENDLESS {
         now.saturating_sub(controller_stamp_ns) <= controller_deadtime_ns
     } else {
-        now < expires_ns
+        runs(expires_ns, now)
     }
 }
 
@@ -108,5 +111,6 @@ mod tests {
         record.state = State::Holding as u8;
         assert_eq!(open(&record, 9), Some(Epoch(0x101)));
         assert_eq!(open(&record, 10), None);
+        assert!(passes(until(&record), 0, 0, 9) && !passes(until(&record), 0, 0, 10));
     }
 }
