@@ -30,6 +30,12 @@ impl Epoch {
         self.0 as u8
     }
 
+    /// Tells whether this is a floor, or [`Epoch::NONE`]: a number that no node ever sought.
+    #[must_use]
+    pub const fn is_floor(self) -> bool {
+        self.node() == 0
+    }
+
     /// Returns the epoch that `node` seeks after having heard of `self`, or `None` when the
     /// number space is used up (2^56 changes of holder).
     #[must_use]

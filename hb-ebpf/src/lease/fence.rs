@@ -8,7 +8,6 @@
 //! the fence is believed here; what an agent may report as done is the operator's to configure.
 
 use super::{
-    gate,
     holder::Promise,
     record::{ENDLESS, Record},
     terms::{Policy, Terms},
@@ -176,30 +175,6 @@ pub(super) fn join(record: &mut Record, terms: &Terms, source: u8, word: &GroupW
     if matches!(record.vow(), Vow::Joining) && holder && counted && record.promise_lease_ns != 0 {
         record.vow = Vow::None as u8;
         record.until_ns = now.saturating_add(terms.promise_ns(u64::from(record.promise_lease_ns)));
-    }
-}
-
-/// Tells whether a voter bound to `source` may promise it a higher epoch all the same.
-///
-/// Of two voters, the one that holds cannot compete with itself.
-#[inline(always)]
-pub(super) const fn may_renumber(record: &Record, terms: &Terms, source: u8) -> bool {
-    let safe = matches!(terms.policy(), Policy::Safe);
-    safe && record.released == 0 && Epoch(record.promised).node() == source
-}
-
-/// Gives the epoch held a number above every one heard of. Of two openings one of which follows a
-/// fence, the fence is the order; the other node, back with a higher number, could not promise ours.
-#[inline(always)]
-pub(super) fn renumber(record: &mut Record, terms: &Terms, now: u64) {
-    if record.heard <= record.epoch || gate::open(record, now).is_none() {
-        return;
-    }
-    if let Some(next) = record.highest().next(terms.own)
-        && next.generation() <= record.generation
-    {
-        record.epoch = next.0;
-        record.recorded = next.0;
     }
 }
 

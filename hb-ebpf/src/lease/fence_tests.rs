@@ -46,7 +46,7 @@ fn tell(from: &Record, to: &mut Record, terms: &Terms, now: u64) {
 }
 
 fn ask_for(epoch: Epoch) -> Request {
-    Request { epoch, lease_ns: 200, transmit_ns: AFTER }
+    Request { epoch, lease_ns: 200, transmit_ns: AFTER, holds: false }
 }
 
 #[test]
@@ -236,10 +236,14 @@ fn a_holder_renumbers_itself_above_what_it_meets_and_its_gate_is_as_it_was() {
     assert_eq!(a.epoch, epoch.0, "its generation is not on A's disk yet");
     assert!(start::generation_stored(&mut a, 2));
     tell(&b, &mut a, &terms_a, now);
-    assert!(a.epoch > b.recorded && a.is_endless());
-    assert_eq!(Epoch(a.epoch).node(), 1);
+    let asked = a.asks_for(now);
+    assert!(asked.0 > b.recorded && asked.node() == 1);
+    assert!(a.epoch == epoch.0 && a.is_endless(), "nobody has promised it");
     tell(&a, &mut b, &terms_b, now);
-    assert_eq!(b.promised, a.epoch);
+    assert_eq!(b.promised, asked.0);
+    tell(&b, &mut a, &terms_a, now);
+    assert_eq!((a.epoch, a.recorded, a.next), (asked.0, asked.0, 0));
+    assert_eq!(gate::open(&a, now), Some(asked));
 }
 
 #[test]

@@ -136,8 +136,11 @@ pub fn promise(
     promise: &Promise,
     now: u64,
 ) -> Taken {
+    // A promise binds its voter to the node, by whichever of its numbers.
+    let asked = record.asks_for(now);
     let ours = matches!(record.state(), State::Seeking | State::Holding)
-        && promise.epoch.0 == record.epoch
+        && promise.epoch.0 >= record.epoch
+        && promise.epoch <= asked
         && promise.epoch.node() == terms.own
         && source != terms.own;
     if !ours {
@@ -147,6 +150,9 @@ pub fn promise(
     let t0 = promise.t0_ns;
     if t0 == 0 || t0 > now || now - t0 >= terms.longest_lease_ns {
         return Taken::Stale;
+    }
+    if promise.epoch == asked {
+        follow(record, terms, place, asked);
     }
     let unlimited = fence::is_unlimited(promise, terms);
     let promised_ns = u64::from(promise.lease_ns);
@@ -176,6 +182,41 @@ pub fn promise(
     Taken::Extended
 }
 
+/// Asks for a number above every one known here, if this node holds a lower one and its gate is open,
+/// because of a voter that does not vote for it: one that started since, or that another node asked,
+/// could promise ours no more. Until a majority has promised the higher number, packets still leave
+/// under the lower one.
+#[inline(always)]
+pub(super) fn renumber(record: &mut Record, terms: &Terms, now: u64) {
+    let highest = record.highest();
+    if highest <= record.asks_for(now) || gate::open(record, now).is_none() {
+        return;
+    }
+    if let Some(next) = highest.next(terms.own)
+        && next.generation() <= record.generation
+    {
+        record.next = next.0;
+        record.followers = 0;
+        record.note(next);
+    }
+}
+
+/// Notes that the voter at `place` promised `asked`. With a majority that did, it is the epoch of this
+/// node: whoever holds next needs one of them, and seeks above it.
+#[inline(always)]
+fn follow(record: &mut Record, terms: &Terms, place: usize, asked: Epoch) {
+    if asked.0 == record.epoch {
+        return;
+    }
+    record.followers |= 1 << place;
+    if record.followers.count_ones() >= u32::from(terms.others_needed()) {
+        record.epoch = asked.0;
+        record.recorded = asked.0;
+        record.next = 0;
+        record.followers = 0;
+    }
+}
+
 /// Gives a group away whose controller is dead, to whoever seeks it; tells whether it was held. The
 /// kernel half does this by itself, so that the others need not wait for what they promised last.
 #[inline(always)]
@@ -187,14 +228,16 @@ pub fn abandon(record: &mut Record, terms: &Terms, now: u64) -> bool {
 }
 
 /// Gives the group away to `successor`, 0 for whoever seeks it, and closes the gate at once;
-/// returns the epoch released. `None` if the node does not hold, or `successor` is itself or no
-/// voter.
+/// returns the epoch released, which is the highest it asked for while its gate was open. `None` if
+/// the node does not hold, or `successor` is itself or no voter.
 #[inline(always)]
 pub fn release(record: &mut Record, terms: &Terms, successor: u8, now: u64) -> Option<Epoch> {
     let known = successor == 0 || (successor != terms.own && terms.place(successor).is_some());
     if record.state() != State::Holding || !known {
         return None;
     }
+    // Voters may have promised a higher number already.
+    record.epoch = record.asks_for(now).0;
     record.stop_holding(State::Released, now);
     record.successor = successor;
     Some(Epoch(record.epoch))

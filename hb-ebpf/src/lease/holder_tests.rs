@@ -224,3 +224,86 @@ fn a_holder_without_controller_closes_and_tells_at_once() {
     assert!(record.may_still_send(&terms, AFTER + 2), "its vote has to wait");
     assert!(!abandon(&mut record, &terms, AFTER + 3));
 }
+
+/// Holds by the witness's vote until `AFTER + lease`, and hears of the floor of generation 2.
+fn meets_a_floor(count: u8) -> (Record, Terms, Epoch) {
+    let (mut record, terms, epoch) = seeking();
+    let terms = Terms { count, ..terms };
+    for source in [WITNESS, 4].into_iter().take(usize::from(terms.others_needed())) {
+        let given = Promise { epoch, t0_ns: AFTER, lease_ns: terms.lease_ns as u32 };
+        promise(&mut record, &terms, source, &given, AFTER);
+    }
+    record.note(Epoch::floor(2));
+    assert_eq!(record.state(), State::Holding);
+    (record, terms, epoch)
+}
+
+#[test]
+fn a_holder_asks_for_a_number_above_what_it_hears_of_and_holds_by_its_own() {
+    let (mut record, terms, epoch) = meets_a_floor(3);
+    renumber(&mut record, &terms, AFTER + 1);
+    assert_eq!(record.asks_for(AFTER + 1), epoch, "that generation is not on its disk");
+    record.generation = 2;
+    let before = record;
+    renumber(&mut record, &terms, AFTER + 1);
+    let next = Epoch::floor(2).next(terms.own).unwrap();
+    assert_eq!(record.asks_for(AFTER + 1), next);
+    assert_eq!((record.epoch, record.expires_ns), (before.epoch, before.expires_ns));
+    assert_eq!(gate::open(&record, AFTER + 1), Some(epoch));
+    // Its own number, and an echo of it, are nothing higher.
+    let asked = record;
+    record.note(next);
+    renumber(&mut record, &terms, AFTER + 1);
+    assert_eq!(record, asked);
+    assert!(Epoch(record.highest().next(terms.own).unwrap().0) > next, "a later seek is above");
+}
+
+#[test]
+fn promises_of_both_numbers_count_until_a_majority_promised_the_higher_one() {
+    let (mut record, terms, epoch) = meets_a_floor(5);
+    record.generation = 2;
+    renumber(&mut record, &terms, AFTER + 1);
+    let next = record.asks_for(AFTER + 1);
+    let mut now = AFTER + 100;
+    let given = |epoch, t0_ns| Promise { epoch, t0_ns, lease_ns: 200 };
+    for source in [WITNESS, 4] {
+        assert_eq!(promise(&mut record, &terms, source, &given(epoch, now), now), Taken::Extended);
+    }
+    assert_eq!(record.lease_end_ns, now + 200);
+    now += 50;
+    assert_eq!(promise(&mut record, &terms, WITNESS, &given(next, now), now), Taken::Extended);
+    assert_eq!(promise(&mut record, &terms, WITNESS, &given(next, now), now), Taken::Stale);
+    assert_eq!(gate::open(&record, now), Some(epoch), "one of two that are needed");
+    assert_eq!(promise(&mut record, &terms, 4, &given(next, now), now), Taken::Extended);
+    assert_eq!((gate::open(&record, now), record.recorded), (Some(next), next.0));
+    assert_eq!((record.next, record.followers), (0, 0));
+    // From here on the lower one is a number of the past.
+    let late = given(epoch, now + 1);
+    assert_eq!(promise(&mut record, &terms, WITNESS, &late, now + 1), Taken::Other);
+}
+
+#[test]
+fn with_its_gate_closed_a_holder_neither_asks_for_a_number_nor_counts_what_it_asked_for() {
+    let (mut record, terms, epoch) = meets_a_floor(3);
+    record.generation = 2;
+    let (end, mut closed) = (record.lease_end_ns, record);
+    renumber(&mut closed, &terms, end);
+    assert_eq!(closed, record);
+    renumber(&mut record, &terms, end - 1);
+    let next = record.asks_for(end - 1);
+    assert_eq!((record.asks_for(end), next > epoch), (epoch, true));
+    let late = Promise { epoch: next, t0_ns: end - 1, lease_ns: 200 };
+    assert_eq!(promise(&mut record, &terms, WITNESS, &late, end), Taken::Other);
+    assert_eq!(gate::open(&record, end), None);
+    assert_eq!(release(&mut record, &terms, OTHER, end), Some(epoch));
+}
+
+#[test]
+fn a_release_names_the_highest_number_asked_for() {
+    let (mut record, terms, _) = meets_a_floor(3);
+    record.generation = 2;
+    renumber(&mut record, &terms, AFTER + 1);
+    let next = record.asks_for(AFTER + 1);
+    assert_eq!(release(&mut record, &terms, OTHER, AFTER + 2), Some(next));
+    assert_eq!((record.state(), record.epoch, record.next), (State::Released, next.0, 0));
+}

@@ -91,7 +91,7 @@ pub const WAIT: u8 = 253;
 /// [`Order::code`]: no such operation or group.
 pub const UNKNOWN: u8 = 254;
 
-/// An order to change a record, and what came of it: 176 bytes, in host order.
+/// An order to change a record, and what came of it: 184 bytes, in host order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -120,7 +120,7 @@ pub struct Order {
     pub record: Record,
 }
 
-const _: () = assert!(size_of::<Order>() == 176);
+const _: () = assert!(size_of::<Order>() == 184);
 
 impl Order {
     /// An order without argument.

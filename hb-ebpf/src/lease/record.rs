@@ -2,7 +2,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::terms::{MAX_VOTERS, Terms};
+use super::{
+    gate,
+    terms::{MAX_VOTERS, Terms},
+};
 use crate::{epoch::Epoch, wire::State};
 
 /// A voter's record of one group. All zero knows nothing and is not blocked: only a test may use
@@ -18,8 +21,11 @@ pub struct Record {
     pub epoch: u64,
     /// Highest epoch promised or held here: nothing at or below it is promised anew.
     pub recorded: u64,
-    /// Highest epoch heard of; raises what is sought next, never what is refused.
+    /// Highest epoch heard of that a node sought; raises what is sought next, never what is refused.
     pub heard: u64,
+    /// Higher epoch that this node asks for while it holds [`Record::epoch`]; 0 for none. It asks
+    /// only while its gate is open.
+    pub next: u64,
     /// End of the lease, exclusive: until then a strict majority of the votes lies ahead.
     pub lease_end_ns: u64,
     /// When the gate was last open by what was published before: of an earlier epoch, or without an
@@ -57,8 +63,12 @@ pub struct Record {
     /// 1 while a fence of the other node is under way, 2 while its last packets may still leave
     /// after one; nothing is promised meanwhile.
     pub fencing: u8,
+    /// Voters that promised [`Record::next`]: a bit for each place in [`Terms::voters`].
+    pub followers: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: u8,
+    /// Highest generation of which a floor was heard; raises what is sought next.
+    pub heard_generation: u32,
 }
 
 /// A [`Record::lease_end_ns`] without an end of its own: the gate is open for as long as the age of
@@ -69,7 +79,7 @@ pub const ENDLESS: u64 = u64::MAX;
 /// pass by what was published before until the change is, and nobody knows beforehand how long that takes.
 pub const CLOSING: u64 = u64::MAX;
 
-const _: () = assert!(size_of::<Record>() == 144);
+const _: () = assert!(size_of::<Record>() == 152);
 
 impl Record {
     /// Returns the state.
@@ -114,9 +124,9 @@ impl Record {
 
     /// Returns what frames say of the record, renewals apart.
     #[inline(always)]
-    const fn said(&self) -> (u64, u64, u8, u8, u8, u8, bool) {
-        let Self { epoch, promised, state, successor, released, vow, .. } = *self;
-        (epoch, promised, state, successor, released, vow, self.is_endless())
+    const fn said(&self) -> (u64, u64, u64, u8, u8, u8, u8, bool) {
+        let Self { epoch, next, promised, state, successor, released, vow, .. } = *self;
+        (epoch, next, promised, state, successor, released, vow, self.is_endless())
     }
 
     /// Counts a change of what frames say since `before`.
@@ -127,11 +137,15 @@ impl Record {
         }
     }
 
-    /// Returns the highest epoch known here.
+    /// Returns the highest number known here, floors included: what is sought next lies above it.
     #[inline(always)]
     #[must_use]
     pub const fn highest(&self) -> Epoch {
+        let floor = Epoch::floor(self.heard_generation).0;
         let mut highest = self.heard;
+        if floor > highest {
+            highest = floor;
+        }
         if self.recorded > highest {
             highest = self.recorded;
         }
@@ -141,10 +155,41 @@ impl Record {
         Epoch(highest)
     }
 
+    /// Returns the highest epoch known here that a node sought, [`Epoch::NONE`] if there is none. A
+    /// floor says only that a voter started.
+    #[inline(always)]
+    #[must_use]
+    pub const fn newest(&self) -> Epoch {
+        let mut newest = self.heard;
+        if self.recorded > newest && !Epoch(self.recorded).is_floor() {
+            newest = self.recorded;
+        }
+        if self.epoch > newest {
+            newest = self.epoch;
+        }
+        Epoch(newest)
+    }
+
+    /// Returns the epoch that this node asks for: above the one it holds, if it takes a higher
+    /// number and its gate is open.
+    #[inline(always)]
+    #[must_use]
+    pub const fn asks_for(&self, now: u64) -> Epoch {
+        if self.next > self.epoch && gate::open(self, now).is_some() {
+            Epoch(self.next)
+        } else {
+            Epoch(self.epoch)
+        }
+    }
+
     /// Notes that `epoch` exists.
     #[inline(always)]
     pub(super) const fn note(&mut self, epoch: Epoch) {
-        if epoch.0 > self.heard {
+        if epoch.is_floor() {
+            if epoch.generation() > self.heard_generation {
+                self.heard_generation = epoch.generation();
+            }
+        } else if epoch.0 > self.heard {
             self.heard = epoch.0;
         }
     }
@@ -154,6 +199,8 @@ impl Record {
     pub(super) const fn leave(&mut self, state: State) {
         self.state = state as u8;
         self.lease_end_ns = 0;
+        self.next = 0;
+        self.followers = 0;
         self.expires_ns = [0; MAX_VOTERS];
     }
 

@@ -24,7 +24,7 @@ fn epochs_of_an_earlier_life_are_low() {
     let mut record = start(&terms, 2, AFTER);
     let now = record.blocked_until_ns;
     let old = Epoch(Epoch::floor(1).0 | 0xffff_ff00 | u64::from(OTHER));
-    let wish = Request { epoch: old, lease_ns: 100, transmit_ns: 1 };
+    let wish = Request { epoch: old, lease_ns: 100, transmit_ns: 1, holds: false };
     assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, now), Verdict::Low);
 }
 
@@ -34,7 +34,7 @@ fn a_learner_hears_and_takes_no_part() {
     let mut record = start_as_learner();
     let epoch = Epoch::floor(6).next(OTHER).unwrap();
     record.note(epoch);
-    let wish = Request { epoch, lease_ns: 100, transmit_ns: 1 };
+    let wish = Request { epoch, lease_ns: 100, transmit_ns: 1, holds: false };
     let far = u64::MAX - 1;
     assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, far), Verdict::Blocked);
     assert_eq!(holder::seek(&mut record, &terms, far), Err(holder::SeekError::Blocked));
@@ -75,7 +75,7 @@ fn a_jump_closes_the_gate_and_restarts_promises() {
     for after in [AFTER / 2, AFTER, AFTER * 9] {
         let mut record = Record { generation: 1, ..Record::default() };
         let epoch = Epoch::floor(1).next(OTHER).unwrap();
-        let wish = Request { epoch, lease_ns: 100, transmit_ns: 1 };
+        let wish = Request { epoch, lease_ns: 100, transmit_ns: 1, holds: false };
         voter::request(&mut record, &terms, OTHER, &wish, AFTER);
         jump(&mut record, after);
         assert!(record.is_bound(after + terms.amnesia_ns() - 1));
@@ -140,7 +140,7 @@ fn who_parts_takes_no_part_any_more_and_tells_until_when_it_is_bound() {
     let terms = terms();
     let mut record = Record { recorded: Epoch::floor(1).0, generation: 2, ..Record::default() };
     let epoch = Epoch::floor(1).next(OTHER).unwrap();
-    let wish = Request { epoch, lease_ns: 100, transmit_ns: 1 };
+    let wish = Request { epoch, lease_ns: 100, transmit_ns: 1, holds: false };
     assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, AFTER), Verdict::Promised);
     let bound = record.until_ns;
     assert_eq!(part(&mut record, &terms, AFTER + 1), Some(bound));

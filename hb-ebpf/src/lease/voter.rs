@@ -1,10 +1,10 @@
 //! What a voter does when it hears a request or a release.
 
 use super::{
-    fence::{self, Vow},
+    fence::Vow,
     gate,
     record::Record,
-    terms::Terms,
+    terms::{Policy, Terms},
 };
 use crate::{
     epoch::Epoch,
@@ -20,6 +20,8 @@ pub struct Request {
     pub lease_ns: u32,
     /// Transmit time of the frame, on the sender's clock.
     pub transmit_ns: u64,
+    /// Whether its sender holds the group already.
+    pub holds: bool,
 }
 
 /// What became of a request.
@@ -77,6 +79,10 @@ pub fn request(
     }
     record.note(epoch);
     if epoch.generation() > record.generation {
+        if request.holds && may_keep(record, terms, source, now) {
+            promise(record, terms, request, now);
+            return Verdict::Renewed;
+        }
         return Verdict::Generation;
     }
     if record.fencing != 0 {
@@ -95,15 +101,43 @@ pub fn request(
     if epoch.0 <= record.recorded {
         return Verdict::Low;
     }
-    if record.is_bound(now) && !fence::may_renumber(record, terms, source) {
-        return Verdict::Bound;
+    if record.is_bound(now) {
+        if !may_renumber(record, terms, source, request.holds) {
+            return Verdict::Bound;
+        }
+    } else {
+        record.until_ns = 0;
     }
     record.promised = epoch.0;
     record.recorded = epoch.0;
     record.released = 0;
-    record.until_ns = 0;
     promise(record, terms, request, now);
     Verdict::Promised
+}
+
+/// Tells whether what is promised here is promised to `source`, which did not release it.
+#[inline(always)]
+const fn is_given_to(record: &Record, source: u8) -> bool {
+    record.released == 0 && Epoch(record.promised).node() == source
+}
+
+/// Tells whether a voter bound to `source` may promise it a higher epoch all the same: a promise binds
+/// it to the node. A node that holds takes a higher number by that. One that seeks again would keep a
+/// vote from others that need it; of two voters it cannot.
+#[inline(always)]
+const fn may_renumber(record: &Record, terms: &Terms, source: u8, holds: bool) -> bool {
+    is_given_to(record, source) && (holds || matches!(terms.policy(), Policy::Safe))
+}
+
+/// Tells whether this voter may renew what it promised to `source`, which holds and asks for a number
+/// that cannot be promised yet.
+#[inline(always)]
+fn may_keep(record: &Record, terms: &Terms, source: u8, now: u64) -> bool {
+    is_given_to(record, source)
+        && record.promised == record.recorded
+        && matches!(record.state(), State::Idle | State::Released)
+        && record.fencing == 0
+        && !record.may_still_send(terms, now)
 }
 
 /// Makes way for `epoch`, or says why this node's own vote is not free for it.
@@ -145,8 +179,8 @@ fn promise(record: &mut Record, terms: &Terms, request: &Request, now: u64) {
 
 /// Hears that node `source` released `epoch`; tells whether that was news.
 ///
-/// A voter that had promised it is bound for `drain` more at most. One that had not remembers the
-/// epoch as released, so that a late request for it binds nobody.
+/// A voter that had promised it, or a lower number of the same node, is bound for `drain` more at
+/// most. One that had not remembers the epoch as released, so that a late request for it binds nobody.
 #[inline(always)]
 pub fn release(record: &mut Record, terms: &Terms, source: u8, epoch: Epoch, now: u64) -> bool {
     if record.is_blocked(now)
@@ -157,30 +191,56 @@ pub fn release(record: &mut Record, terms: &Terms, source: u8, epoch: Epoch, now
         return false;
     }
     record.note(epoch);
+    let stored = epoch.generation() <= record.generation;
     if epoch.0 == record.promised && epoch.0 == record.recorded {
         if record.released != 0 {
             return false;
         }
-        let drained = now.saturating_add(terms.drain_ns);
-        if drained < record.until_ns {
-            record.until_ns = drained;
-        }
-        record.released = 1;
-        record.vow = Vow::None as u8;
-        record.promise_lease_ns = 0;
+        drain(record, terms, now);
         return true;
     }
-    let free = matches!(record.state(), State::Idle | State::Released) && !record.is_bound(now);
-    if !free || epoch.0 <= record.recorded || epoch.generation() > record.generation {
+    if record.is_bound(now) {
+        let given = Epoch(record.promised).node() == source && record.promised <= epoch.0;
+        let told = record.released != 0 && (!stored || record.promised == epoch.0);
+        if !given || told {
+            return false;
+        }
+        drain(record, terms, now);
+        if stored {
+            record.promised = epoch.0;
+            if epoch.0 > record.recorded {
+                record.recorded = epoch.0;
+            }
+        }
+        return true;
+    }
+    // What lies below this voter's own floor it cannot promise, and may be told of all the same.
+    let passed = epoch.0 <= record.recorded && !Epoch(record.recorded).is_floor();
+    let apart = matches!(record.state(), State::Idle | State::Released);
+    if !apart || passed || epoch.0 <= record.promised || !stored {
         return false;
     }
     record.promised = epoch.0;
-    record.recorded = epoch.0;
+    if epoch.0 > record.recorded {
+        record.recorded = epoch.0;
+    }
     record.released = 1;
     record.until_ns = 0;
     record.promise_t0_ns = 0;
     record.promise_lease_ns = 0;
     true
+}
+
+/// Ends a promise to a node that released the group: when its last packets have left.
+#[inline(always)]
+const fn drain(record: &mut Record, terms: &Terms, now: u64) {
+    let drained = now.saturating_add(terms.drain_ns);
+    if drained < record.until_ns {
+        record.until_ns = drained;
+    }
+    record.released = 1;
+    record.vow = Vow::None as u8;
+    record.promise_lease_ns = 0;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::lease::{
 use proptest::prelude::*;
 
 fn asked(epoch: Epoch, lease_ns: u32) -> Request {
-    Request { epoch, lease_ns, transmit_ns: 77 }
+    Request { epoch, lease_ns, transmit_ns: 77, holds: false }
 }
 
 fn fresh() -> Record {
@@ -223,21 +223,21 @@ fn a_strangers_release_changes_nothing() {
 
 proptest! {
     /// Whatever is asked, by whom and when: a promise to one node ends before one to another
-    /// begins, and recorded epochs only grow.
+    /// begins, no number of it shortens it, and recorded epochs only grow.
     #[test]
     fn promises_never_overlap(
-        steps in prop::collection::vec((2u8..=4, 0u64..6, 1u32..500, 0u64..300, any::<bool>()), 1..60)
+        steps in prop::collection::vec((2u8..=4, 0u64..6, 1u32..500, 0u64..300, 0u8..3), 1..60)
     ) {
         let (mut record, terms) = (fresh(), terms());
         let mut now = AFTER;
-        for (source, counter, lease_ns, passed, released) in steps {
+        for (source, counter, lease_ns, passed, kind) in steps {
             now += passed;
             let epoch = Epoch(Epoch::floor(1).0 | (counter + 1) << 8 | u64::from(source));
             let before = record;
-            if released {
+            if kind == 2 {
                 release(&mut record, &terms, source, epoch, now);
             } else {
-                let wish = Request { epoch, lease_ns, transmit_ns: now };
+                let wish = Request { epoch, lease_ns, transmit_ns: now, holds: kind == 1 };
                 let verdict = request(&mut record, &terms, source, &wish, now);
                 let given = matches!(verdict, Verdict::Promised | Verdict::Renewed);
                 if given {
@@ -247,13 +247,99 @@ proptest! {
                 prop_assert_eq!(verdict == Verdict::Renewed, given && before.promised == epoch.0);
             }
             prop_assert!(record.recorded >= before.recorded);
+            let same = Epoch(record.promised).node() == Epoch(before.promised).node();
             if record.promised != before.promised {
-                prop_assert!(!before.is_bound(now));
                 prop_assert!(record.promised > before.recorded);
-            } else if record.until_ns < before.until_ns {
+                let renumbered = same && kind != 0 && before.released == 0;
+                prop_assert!(!before.is_bound(now) || renumbered || (same && kind == 2));
+            }
+            if before.is_bound(now) && record.until_ns < before.until_ns {
                 prop_assert!(record.released > before.released);
                 prop_assert!(record.until_ns >= now + terms.drain_ns);
             }
         }
     }
+}
+
+/// A request of a node that holds.
+fn held(epoch: Epoch, lease_ns: u32) -> Request {
+    Request { holds: true, transmit_ns: 78, ..asked(epoch, lease_ns) }
+}
+
+#[test]
+fn a_holder_s_higher_number_renews_what_is_promised_to_it() {
+    let (mut record, terms) = (fresh(), terms());
+    request(&mut record, &terms, OTHER, &asked(first(OTHER), 1000), AFTER);
+    let (bound, higher) = (record, first(OTHER).next(OTHER).unwrap());
+    // Not one that seeks again, not another's, and not after a release.
+    let again = request(&mut record, &terms, OTHER, &asked(higher, 1000), AFTER + 1);
+    assert_eq!((again, record.promised), (Verdict::Bound, bound.promised));
+    let other = held(Epoch(higher.0 + 2), 1000);
+    assert_eq!(request(&mut record, &terms, 4, &other, AFTER + 1), Verdict::Bound);
+    let mut released = bound;
+    release(&mut released, &terms, OTHER, first(OTHER), AFTER + 1);
+    assert_eq!(
+        request(&mut released, &terms, OTHER, &held(higher, 1000), AFTER + 2),
+        Verdict::Bound
+    );
+    // For less than before: the end stays, and what is said of it stays covered.
+    assert_eq!(
+        request(&mut record, &terms, OTHER, &held(higher, 10), AFTER + 1),
+        Verdict::Promised
+    );
+    assert_eq!((record.promised, record.recorded), (higher.0, higher.0));
+    assert_eq!((record.until_ns, record.promise_lease_ns), (bound.until_ns, 1000));
+    assert_eq!(record.promise_t0_ns, bound.promise_t0_ns);
+}
+
+#[test]
+fn a_number_that_cannot_be_promised_yet_renews_the_lower_one() {
+    let (mut record, terms) = (fresh(), terms());
+    request(&mut record, &terms, OTHER, &asked(first(OTHER), 100), AFTER);
+    let higher = Epoch::floor(2).next(OTHER).unwrap();
+    let verdict = request(&mut record, &terms, OTHER, &asked(higher, 100), AFTER + 50);
+    assert_eq!(verdict, Verdict::Generation, "a node that seeks holds nothing to be kept");
+    let verdict = request(&mut record, &terms, OTHER, &held(higher, 100), AFTER + 50);
+    assert_eq!((verdict, record.promised), (Verdict::Renewed, first(OTHER).0));
+    assert_eq!(record.until_ns, AFTER + 50 + terms.promise_ns(100));
+    assert_eq!(record.promise_t0_ns, 78);
+    let verdict = request(&mut record, &terms, 4, &held(Epoch(higher.0 + 2), 100), AFTER + 60);
+    assert_eq!(verdict, Verdict::Generation);
+    start::generation_stored(&mut record, 2);
+    let verdict = request(&mut record, &terms, OTHER, &held(higher, 100), AFTER + 70);
+    assert_eq!((verdict, record.promised), (Verdict::Promised, higher.0));
+    // Nor after a release, nor while its own vote is in use.
+    release(&mut record, &terms, OTHER, higher, AFTER + 80);
+    let above = Epoch::floor(3).next(OTHER).unwrap();
+    let verdict = request(&mut record, &terms, OTHER, &held(above, 100), AFTER + 81);
+    assert_eq!(verdict, Verdict::Generation);
+}
+
+#[test]
+fn a_release_of_a_higher_number_ends_the_promise_of_a_lower_one() {
+    let (mut record, terms) = (fresh(), terms());
+    request(&mut record, &terms, OTHER, &asked(first(OTHER), 1000), AFTER);
+    let higher = first(OTHER).next(OTHER).unwrap();
+    let unknown = Epoch::floor(2).next(OTHER).unwrap();
+    let mut behind = record;
+    assert!(!release(&mut record, &terms, 4, Epoch(higher.0 + 2), AFTER + 5));
+    assert!(release(&mut record, &terms, OTHER, higher, AFTER + 5));
+    assert_eq!((record.promised, record.recorded), (higher.0, higher.0));
+    assert_eq!((record.until_ns, record.released), (AFTER + 5 + terms.drain_ns, 1));
+    assert!(!release(&mut record, &terms, OTHER, higher, AFTER + 6));
+    // One that it may not record yet ends it all the same, and is news once.
+    assert!(release(&mut behind, &terms, OTHER, unknown, AFTER + 5));
+    assert_eq!((behind.promised, behind.until_ns), (first(OTHER).0, record.until_ns));
+    assert!(!release(&mut behind, &terms, OTHER, unknown, AFTER + 6));
+}
+
+#[test]
+fn a_release_below_the_floor_of_a_new_start_is_news_once() {
+    let terms = terms();
+    let mut record = Record { recorded: Epoch::floor(2).0, generation: 2, ..Record::default() };
+    assert!(release(&mut record, &terms, OTHER, first(OTHER), AFTER));
+    assert_eq!((record.recorded, record.is_bound(AFTER)), (Epoch::floor(2).0, false));
+    assert!(!release(&mut record, &terms, OTHER, first(OTHER), AFTER + 1));
+    let late = held(first(OTHER), 100);
+    assert_eq!(request(&mut record, &terms, OTHER, &late, AFTER + 2), Verdict::Low);
 }

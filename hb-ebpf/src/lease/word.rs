@@ -43,9 +43,11 @@ pub fn speak(
     let asks = voted && controller_lives && matches!(state, State::Seeking | State::Holding);
     let own = matches!(state, State::Seeking | State::Holding | State::Released);
     word.state = record.state;
-    word.successor = if state == State::Released { record.successor } else { 0 };
+    // What something newer has overtaken is given to nobody any more.
+    let given = state == State::Released && record.newest().0 == record.epoch;
+    word.successor = if given { record.successor } else { 0 };
     word.lease_ns = Be32::new(if asks { terms.lease_ns as u32 } else { 0 });
-    word.epoch = Be64::new(if own { record.epoch } else { record.highest().0 });
+    word.epoch = Be64::new(if own { record.asks_for(now).0 } else { record.highest().0 });
     word.holder = if gate::open(record, now).is_some() {
         terms.own
     } else if record.is_bound(now) && record.released == 0 {
@@ -95,7 +97,8 @@ fn hear_voter(
     record.note(epoch);
     match word.state() {
         State::Seeking | State::Holding if word.lease_ns.get() != 0 => {
-            let request = Request { epoch, lease_ns: word.lease_ns.get(), transmit_ns };
+            let holds = word.state() == State::Holding;
+            let request = Request { epoch, lease_ns: word.lease_ns.get(), transmit_ns, holds };
             heard.request = Some(voter::request(record, terms, source, &request, now));
         }
         State::Released => heard.released = voter::release(record, terms, source, epoch, now),
@@ -112,7 +115,13 @@ fn hear_voter(
     }
     if let Policy::Safe = terms.policy() {
         fence::join(record, terms, source, word, now);
-        fence::renumber(record, terms, now);
+    }
+    // What another node only seeks, and what was heard of by a voter that votes for this node, is in
+    // nobody's way.
+    let apart = matches!(word.state(), State::Idle | State::Released);
+    let votes = promise.epoch.node() == terms.own && promise.lease_ns != 0;
+    if apart && !votes {
+        holder::renumber(record, terms, now);
     }
     heard
 }
@@ -128,12 +137,13 @@ pub fn acknowledges_release(word: &GroupWord, epoch: Epoch) -> bool {
 }
 
 /// Tells whether a machine that sends `word` gives the group to this one, whose record it is: a release
-/// stays in the word until something else happens there, and counts only while nothing newer is known.
+/// stays in the word until something else happens there, and counts only while no newer epoch is known.
+/// A floor is none: this node may have started under the hold that is released.
 #[must_use]
 pub fn hands_over(record: &Record, terms: &Terms, word: &GroupWord) -> bool {
     word.state() == State::Released
         && word.successor == terms.own
-        && word.epoch() >= record.highest()
+        && word.epoch() >= record.newest()
 }
 
 #[cfg(test)]

@@ -112,7 +112,8 @@ proptest! {
         prop_assert!(record.recorded >= before.recorded);
         prop_assert!(record.heard >= before.heard);
         if gate::open(&record, now).is_some() && gate::open(&before, now).is_none() {
-            prop_assert_eq!(word.promise_epoch.get(), record.epoch);
+            let promised = word.promise_epoch.get();
+            prop_assert!(before.epoch <= promised && promised <= record.epoch);
         }
         let _answer = said(&record, &terms, now);
         holder::give_up(&mut record, &terms, now);
@@ -147,6 +148,27 @@ fn an_old_release_hands_nothing_over() {
     assert!(hands_over(&heard, &terms, &word));
     let newer = Record { epoch: released.next(terms.own).unwrap().0, ..heard };
     assert!(!hands_over(&newer, &terms, &word));
+    // Started under the hold that is released now, and told so of others' starts.
+    let floor = Record { recorded: Epoch::floor(3).0, heard_generation: 4, ..heard };
+    assert!(floor.highest() > released && hands_over(&floor, &terms, &word));
     assert!(!hands_over(&heard, &terms, &GroupWord { successor: OTHER, ..word }));
     assert!(!hands_over(&heard, &terms, &GroupWord { state: State::Idle as u8, ..word }));
+}
+
+#[test]
+fn what_something_newer_overtook_is_given_to_nobody() {
+    let terms = terms();
+    let epoch = Epoch(0x1_0000_0101);
+    let released = Record {
+        epoch: epoch.0,
+        recorded: epoch.0,
+        successor: OTHER,
+        state: State::Released as u8,
+        ..fresh()
+    };
+    assert_eq!(said(&released, &terms, AFTER).successor, OTHER);
+    let floor = Record { heard_generation: 7, ..released };
+    assert_eq!(said(&floor, &terms, AFTER).successor, OTHER);
+    let taken = Record { heard: epoch.next(OTHER).unwrap().0, ..released };
+    assert_eq!(said(&taken, &terms, AFTER).successor, 0);
 }

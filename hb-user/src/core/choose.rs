@@ -127,10 +127,12 @@ pub fn holder(nodes: &[Standing]) -> Option<&Standing> {
         .max_by_key(|standing| (standing.epoch, Reverse(standing.node)))
 }
 
-/// Returns the release that nothing newer has overtaken, by a node that is alive.
+/// Returns the release that no newer epoch has overtaken, by a node that is alive. A floor is no
+/// epoch: the node that names it started since, under the hold that was released or an earlier one.
 #[must_use]
 pub fn newest_release(nodes: &[Standing]) -> Option<&Standing> {
-    let newest = nodes.iter().map(|standing| standing.epoch).max()?;
+    let epochs = nodes.iter().map(|standing| standing.epoch);
+    let newest = epochs.filter(|epoch| !epoch.is_floor()).max()?;
     nodes.iter().find(|standing| {
         standing.alive && standing.state == State::Released && standing.epoch == newest
     })

@@ -80,8 +80,8 @@ pub struct RecordFacts {
     pub state: RecordState,
     /// Epoch that this node seeks, holds or released, or did last.
     pub epoch: Epoch,
-    /// Highest epoch known here.
-    pub highest: Epoch,
+    /// Highest epoch known here that a node sought.
+    pub newest: Epoch,
     /// When the lease ends or ended; never while this node does not hold,
     /// [`hb_ebpf::lease::ENDLESS`] for a lease without an end of its own.
     pub lease_end: BootTime,
@@ -119,7 +119,7 @@ impl From<&Record> for RecordFacts {
                 State::Released => RecordState::Released,
             },
             epoch: Epoch(record.epoch),
-            highest: record.highest(),
+            newest: record.newest(),
             lease_end: BootTime(gate::until(record)),
             bound_until: BootTime(record.until_ns),
             blocked_until: BootTime(record.blocked_until_ns),

@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn ask(record: &mut Record, terms: &Terms, epoch: Epoch, now: u64) -> Verdict {
-        let request = Request { epoch, lease_ns: 2_000_000, transmit_ns: 1 };
+        let request = Request { epoch, lease_ns: 2_000_000, transmit_ns: 1, holds: false };
         voter::request(record, terms, epoch.node(), &request, now)
     }
 

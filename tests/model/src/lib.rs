@@ -9,6 +9,7 @@
 //! | [`judge`] | packets on their way to the wire, and the invariant over them |
 //! | [`safe`] | the moves of policy `safe`: fences, and nodes that leave in order |
 //! | [`recovery`] | the good schedule that has to lead to a holder from every state |
+//! | [`steadiness`] | what is held stays held, whichever machine is lost, once all have settled |
 //! | [`rules`] | the transitions as a trait: production's by default |
 //! | [`mutants`] | other implementations, each wrong in one place |
 //! | [`setup`] | how many machines, which lengths, how much the adversary may do |
@@ -26,5 +27,6 @@ pub mod rules;
 pub mod safe;
 pub mod search;
 pub mod setup;
+pub mod steadiness;
 pub mod system;
 pub mod time;

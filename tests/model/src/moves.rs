@@ -13,6 +13,7 @@ use crate::{
     rules::Rules,
     safe::Fence,
     setup::MACHINES,
+    steadiness,
     system::{Machine, Protocol, System},
     time::NOW,
 };
@@ -71,6 +72,7 @@ impl<R: Rules> Model for Protocol<R> {
             disk: self.reserved(id, *generation),
             left: Epoch::NONE,
             pipe: Pipe::default(),
+            overtaken: false,
             reconfigured: false,
             pending: None,
         };
@@ -228,6 +230,9 @@ impl<R: Rules> Model for Protocol<R> {
         ];
         if self.setup.recovery {
             properties.push(Property::always("a holder can be found", recovery::finds_a_holder));
+        }
+        if self.setup.steady {
+            properties.push(Property::always("what is held stays held", steadiness::stays_held));
         }
         properties
     }

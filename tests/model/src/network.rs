@@ -18,8 +18,10 @@ pub const NO_END: u8 = u8::MAX;
 /// What a part of a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// The sender asks for a lease; `time` is when it sent this.
+    /// The sender seeks and asks for a lease; `time` is when it sent this.
     Request,
+    /// The sender holds and asks for a lease; `time` is when it sent this.
+    Renewal,
     /// The sender promised `epoch`; `time` is the transmit time of the request.
     Promise,
     /// The sender released `epoch`.
@@ -41,7 +43,9 @@ pub struct Frame {
     pub part: Part,
     /// Who sent it.
     pub source: u8,
-    /// The successor of a release; the lease of anything else, [`NO_END`] included.
+    /// The lease asked for or promised, [`NO_END`] included; of [`Part::Heard`] the node that the
+    /// sender votes for, 0 for none. The successor of a release, which no rule here looks at, is
+    /// left out.
     pub number: u8,
     /// See [`Part`].
     pub time: u16,
@@ -65,15 +69,15 @@ impl Frame {
         let mut word = GroupWord::default();
         let time = u64::from(self.time);
         match self.part {
-            Part::Request => {
-                word.state = State::Holding as u8;
+            Part::Request | Part::Renewal => {
+                let holds = self.part == Part::Renewal;
+                word.state = if holds { State::Holding } else { State::Seeking } as u8;
                 word.epoch = Be64::new(self.epoch.0);
                 word.lease_ns = Be32::new(u32::from(self.number));
             }
             Part::Release => {
                 word.state = State::Released as u8;
                 word.epoch = Be64::new(self.epoch.0);
-                word.successor = self.number;
             }
             Part::Promise => {
                 word.promise_epoch = Be64::new(self.epoch.0);
@@ -91,7 +95,13 @@ impl Frame {
             }
             // A promise of nothing, which production's rules ignore.
             Part::Echo => word.promise_t0_ns = Be64::new(time),
-            Part::Heard | Part::Silent => word.epoch = Be64::new(self.epoch.0),
+            Part::Heard => {
+                word.epoch = Be64::new(self.epoch.0);
+                // A number of that node from before all others.
+                word.promise_epoch = Be64::new(u64::from(self.number));
+                word.promise_lease_ns = Be32::new(u32::from(self.number));
+            }
+            Part::Silent => word.epoch = Be64::new(self.epoch.0),
         }
         (word, time)
     }
@@ -111,28 +121,33 @@ impl Frame {
         let epoch = word.epoch();
         let time = now as u16;
         let lease = word.lease_ns.get() as u8;
-        let own = match word.state() {
-            State::Seeking | State::Holding if lease != 0 => {
-                Some(Self { part: Part::Request, source, number: lease, time, epoch })
-            }
-            State::Released => {
-                Some(Self { part: Part::Release, source, number: word.successor, time: 0, epoch })
-            }
-            _ if epoch != Epoch::NONE => {
-                Some(Self { part: Part::Heard, source, number: 0, time: 0, epoch })
-            }
-            _ => None,
-        };
         let promise_lease = match word.promise_lease_ns.get() {
             UNLIMITED => NO_END,
             lease => lease as u8,
+        };
+        let promise_epoch = Epoch(word.promise_epoch.get());
+        let own = match word.state() {
+            State::Seeking if lease != 0 => {
+                Some(Self { part: Part::Request, source, number: lease, time, epoch })
+            }
+            State::Holding if lease != 0 => {
+                Some(Self { part: Part::Renewal, source, number: lease, time, epoch })
+            }
+            State::Released => {
+                Some(Self { part: Part::Release, source, number: 0, time: 0, epoch })
+            }
+            _ if epoch != Epoch::NONE => {
+                let number = if promise_lease == 0 { 0 } else { promise_epoch.node() };
+                Some(Self { part: Part::Heard, source, number, time: 0, epoch })
+            }
+            _ => None,
         };
         let promise = (promise_lease != 0).then(|| Self {
             part: Part::Promise,
             source,
             number: promise_lease,
             time: word.promise_t0_ns.get() as u16,
-            epoch: Epoch(word.promise_epoch.get()),
+            epoch: promise_epoch,
         });
         own.into_iter().chain(promise)
     }

@@ -36,7 +36,7 @@ pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool
     for _ in 0..TICKS {
         // What one frame starts, the answers to it finish.
         for _ in 0..2 {
-            exchange(protocol, &mut system);
+            exchange(protocol, &mut system, None);
         }
         let ids = 1..=protocol.setup.nodes;
         if ids.clone().any(|id| protocol.open(&system, id).is_some()) && is_whole(protocol, &system)
@@ -47,7 +47,7 @@ pub fn finds_a_holder<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool
             daemon(protocol, &mut system, id, &mut waits[usize::from(id) - 1]);
         }
         for _ in 0..2 {
-            exchange(protocol, &mut system);
+            exchange(protocol, &mut system, None);
         }
         protocol.pass(&mut system, &mut waits);
     }
@@ -79,9 +79,10 @@ fn is_whole<R: Rules>(protocol: &Protocol<R>, system: &System) -> bool {
             .all(|machine| !machine.record.is_endless() && machine.record.vow() == Vow::None)
 }
 
-/// Everyone says everything, and everyone hears it.
-fn exchange<R: Rules>(protocol: &Protocol<R>, system: &mut System) {
-    for from in 1..=protocol.setup.machines() {
+/// Everyone but `without` says everything, and everyone else hears it.
+pub(crate) fn exchange<R: Rules>(protocol: &Protocol<R>, system: &mut System, without: Option<u8>) {
+    let heard = || (1..=protocol.setup.machines()).filter(|id| Some(*id) != without);
+    for from in heard() {
         let terms = protocol.terms(system, from);
         let mut word = GroupWord::default();
         let machine = &mut system.machines[usize::from(from) - 1];
@@ -89,7 +90,7 @@ fn exchange<R: Rules>(protocol: &Protocol<R>, system: &mut System) {
             machine.record = *record;
         }
         protocol.rules.speak(&machine.record, &terms, true, NOW, &mut word);
-        for to in (1..=protocol.setup.machines()).filter(|to| *to != from) {
+        for to in heard().filter(|to| *to != from) {
             protocol.hear_whole(system, from, &word, to);
         }
     }

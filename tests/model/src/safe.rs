@@ -98,6 +98,7 @@ impl<R: Rules> Protocol<R> {
                 machine.up = false;
                 machine.record = Record::default();
                 machine.pending = None;
+                machine.overtaken = false;
                 let top = system.top.epoch;
                 system.fences.retain(|other| *other != fence);
                 system.fences.push(Fence { done: true, top, ..fence });

@@ -46,7 +46,7 @@ pub fn search<R: Rules>(setup: &Setup, rules: R, depth: Option<usize>) -> Outcom
     }
     let checker = builder.spawn_bfs().join();
     let mut violation = None;
-    for name in ["never two servers", "a holder can be found"] {
+    for name in ["never two servers", "a holder can be found", "what is held stays held"] {
         if let Some(path) = checker.discovery(name) {
             let moves: Vec<_> =
                 path.into_actions().iter().map(|step| format!("{step:?}")).collect();

@@ -60,6 +60,9 @@ pub struct Setup {
     pub held: bool,
     /// Whether to check that the good schedule leads to a holder from every state.
     pub recovery: bool,
+    /// Whether to check that an open gate stays open under the good schedule, and without any one
+    /// other machine thereafter.
+    pub steady: bool,
 }
 
 impl Setup {
@@ -95,6 +98,7 @@ impl Setup {
             cut: &[],
             held: false,
             recovery: false,
+            steady: false,
         }
     }
 

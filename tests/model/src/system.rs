@@ -36,6 +36,9 @@ pub struct Machine {
     pub left: Epoch,
     /// Its packets on their way.
     pub pipe: Pipe,
+    /// Whether another machine's packets left since this one's gate was open, and it holds still: its
+    /// work was not cleaned away.
+    pub overtaken: bool,
     /// Whether it reads the configuration with the next lease.
     pub reconfigured: bool,
     /// A record it spoke of and did not make yet; only a mutant has one.
@@ -119,6 +122,7 @@ impl<R: Rules> Protocol<R> {
         let terms = self.terms(system, id);
         let machine = &mut system.machines[usize::from(id) - 1];
         self.store(machine, id);
+        machine.overtaken &= machine.record.state() == Holds::Holding;
         if !machine.up {
             return;
         }
@@ -143,6 +147,10 @@ impl<R: Rules> Protocol<R> {
         if let Some(epoch) = self.rules.open(&machine.record, &terms, NOW) {
             machine.pipe.passed(epoch, NOW, self.setup.margin);
             system.top.left(epoch, id);
+            system.broken |= machine.overtaken;
+            for (other, machine) in (1..).zip(&mut system.machines) {
+                machine.overtaken |= other != id && machine.record.state() == Holds::Holding;
+            }
         }
         let broken = (1..)
             .zip(&system.machines)
@@ -193,7 +201,7 @@ impl<R: Rules> Protocol<R> {
             if !self.rules.speaks_first() {
                 let record = &mut machine.record;
                 self.rules.hear(record, terms, frame.source, transmit, &word, NOW);
-            } else if frame.part == Part::Request {
+            } else if matches!(frame.part, Part::Request | Part::Renewal) {
                 let mut record = machine.record;
                 self.rules.hear(&mut record, terms, frame.source, transmit, &word, NOW);
                 machine.pending = Some(Box::new(record));
@@ -205,7 +213,7 @@ impl<R: Rules> Protocol<R> {
                 }
             }
         });
-        let timed = matches!(frame.part, Part::Request | Part::Silent);
+        let timed = matches!(frame.part, Part::Request | Part::Renewal | Part::Silent);
         if self.rules.minds_echoes() && timed && frame.time != 0 {
             let epoch = Epoch(u64::from(frame.source));
             let echo = Frame { part: Part::Echo, source: to, number: 0, time: frame.time, epoch };
@@ -313,21 +321,26 @@ impl<R: Rules> Protocol<R> {
                 Part::Promise => {
                     let holder = &machines[usize::from(frame.epoch.node()) - 1].record;
                     let asks = matches!(holder.state(), Holds::Seeking | Holds::Holding);
-                    !expired && asks && holder.epoch == frame.epoch.0
+                    let highest = holder.epoch.max(holder.next);
+                    !expired && asks && (holder.epoch..=highest).contains(&frame.epoch.0)
                 }
                 Part::Echo | Part::Silent => !expired,
-                Part::Request => {
+                Part::Request | Part::Renewal => {
                     others().any(|(_, machine)| machine.record.recorded <= frame.epoch.0)
                 }
                 Part::Release => others().any(|(_, machine)| {
                     let record = &machine.record;
+                    let floor = Epoch(record.recorded).is_floor();
                     record.recorded < frame.epoch.0
+                        || floor && record.promised < frame.epoch.0
                         || record.promised == frame.epoch.0 && record.released == 0
                 }),
                 Part::Heard => others().any(|(id, machine)| {
                     let record = &machine.record;
                     // A holder that could not renumber yet may at any frame.
-                    let renumbers = self.setup.is_safe() && record.heard > record.epoch;
+                    let holds = record.state() == Holds::Holding;
+                    let above = record.highest().0 > record.epoch.max(record.next);
+                    let renumbers = holds && above && frame.number != id;
                     id <= self.setup.nodes && (record.highest() < frame.epoch || renumbers)
                 }),
                 Part::Counted => others().any(|(_, machine)| {

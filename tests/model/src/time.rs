@@ -1,10 +1,6 @@
 //! Time: every clock reads the same for ever, and what is remembered grows older.
 
-use hb_ebpf::{
-    epoch::Epoch,
-    lease::{Record, fence::Vow},
-    wire::State as Holds,
-};
+use hb_ebpf::{epoch::Epoch, lease::Record, wire::State as Holds};
 
 /// What every clock reads.
 pub const NOW: u64 = 1000;
@@ -68,17 +64,16 @@ pub(crate) fn forget(record: &mut Record, matters: Matters) {
     for time in &mut record.expires_ns {
         clear(time, 0);
     }
-    // What a node without an end to its promise said last is looked at when it is back.
-    if record.promise_t0_ns == 0 && record.vow() == Vow::None {
-        record.promise_lease_ns = 0;
-    }
     match record.state() {
         Holds::Seeking => record.sought_ns = record.sought_ns.max(NOW - seek),
         Holds::Holding if turns => clear(&mut record.sought_ns, longest.max(seek)),
         _ => record.sought_ns = 0,
     }
+    // To whom a release is, and which of the numbers heard of is a floor, matters to daemons only.
+    record.successor = 0;
+    record.heard = record.highest().0;
+    record.heard_generation = 0;
     if record.state() == Holds::Idle && !left_epoch {
-        record.heard = record.highest().0;
         record.epoch = 0;
     }
     if record.heard <= record.recorded.max(record.epoch) {

@@ -165,3 +165,13 @@ fn full_three_nodes_with_release() {
     let setup = Setup { nodes: 3, witnesses: 0, releases: 1, recovery: true, ..Setup::even() };
     full("three nodes and a release", &setup);
 }
+
+/// A voter that starts again, standby or witness, is bound to the holder again, and no gate closes.
+#[test]
+fn what_is_held_stays_held() {
+    let setup = Setup { restarts: 1, restarting: &[2, 3], steady: true, ..Setup::even() };
+    let held = Setup { seeks: 1, held: true, ..setup };
+    holds("held, a restart of another", Production, &held);
+    let headroom = Setup { headroom: 1, ..held };
+    holds("held, a restart of another, a witness with headroom", Production, &headroom);
+}

@@ -2,11 +2,12 @@
 
 use hb_model::{
     mutants::{
-        AmnesiaSkipped, ClosedAsRead, CommonExpiry, EchoExtends, EqualByNode, GateLate,
-        GenerationAhead, LapsedStays, LastPacketsNotNoted, LowEpochTaken, MarginAsIs,
-        NewestTransmit, OneOtherVote, OwnLease, OwnVoteTwice, PromiseNotNoted, ReleaseFreesVote,
-        ReleaseUndone, ReleasedRenewed, SeekerStays, SpeaksFirst, UntilShortened, VoteWithinMargin,
-        WaitNotNoted, WitnessForgets,
+        AmnesiaSkipped, ClosedAsRead, CommonExpiry, CountsEarlierNumbers, EchoExtends, EqualByNode,
+        GateLate, GenerationAhead, KeepsItsNumber, LapsedStays, LastPacketsNotNoted, LowEpochTaken,
+        MarginAsIs, NewestTransmit, OneOtherVote, OwnLease, OwnVoteTwice, PromiseNotNoted,
+        ReleaseFreesVote, ReleaseUndone, ReleasedRenewed, RenumbersAnother, RenumbersReleased,
+        RenumbersWhenClosed, SeekerStays, SpeaksFirst, TakesItsNumberAtOnce, UntilShortened,
+        VoteWithinMargin, WaitNotNoted, WitnessForgets,
     },
     rules::{Production, Rules},
     search::search,
@@ -15,6 +16,7 @@ use hb_model::{
 
 const SAFETY: &str = "never two servers";
 const LIVENESS: &str = "a holder can be found";
+const STEADINESS: &str = "what is held stays held";
 
 /// Searches `setup` under the mutant, which has to fail `property`, and under production's rules
 /// to the same depth, which must not.
@@ -185,4 +187,50 @@ fn lapsed_holder_never_yields() {
         ..Setup::even()
     };
     caught(LapsedStays, &setup, LIVENESS);
+}
+
+/// The standby starts again; then losing the witness closes the gate.
+#[test]
+fn a_holder_never_renumbers() {
+    let setup = Setup {
+        seeks: 1,
+        restarts: 1,
+        restarting: &[2],
+        held: true,
+        steady: true,
+        ..Setup::even()
+    };
+    caught(KeepsItsNumber, &setup, STEADINESS);
+}
+
+#[test]
+fn a_number_taken_before_a_majority_promised_it() {
+    let setup = Setup { restarts: 1, restarting: &[1], ..Setup::even() };
+    caught(TakesItsNumberAtOnce, &setup, SAFETY);
+}
+
+#[test]
+fn a_holder_renumbers_with_its_gate_closed() {
+    let setup = Setup { restarts: 1, restarting: &[2], ..Setup::even() };
+    caught(RenumbersWhenClosed, &setup, SAFETY);
+}
+
+#[test]
+fn a_promise_by_a_number_of_an_earlier_hold() {
+    caught(CountsEarlierNumbers, &Setup { releases: 1, ..Setup::even() }, SAFETY);
+}
+
+#[test]
+fn a_voter_lets_another_node_renumber() {
+    caught(RenumbersAnother, &Setup::even(), SAFETY);
+}
+
+#[test]
+fn a_released_number_renumbered() {
+    // Safe by another rule: the voter is bound to that node alone, whose gate its release closed.
+    let setup = Setup { restarts: 1, restarting: &[2], releases: 1, ..Setup::even() };
+    let outcome = search(&setup, RenumbersReleased, None);
+    println!("RenumbersReleased: {outcome}");
+    assert_eq!(outcome.violation, None);
+    assert!(outcome.complete);
 }

@@ -4,6 +4,7 @@ use hb_model::{
     mutants::{
         AmnesiaSkipped, FailureCounts, FencesWhileBound, KeepsItsNumber, LateReport,
         PromisesWhileFencing, ReportAfterGivingUp, ReportOpensAtOnce, ReportTwice, StaysEndless,
+        WaitAsIs,
     },
     rules::{Production, Rules},
     search::search,
@@ -54,6 +55,13 @@ fn a_failed_fence_counts() {
 #[test]
 fn a_fence_opens_the_gate_at_once() {
     caught(ReportOpensAtOnce, &fences(2), SAFETY);
+}
+
+/// The two nodes have two clocks: the wait runs on one, the packets leave by the other.
+#[test]
+fn a_wait_after_a_fence_not_stretched() {
+    let rates = vec![[2, 3, 3, 3, 3]];
+    caught(WaitAsIs, &Setup { fences: 2, rates, ..Setup::uneven().safe() }, SAFETY);
 }
 
 #[test]

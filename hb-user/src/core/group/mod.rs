@@ -227,8 +227,8 @@ impl Group {
         match (self.phase, self.phase.held().or(self.record.held())) {
             (_, Some(epoch)) => (State::Holding, epoch),
             (Phase::Released { epoch, .. }, None) => (State::Released, epoch),
-            (Phase::Seeking, None) => (State::Seeking, self.record.highest),
-            (_, None) => (State::Idle, self.record.highest),
+            (Phase::Seeking, None) => (State::Seeking, self.record.newest),
+            (_, None) => (State::Idle, self.record.newest),
         }
     }
 
@@ -237,8 +237,12 @@ impl Group {
         now < self.record.blocked_until || self.record.vowed
     }
 
+    /// To whom the group was given, as the record says it too: until something newer is known.
     fn successor(&self) -> Option<NodeId> {
-        if let Phase::Released { successor, .. } = self.phase { successor } else { None }
+        match self.phase {
+            Phase::Released { epoch, successor } if self.record.newest <= epoch => successor,
+            _ => None,
+        }
     }
 
     /// Returns when, after `now`, [`settle`](Self::settle) has something to do though nothing
@@ -264,9 +268,16 @@ impl Group {
         let won = self.record.held() != record.held() && record.held().is_some();
         let lost = self.record.held().is_some() && record.held().is_none();
         self.record = record;
-        if let (Some(_), Some(epoch)) = (self.phase.held(), record.held()) {
-            // The record may take a higher number while it holds.
-            self.renumber(epoch);
+        // The record may take a higher number while it holds, and release that.
+        let numbered = match record.state {
+            RecordState::Holding => self.phase.held().is_some(),
+            RecordState::Released => {
+                self.phase.held().is_some() || matches!(self.phase, Phase::Released { .. })
+            }
+            RecordState::Idle | RecordState::Seeking => false,
+        };
+        if numbered {
+            self.renumber(record.epoch);
         }
         match self.phase {
             Phase::Seeking if won => self.deadline = Some(now.after(self.bounds.take)),
@@ -400,7 +411,8 @@ impl Group {
             | Phase::Serving { epoch }
             | Phase::Stopping { epoch }
             | Phase::Dropping { epoch }
-            | Phase::Yielding { epoch } => *epoch = to,
+            | Phase::Yielding { epoch }
+            | Phase::Released { epoch, .. } => *epoch = to,
             _ => {}
         }
     }

@@ -37,6 +37,32 @@ fn the_holder_dies_and_the_group_is_sought_taken_and_started() {
     assert_eq!(bench.phase(), Phase::Starting { epoch });
 }
 
+/// The record decides (`lease/available.rs`). The peer's word is looked at before it, and people are
+/// told why.
+#[test]
+fn a_holder_that_is_outranked_says_by_whom() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    let lower = facts(State::Holding, Health::Healthy, Epoch::floor(1).next(A.0).unwrap());
+    bench.core.handle(peer(A, lower), bench.now);
+    let actions = bench.drain();
+    let conflict = |actions: &[Action], kept: bool| {
+        actions.iter().any(|action| {
+            matches!(action, Action::Log(Transition::Conflict { won, peer: A, .. }) if *won == kept)
+        })
+    };
+    assert!(conflict(&actions, true), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    let higher = facts(State::Holding, Health::Healthy, epoch.next(A.0).unwrap());
+    bench.core.handle(peer(A, higher), bench.now);
+    let actions = bench.drain();
+    assert!(conflict(&actions, false), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Yielding { epoch });
+}
+
 #[test]
 fn a_silent_fast_path_fails_the_group() {
     let (mut bench, holder) = standing_by(Policy::Available);
@@ -133,8 +159,9 @@ fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
     assert_eq!(bench.phase(), Phase::Seeking, "what was begun is waited for");
     // It failed: told, and tried again later if the node is still silent.
     let mut failed = bench.clone();
-    failed.give(Input::Fenced { group: GROUP, epoch, result: bad() });
+    let actions = failed.give(Input::Fenced { group: GROUP, epoch, result: bad() });
     assert_eq!(failed.phase(), Phase::Idle);
+    assert!(!actions.iter().any(seeks), "{actions:?}");
     // It did not.
     let mut order = Order { epoch: epoch.0, ..Order::new(Op::FenceAsk, 0) };
     op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);

@@ -111,31 +111,6 @@ impl Rules for ReportOpensAtOnce {
     }
 }
 
-/// A holder keeps its number, whatever it meets.
-#[derive(Clone, Copy, Debug)]
-pub struct KeepsItsNumber;
-
-impl Rules for KeepsItsNumber {
-    fn hear(
-        &self,
-        record: &mut Record,
-        terms: &Terms,
-        source: u8,
-        transmit_ns: u64,
-        word: &GroupWord,
-        now: u64,
-    ) -> Heard {
-        let before = *record;
-        let heard = word::hear(record, terms, source, transmit_ns, word, now);
-        let both = before.state() == State::Holding && record.state() == State::Holding;
-        if both && record.epoch != before.epoch {
-            record.epoch = before.epoch;
-            record.recorded = before.recorded;
-        }
-        heard
-    }
-}
-
 /// An endless lease stays endless, whoever is back.
 #[derive(Clone, Copy, Debug)]
 pub struct StaysEndless;
@@ -226,5 +201,23 @@ impl Rules for FencesWhileBound {
         let sought = holder::seek(record, terms, now);
         record.until_ns = until_ns;
         sought
+    }
+}
+
+/// The node that fenced waits for `margin` on its own clock, not for `margin (1 + rho)`: the last
+/// packets leave by the other node's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitAsIs;
+
+impl Rules for WaitAsIs {
+    fn report(
+        &self,
+        record: &mut Record,
+        terms: &Terms,
+        epoch: Epoch,
+        fenced: bool,
+        now: u64,
+    ) -> Reported {
+        fence::report(record, &Terms { rho: 0, ..*terms }, epoch, fenced, now)
     }
 }

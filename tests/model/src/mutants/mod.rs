@@ -7,17 +7,22 @@ mod fencing;
 mod holder;
 mod leaving;
 mod liveness;
+mod renumbering;
 mod voter;
 
 pub use fencing::{
-    FailureCounts, FencesWhileBound, KeepsItsNumber, LateReport, PromisesWhileFencing,
-    ReportAfterGivingUp, ReportOpensAtOnce, ReportTwice, StaysEndless,
+    FailureCounts, FencesWhileBound, LateReport, PromisesWhileFencing, ReportAfterGivingUp,
+    ReportOpensAtOnce, ReportTwice, StaysEndless, WaitAsIs,
 };
 pub use holder::{
     ClosedAsRead, CommonExpiry, EchoExtends, GateLate, OneOtherVote, OwnLease, ReleaseUndone,
 };
 pub use leaving::{LastPacketsNotNoted, PromiseNotNoted, WaitNotNoted};
 pub use liveness::{LapsedStays, SeekerStays};
+pub use renumbering::{
+    CountsEarlierNumbers, KeepsItsNumber, RenumbersAnother, RenumbersReleased, RenumbersWhenClosed,
+    TakesItsNumberAtOnce,
+};
 pub use voter::{
     AmnesiaSkipped, EqualByNode, GenerationAhead, LowEpochTaken, MarginAsIs, NewestTransmit,
     OwnVoteTwice, ReleaseFreesVote, ReleasedRenewed, SpeaksFirst, UntilShortened, VoteWithinMargin,
