@@ -139,6 +139,58 @@ fn with_witness_no_connection_attempt_and_no_retried_request_fails() {
     to_and_fro("witness");
 }
 
+/// Moves a group to a node that was restarted in order since it is held, `restarted` in this order:
+/// at the first try, without a take-back.
+fn to_a_restarted_node(policy: &str, restarted: &[Machine]) {
+    let mut cluster = Cluster::up(quick(policy));
+    for node in restarted {
+        cluster.restart(*node);
+    }
+    let from = cluster.holder();
+    let to = from.peer();
+    let before = cluster.epoch(from);
+    let taken_back = cluster.logged(from, "peer died").len();
+    let watch = Watch::start(&cluster);
+    let asked = clock::now();
+    let text = done(&cluster.ask(from, &["move", "web", to.name()]));
+    let took = clock::now().since(asked);
+    let epoch = cluster.epoch(to);
+    let served = format!("moving web to {to}\nweb: served by {to}, epoch {epoch}\n");
+    assert_eq!(text, served, "{policy}");
+    // A move that is tried twice waits for a promise, and for the command's patience.
+    assert!(took < Duration::from_secs(2), "{policy}: {took:?}");
+    cluster.wait_until_serving(to);
+    let seen = watch.finish();
+    seen.assert_never_both();
+    let back = seen.holders.iter().filter(|(_, holders)| *holders == [from]).count();
+    assert!(back <= 1, "{policy}: {:?}", seen.holders);
+    assert!(epoch > before, "{epoch} after {before}");
+    assert_eq!(cluster.logged(from, "peer died").len(), taken_back);
+}
+
+#[test]
+fn a_node_that_was_restarted_takes_what_is_moved_to_it_at_once() {
+    for policy in ["available", "witness", "safe"] {
+        to_a_restarted_node(policy, &[Machine::B]);
+    }
+}
+
+#[test]
+fn after_a_restart_of_both_nodes_one_after_the_other_a_move_succeeds_at_once() {
+    for policy in ["available", "witness", "safe"] {
+        to_a_restarted_node(policy, &[Machine::B, Machine::A]);
+    }
+}
+
+#[test]
+fn after_a_restart_of_the_witness_a_move_succeeds_at_once() {
+    let mut cluster = Cluster::up(quick("witness"));
+    cluster.lab.restart_witness().unwrap();
+    let text = done(&cluster.ask(Machine::A, &["move", "web", "b"]));
+    assert!(text.contains("web: served by b"), "{text}");
+    cluster.wait_until_serving(Machine::B);
+}
+
 #[test]
 fn what_cannot_be_moved_is_refused_with_the_reason() {
     let mut cluster = Cluster::up(quick("available"));

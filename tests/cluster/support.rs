@@ -88,6 +88,25 @@ impl Cluster {
         cluster
     }
 
+    /// Restarts a daemon in order, as an upgrade does, and waits until it takes part again.
+    pub(crate) fn restart(&mut self, node: Machine) {
+        self.lab.signal(node, libc::SIGTERM).unwrap();
+        self.wait_for_end(node);
+        self.lab.start_daemon(node).unwrap();
+        let holder = self.holder();
+        self.wait_until_serving(holder);
+    }
+
+    /// Waits until one node holds the group, and returns which.
+    pub(crate) fn holder(&mut self) -> Machine {
+        wait_for("a holder", || {
+            NODES.into_iter().find(|node| {
+                let status = self.lab.status(*node).ok();
+                status.is_some_and(|status| status["groups"][0]["state"] == "holding")
+            })
+        })
+    }
+
     /// Starts both daemons and waits until `a` serves.
     pub(crate) fn start_both(&mut self) {
         for node in NODES {

@@ -1,8 +1,12 @@
 //! The command `hb witness`, as an operator uses it, and what it means for the nodes.
 
-use std::{fs, path::Path, process::Output};
+use std::{fs, path::Path, process::Output, thread, time::Duration};
 
-use lab::{addresses::Machine, config::Settings};
+use hb_user::lease_view::{LeaseView, State};
+use lab::{
+    addresses::{Machine, VIP4},
+    config::Settings,
+};
 use serde_json::Value;
 
 use super::support::{Cluster, slow, wait_for};
@@ -314,4 +318,50 @@ fn new_voters_take_part_once_every_machine_knows_them() {
     cluster.wait_until_serving(Machine::A);
     let lines = cluster.logged(Machine::B, "no learner any more");
     assert_eq!(lines.len(), 1, "{lines:?}");
+}
+
+/// The standby's vote counts again after its restart: without the witness nothing changes.
+#[test]
+fn after_a_restart_of_the_standby_the_witness_may_be_lost() {
+    let mut cluster = Cluster::up(Settings { resource: false, ..settings() });
+    cluster.restart(Machine::B);
+    // Its generation is on a's disk, and the higher epoch is promised.
+    let floor = wait_for("b votes", || {
+        let view = LeaseView::open(&cluster.lab.leases(Machine::A)).unwrap();
+        let lease = view.read(0).unwrap();
+        (lease.epoch >> 32 > 1 && lease.state == State::Holding).then_some(lease.epoch)
+    });
+    let client = cluster.client(VIP4.into());
+    cluster.lab.cut(Machine::Witness);
+    // Many leases.
+    thread::sleep(Duration::from_secs(2));
+    cluster.wait_until_serving(Machine::A);
+    let seen = client.finish().unwrap();
+    assert!(seen.last_answer(Machine::B).is_none());
+    let gap = seen.longest_gap().unwrap();
+    assert!(gap < Duration::from_millis(100), "{gap:?}");
+    assert_eq!(cluster.epoch(Machine::A), floor);
+    assert_eq!(cluster.logged(Machine::A, "lease ran out").len(), 0);
+}
+
+/// The witness's own restart closes no gate, and its vote counts again as well: without the standby
+/// nothing changes.
+#[test]
+fn after_a_restart_of_the_witness_the_standby_may_be_lost() {
+    let mut cluster = Cluster::up(Settings { resource: false, ..settings() });
+    let before = cluster.epoch(Machine::A);
+    let client = cluster.client(VIP4.into());
+    cluster.lab.restart_witness().unwrap();
+    wait_for("the witness votes", || (cluster.epoch(Machine::A) > before).then_some(()));
+    // Until it takes part.
+    wait_for("the witness promises", || {
+        let promised = &report(&cluster)["clusters"][0]["groups"][0]["promised_to"];
+        (*promised == Value::from(Machine::A.id())).then_some(())
+    });
+    cluster.lab.crash(Machine::B).unwrap();
+    thread::sleep(Duration::from_secs(2));
+    cluster.wait_until_alone(Machine::A);
+    let seen = client.finish().unwrap();
+    let gap = seen.longest_gap().unwrap();
+    assert!(gap < Duration::from_millis(100), "{gap:?}");
 }
