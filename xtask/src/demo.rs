@@ -210,6 +210,9 @@ pub(crate) fn run_once(lab: &mut Lab, fault: Fault, number: u32) -> Run {
 /// With what did not happen that must.
 pub(crate) fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
     start(lab)?;
+    if fault == Fault::MoveRestarted {
+        restart_standby(lab)?;
+    }
     let client = lab.client(Pace { interval: PACE, limit: CLIENT, ..Pace::default() })?;
     ensure!(
         client.wait_for_answer(Machine::A, clock::now(), MOVE),
@@ -237,6 +240,16 @@ fn start(lab: &mut Lab) -> Result<()> {
         Some(_) => bail!(Astray("node b serves after the start, though a is preferred")),
         None => bail!("no node serves {START:?} after both started"),
     }
+}
+
+/// Restarts the daemon of b in order, as an upgrade does, and waits until it could take over again.
+fn restart_standby(lab: &mut Lab) -> Result<()> {
+    lab.signal(Machine::B, libc::SIGTERM)?;
+    let status = lab.daemon_mut(Machine::B).context("node b has no daemon")?.wait(MOVE)?;
+    ensure!(status.success(), "the daemon of b left with {status}");
+    lab.start_daemon(Machine::B)?;
+    lab.wait_for_controller(Machine::A, true, START)?;
+    lab.wait_for_standby(Machine::B, START)
 }
 
 /// After any fault, b must serve, and a not any more; nor when its daemon is back.
@@ -293,7 +306,7 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
         started.is_some() || !lab.settings().resource,
         "the resource was not started on node b within {MOVE:?}"
     );
-    if fault == Fault::Move {
+    if fault.is_move() {
         for node in NODES {
             lab.daemon_mut(node).with_context(|| format!("node {node} has no daemon"))?.check()?;
         }
@@ -317,7 +330,7 @@ pub(crate) fn inject(lab: &mut Lab, fault: Fault, node: Machine) -> Result<BootT
         Fault::Crash => lab.crash(node),
         Fault::Cut => Ok(lab.cut(node)),
         Fault::Stop => lab.signal(node, libc::SIGTERM),
-        Fault::Move => lab.move_group(node.peer()),
+        Fault::Move | Fault::MoveRestarted => lab.move_group(node.peer()),
         Fault::Kill => lab.signal(node, libc::SIGKILL),
         Fault::Freeze => lab.signal(node, libc::SIGSTOP),
     }
@@ -332,7 +345,9 @@ fn repair(lab: &mut Lab, fault: Fault, at: BootTime, run: &mut Run) -> Result<()
             lab.start_daemon(Machine::A)?;
         }
         Fault::Freeze => drop(lab.signal(Machine::A, libc::SIGCONT)?),
-        Fault::Crash | Fault::Cut | Fault::Stop | Fault::Move => return Ok(()),
+        Fault::Crash | Fault::Cut | Fault::Stop | Fault::Move | Fault::MoveRestarted => {
+            return Ok(());
+        }
     }
     run.instants.repaired_ns = Some(after(at, repaired));
     let alive = lab.wait_for_controller(Machine::B, true, REPAIR)?;

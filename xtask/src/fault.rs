@@ -13,6 +13,8 @@ pub(crate) enum Fault {
     Stop,
     /// The group is told to live on node b: a planned move, both daemons go on.
     Move,
+    /// The same, after node b was restarted in order: its generation lies above the holder's.
+    MoveRestarted,
     /// Its daemon alone is killed, and later started again.
     Kill,
     /// Its daemon alone is stopped, and later continued.
@@ -27,9 +29,15 @@ impl Fault {
             Self::Cut => "cut",
             Self::Stop => "stop",
             Self::Move => "move",
+            Self::MoveRestarted => "move-restarted",
             Self::Kill => "kill",
             Self::Freeze => "freeze",
         }
+    }
+
+    /// Tells whether the daemons of both nodes go on, and the group is moved between them.
+    pub(crate) const fn is_move(self) -> bool {
+        matches!(self, Self::Move | Self::MoveRestarted)
     }
 
     /// Returns what is done, for a person.
@@ -39,6 +47,7 @@ impl Fault {
             Self::Cut => "all links of a are cut",
             Self::Stop => "SIGTERM to the daemon of a",
             Self::Move => "hb move: the group is told to live on b",
+            Self::MoveRestarted => "hb move to b, which was restarted in order before",
             Self::Kill => "SIGKILL to the daemon of a, to nothing else",
             Self::Freeze => "SIGSTOP to the daemon of a, to nothing else",
         }

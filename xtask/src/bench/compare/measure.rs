@@ -97,7 +97,7 @@ fn service(system: &mut dyn System, fault: Fault, holder: Machine) -> Result<Out
     let seen = client.finish()?;
     ensure!(moved, "node {next} did not answer within {limit:?}");
     let mut outcome = judge(&seen, holder, at)?;
-    if matches!(fault, Fault::Kill | Fault::Freeze | Fault::Stop | Fault::Move) {
+    if fault.is_move() || matches!(fault, Fault::Kill | Fault::Freeze | Fault::Stop) {
         outcome.two_servers = both_answer(system)?;
     }
     Ok(outcome)

@@ -135,6 +135,9 @@ impl Compare {
                 bail!("hb is not measured as {name:?}: take some of {}", names.join(", "));
             }
         }
+        if self.faults.contains(&Fault::MoveRestarted) {
+            bail!("only hb alone is measured after a restart: `bench failover --fault move-restarted`");
+        }
         let chosen =
             |name: &str| self.peers.is_empty() || self.peers.iter().any(|wanted| wanted == name);
         Ok(all.into_iter().filter(|peer| chosen(peer.name())).collect())

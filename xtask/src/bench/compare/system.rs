@@ -200,7 +200,9 @@ impl System for Other {
             Fault::Stop if self.judged() == Judged::BySession => {
                 bail!("{} serves nothing that could be handed over", self.name())
             }
-            Fault::Move => bail!("{} is not told to move a single group", self.name()),
+            Fault::Move | Fault::MoveRestarted => {
+                bail!("{} is not told to move a single group", self.name())
+            }
             Fault::Stop => self.0.ask_to_leave(node),
             Fault::Kill => self.0.signal(node, libc::SIGKILL),
             Fault::Freeze => self.0.signal(node, libc::SIGSTOP),

@@ -25,7 +25,7 @@ use crate::{demo, fault::Fault, policy::Policy, prepare, steady, timeline::Run};
 #[derive(Debug, Args)]
 pub(crate) struct Failover {
     /// What happens to node a; may be repeated.
-    #[arg(long = "fault", value_enum, default_values = ["crash", "cut", "kill", "freeze", "stop", "move"])]
+    #[arg(long = "fault", value_enum, default_values = ["crash", "cut", "kill", "freeze", "stop", "move", "move-restarted"])]
     faults: Vec<Fault>,
     /// Time between two heartbeats; may be repeated.
     #[arg(long = "interval", default_values = ["100us", "200us"])]
@@ -200,7 +200,8 @@ impl Failover {
         let lab = Lab::up(options)?;
         println!("lab {}: {words}", lab.name());
         // Of a daemon stopped on a machine that is busy otherwise nothing would be learnt.
-        let faults = if self.smoke { &[Fault::Crash, Fault::Move][..] } else { &self.faults[..] };
+        let smoke = &[Fault::Crash, Fault::Move, Fault::MoveRestarted];
+        let faults = if self.smoke { &smoke[..] } else { &self.faults[..] };
         let series = faults.iter().map(|&fault| (fault, Vec::new())).collect();
         Ok(Setting { lab, words, series })
     }
