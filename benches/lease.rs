@@ -53,7 +53,8 @@ fn transitions(criterion: &mut Criterion) {
     let (node, witness) = (terms(1), terms(3));
     let (sought, epoch) = seeking(&node);
     let fresh = start::start(&witness, 1, 0);
-    let request = |transmit_ns| Request { epoch, lease_ns: (20 * MS) as u32, transmit_ns };
+    let request =
+        |transmit_ns| Request { epoch, lease_ns: (20 * MS) as u32, transmit_ns, holds: true };
 
     criterion.bench_function("request: a new promise", |bencher| {
         bencher.iter_batched_ref(

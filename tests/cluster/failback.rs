@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use lab::{
     addresses::{Machine, VIP4},
     config::Settings,
-    takeover::told,
+    takeover::{takeovers, told},
 };
 
 use super::{
@@ -112,5 +112,10 @@ fn with_failback_a_node_that_was_restarted_takes_the_group_at_once() {
             .filter(|h| !h.is_empty())
             .collect();
         assert_eq!(holders, [&[Machine::B][..], &[Machine::A][..]], "{policy}");
+        // At b's word, not after a look round.
+        let log = cluster.lab.daemon(Machine::A).unwrap().log();
+        let taken = takeovers(log).unwrap();
+        let cause = taken.last().map(|takeover| takeover.cause.as_str());
+        assert_eq!(cause, Some("handed-over"), "{policy}: {taken:?}");
     }
 }

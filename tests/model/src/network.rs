@@ -18,10 +18,9 @@ pub const NO_END: u8 = u8::MAX;
 /// What a part of a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// The sender seeks and asks for a lease; `time` is when it sent this.
+    /// The sender asks for a lease; `time` is when it sent this. It arrives as that of a node that
+    /// holds, which gives the adversary more than one that seeks.
     Request,
-    /// The sender holds and asks for a lease; `time` is when it sent this.
-    Renewal,
     /// The sender promised `epoch`; `time` is the transmit time of the request.
     Promise,
     /// The sender released `epoch`.
@@ -69,9 +68,8 @@ impl Frame {
         let mut word = GroupWord::default();
         let time = u64::from(self.time);
         match self.part {
-            Part::Request | Part::Renewal => {
-                let holds = self.part == Part::Renewal;
-                word.state = if holds { State::Holding } else { State::Seeking } as u8;
+            Part::Request => {
+                word.state = State::Holding as u8;
                 word.epoch = Be64::new(self.epoch.0);
                 word.lease_ns = Be32::new(u32::from(self.number));
             }
@@ -127,11 +125,8 @@ impl Frame {
         };
         let promise_epoch = Epoch(word.promise_epoch.get());
         let own = match word.state() {
-            State::Seeking if lease != 0 => {
+            State::Seeking | State::Holding if lease != 0 => {
                 Some(Self { part: Part::Request, source, number: lease, time, epoch })
-            }
-            State::Holding if lease != 0 => {
-                Some(Self { part: Part::Renewal, source, number: lease, time, epoch })
             }
             State::Released => {
                 Some(Self { part: Part::Release, source, number: 0, time: 0, epoch })

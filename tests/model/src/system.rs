@@ -201,7 +201,7 @@ impl<R: Rules> Protocol<R> {
             if !self.rules.speaks_first() {
                 let record = &mut machine.record;
                 self.rules.hear(record, terms, frame.source, transmit, &word, NOW);
-            } else if matches!(frame.part, Part::Request | Part::Renewal) {
+            } else if frame.part == Part::Request {
                 let mut record = machine.record;
                 self.rules.hear(&mut record, terms, frame.source, transmit, &word, NOW);
                 machine.pending = Some(Box::new(record));
@@ -213,7 +213,7 @@ impl<R: Rules> Protocol<R> {
                 }
             }
         });
-        let timed = matches!(frame.part, Part::Request | Part::Renewal | Part::Silent);
+        let timed = matches!(frame.part, Part::Request | Part::Silent);
         if self.rules.minds_echoes() && timed && frame.time != 0 {
             let epoch = Epoch(u64::from(frame.source));
             let echo = Frame { part: Part::Echo, source: to, number: 0, time: frame.time, epoch };
@@ -325,7 +325,7 @@ impl<R: Rules> Protocol<R> {
                     !expired && asks && (holder.epoch..=highest).contains(&frame.epoch.0)
                 }
                 Part::Echo | Part::Silent => !expired,
-                Part::Request | Part::Renewal => {
+                Part::Request => {
                     others().any(|(_, machine)| machine.record.recorded <= frame.epoch.0)
                 }
                 Part::Release => others().any(|(_, machine)| {

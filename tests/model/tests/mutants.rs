@@ -217,7 +217,8 @@ fn a_holder_renumbers_with_its_gate_closed() {
 
 #[test]
 fn a_promise_by_a_number_of_an_earlier_hold() {
-    caught(CountsEarlierNumbers, &Setup { releases: 1, ..Setup::even() }, SAFETY);
+    let setup = Setup { seeks: 3, held: true, releases: 1, cut: &[(1, 2)], ..Setup::even() };
+    caught(CountsEarlierNumbers, &setup, SAFETY);
 }
 
 #[test]

@@ -136,7 +136,9 @@ impl Compare {
             }
         }
         if self.faults.contains(&Fault::MoveRestarted) {
-            bail!("only hb alone is measured after a restart: `bench failover --fault move-restarted`");
+            bail!(
+                "only hb alone is measured after a restart: `bench failover --fault move-restarted`"
+            );
         }
         let chosen =
             |name: &str| self.peers.is_empty() || self.peers.iter().any(|wanted| wanted == name);
