@@ -90,7 +90,7 @@ fn a_record_that_is_closing_promises_nothing_and_tells_no_end() {
     let mut record = holding(&terms);
     holder::release(&mut record, &terms, OTHER, READ).unwrap();
     let epoch = Epoch(record.epoch).next(OTHER).unwrap();
-    let wish = Request { epoch, lease_ns: 100, transmit_ns: 77 };
+    let wish = Request { epoch, lease_ns: 100, transmit_ns: 77, holds: false };
     let locked = AFTER + 1000;
     assert_eq!(voter::request(&mut record, &terms, OTHER, &wish, locked), Verdict::Sending);
     assert_eq!(start::part(&mut record, &terms, locked), None);
@@ -168,7 +168,7 @@ proptest! {
         }
         let last = published.min(open_until - 1);
         let epoch = Epoch(record.epoch).next(OTHER).unwrap();
-        let wish = Request { epoch, lease_ns: 100, transmit_ns: 77 };
+        let wish = Request { epoch, lease_ns: 100, transmit_ns: 77, holds: false };
         let now = read + asked;
         let promised = voter::request(&mut record, &terms, OTHER, &wish, now) == Verdict::Promised;
         prop_assert!(!promised || now > last + terms.wait_ns());
