@@ -19,7 +19,7 @@ const LAPSED: Duration = Duration::from_millis(500);
 /// How long it is seen that nobody serves.
 const WHILE: Duration = Duration::from_millis(500);
 /// What the node of higher id waits before it fences: long enough to see what a failed fence did.
-const DELAY: Duration = Duration::from_secs(2);
+const DELAY: Duration = Duration::from_secs(3);
 
 /// A cluster whose nodes are about to have each other fenced, which fails for some of them.
 fn cluster(broken: &[Machine]) -> Cluster {
@@ -85,4 +85,24 @@ fn two_fences_that_fail_let_nobody_serve_until_the_nodes_hear_each_other() {
     let seen = judge.finish().unwrap();
     assert_eq!(between(&seen.answers, parted.after(LAPSED), healed), []);
     assert_eq!(verdict::violations(&seen), []);
+}
+
+/// It lost its power for a moment, and takes no part for a while: its promise is waited for.
+#[test]
+fn a_node_that_is_back_before_its_fence_is_not_fenced() {
+    let mut cluster = cluster(&[]);
+    let crashed = cluster.lab.crash(Machine::A).unwrap();
+    let message = "seeking: the other node is silent, and is to be fenced";
+    cluster.wait_for_log(Machine::B, message, |_| true);
+    cluster.lab.reboot(Machine::A).unwrap();
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_for(Machine::B, "a is back", |status| status["peers"][0]["life"] == "alive");
+    assert!(clock::now() < crashed.after(DELAY), "this machine is too slow for the test");
+    wait_for("a node serves", || {
+        [Machine::A, Machine::B]
+            .into_iter()
+            .find(|&node| cluster.status(node)["groups"][0]["state"] == "holding")
+    });
+    assert!(clock::now() > crashed.after(DELAY), "it was not fenced because it could promise");
+    assert_eq!(cluster.lab.power_switch().unwrap().take_requests(), []);
 }

@@ -12,6 +12,7 @@ use hb_ebpf::{
         fence::Vow,
         op::{DONE, Op, Order, WAIT},
     },
+    maps::Life,
     wire::{State, WORD_ENDLESS},
 };
 use tokio::{runtime::Handle, sync::mpsc};
@@ -126,14 +127,23 @@ impl Daemon {
         target.due = false;
         let asked = std::mem::take(&mut target.waiting);
         let mut running = Vec::new();
+        // It may have come back during the delay. Its promise is asked for then, as any other's.
+        let heard = self
+            .shared
+            .peer(node)
+            .is_some_and(|peer| matches!(Life::from_code(peer.life), Life::Alive | Life::Late));
         for (group, epoch) in asked {
             let same = self.shared.record(group).is_some_and(|record| record.epoch == epoch.0);
-            if same && self.order(group, Op::FenceAsk) {
+            if !heard && same && self.order(group, Op::FenceAsk) {
                 running.push((group, epoch));
-            } else {
-                let result = Err("the group is not sought in that epoch any more".to_owned());
-                self.feed(Input::Fenced { group, epoch, result });
+                continue;
             }
+            let why = if heard {
+                "the node is heard again"
+            } else {
+                "the group is not sought in that epoch any more"
+            };
+            self.feed(Input::Fenced { group, epoch, result: Err(why.to_owned()) });
         }
         let Some((_, epoch)) = running.first().copied() else { return };
         let (agent, named) = (self.config.fence.clone(), self.config.nodes.iter());

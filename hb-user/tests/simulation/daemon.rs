@@ -9,7 +9,7 @@ use hb_ebpf::{
         op::{DONE, Op, Order, WAIT},
         start,
     },
-    maps::EventKind,
+    maps::{EventKind, Life},
     time::BootTime,
     wire::{State, WORD_ENDLESS},
 };
@@ -442,10 +442,17 @@ impl Daemon {
         }
     }
 
+    /// Tells whether the other node lives.
+    fn is_heard(&self, machine: &Machine<'_>) -> bool {
+        let mut lives = machine.kernel.contacts.iter().map(|other| other.peer.life);
+        lives.any(|life| matches!(Life::from_code(life), Life::Alive | Life::Late))
+    }
+
     fn begin_fence(&mut self, machine: &mut Machine<'_>) {
         self.fence_due = false;
         for (group, epoch) in std::mem::take(&mut self.wanted) {
-            let same = machine.kernel.records[usize::from(group.0)].epoch == epoch.0;
+            let record = &machine.kernel.records[usize::from(group.0)];
+            let same = record.epoch == epoch.0 && !self.is_heard(machine);
             if same && self.order(machine, Order::new(Op::FenceAsk, group.0)) {
                 self.fencing.push((group, epoch));
             } else {

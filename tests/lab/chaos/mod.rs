@@ -108,11 +108,19 @@ impl Chaos {
         let began = clock::now();
         thread::sleep(CALM);
         let deeds = faults::carry_out(lab, &plan.faults)?;
-        let mended = deeds.last().map_or(began, |deed| deed.ended);
+        let mut mended = deeds.last().map_or(began, |deed| deed.ended);
         let fenced = lab.power_switch().map(PowerSwitch::take_requests).unwrap_or_default();
-        let forgets = !fenced.is_empty() || plan.faults.iter().any(|p| p.fault.kind.forgets());
-        let bound = self.lengths.bound(lab.settings(), forgets);
-        let back = judge.wait_for_service(&addresses, mended, bound);
+        let mut forgets = !fenced.is_empty() || plan.faults.iter().any(|p| p.fault.kind.forgets());
+        let (mut bound, mut back) = (Duration::ZERO, Ok(None));
+        for _ in 0..=faults::FENCES {
+            bound = self.lengths.bound(lab.settings(), forgets);
+            back = judge.wait_for_service(&addresses, mended, bound);
+            // A fence came late, and nobody but this boots what it switched off.
+            if back.is_ok() || !boot_fenced(lab)? {
+                break;
+            }
+            (mended, forgets) = (clock::now(), true);
+        }
         let settled = settle_fenced(lab);
         let fenced_since = lab.power_switch().map(PowerSwitch::take_requests).unwrap_or_default();
         let fenced = [fenced, fenced_since].concat();
@@ -183,17 +191,23 @@ struct Evidence<'a> {
 /// mended already, because a node was late.
 fn settle_fenced(lab: &mut Lab) -> Result<()> {
     for _ in 0..faults::FENCES {
-        let mut off = false;
-        for node in NODES {
-            off |= lab.power_switch().is_some() && !lab.daemon_runs(node)?;
-        }
-        if off {
-            faults::mend_all(lab)?;
-        } else if settle(lab).is_ok() {
+        if !boot_fenced(lab)? && settle(lab).is_ok() {
             return Ok(());
         }
     }
     settle(lab)
+}
+
+/// Boots what was switched off; tells whether anything was.
+fn boot_fenced(lab: &mut Lab) -> Result<bool> {
+    let mut off = false;
+    for node in NODES {
+        off |= lab.power_switch().is_some() && !lab.daemon_runs(node)?;
+    }
+    if off {
+        faults::mend_all(lab)?;
+    }
+    Ok(off)
 }
 
 /// Waits until both nodes hear each other's controllers and one serves. Fails at once if the daemon
