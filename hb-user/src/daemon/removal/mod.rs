@@ -251,16 +251,18 @@ fn tried<T>(result: Result<T, Failure>) -> Result<T, Failure> {
 fn close(leases: &Leases, group: u8) -> Result<u64, KernelError> {
     let order = |op| leases.order(Order::new(op, group));
     let mut record = order(Op::Read)?.record;
-    // It may have been won between two orders.
-    while let State::Holding | State::Seeking = record.state() {
+    loop {
         let op = match record.state() {
             State::Holding => Op::Release,
-            // A seek may be given up after a while only; this ends it at once.
-            _ => Op::TermsChanged,
+            // A seek may be given up after a while only; this ends it at once. It may have been won
+            // between two orders.
+            State::Seeking => Op::TermsChanged,
+            // Until when packets passed is known after the closing was published.
+            State::Idle | State::Released if record.closing().is_some() => Op::Read,
+            State::Idle | State::Released => return Ok(record.open_until_ns),
         };
         record = order(op)?.record;
     }
-    Ok(record.open_until_ns)
 }
 
 /// Removes an address. Returns whether it was there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hb_ebpf::time::BootTime;
 
-/// How long it may take until connections are ended.
+/// How long it may take until connections are ended, and the last packets have left.
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 /// How often a step that fails is tried, and how long after a failure.
 const TRIES: u8 = 3;
@@ -97,6 +97,9 @@ pub(super) fn next(facts: &Facts, now: BootTime) -> Step {
     if let Err(step) = step(&facts.addresses, Step::RemoveAddresses, facts, now) {
         return step;
     }
+    if left > facts.began.after(LONGEST) {
+        return Step::Keep("nobody can tell when the last packets have left".to_owned());
+    }
     if now < left {
         return Step::Wait(left);
     }
@@ -150,6 +153,12 @@ mod tests {
         assert_eq!(next(&facts, BootTime(60)), Step::EndWork);
         facts.work.tried(Ok(()));
         assert_eq!(next(&facts, BootTime(60)), Step::TakeAway);
+    }
+
+    #[test]
+    fn nothing_is_waited_for_that_never_comes() {
+        let facts = Facts { closed: Known::Done(BootTime(u64::MAX)), ..done() };
+        assert!(matches!(next(&facts, BootTime(60)), Step::Keep(_)));
     }
 
     #[test]
