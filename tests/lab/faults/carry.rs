@@ -65,8 +65,9 @@ pub struct Deed {
     pub connected: bool,
 }
 
-/// A power switch that works takes a node down this often in a run, at most; more is a defect.
-pub(crate) const FENCES: usize = 3;
+/// A power switch that works takes nodes down this often at the end of a run, at most: each node for
+/// each of two groups, and once more. More is a defect.
+pub(crate) const FENCES: usize = 6;
 
 /// Carries out a plan and then mends all that is left; returns what was done when.
 ///

@@ -127,7 +127,7 @@ impl Kind {
     /// Returns whether a series has it only when it is asked for by name.
     #[must_use]
     pub const fn only_by_name(self) -> bool {
-        matches!(self, Self::Connections | Self::Edit | Self::SlowDisk | Self::Tcx | Self::Pins)
+        matches!(self, Self::Edit | Self::Tcx | Self::Pins)
     }
 
     /// Returns whether a daemon starts, which takes longer than most timers.
