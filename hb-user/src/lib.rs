@@ -16,6 +16,7 @@ pub mod key;
 pub mod lease_view;
 pub mod link;
 pub mod logging;
+pub mod own_path;
 pub mod realtime;
 pub mod resource;
 pub mod sockets;

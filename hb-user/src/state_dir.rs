@@ -7,9 +7,9 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     str::FromStr,
     thread,
@@ -20,7 +20,7 @@ use hb_ebpf::epoch::Epoch;
 
 use crate::{
     clock, durable,
-    trust::{self, Untrusted},
+    own_path::{self, NotOurs},
 };
 
 /// Bytes of a file that are looked at; the longest number has 10 digits.
@@ -44,28 +44,9 @@ pub struct StateDir {
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirError {
-    /// The directory cannot be made or looked at.
-    #[error("cannot use state directory {path}; check state_dir and who may write there")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others than its owner may write there.
-    #[error(
-        "state directory {path} has mode {mode:04o}, so others can change it; run \
-         `chmod 700 {path}`"
-    )]
-    Mode {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Others may put another in its place.
-    #[error(transparent)]
-    Untrusted(#[from] Untrusted),
+    /// The directory cannot be made, or others can change it.
+    #[error("cannot use the state directory: {0}")]
+    NotOurs(#[from] NotOurs),
     /// Another daemon works there.
     #[error("state directory {path} is in use by {holder}; stop that daemon first")]
     Locked {
@@ -173,20 +154,15 @@ impl fmt::Display for Counter {
 
 impl StateDir {
     /// Opens a node's own directory, `<state_dir>/<cluster>-<node>`, and locks it; makes it first,
-    /// open to its owner alone, if it is not there.
+    /// open to its owner alone, if it is not there. Nobody but root and whoever runs this may own it
+    /// or a directory above it, or write there.
     ///
     /// # Errors
     ///
     /// [`StateDirError::Locked`] names the process that has it; others if the directory cannot be
     /// made, can be written by others, or cannot be locked.
     pub fn open(path: &Path) -> Result<Self, StateDirError> {
-        let directory = |source| StateDirError::Directory { path: path.into(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory)?;
-        let mode = fs::metadata(path).map_err(directory)?.mode();
-        if mode & 0o022 != 0 {
-            return Err(StateDirError::Mode { path: path.into(), mode: mode & 0o7777 });
-        }
-        trust::check(path)?;
+        own_path::make(path)?;
         let lock = lock(path)?;
         Ok(Self { path: path.into(), _lock: lock })
     }
