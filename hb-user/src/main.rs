@@ -15,7 +15,7 @@ use hb_user::{
     clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Readable, hostname},
     control::{Client, Reply, Request},
-    daemon::{self, Prepared, Removed, RunError},
+    daemon::{self, GateNode, GatePlace, Prepared, Removed, RunError},
     fence::{self, Action, Asker},
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
@@ -124,29 +124,40 @@ fn move_group(socket: &Socket, group: &str, node: &str, wait: Duration) -> Resul
 
 /// Shows the gate of this host, or takes it away.
 fn gate(verb: &GateVerb) -> Result<()> {
-    let (pins, groups) = match &verb.pins {
-        Some(pins) => (pins.clone(), Vec::new()),
+    let place = match &verb.pins {
+        Some(pins) => GatePlace { pins: pins.clone(), node: None, groups: Vec::new() },
         None => {
             let config = Config::load(&verb.which.config)
                 .context("without the configuration, name the place: `--pins DIRECTORY`")?;
             let hostname = hostname().context("cannot read the name of this host")?;
             let local = config.identify(verb.which.node.as_deref(), &hostname)?;
-            let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
-            (daemon::pins(&config, &local), groups)
+            GatePlace {
+                pins: daemon::pins(&config, &local),
+                node: Some(GateNode {
+                    cluster: config.cluster_id(),
+                    id: local.me.id,
+                    terms: config.terms(local.me.id)?,
+                }),
+                groups: config.groups.iter().map(|group| group.name.to_string()).collect(),
+            }
         }
     };
     if verb.remove {
-        let Removed { addresses, interfaces } = daemon::remove_gate(&pins)?;
+        let Removed { addresses, interfaces } = daemon::remove_gate(&place)?;
         return say(&format!(
             "removed {addresses} service addresses, and the gate of {interfaces} interfaces\n"
         ));
     }
-    let report = daemon::gate(&pins, &groups)?;
+    let report = daemon::gate(&place)?;
     if verb.json {
-        say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
+        say(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
-        say(&render_gate(&report))
+        say(&render_gate(&report))?;
     }
+    if !report.not_gated.is_empty() {
+        bail!("not gated: {}", report.not_gated.join(", "));
+    }
+    Ok(())
 }
 
 /// What an operator may expect of a checked configuration, and what they should look at.

@@ -74,6 +74,14 @@ pub enum Input {
         /// What failed and how.
         error: String,
     },
+    /// Whether the gate stands first at the interfaces of a group. Without it the group is served
+    /// elsewhere.
+    Gated {
+        /// The group.
+        group: GroupId,
+        /// Or why not.
+        result: Result<(), String>,
+    },
     /// What came of a [`Fence`](super::Action::Fence). The record was told before.
     Fenced {
         /// The group.

@@ -138,6 +138,9 @@ impl Core {
             Input::ResourcesFailed { group, error } => {
                 self.with(group, |group| group.resources_failed(&error, &mut out));
             }
+            Input::Gated { group, result } => {
+                self.with(group, |group| group.gated(result, &mut out));
+            }
             Input::Stop if self.leaving.is_none() => {
                 self.leaving = Some(now);
                 out.push(Action::Log(Transition::Leaving));

@@ -17,7 +17,7 @@ use crate::{
     config::HostView,
     fast::Command,
     id::{GroupId, NodeId},
-    kernel::{Gates, KernelError},
+    kernel::{Displaced, Gates, KernelError},
 };
 
 /// An address claimed by others is announced again at most this often (RFC 5227, 2.4).
@@ -35,35 +35,58 @@ pub(super) fn numbered(vips: &[Vec<LocalVip>]) -> Vec<(IpAddr, u8)> {
 pub(super) struct Covered {
     /// Indices of the interfaces there are.
     pub(super) present: BTreeSet<u32>,
-    /// Those of them that are gated.
-    pub(super) gated: BTreeSet<u32>,
     /// Names of those that were not gated before.
     pub(super) new: Vec<String>,
+    /// Programs that stood before the gate, and the names of their interfaces; it is first now.
+    pub(super) displaced: Vec<(String, Displaced)>,
     /// What could not be gated.
     pub(super) refused: Vec<(String, KernelError)>,
 }
 
-/// Puts the gate on every interface of `host`, loopback as well, and forgets those that are gone.
+/// Puts the gate on every interface of `host`, loopback as well, before all other programs there, and
+/// forgets those that are gone.
 pub(super) fn cover(gates: &mut Gates, host: &HostView) -> Covered {
     let before: BTreeSet<u32> = gates.gated().collect();
-    let (mut new, mut refused) = (Vec::new(), Vec::new());
+    let (mut new, mut displaced, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     let mut present = BTreeSet::new();
     for interface in &host.interfaces {
         let (name, index) = (&interface.name, interface.index);
         present.insert(index);
         match gates.gate(name, index) {
-            Ok(()) if before.contains(&index) => {}
-            Ok(()) => new.push(name.clone()),
+            Ok(found) => {
+                displaced.extend(found.into_iter().map(|program| (name.clone(), program)));
+                if !before.contains(&index) {
+                    new.push(name.clone());
+                }
+            }
             Err(error) => refused.push((name.clone(), error)),
         }
     }
     gates.forget(&present);
-    Covered { present, gated: gates.gated().collect(), new, refused }
+    Covered { present, new, displaced, refused }
 }
 
-/// Tells whether exactly the interfaces of `host` are gated.
-pub(super) fn covers(gated: &BTreeSet<u32>, host: &HostView) -> bool {
-    host.interfaces.iter().map(|interface| interface.index).collect::<BTreeSet<u32>>() == *gated
+/// Puts the gate on every interface of `host`, before an address can be up that it is to guard.
+///
+/// # Errors
+///
+/// The first interface that has none.
+pub(super) fn cover_first(gates: &mut Gates, host: &HostView) -> Result<(), KernelError> {
+    let covered = cover(gates, host);
+    log_displaced(&covered.displaced);
+    covered.refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// Says which programs were first until now.
+pub(super) fn log_displaced(displaced: &[(String, Displaced)]) {
+    for (interface, Displaced { way, program }) in displaced {
+        tracing::warn!(
+            interface,
+            program,
+            way = way.words(),
+            "a program stood before the gate: put behind it"
+        );
+    }
 }
 
 /// Writes a MAC address as people do.

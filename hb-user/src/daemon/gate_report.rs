@@ -1,18 +1,18 @@
 //! The gate for an operator: what is pinned, with names; and its removal where nothing else is left.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use hb_ebpf::{
     gate::{Count, Mode},
-    lease,
+    lease::{self, Terms},
 };
 
 use super::removal::{self, RemovalError, Removed};
 use crate::{
     config::HostView,
-    id::GroupId,
-    kernel::{GateView, GatedVip, KernelError},
-    status::{AddressAtGate, GateReport, InterfaceAtGate},
+    id::{GroupId, NodeId},
+    kernel::{Displaced, GateView, GatedVip, KernelError},
+    status::{AddressAtGate, BeforeGate, GateReport, InterfaceAtGate},
 };
 
 /// Why the gate could not be shown or taken away.
@@ -32,16 +32,52 @@ pub enum GateError {
     Removal(#[from] RemovalError),
 }
 
-/// Reads the gate pinned at `pins`; `groups` are the names of the groups, by index.
+/// A node that has a gate.
+#[derive(Clone, Copy, Debug)]
+pub struct GateNode {
+    /// Id of its cluster.
+    pub cluster: u32,
+    /// Its own.
+    pub id: NodeId,
+    /// By what it promises.
+    pub terms: Terms,
+}
+
+/// Whose gate it is.
+#[derive(Clone, Debug)]
+pub struct GatePlace {
+    /// Where it is pinned.
+    pub pins: PathBuf,
+    /// Its node: it is known by that where it is attached, when nothing is pinned. `None` if there is
+    /// no configuration to tell.
+    pub node: Option<GateNode>,
+    /// The names of its groups, by index.
+    pub groups: Vec<String>,
+}
+
+impl GatePlace {
+    /// Returns the gate, and whether it is pinned.
+    fn view(&self) -> Result<(GateView, bool), GateError> {
+        if let Some(view) = GateView::read(&self.pins)? {
+            return Ok((view, true));
+        }
+        let found = self.node.map(|node| GateView::find(node.cluster, node.id)).transpose()?;
+        let nothing = || GateError::Nothing(self.pins.display().to_string());
+        found.flatten().map(|view| (view, false)).ok_or_else(nothing)
+    }
+}
+
+/// Reads the gate at `place`.
 ///
 /// # Errors
 ///
 /// [`GateError`].
-pub fn gate(pins: &Path, groups: &[String]) -> Result<GateReport, GateError> {
-    let nothing = || GateError::Nothing(pins.display().to_string());
-    let view = GateView::read(pins)?.ok_or_else(nothing)?;
+pub fn gate(place: &GatePlace) -> Result<GateReport, GateError> {
+    let (view, pinned) = place.view()?;
     let host = HostView::read().map_err(GateError::Host)?;
-    Ok(named(&view, &host, groups))
+    let mut report = named(&view, &host, &place.groups);
+    report.pinned = (!pinned).then_some(false);
+    Ok(report)
 }
 
 /// Gives names to what the kernel knows by number.
@@ -50,19 +86,27 @@ fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
     let mut not_gated = Vec::new();
     for interface in &host.interfaces {
         let found = view.interfaces.iter().find(|gated| gated.index == interface.index);
-        let gated = found.copied().unwrap_or_default();
-        if !(gated.leaving && (gated.xdp || gated.arriving)) {
+        let gated = found.cloned().unwrap_or_default();
+        if !(gated.leaving && (gated.xdp || gated.arriving) && gated.before.is_empty()) {
             not_gated.push(interface.name.clone());
         }
         interfaces.push(InterfaceAtGate {
             interface: interface.name.clone(),
-            arriving: match gated {
-                _ if gated.xdp => "xdp",
-                _ if gated.arriving => "tcx",
-                _ => "nothing",
+            arriving: match (gated.xdp, gated.arriving) {
+                (true, _) => "xdp",
+                (false, true) => "tcx",
+                (false, false) => "nothing",
             }
             .to_owned(),
             leaving: if gated.leaving { "tcx" } else { "nothing" }.to_owned(),
+            before: gated
+                .before
+                .into_iter()
+                .map(|Displaced { way, program }| BeforeGate {
+                    way: way.words().to_owned(),
+                    program,
+                })
+                .collect(),
         });
     }
     GateReport {
@@ -74,6 +118,7 @@ fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
         }
         .to_owned(),
         daemon_alive: view.is_daemon_alive(),
+        pinned: None,
         daemon_age_us: view.read_at.since(view.controller_stamp).as_micros() as u64,
         interfaces,
         not_gated,
@@ -112,14 +157,15 @@ fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate 
     }
 }
 
-/// Takes away what a daemon that is gone for good left at `pins`. Needs neither configuration nor key.
+/// Takes away what a daemon that is gone for good left at `place`. Needs neither configuration nor key
+/// for what is pinned.
 ///
 /// # Errors
 ///
 /// [`GateError`]; the gate is where it was if it is not the last step that fails.
-pub fn remove_gate(pins: &Path) -> Result<Removed, GateError> {
-    if !pins.exists() {
-        return Err(GateError::Nothing(pins.display().to_string()));
+pub fn remove_gate(place: &GatePlace) -> Result<Removed, GateError> {
+    if !place.pins.exists() {
+        place.view()?;
     }
-    Ok(removal::remove_gate(pins)?)
+    Ok(removal::remove_gate(place)?)
 }

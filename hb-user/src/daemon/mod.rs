@@ -60,7 +60,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-pub use gate_report::{GateError, gate, remove_gate};
+pub use gate_report::{GateError, GateNode, GatePlace, gate, remove_gate};
 pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
 pub use removal::{RemovalError, Removed, detach};
 pub use start_error::StartError;
@@ -181,7 +181,9 @@ struct Daemon {
     warm: warm::Warm,
     macs: macs::Macs,
     /// Nobody else may remove what is pinned.
-    _pins_lock: PinsLock,
+    pins_lock: PinsLock,
+    /// Why what somebody removed could not be pinned anew, as it was told last.
+    unpinned: Option<String>,
     /// What each record was when it was looked at last, and in which epoch.
     seen: [(RecordState, Epoch); GROUPS],
 }
@@ -331,7 +333,8 @@ impl Daemon {
         let records = Records::Reached(Box::new(leases), terms);
         let mut addresses = prepare::addresses(&config);
         addresses.extend(gated_addresses(&pins)?);
-        let removal = Removal::new(&pins, records, addresses, terms.policy())?;
+        let node = Some((config.cluster_id(), local.me.id));
+        let removal = Removal::new(&pins, node, records, addresses, terms.policy())?;
         let (_, leases) = removal.run(Some(kernel))?;
         // Not before the pins are gone: a daemon that found these records would take no part.
         match leases.map_or(Ok(None), |leases| records::part(&leases)) {

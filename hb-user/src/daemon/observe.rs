@@ -202,7 +202,7 @@ impl Daemon {
             for peer in self.others() {
                 self.log_refused(peer, now);
             }
-            self.surveyor.begin();
+            self.surveyor.begin(self.kernel.pinnings(&self.pins_lock));
         }
     }
 

@@ -15,6 +15,7 @@ use crate::{
     config::{
         Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, ResourceKind, hostname,
     },
+    id::NodeId,
     key::{ClusterKeys, KeyError},
     trust::{self, Untrusted},
 };
@@ -179,6 +180,8 @@ pub struct Remains {
     pub state_dir: PathBuf,
     /// Where its kernel half is pinned.
     pub pins: PathBuf,
+    /// Its cluster and itself, by their ids.
+    pub node: (u32, NodeId),
     /// Its service addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// By what it promised, as far as the configuration is still the same.
@@ -200,6 +203,7 @@ pub fn remains(path: &Path, node: Option<&str>) -> Result<Remains, PrepareError>
     let local = config.identify(node, &hostname)?;
     Ok(Remains {
         pins: pins(&config, &local),
+        node: (config.cluster_id(), local.me.id),
         addresses: addresses(&config),
         terms: config.terms(local.me.id)?,
         controller_deadtime_ns: config.timers.controller_deadtime().as_nanos() as u64,

@@ -22,6 +22,7 @@ use super::{
     clean::Cleaner,
     disk::Disk,
     fence::Fences,
+    gate_report::{GateNode, GatePlace},
     keys::Keys,
     prepare::{self, LocalVip, Prepared, pins},
     records::{self, Beginning},
@@ -29,7 +30,7 @@ use super::{
     resources::{Worker, describe},
     start_error::StartError,
     strays::{self, Strays},
-    survey::{self, Surveyor},
+    survey::Surveyor,
     warm::Warm,
 };
 use crate::{
@@ -42,7 +43,9 @@ use crate::{
     core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
-    kernel::{Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared, gated_addresses},
+    kernel::{
+        GateView, Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared, gated_addresses,
+    },
     key::peer_keys,
     link::{Ends, LinkSocket},
     logging, nonce, parting,
@@ -152,15 +155,17 @@ fn assemble(
     };
     kernel.set_gate(&gate::Settings { mode: mode as u8, ..Default::default() })?;
     // What the gate looked after before, and the configuration does not name any more, is kept from
-    // everybody: another node may serve it by now.
-    let gated = strays::of_no_group(&vips, &stray, gated_addresses(pins)?);
+    // everybody: another node may serve it by now. A gate that is not pinned any more is one too.
+    let mut before = gated_addresses(pins)?;
+    if let Some(earlier) = GateView::find(config.cluster_id(), local.me.id)? {
+        before.extend(earlier.vips.iter().map(|vip| vip.address));
+    }
+    let gated = strays::of_no_group(&vips, &stray, before);
     kernel.set_vips(&strays::guarded(&config, &vips, &gated))?;
     let host = HostView::read().map_err(StartError::Interfaces)?;
-    let mut gates = kernel.gates()?;
-    if let Some((_, error)) = super::gate::cover(&mut gates, &host).refused.into_iter().next() {
-        return Err(error.into());
-    }
-    kernel.detach_others(Some(&gates));
+    let mut gates = kernel.gates(config.cluster_id(), local.me.id)?;
+    super::gate::cover_first(&mut gates, &host)?;
+    kernel.detach_others();
     let strays = Strays::begin(gated, &stray);
 
     let mut targets = Vec::new();
@@ -270,7 +275,8 @@ fn assemble(
         .collect();
 
     let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
-    let place = survey::Place { pins: pins.to_owned(), groups };
+    let node = Some(GateNode { cluster: config.cluster_id(), id: local.me.id, terms });
+    let place = GatePlace { pins: pins.to_owned(), node, groups };
     let surveyor = Surveyor::start(background.clone(), place, gates, kernel.generic()?)
         .map_err(StartError::Cover)?;
 
@@ -321,7 +327,8 @@ fn assemble(
         ended: BTreeMap::new(),
         warm: Warm::default(),
         macs: Default::default(),
-        _pins_lock: pins_lock,
+        pins_lock,
+        unpinned: None,
         seen: Default::default(),
     };
     for peer in daemon.others() {

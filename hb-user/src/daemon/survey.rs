@@ -1,4 +1,5 @@
-//! A look round this host once a second: are the addresses there, and is every interface gated?
+//! A look round this host once a second: are the addresses there, and is the gate the first thing at
+//! every interface, is all that was pinned pinned still?
 //! What of this host a status has. And the gate on interfaces that are new.
 //!
 //! The kernel answers, and puts the gate on an interface, under a lock that whoever changes interfaces
@@ -6,7 +7,6 @@
 //! at once by itself.
 
 use std::{
-    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::{Arc, mpsc as sync},
@@ -21,8 +21,8 @@ use tokio::{
 
 use super::{
     Daemon, MAIN_PRIORITY,
-    gate::{Covered, cover, covers},
-    gate_report::{self, GateError},
+    gate::{Covered, cover, log_displaced},
+    gate_report::{self, GateError, GatePlace},
     resources::describe,
     strays::Cleared,
 };
@@ -33,7 +33,7 @@ use crate::{
     control::Reply,
     core::Phase,
     fast,
-    kernel::{Attachment, Gates, Generic, NotReplaced},
+    kernel::{Attachment, Gates, Generic, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
     realtime,
     status::GateReport,
@@ -61,7 +61,7 @@ pub(super) enum Found {
 pub(super) struct Survey {
     began: BootTime,
     present: Result<Vec<Present>, AddressError>,
-    host: io::Result<HostView>,
+    unpinned: Option<Unpinned>,
 }
 
 /// What of a status is asked of the kernel, but for the kernel half's own maps.
@@ -72,18 +72,10 @@ pub(super) struct Host {
     pub(super) gate: Result<GateReport, GateError>,
 }
 
-/// Where the gate is pinned, and the names of the groups, by index.
-pub(super) struct Place {
-    /// Where.
-    pub(super) pins: PathBuf,
-    /// The names.
-    pub(super) groups: Vec<String>,
-}
-
 /// Who looks.
 pub(super) struct Surveyor {
     background: Handle,
-    place: Arc<Place>,
+    place: Arc<GatePlace>,
     sender: mpsc::UnboundedSender<Found>,
     receiver: mpsc::UnboundedReceiver<Found>,
     under_way: bool,
@@ -105,8 +97,6 @@ struct Coverer {
     under_way: bool,
     /// Something has changed since what is under way began, perhaps.
     again: bool,
-    /// Indices of the interfaces that were gated last.
-    gated: BTreeSet<u32>,
 }
 
 impl Coverer {
@@ -116,7 +106,6 @@ impl Coverer {
         found: mpsc::UnboundedSender<Found>,
     ) -> io::Result<Self> {
         let (asks, asked) = sync::channel::<Ask>();
-        let gated = gates.gated().collect();
         let thread = thread::Builder::new().name("hb-cover".to_owned()).spawn(move || {
             // Not put off while it has the kernel's lock, as by `SCHED_DEADLINE`: the fast path may
             // be waiting for it.
@@ -137,7 +126,7 @@ impl Coverer {
                 drop(found.send(done));
             }
         })?;
-        Ok(Self { asks, thread, under_way: false, again: false, gated })
+        Ok(Self { asks, thread, under_way: false, again: false })
     }
 
     /// Has it look at what is there now, once more if it is looking.
@@ -149,11 +138,8 @@ impl Coverer {
         }
     }
 
-    fn done(&mut self, covered: &io::Result<Covered>) {
+    fn done(&mut self) {
         self.under_way = false;
-        if let Ok(covered) = covered {
-            self.gated.clone_from(&covered.gated);
-        }
         if self.again {
             self.ask();
         }
@@ -169,7 +155,7 @@ impl Surveyor {
     /// The kernel's.
     pub(super) fn start(
         background: Handle,
-        place: Place,
+        place: GatePlace,
         gates: Gates,
         generic: Generic,
     ) -> io::Result<Self> {
@@ -180,7 +166,7 @@ impl Surveyor {
     }
 
     /// Begins a survey, unless one is under way.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, pinnings: Pinnings) {
         if self.under_way {
             return;
         }
@@ -188,7 +174,7 @@ impl Surveyor {
         let sender = self.sender.clone();
         self.background.spawn_blocking(move || {
             let began = clock::now();
-            let survey = Survey { began, present: addresses(), host: HostView::read() };
+            let survey = Survey { began, present: addresses(), unpinned: pinnings.look() };
             // A daemon that is gone needs none.
             drop(sender.send(Found::Survey(survey)));
         });
@@ -223,7 +209,7 @@ impl Surveyor {
     pub(super) fn begin_status(&self, reply: oneshot::Sender<Reply>) {
         let (sender, place) = (self.sender.clone(), Arc::clone(&self.place));
         self.background.spawn_blocking(move || {
-            let gate = gate_report::gate(&place.pins, &place.groups);
+            let gate = gate_report::gate(&place);
             let host = Host { present: addresses(), gate };
             drop(sender.send(Found::Status(host, reply)));
         });
@@ -235,7 +221,7 @@ impl Surveyor {
         let Some(found) = self.receiver.recv().await else { return std::future::pending().await };
         match &found {
             Found::Survey(_) => self.under_way = false,
-            Found::Covered(covered) => self.coverer.done(covered),
+            Found::Covered(_) => self.coverer.done(),
             Found::Interfaces(_)
             | Found::Cleared(_)
             | Found::Status(..)
@@ -280,7 +266,7 @@ impl Daemon {
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        let Survey { began, present, host } = survey;
+        let Survey { began, present, unpinned } = survey;
         match present {
             Ok(present) => {
                 self.restore_addresses(&present, began);
@@ -289,26 +275,21 @@ impl Daemon {
             }
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
         }
-        if let Ok(host) = &host {
-            self.look_at_macs(host);
-        }
-        match host {
-            Ok(host) if covers(&self.surveyor.coverer.gated, &host) => {}
-            // It may have been gated meanwhile, which is then found.
-            Ok(_) => self.surveyor.cover(),
-            Err(error) => tracing::error!(error = describe(&error), "interfaces not looked at"),
-        }
+        self.pin_again(unpinned);
+        // Nobody tells of a program that was put before the gate, or of a gate that was taken off.
+        self.surveyor.cover();
     }
 
     fn on_covered(&mut self, covered: io::Result<Covered>) {
-        let Covered { present, new, refused, .. } = match covered {
+        let Covered { present, new, displaced, refused } = match covered {
             Ok(covered) => covered,
             Err(error) => {
                 tracing::error!(error = describe(&error), "interfaces not looked at");
                 return;
             }
         };
-        self.on_gated(!refused.is_empty());
+        log_displaced(&displaced);
+        self.on_gated(&refused);
         for (interface, error) in refused {
             tracing::error!(interface, error = describe(&error), "interface is not gated");
         }
@@ -317,6 +298,32 @@ impl Daemon {
         }
         let gone = self.kernel.forget_attachments(&present);
         self.surveyor.let_go(gone);
+    }
+
+    /// Pins anew what somebody unpinned. The file system is one of memory: nothing is waited for.
+    fn pin_again(&mut self, unpinned: Option<Unpinned>) {
+        let Some(missing) = unpinned else {
+            self.unpinned = None;
+            return;
+        };
+        match self.kernel.pin_again(&missing) {
+            Ok((pins, lock)) => {
+                if let Some(lock) = lock {
+                    self.pins_lock = lock;
+                }
+                if pins > 0 {
+                    tracing::warn!(pins, "somebody removed pins: made anew");
+                }
+                self.unpinned = None;
+            }
+            Err(error) => {
+                let error = describe(&error);
+                if self.unpinned.as_ref() != Some(&error) {
+                    tracing::error!(error, "pins are gone");
+                    self.unpinned = Some(error);
+                }
+            }
+        }
     }
 
     /// Puts back addresses of the groups that have served here since before the look, if somebody
@@ -333,21 +340,5 @@ impl Daemon {
                 self.command(fast::Command::Restore { group: view.group });
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Interface;
-
-    #[test]
-    fn a_host_is_covered_if_every_interface_is_gated_and_no_other() {
-        let interface = |index| Interface { index, ..Interface::default() };
-        let host = HostView { interfaces: vec![interface(1), interface(2), interface(3)] };
-        let covers = |gated: &[u32]| covers(&gated.iter().copied().collect(), &host);
-        assert!(covers(&[3, 2, 1]));
-        assert!(!covers(&[1, 2]), "one is new");
-        assert!(!covers(&[1, 2, 3, 4]), "one is gone, or came after the look");
     }
 }

@@ -11,10 +11,14 @@ use super::{Daemon, LocalVip, resources::describe};
 use crate::{
     address::Present,
     clock,
-    core::Phase,
+    core::{Input, Phase},
     fast::{Command, EffectError},
     id::GroupId,
+    kernel::KernelError,
 };
+
+/// Every group's programs reach its addresses there.
+const LOOPBACK: &str = "lo";
 
 /// Asked for again if nothing was heard for so long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -142,10 +146,22 @@ impl Daemon {
         })
     }
 
-    /// Every interface has a gate, or one has `none`.
-    pub(super) fn on_gated(&mut self, none: bool) {
-        self.warm.ungated = none;
-        if !none {
+    /// Every interface is gated but those that `refused`. The groups that have an address on one of
+    /// them, or whose programs may ask for it there, are served elsewhere.
+    pub(super) fn on_gated(&mut self, refused: &[(String, KernelError)]) {
+        for group in self.groups() {
+            let vips = self.vips.get(usize::from(group.0)).map_or(&[][..], Vec::as_slice);
+            let concerns = |interface: &str| {
+                interface == LOOPBACK || vips.iter().any(|local| local.interface == interface)
+            };
+            let result = match refused.iter().find(|(interface, _)| concerns(interface)) {
+                Some((interface, error)) => Err(format!("{interface}: {}", describe(error))),
+                None => Ok(()),
+            };
+            self.feed(Input::Gated { group, result });
+        }
+        self.warm.ungated = !refused.is_empty();
+        if !self.warm.ungated {
             return;
         }
         for group in self.apart() {

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     error::{KernelError, describe},
-    gate::Gates,
-    pins::{GATE_PIN, LINK_PIN, detach},
+    kept::Kept,
+    pins::{LINK_PIN, detach, link_pins},
     program::{Heard, Hold, Kernel},
 };
 
@@ -48,6 +48,25 @@ pub struct Attachment {
     pub(super) pin: PathBuf,
     /// Keeps the link open; the pin keeps it alive.
     _link: Hold,
+    /// What is pinned there.
+    pub(super) kept: Kept,
+}
+
+impl Attachment {
+    /// Takes a link that was pinned at `pin`.
+    fn new(
+        interface: String,
+        index: u32,
+        mode: Mode,
+        reason: Option<String>,
+        pin: PathBuf,
+        link: Hold,
+    ) -> Result<Self, KernelError> {
+        match Kept::link(pin.clone()) {
+            Ok(kept) => Ok(Self { interface, index, mode, reason, pin, _link: link, kept }),
+            Err(source) => Err(KernelError::PinLink { interface, source: source.into() }),
+        }
+    }
 }
 
 impl Kernel {
@@ -132,7 +151,7 @@ impl Kernel {
         link: Hold,
     ) -> Result<&Attachment, KernelError> {
         let interface = interface.to_owned();
-        self.hold(Attachment { interface, index, mode, reason, pin, _link: link });
+        self.hold(Attachment::new(interface, index, mode, reason, pin, link)?);
         self.attachments.last().ok_or(KernelError::Missing("attachment"))
     }
 
@@ -154,15 +173,12 @@ impl Kernel {
         gone
     }
 
-    /// Removes the attachments and gates that an earlier daemon left on other interfaces than those
-    /// that were attached to since, or that `gates` has.
-    pub fn detach_others(&self, gates: Option<&Gates>) {
-        let Ok(entries) = fs::read_dir(&self.pins) else { return };
-        for pin in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-            let name = pin.file_name().unwrap_or_default().to_string_lossy();
-            let held = self.attachments.iter().any(|attachment| attachment.pin == pin)
-                || gates.is_some_and(|gates| gates.holds(&pin));
-            if (name.starts_with(LINK_PIN) || name.starts_with(GATE_PIN)) && !held {
+    /// Removes the attachments that an earlier daemon left on other interfaces than those that were
+    /// attached to since.
+    pub fn detach_others(&self) {
+        let Ok(pins) = link_pins(&self.pins) else { return };
+        for pin in pins {
+            if !self.attachments.iter().any(|attachment| attachment.pin == pin) {
                 // What cannot be removed answers for no link of the configuration.
                 let _ = detach(&pin);
                 let _ = fs::remove_file(&pin);
@@ -239,7 +255,7 @@ impl Generic {
                 let pin = link_pin(&self.pins, index, Mode::Generic);
                 let link = link.pin(&interface, &pin)?;
                 let (mode, reason) = (Mode::Generic, Some(native));
-                Ok(Attachment { interface, index, mode, reason, pin, _link: link })
+                Attachment::new(interface, index, mode, reason, pin, link)
             }
             Err(source) => Err(KernelError::Attach { interface, native, source }),
         }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use crate::id::NodeId;
+use crate::{id::NodeId, own_path::NotOurs};
 
 /// What the kernel or the loader said.
 type Cause = Box<dyn Error + Send + Sync>;
@@ -20,6 +20,15 @@ pub enum KernelError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another process has the directory of the pins.
+    #[error("another process uses {path}: end it (`fuser {path}`)")]
+    PinsTaken {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Somebody else could change what is pinned.
+    #[error(transparent)]
+    NotOurs(#[from] NotOurs),
     /// Pinned maps of another version.
     #[error(
         "the maps pinned at {path} were left by another version of hb ({what}): stop its daemon, then run `hb detach` for this node and start again"
@@ -129,6 +138,25 @@ pub enum KernelError {
         /// What the kernel said.
         why: String,
     },
+    /// Another program keeps itself before the gate.
+    #[error(
+        "{program} puts itself before the gate of what {way} {interface}, again and again, and may let \
+         packets of service addresses pass: end the program that attaches it \
+         (`bpftool net show dev {interface}`)"
+    )]
+    NotFirst {
+        /// Which interface.
+        interface: String,
+        /// `arrives at` or `leaves by`.
+        way: &'static str,
+        /// Its name and id.
+        program: String,
+    },
+    /// The chains of programs at interfaces cannot be looked at or changed.
+    #[error(
+        "cannot look after the gate where it is attached: Linux 6.6 or newer is needed, and root"
+    )]
+    Chain(#[source] io::Error),
     /// A record could not be asked for a change.
     #[error("the kernel half did not carry out order {op} for group {group}: {why}")]
     Order {

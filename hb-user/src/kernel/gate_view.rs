@@ -1,10 +1,13 @@
 //! The gate as it is pinned, for whoever only looks: with a daemon, without one, or after one.
 
 use std::{
-    fs::{self, File, TryLockError},
+    collections::BTreeMap,
+    fs::{self, File, Metadata, TryLockError},
     io,
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
     path::Path,
+    sync::Arc,
 };
 
 use hb_ebpf::{
@@ -16,12 +19,17 @@ use hb_ebpf::{
 
 use super::{
     error::KernelError,
-    gate::NO_GROUP,
+    gate::{Displaced, NO_GROUP},
+    owner::{self, Attached, GateMaps, Wanted},
     pinned::{PinnedMap, sum},
-    pins::{GATE_PIN, LINK_PIN, attached_to, key_size},
-    program::{GateCounters, Kernel, NODE_HALF},
+    pins::{GATE_MAP, attached_to, id_of_map, key_size, link_pins, open},
+    program::{self, GateCounters, Kernel, NODE_HALF, Way},
 };
-use crate::{clock, id::GroupId};
+use crate::{
+    clock,
+    id::{GroupId, NodeId},
+    own_path,
+};
 
 /// A service address at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +50,7 @@ pub struct GatedVip {
 }
 
 /// What of the gate is attached to an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GatedInterface {
     /// Index of the interface.
     pub index: u32,
@@ -52,6 +60,8 @@ pub struct GatedInterface {
     pub arriving: bool,
     /// One looks at what leaves.
     pub leaving: bool,
+    /// Programs before it: what they let pass, or send elsewhere, it never sees.
+    pub before: Vec<Displaced>,
 }
 
 /// All of it.
@@ -74,31 +84,69 @@ pub struct GateView {
 }
 
 impl GateView {
-    /// Reads what is pinned at `pins`; `None` if nothing is.
+    /// Reads what is pinned at `pins`, and where the gate over it is; `None` if nothing is pinned.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Foreign`] if it is of another version; [`KernelError::Map`].
+    /// [`KernelError::Foreign`] if it is of another version; [`KernelError::NotOurs`] if others can
+    /// have put it there; [`KernelError::Map`].
     pub fn read(pins: &Path) -> Result<Option<Self>, KernelError> {
-        if !pins.join("GATE").exists() {
-            return Ok(None);
-        }
+        let map = match id_of_map(&pins.join(GATE_MAP)) {
+            Ok(map) => map,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(KernelError::Pins { path: pins.to_owned(), source }),
+        };
         Kernel::check_half(&NODE_HALF, pins)?;
-        // SAFETY: the sizes of all values were just checked, and these maps have keys of 4 bytes.
-        let (settings, nodes, leases, counters, claims, buried) = unsafe {
-            (
-                open::<Settings, u32>(pins, "GATE")?,
-                open::<Node, u32>(pins, "NODE")?,
-                open::<Lease, u32>(pins, "LEASES")?,
-                open::<GateCounters, u32>(pins, "GATED")?,
-                open::<Claims, u32>(pins, "CLAIMS")?,
-                open::<[u64; 1], u32>(pins, "BURIED")?,
-            )
-        };
-        // SAFETY: as above, but their keys are addresses.
-        let (four, six) = unsafe {
-            (open::<Vip, [u8; 4]>(pins, "VIPS4")?, open::<Vip, [u8; 16]>(pins, "VIPS6")?)
-        };
+        let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
+        let mut interfaces = BTreeMap::new();
+        for pin in link_pins(pins).map_err(unusable)? {
+            // None of an interface that is gone.
+            if let index @ 1.. = attached_to(&pin).map_err(unusable)? {
+                at(&mut interfaces, index).xdp = true;
+            }
+        }
+        let gates = owner::find(Wanted::Over(map))?;
+        Self::of(&Source::Pins(pins), interfaces, gates).map(Some)
+    }
+
+    /// Reads the gate of node `me` of `cluster` from where it is attached, when nothing of it is
+    /// pinned any more; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`], [`KernelError::Chain`].
+    pub fn find(cluster: u32, me: NodeId) -> Result<Option<Self>, KernelError> {
+        let gates = owner::find(Wanted::Of((cluster, me)))?;
+        // Only what looks at packets that arrive has counted all.
+        let gate = gates.iter().find(|gate| gate.way == Way::In).or(gates.first());
+        let Some(gate) = gate else { return Ok(None) };
+        let maps = GateMaps::of(&gate.program).map_err(KernelError::Chain)?;
+        let maps = maps.ok_or(KernelError::Missing(GATE_MAP))?;
+        Self::of(&Source::Gate(&maps), BTreeMap::new(), gates).map(Some)
+    }
+
+    fn of(
+        source: &Source<'_>,
+        mut interfaces: BTreeMap<u32, GatedInterface>,
+        gates: Vec<Attached>,
+    ) -> Result<Self, KernelError> {
+        for Attached { index, way, before, .. } in gates {
+            let found = at(&mut interfaces, index);
+            match way {
+                Way::In => found.arriving = true,
+                Way::Out => found.leaving = true,
+            }
+            let before = before.into_iter().map(|program| Displaced { way, program });
+            found.before.extend(before);
+        }
+        let settings = source.open::<Settings, u32>(GATE_MAP)?;
+        let nodes = source.open::<Node, u32>("NODE")?;
+        let leases = source.open::<Lease, u32>("LEASES")?;
+        let counters = source.open::<GateCounters, u32>("GATED")?;
+        let claims = source.open_if_there::<Claims, u32>("CLAIMS")?;
+        let buried = source.open_if_there::<[u64; 1], u32>("BURIED")?;
+        let four = source.open::<Vip, [u8; 4]>("VIPS4")?;
+        let six = source.open::<Vip, [u8; 16]>("VIPS6")?;
         let settings = settings.get(0).map_err(failed("GATE"))?.unwrap_or_default();
         let node = nodes.get(0).map_err(failed("NODE"))?.ok_or(KernelError::Missing("NODE"))?;
         let read_at = clock::now();
@@ -114,7 +162,8 @@ impl GateView {
             let lease = leases.get(group).map_err(failed("LEASES"))?.unwrap_or_default();
             let read_at = clock::now();
             let counted = counters.get_per_cpu(number).map_err(failed("GATED"))?;
-            let claims = claims.get(number).map_err(failed("CLAIMS"))?.unwrap_or_default();
+            let claims = claims.as_ref().map(|claims| claims.get(number)).transpose();
+            let claims = claims.map_err(failed("CLAIMS"))?.flatten().unwrap_or_default();
             Ok(GatedVip {
                 address,
                 group: (vip.group != NO_GROUP).then_some(GroupId(vip.group)),
@@ -124,9 +173,10 @@ impl GateView {
                 claimed_by: (claims.mac != [0; 6]).then_some(claims.mac),
             })
         });
-        let buried = sum::<1>(&buried.get_per_cpu(0).map_err(failed("BURIED"))?);
-        Ok(Some(Self {
-            buried: buried[0],
+        let buried = buried.as_ref().map(|buried| buried.get_per_cpu(0)).transpose();
+        let buried = buried.map_err(failed("BURIED"))?.unwrap_or_default();
+        Ok(Self {
+            buried: sum::<1>(&buried)[0],
             mode: [Mode::On, Mode::DryRun, Mode::Bypass]
                 .into_iter()
                 .find(|mode| *mode as u8 == settings.mode),
@@ -134,9 +184,8 @@ impl GateView {
             read_at,
             controller_deadtime_ns: node.controller_deadtime_ns,
             vips: vips.collect::<Result<_, KernelError>>()?,
-            interfaces: interfaces(pins)
-                .map_err(|source| KernelError::Pins { path: pins.to_owned(), source })?,
-        }))
+            interfaces: interfaces.into_values().collect(),
+        })
     }
 
     /// Tells whether the daemon was alive, by its own stamp.
@@ -196,63 +245,55 @@ where
 /// [`KernelError::Foreign`] if they are of another version; [`KernelError::Map`].
 pub fn pinned_terms(pins: &Path) -> Result<Terms, KernelError> {
     Kernel::check_half(&NODE_HALF, pins)?;
-    // SAFETY: the sizes of all values were just checked, and this map has keys of 4 bytes.
-    let terms = unsafe { open::<Terms, u32>(pins, "TERMS")? };
+    let terms = Source::Pins(pins).open::<Terms, u32>("TERMS")?;
     terms.get(0).map_err(failed("TERMS"))?.ok_or(KernelError::Missing("TERMS"))
 }
 
-/// Opens a map.
-///
-/// # Safety
-///
-/// Its keys must have as many bytes as a `K`, and its values as many as a `V`.
-unsafe fn open<V, K>(pins: &Path, map: &'static str) -> Result<PinnedMap<V, K>, KernelError>
-where
-    V: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
-    K: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + Copy,
-{
-    // SAFETY: the caller's promise.
-    unsafe { PinnedMap::open(&pins.join(map)) }.map_err(failed(map))
+/// Where the maps of a gate are.
+enum Source<'a> {
+    /// Pinned.
+    Pins(&'a Path),
+    /// In the hands of a program.
+    Gate(&'a GateMaps),
+}
+
+impl Source<'_> {
+    fn open<V, K>(&self, map: &'static str) -> Result<PinnedMap<V, K>, KernelError>
+    where
+        V: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+        K: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + Copy,
+    {
+        match self {
+            Self::Pins(pins) => open(&pins.join(map)).and_then(PinnedMap::of).map_err(failed(map)),
+            Self::Gate(maps) => maps.open(map),
+        }
+    }
+
+    /// Opens a map that not every program of the gate has.
+    fn open_if_there<V, K>(&self, map: &'static str) -> Result<Option<PinnedMap<V, K>>, KernelError>
+    where
+        V: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable,
+        K: zerocopy::FromBytes + zerocopy::IntoBytes + zerocopy::Immutable + Copy,
+    {
+        match self.open(map) {
+            Err(KernelError::Missing(_)) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+}
+
+fn at(interfaces: &mut BTreeMap<u32, GatedInterface>, index: u32) -> &mut GatedInterface {
+    interfaces.entry(index).or_insert_with(|| GatedInterface { index, ..GatedInterface::default() })
 }
 
 fn failed(map: &'static str) -> impl Fn(io::Error) -> KernelError {
     move |source| KernelError::Map { map, step: "read", source: Box::new(source) }
 }
 
-/// Asks each pinned link where it is attached.
-fn interfaces(pins: &Path) -> io::Result<Vec<GatedInterface>> {
-    let mut found: Vec<GatedInterface> = Vec::new();
-    for entry in fs::read_dir(pins)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let way = name.strip_prefix(GATE_PIN);
-        if way.is_none() && !name.starts_with(LINK_PIN) {
-            continue;
-        }
-        let index = attached_to(&entry.path())?;
-        if index == 0 {
-            // Its interface is gone.
-            continue;
-        }
-        let at = found.iter().position(|gated| gated.index == index).unwrap_or_else(|| {
-            found.push(GatedInterface { index, ..GatedInterface::default() });
-            found.len() - 1
-        });
-        match way {
-            None => found[at].xdp = true,
-            Some(way) if way.starts_with("in-") => found[at].arriving = true,
-            Some(_) => found[at].leaving = true,
-        }
-    }
-    found.sort_by_key(|gated| gated.index);
-    Ok(found)
-}
-
 /// A daemon's claim to what is pinned, for as long as its process lives: whoever wants to remove
 /// the pins without a configuration has to get it first.
-#[derive(Debug)]
-pub struct PinsLock(#[expect(dead_code, reason = "held for its lock")] File);
+#[derive(Clone, Debug)]
+pub struct PinsLock(Arc<File>);
 
 impl PinsLock {
     /// Takes it; `None` if a living process, frozen ones included, has it.
@@ -262,11 +303,20 @@ impl PinsLock {
     /// [`KernelError::Pins`].
     pub fn take(pins: &Path) -> Result<Option<Self>, KernelError> {
         let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-        let directory = File::open(pins).map_err(unusable)?;
+        let directory = own_path::open(pins).map_err(|error| program::unusable(pins, error))?;
         match directory.try_lock() {
-            Ok(()) => Ok(Some(Self(directory))),
+            Ok(()) => Ok(Some(Self(Arc::new(directory)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(unusable(source)),
         }
+    }
+
+    /// Tells whether the directory at `pins` is the one that is locked.
+    #[must_use]
+    pub fn is_of(&self, pins: &Path) -> bool {
+        let same =
+            |one: Metadata, other: Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+        let both = self.0.metadata().and_then(|locked| Ok((locked, fs::metadata(pins)?)));
+        both.is_ok_and(|(locked, there)| same(locked, there))
     }
 }

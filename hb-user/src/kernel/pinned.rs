@@ -4,13 +4,16 @@ use std::{
     fs, io,
     marker::PhantomData,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::pins::{bpf, open};
+use super::{
+    chain,
+    pins::{bpf, open},
+};
 
 /// `BPF_MAP_LOOKUP_ELEM` of `linux/bpf.h`.
 const LOOKUP: libc::c_int = 1;
@@ -56,6 +59,19 @@ where
     /// The kernel's own: `ENOENT` if there is no pin.
     pub(super) unsafe fn open(pin: &Path) -> io::Result<Self> {
         Ok(Self { map: open(pin)?, types: PhantomData })
+    }
+
+    /// Takes an open map whose keys and values have as many bytes as a `K` and a `V`.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if they have not.
+    pub(super) fn of(map: OwnedFd) -> io::Result<Self> {
+        let sizes = (size_of::<K>() as u32, size_of::<V>() as u32);
+        if chain::describe_map(map.as_fd())?.sizes != sizes {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(Self { map, types: PhantomData })
     }
 
     /// Returns the value of `key`, if there is one.

@@ -8,18 +8,23 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use super::error::KernelError;
+use super::{
+    chain,
+    error::KernelError,
+    owner::{self, Wanted},
+};
+use crate::{id::NodeId, own_path};
 
 /// How names of the pins of attachments begin.
 pub(super) const LINK_PIN: &str = "xdp-";
-/// How names of the pins of gates begin that are no part of an attachment.
-pub(super) const GATE_PIN: &str = "gate-";
+/// The map that the gate goes by.
+pub(super) const GATE_MAP: &str = "GATE";
 
 /// `BPF_OBJ_GET` of `linux/bpf.h`.
 const OBJ_GET: libc::c_int = 7;
@@ -56,12 +61,21 @@ struct MapFreeze {
 ///
 /// The kernel's own: `ENOENT` if there is no pin.
 pub(super) fn open(pin: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let path = path_of(pin)?;
     let get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: `get` names a string that ends in zero and lives until the call returns.
     let object = unsafe { bpf(OBJ_GET, &get)? };
     // SAFETY: the descriptor was just made and is nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(object) })
+}
+
+/// Returns a path as the kernel wants it.
+///
+/// # Errors
+///
+/// If there is a zero in it.
+pub(super) fn path_of(pin: &Path) -> io::Result<CString> {
+    Ok(CString::new(pin.as_os_str().as_bytes())?)
 }
 
 /// Sees to it that no process can write the map pinned at `pin` any more, for as long as the map lives;
@@ -116,25 +130,16 @@ struct GetInfo {
 /// The start of `struct bpf_link_info`, of a link to an interface.
 #[repr(C)]
 #[derive(Default)]
-struct LinkInfo {
+pub(super) struct LinkInfo {
     kind: u32,
-    id: u32,
+    /// Its id.
+    pub(super) id: u32,
     program: u32,
     padding: u32,
-    interface: u32,
+    /// Index of the interface; 0 if it is attached no more.
+    pub(super) interface: u32,
     /// Room that the kernel may use for other kinds.
     rest: [u32; 7],
-}
-
-/// The start of `struct bpf_map_info`.
-#[repr(C)]
-#[derive(Default)]
-struct MapInfo {
-    kind: u32,
-    id: u32,
-    key_size: u32,
-    /// Room for the rest.
-    rest: [u32; 13],
 }
 
 /// Returns the size of the keys of the map pinned at `pin`, in bytes.
@@ -144,15 +149,7 @@ struct MapInfo {
 /// The kernel's own: `ENOENT` if there is no pin.
 pub(super) fn key_size(pin: &Path) -> io::Result<usize> {
     let map = open(pin)?;
-    let mut info = MapInfo::default();
-    let request = GetInfo {
-        bpf_fd: map.as_raw_fd().unsigned_abs(),
-        info_len: size_of::<MapInfo>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    // SAFETY: the request names room of the length given, which outlives the call.
-    unsafe { bpf(OBJ_GET_INFO, &request) }?;
-    Ok(info.key_size as usize)
+    chain::describe_map(map.as_fd()).map(|map| map.sizes.0 as usize)
 }
 
 /// Returns the index of the interface at which the link pinned at `pin` is attached; 0 if it is
@@ -162,7 +159,15 @@ pub(super) fn key_size(pin: &Path) -> io::Result<usize> {
 ///
 /// The kernel's own: `ENOENT` if there is no pin.
 pub(super) fn attached_to(pin: &Path) -> io::Result<u32> {
-    let link = open(pin)?;
+    describe_link(open(pin)?.as_fd()).map(|link| link.interface)
+}
+
+/// Returns what the kernel knows of a link.
+///
+/// # Errors
+///
+/// The kernel's own.
+pub(super) fn describe_link(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut info = LinkInfo::default();
     let request = GetInfo {
         bpf_fd: link.as_raw_fd().unsigned_abs(),
@@ -171,7 +176,7 @@ pub(super) fn attached_to(pin: &Path) -> io::Result<u32> {
     };
     // SAFETY: the request names room of the length given, which outlives the call.
     unsafe { bpf(OBJ_GET_INFO, &request) }?;
-    Ok(info.interface)
+    Ok(info)
 }
 
 /// Makes the system call bpf(2).
@@ -187,29 +192,70 @@ pub(super) unsafe fn bpf<T>(command: libc::c_int, request: &T) -> io::Result<i32
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
-/// Removes what a daemon left pinned at `pins`, and with it the programs on its interfaces.
+/// Removes what a daemon left pinned at `pins`, and with it the programs on its interfaces, the gate
+/// last.
 ///
 /// # Errors
 ///
+/// [`KernelError::NotOurs`] if others can change what is there, and nothing is done;
+/// [`KernelError::Chain`] if the gate cannot be taken off, and then it stays, as the pins do;
 /// [`KernelError::Pins`]; [`KernelError::Detach`] if a program may go on answering for a moment.
 pub fn remove_pins(pins: &Path) -> Result<(), KernelError> {
     let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-    let entries = match fs::read_dir(pins) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(unusable)?,
-    };
+    match own_path::open(pins) {
+        Err(error) if error.is_absent() => return Ok(()),
+        Err(error) => return Err(super::program::unusable(pins, error)),
+        Ok(_) => {}
+    }
     let mut detached = Ok(());
-    for entry in entries {
-        let entry = entry.map_err(unusable)?;
-        let name = entry.file_name();
-        let begins = |prefix: &str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
-        if begins(LINK_PIN) || begins(GATE_PIN) {
-            let pin = entry.path();
-            if let Err(source) = detach(&pin) {
-                detached = Err(KernelError::Detach { pin, source });
-            }
+    for pin in link_pins(pins).map_err(unusable)? {
+        if let Err(source) = detach(&pin) {
+            detached = Err(KernelError::Detach { pin, source });
         }
+    }
+    match id_of_map(&pins.join(GATE_MAP)) {
+        Ok(map) => drop(owner::remove(Wanted::Over(map))?),
+        // A witness has none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(unusable(source)),
     }
     fs::remove_dir_all(pins).map_err(unusable)?;
     detached
+}
+
+/// Removes the gate of node `me` of `cluster` from all interfaces of this network namespace, whether or
+/// not anything of it is pinned. Its addresses and sockets have to be gone. Returns how many
+/// interfaces had one.
+///
+/// # Errors
+///
+/// [`KernelError::Chain`]; then some of it is where it was.
+pub fn remove_gate(cluster: u32, me: NodeId) -> Result<usize, KernelError> {
+    owner::remove(Wanted::Of((cluster, me)))
+}
+
+/// Returns the id of the map pinned at `pin`.
+///
+/// # Errors
+///
+/// The kernel's own: `ENOENT` if there is no pin.
+pub(super) fn id_of_map(pin: &Path) -> io::Result<u32> {
+    let map = open(pin)?;
+    chain::describe_map(map.as_fd()).map(|map| map.id)
+}
+
+/// Returns the pins of attachments.
+///
+/// # Errors
+///
+/// The system's.
+pub(super) fn link_pins(pins: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(pins)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }

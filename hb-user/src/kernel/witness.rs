@@ -28,7 +28,7 @@ use super::{
     attach::{Attachment, Mode},
     error::KernelError,
     pinned::{PinnedMap, sum},
-    pins::{LINK_PIN, detach, remove_pins},
+    pins::{self, LINK_PIN, detach, remove_pins},
     program::{Counters, Half, Kernel, Leases},
 };
 
@@ -277,15 +277,7 @@ fn steady<V>(
 }
 
 fn link_pins(pins: &FilePath) -> Result<Vec<PathBuf>, KernelError> {
-    let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(pins).map_err(unusable)? {
-        let entry = entry.map_err(unusable)?;
-        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
+    pins::link_pins(pins).map_err(|source| KernelError::Pins { path: pins.to_owned(), source })
 }
 
 /// The kernel half, to be configured.
@@ -384,7 +376,7 @@ impl Witness {
 
     /// Removes the attachments to other interfaces than those attached to since.
     pub fn detach_others(&self) {
-        self.kernel.detach_others(None);
+        self.kernel.detach_others();
     }
 
     /// Writes what of `seat` differs from what is there. The cluster may be at work meanwhile: a

@@ -16,9 +16,12 @@ pub struct GateReport {
     pub daemon_alive: bool,
     /// How old that stamp is.
     pub daemon_age_us: u64,
+    /// `false` if its pins are gone, and no daemon runs that pins it anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
     /// The interfaces it sits on.
     pub interfaces: Vec<InterfaceAtGate>,
-    /// Interfaces that it does not sit on, both ways.
+    /// Interfaces that it does not sit on, both ways and before all other programs.
     pub not_gated: Vec<String>,
     /// Packets stopped because they were behind more VLAN tags than the gate looks behind.
     pub buried: u64,
@@ -35,6 +38,18 @@ pub struct InterfaceAtGate {
     pub arriving: String,
     /// What looks at packets that leave: `tcx` or `nothing`.
     pub leaving: String,
+    /// Programs before the gate, whose packets it may never see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<BeforeGate>,
+}
+
+/// A program that stands before the gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeforeGate {
+    /// Which packets it sees first: those with `arrives at` the interface, or `leaves by` it.
+    pub way: String,
+    /// Its name and id.
+    pub program: String,
 }
 
 /// A service address at the gate.
@@ -100,6 +115,20 @@ pub(super) fn mode(page: &mut Page, report: &GateReport) {
             "NOT GATED: {}: packets of service addresses pass there without a lease",
             report.not_gated.join(", ")
         ));
+    }
+    for gated in &report.interfaces {
+        for BeforeGate { way, program } in &gated.before {
+            page.line(&format!(
+                "  {program} stands before the gate of what {way} {}: it may let any packet pass",
+                gated.interface
+            ));
+        }
+    }
+    if report.pinned == Some(false) {
+        page.line(
+            "NOTHING IS PINNED: the gate is where it was attached, closed; start hb, or take it away \
+             with `hb gate --remove`",
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use gate::{AddressAtGate, GateReport, InterfaceAtGate, render_gate};
+pub use gate::{AddressAtGate, BeforeGate, GateReport, InterfaceAtGate, render_gate};
 pub use lease::{LeaseStatus, Promise, Vote};
 pub(crate) use render::{Page, ago, row, span};
 pub use render::{WIDTH, render};

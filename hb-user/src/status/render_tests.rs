@@ -134,8 +134,10 @@ fn gate(mode: &str) -> GateReport {
         interface: name.into(),
         arriving: arriving.into(),
         leaving: "tcx".into(),
+        before: Vec::new(),
     };
     GateReport {
+        pinned: None,
         mode: mode.into(),
         daemon_alive: true,
         daemon_age_us: 410,

@@ -46,10 +46,12 @@ impl fmt::Display for Detached {
 ///
 /// [`WitnessError`].
 pub fn everything(pins: &Path) -> Result<Detached, WitnessError> {
+    if !pins.exists() {
+        return Ok(Detached::Nothing);
+    }
     let _lock = Lock::take(pins)?;
-    let found = pins.exists();
     remove_pins(pins)?;
-    Ok(if found { Detached::Everything } else { Detached::Nothing })
+    Ok(Detached::Everything)
 }
 
 /// Takes away the clusters of the configurations, and everything with the last of them.

@@ -17,13 +17,14 @@ pub mod status;
 use std::{
     fs::{self, File, TryLockError},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use hb_ebpf::lease::TermsError;
 
 use crate::{
-    config::ConfigErrors, kernel::KernelError, key::KeyError, state_dir::StateDirError,
+    config::ConfigErrors, kernel::KernelError, key::KeyError, own_path, state_dir::StateDirError,
     trust::Untrusted,
 };
 
@@ -147,19 +148,38 @@ impl From<KernelError> for WitnessError {
 
 /// Keeps other commands from changing what is pinned at `pins` until it is dropped.
 #[derive(Debug)]
-struct Lock(#[expect(dead_code, reason = "held for as long as it is open")] File);
+struct Lock {
+    pins: PathBuf,
+    _directory: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // One that was made for the lock and has nothing in it.
+        drop(fs::remove_dir(&self.pins));
+    }
+}
 
 impl Lock {
+    /// Makes the directory if it is not there, for its owner alone: nobody else can lock it.
     fn take(pins: &Path) -> Result<Self, WitnessError> {
-        // The pins themselves may be removed meanwhile, what they lie in is not.
-        let path = pins.parent().unwrap_or(pins);
-        let failed = |source| WitnessError::Lock { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(failed)?;
-        let directory = File::open(path).map_err(failed)?;
-        match directory.try_lock() {
-            Ok(()) => Ok(Self(directory)),
-            Err(TryLockError::WouldBlock) => Err(WitnessError::Busy),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        let failed = |source| WitnessError::Lock { path: pins.to_owned(), source };
+        loop {
+            let directory = own_path::make(pins).map_err(KernelError::from)?;
+            match directory.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(WitnessError::Busy),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            // Whoever had it may have removed the directory in the end.
+            let locked = directory.metadata().map_err(failed)?;
+            if fs::metadata(pins).is_ok_and(|there| same(&there, &locked)) {
+                return Ok(Self { pins: pins.to_owned(), _directory: directory });
+            }
         }
     }
+}
+
+fn same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }

@@ -103,6 +103,8 @@ pub(super) struct Group {
     failure: Option<String>,
     /// Why what was left is still here. It ends with the next try that succeeds.
     undropped: Option<String>,
+    /// Why the gate does not stand first at the group's interfaces.
+    ungated: Option<String>,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
     /// What the record says.
@@ -156,6 +158,7 @@ impl Group {
             reason: Reason::Leftover,
             failure: None,
             undropped: None,
+            ungated: None,
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,
@@ -386,7 +389,7 @@ impl Group {
 
     /// Returns why this node must not take the group.
     pub(super) fn failure(&self) -> Option<&String> {
-        self.failure.as_ref().or(self.undropped.as_ref())
+        self.failure.as_ref().or(self.undropped.as_ref()).or(self.ungated.as_ref())
     }
 
     fn fail_to_drop(&mut self, error: String, out: &mut Vec<Action>) {

@@ -135,6 +135,20 @@ impl Group {
         }
     }
 
+    /// Takes note of whether the gate stands first: unlike a failure it goes when its cause does.
+    pub(in crate::core) fn gated(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
+        let ungated = result.err().map(|error| format!("not gated: {error}"));
+        if self.ungated == ungated {
+            return;
+        }
+        let group = self.id();
+        out.push(Action::Log(match &ungated {
+            Some(error) => Transition::Failed { group, error: error.clone() },
+            None => Transition::Cleared { group },
+        }));
+        self.ungated = ungated;
+    }
+
     pub(in crate::core) fn clear(&mut self, out: &mut Vec<Action>) {
         let undropped = self.undropped.take().is_some();
         if self.failure.take().is_some() || undropped {

@@ -23,14 +23,17 @@ use hb_ebpf::{
 use self::order::{Facts, Failure, PAUSE, Step};
 use super::{
     clean::{self, Unswept},
+    gate_report::{GateNode, GatePlace},
     prepare::Remains,
     resources::describe,
 };
 use crate::{
     address::{AddressError, AddressSocket, Batch, Change, Done, PROTOCOL, Present, Vip},
     clock,
+    id::NodeId,
     kernel::{
-        GateView, Kernel, KernelError, Leases, PinsLock, gated_addresses, pinned_terms, remove_pins,
+        self, GateView, Kernel, KernelError, Leases, PinsLock, gated_addresses, pinned_terms,
+        remove_pins,
     },
     sockets::{SweepError, Sweeper},
     state_dir::{StateDir, StateDirError},
@@ -90,6 +93,9 @@ pub struct Removed {
     pub interfaces: usize,
 }
 
+/// A cluster and a node of it, by their ids.
+type Whose = (u32, NodeId);
+
 /// How the records of a node are asked to hold nothing.
 pub(super) enum Records {
     /// There are none.
@@ -105,6 +111,8 @@ pub(super) struct Removal {
     pins: PathBuf,
     records: Records,
     addresses: BTreeSet<IpAddr>,
+    /// Whose gate it is, in case it is not pinned any more.
+    node: Option<Whose>,
     /// Whether connections have to be ended where this kernel cannot.
     strict: bool,
     socket: AddressSocket,
@@ -113,20 +121,22 @@ pub(super) struct Removal {
 }
 
 impl Removal {
-    /// Begins to take away what is pinned at `pins`, and the service addresses `addresses`, under
-    /// `policy`.
+    /// Begins to take away what is pinned at `pins`, the gate of `node` also if nothing is, and the
+    /// service addresses `addresses`, under `policy`.
     ///
     /// # Errors
     ///
     /// [`RemovalError::Addresses`].
     pub(super) fn new(
         pins: &Path,
+        node: Option<Whose>,
         records: Records,
         addresses: BTreeSet<IpAddr>,
         policy: Policy,
     ) -> Result<Self, RemovalError> {
         Ok(Self {
             pins: pins.to_owned(),
+            node,
             records,
             addresses,
             strict: policy != Policy::Available,
@@ -161,8 +171,13 @@ impl Removal {
                 Step::Keep(why) => return Err(RemovalError::Ungated { pins: self.pins, why }),
             }
         }
-        drop(kernel);
-        remove_pins(&self.pins)?;
+        match kernel {
+            Some(kernel) => kernel.remove()?,
+            None => remove_pins(&self.pins)?,
+        }
+        if let Some((cluster, me)) = self.node {
+            kernel::remove_gate(cluster, me)?;
+        }
         let leases = match self.records {
             Records::Reached(leases, _) => Some(*leases),
             Records::Absent | Records::Beyond(_) => None,
@@ -283,39 +298,58 @@ pub(super) fn remove_address(socket: &mut AddressSocket, found: &Present) -> Res
 ///
 /// [`RemovalError`].
 pub fn detach(remains: &Remains) -> Result<bool, RemovalError> {
-    let Remains { pins, addresses, terms, .. } = remains;
+    let Remains { pins, node, addresses, terms, .. } = remains;
     let _state = StateDir::open(&remains.state_dir)?;
     let pinned = pins.exists();
     // Another file may name another state directory than that of the daemon that runs.
     let _lock = if pinned { Some(lock(pins)?) } else { None };
     let mut addresses = addresses.clone();
+    let mut gated = false;
     let records = if pinned {
         addresses.extend(gated_addresses(pins)?);
         records(pins, terms, remains.controller_deadtime_ns)?
+    } else if let Some(view) = GateView::find(node.0, node.1)? {
+        gated = true;
+        addresses.extend(view.vips.iter().map(|vip| vip.address));
+        beyond(terms, view.controller_deadtime_ns)
     } else {
         Records::Absent
     };
-    let (removed, _) = Removal::new(pins, records, addresses, terms.policy())?.run(None)?;
-    Ok(pinned || removed > 0)
+    let removal = Removal::new(pins, Some(*node), records, addresses, terms.policy())?;
+    let (removed, _) = removal.run(None)?;
+    Ok(pinned || gated || removed > 0)
 }
 
-/// Takes away what a daemon that is gone for good left at `pins`. Needs neither configuration nor key.
+/// Takes away what a daemon that is gone for good left at `place`. Needs neither configuration nor key
+/// for what is pinned.
 ///
 /// # Errors
 ///
 /// [`RemovalError`].
-pub(super) fn remove_gate(pins: &Path) -> Result<Removed, RemovalError> {
+pub(super) fn remove_gate(place: &GatePlace) -> Result<Removed, RemovalError> {
+    let pins = &place.pins;
     // Until the end, so that no daemon starts in between.
-    let _lock = lock(pins)?;
+    let _lock = if pins.exists() { Some(lock(pins)?) } else { None };
+    let found = match (GateView::read(pins)?, place.node) {
+        (Some(view), _) => {
+            let terms = pinned_terms(pins)?;
+            let records = records(pins, &terms, view.controller_deadtime_ns)?;
+            Some((view, records, terms.policy()))
+        }
+        (None, Some(GateNode { cluster, id, terms })) => GateView::find(cluster, id)?.map(|view| {
+            let records = beyond(&terms, view.controller_deadtime_ns);
+            (view, records, terms.policy())
+        }),
+        (None, None) => None,
+    };
     // What was interrupted before it had a gate holds no address either.
-    let Some(view) = GateView::read(pins)? else {
+    let Some((view, records, policy)) = found else {
         remove_pins(pins)?;
         return Ok(Removed::default());
     };
-    let terms = pinned_terms(pins)?;
+    let node = place.node.map(|node| (node.cluster, node.id));
     let addresses = view.vips.iter().map(|vip| vip.address).collect();
-    let records = records(pins, &terms, view.controller_deadtime_ns)?;
-    let (addresses, _) = Removal::new(pins, records, addresses, terms.policy())?.run(None)?;
+    let (addresses, _) = Removal::new(pins, node, records, addresses, policy)?.run(None)?;
     Ok(Removed { addresses, interfaces: view.interfaces.len() })
 }
 
@@ -331,7 +365,7 @@ pub(super) fn undo(
     }
     let _lock = lock(pins)?;
     let records = records(pins, terms, controller_deadtime_ns)?;
-    Removal::new(pins, records, addresses, terms.policy())?.run(None).map(drop)
+    Removal::new(pins, None, records, addresses, terms.policy())?.run(None).map(drop)
 }
 
 fn lock(pins: &Path) -> Result<PinsLock, RemovalError> {
@@ -345,15 +379,19 @@ fn records(
     terms: &Terms,
     controller_deadtime_ns: u64,
 ) -> Result<Records, KernelError> {
-    // They may be of another version, or of a start that was interrupted early. No daemon asks for a
-    // lease any more, so each ends within the longest there is, or with the controller's age.
-    let longest = terms.amnesia_ns().max(controller_deadtime_ns.saturating_add(terms.wait_ns()));
-    let beyond = || Ok(Records::Beyond(BootTime(clock::now().ns().saturating_add(longest))));
+    // They may be of another version, or of a start that was interrupted early.
     if Kernel::check(pins).is_err() {
-        return beyond();
+        return Ok(beyond(terms, controller_deadtime_ns));
     }
     match Leases::pinned(pins)? {
         Some(leases) => Ok(Records::Reached(Box::new(leases), pinned_terms(pins)?)),
-        None => beyond(),
+        None => Ok(beyond(terms, controller_deadtime_ns)),
     }
+}
+
+/// Returns when no record that cannot be reached holds any more: no daemon asks for a lease, so each ends
+/// within the longest there is, or with the controller's age.
+fn beyond(terms: &Terms, controller_deadtime_ns: u64) -> Records {
+    let longest = terms.amnesia_ns().max(controller_deadtime_ns.saturating_add(terms.wait_ns()));
+    Records::Beyond(BootTime(clock::now().ns().saturating_add(longest)))
 }

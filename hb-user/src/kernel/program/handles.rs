@@ -7,12 +7,7 @@ use std::{
 
 use aya::{
     maps::{MapData, RingBuf},
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp,
-        XdpMode,
-        links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLink, TcAttachOptions},
-    },
+    programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode, links::FdLink},
 };
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
@@ -22,7 +17,7 @@ use hb_ebpf::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Hold, KernelError, Mode, Refused, Way, XDP_PASS, describe};
+use super::{Hold, KernelError, Mode, Refused, XDP_PASS, describe};
 use crate::id::NodeId;
 
 /// Runs an unattached program on a request.
@@ -94,58 +89,6 @@ impl Leases {
         } else {
             Err(refused("there is no such group".to_owned()))
         }
-    }
-}
-
-/// The programs of traffic control that the gate consists of.
-pub(in crate::kernel) struct GatePrograms {
-    pub(super) arriving: SchedClassifier,
-    pub(super) leaving: SchedClassifier,
-}
-
-impl GatePrograms {
-    fn of(&mut self, way: Way) -> &mut SchedClassifier {
-        match way {
-            Way::In => &mut self.arriving,
-            Way::Out => &mut self.leaving,
-        }
-    }
-
-    /// Attaches the gate to what goes one way through an interface.
-    pub(in crate::kernel) fn link(&mut self, interface: &str, way: Way) -> Result<Hold, Refused> {
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let kind = match way {
-            Way::In => TcAttachType::Ingress,
-            Way::Out => TcAttachType::Egress,
-        };
-        let program = self.of(way);
-        let id = program.attach_with_options(interface, kind, order)?;
-        let link = program.take_link(id)?;
-        let no_links = |_| ProgramError::UnknownInterface {
-            name: format!("{interface} (this kernel has no TCX: Linux 6.6 has)"),
-        };
-        Ok(Hold(FdLink::try_from(link).map_err(no_links)?))
-    }
-
-    /// Puts this daemon's gate in the place of the one at the other end of a pinned link.
-    pub(in crate::kernel) fn adopt(
-        &mut self,
-        interface: &str,
-        way: Way,
-        pin: &Path,
-    ) -> Result<Hold, KernelError> {
-        let failed = |source| KernelError::Link {
-            interface: interface.to_owned(),
-            source: Box::new(source),
-        };
-        let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
-        let link = SchedClassifierLink::try_from(link).map_err(failed)?;
-        let program = way.program();
-        let refused = |source| KernelError::Program { program, source: Box::new(source) };
-        let program = self.of(way);
-        let id = program.attach_to_link(link).map_err(refused)?;
-        let link = program.take_link(id).map_err(refused)?;
-        FdLink::try_from(link).map(Hold).map_err(failed)
     }
 }
 

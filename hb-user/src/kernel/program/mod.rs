@@ -16,7 +16,7 @@ use aya::{
     maps::{Map, MapData, MapInfo, RingBuf},
     pin::PinError,
     programs::{
-        ProgramError, SchedClassifier, Xdp,
+        ProgramError, Xdp,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -34,23 +34,30 @@ use hb_ebpf::{
     wire::GROUPS,
 };
 
+mod gate;
 mod handles;
 mod trial;
 mod values;
 
+pub use gate::Way;
+pub(super) use handles::Heard;
 pub use handles::{Events, Judge, KernelLog, Leases};
-pub(super) use handles::{GatePrograms, Heard};
 pub use values::GateCounters;
 
 use super::{
     attach::{Attachment, Generic, Mode},
+    chain,
     error::{KernelError, describe},
-    gate::Gates,
-    pins::{freeze, remove_pins},
+    kept::Kept,
+    owner::{self, Wanted},
+    pins::{GATE_MAP, freeze, remove_pins},
     shared::Shared,
     undisturbed::Undisturbed,
 };
-use crate::id::NodeId;
+use crate::{
+    id::NodeId,
+    own_path::{self, NotOurs},
+};
 
 /// The compiled kernel half; `cargo xtask build-ebpf` makes it.
 #[cfg(not(feature = "other-objects"))]
@@ -119,24 +126,6 @@ const PINNED: [Pinned; 22] = [
     ("LOST", size_of::<u64>(), 1),
 ];
 
-/// Which way packets go that a gate looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// They arrive.
-    In,
-    /// They leave.
-    Out,
-}
-
-impl Way {
-    const fn program(self) -> &'static str {
-        match self {
-            Self::In => "gate_ingress",
-            Self::Out => "gate_egress",
-        }
-    }
-}
-
 /// How often the kernel is asked for a timer, and how long after a refusal.
 const ARM_TRIES: u32 = 10;
 const ARM_PAUSE: Duration = Duration::from_millis(1);
@@ -153,6 +142,8 @@ pub struct Kernel {
     pub(super) pins: PathBuf,
     found: bool,
     timers: Result<(), String>,
+    /// What is pinned but for attachments.
+    pub(super) kept: Vec<Kept>,
     pub(super) attachments: Vec<Attachment>,
 }
 
@@ -174,8 +165,7 @@ impl Kernel {
         pins: &FilePath,
     ) -> Result<Self, KernelError> {
         let _undisturbed = Undisturbed::begin();
-        let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-        fs::create_dir_all(pins).map_err(unusable)?;
+        own_path::make(pins).map_err(|error| unusable(pins, error))?;
         // One left alone by an interrupted removal must not be taken for one of ours unseen.
         let found = half.pinned.iter().any(|(name, ..)| pins.join(name).exists());
         if found {
@@ -190,8 +180,19 @@ impl Kernel {
         // The gate goes by it, and applications are given descriptors of it.
         let shown = pins.join(SHOWN);
         freeze(&shown).map_err(|source| KernelError::Freeze { pin: shown, source })?;
-        let mut kernel =
-            Self { ebpf, pins: pins.to_owned(), found, timers: Ok(()), attachments: Vec::new() };
+        let kept = paths.into_iter().map(|(_, pin)| {
+            let failed = |source| KernelError::Pins { path: pin.clone(), source };
+            Kept::map(pin.clone()).map_err(failed)
+        });
+        let kept = kept.collect::<Result<_, _>>()?;
+        let mut kernel = Self {
+            ebpf,
+            pins: pins.to_owned(),
+            found,
+            timers: Ok(()),
+            kept,
+            attachments: Vec::new(),
+        };
         for &program in half.programs {
             let refused = |source| KernelError::Program { program, source: Box::new(source) };
             kernel.program(program)?.load().map_err(refused)?;
@@ -209,8 +210,10 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// Checks the maps of `half` that are pinned at `pins`.
+    /// Checks the maps of `half` that are pinned at `pins`, and that nobody else can have put them
+    /// there.
     pub(super) fn check_half(half: &Half, pins: &FilePath) -> Result<(), KernelError> {
+        own_path::open(pins).map_err(|error| unusable(pins, error))?;
         check_pins(half.pinned, pins)
     }
 
@@ -266,13 +269,6 @@ impl Kernel {
             .program_mut(name)
             .and_then(|program| program.try_into().ok())
             .ok_or(KernelError::Missing(name))
-    }
-
-    fn gate_program(&mut self, way: Way) -> Result<&mut SchedClassifier, KernelError> {
-        self.ebpf
-            .program_mut(way.program())
-            .and_then(|program| program.try_into().ok())
-            .ok_or(KernelError::Missing(way.program()))
     }
 
     fn data(&self, name: &'static str) -> Result<&MapData, KernelError> {
@@ -379,25 +375,6 @@ impl Kernel {
         self.handle("order").map(Leases)
     }
 
-    /// Returns what puts the gate on interfaces, for a thread of its own. What arrives at those that
-    /// were attached to is gated already.
-    ///
-    /// # Errors
-    ///
-    /// As for [`judge`](Self::judge).
-    pub fn gates(&mut self) -> Result<Gates, KernelError> {
-        let mut handle = |way: Way| {
-            let name = way.program();
-            let pin = self.program_pin(name);
-            self.gate_program(way)?.pin(&pin).map_err(unpinned(&pin))?;
-            let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
-            SchedClassifier::from_pin(&pin).map_err(failed)
-        };
-        let programs = GatePrograms { arriving: handle(Way::In)?, leaving: handle(Way::Out)? };
-        let heard = self.attachments.iter().map(|held| held.index).collect();
-        Ok(Gates::new(self.pins.clone(), programs, heard))
-    }
-
     /// Returns what attaches in generic mode, for a thread of its own.
     ///
     /// # Errors
@@ -406,24 +383,23 @@ impl Kernel {
     pub fn generic(&mut self) -> Result<Generic, KernelError> {
         let program = self.handle("heartbeat").map(Heard)?;
         // The handle holds it.
-        let _ = fs::remove_file(self.pins.join("heartbeat"));
+        if let Some(pinned) = self.kept.pop() {
+            let _ = fs::remove_file(pinned.pin);
+        }
         Ok(Generic::new(self.pins.clone(), program))
     }
 
     /// Returns one more hold on a program.
     fn handle(&mut self, name: &'static str) -> Result<Xdp, KernelError> {
         let failed = |source| KernelError::Program { program: name, source: Box::new(source) };
-        let pin = self.program_pin(name);
-        self.program(name)?.pin(&pin).map_err(unpinned(&pin))?;
-        Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(failed)
-    }
-
-    /// Returns where a program is pinned, and nothing is there now: a pin of an earlier daemon holds
-    /// an earlier program.
-    fn program_pin(&self, name: &str) -> PathBuf {
         let pin = self.pins.join(name);
+        // An earlier daemon's holds an earlier program.
         let _ = fs::remove_file(&pin);
-        pin
+        self.program(name)?.pin(&pin).map_err(unpinned(&pin))?;
+        self.kept.retain(|kept| kept.pin != pin);
+        let unkept = |source| KernelError::Pins { path: pin.clone(), source };
+        self.kept.push(Kept::program(pin.clone()).map_err(unkept)?);
+        Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(failed)
     }
 
     /// Opens the kernel half's own log, for the `log` facade.
@@ -437,15 +413,30 @@ impl Kernel {
             .map_err(|source| KernelError::Log(Box::new(source)))
     }
 
-    /// Takes the programs off the interfaces and removes every pin: nothing is left.
+    /// Takes the programs off the interfaces and removes every pin: nothing is left. The gate goes
+    /// last, also where its pins are gone already.
     ///
     /// # Errors
     ///
     /// [`KernelError::Pins`] if a pin cannot be removed; the rest is removed all the same.
     pub fn remove(self) -> Result<(), KernelError> {
         let pins = self.pins.clone();
+        let gate = match self.fd(GATE_MAP) {
+            Ok(map) => Some(chain::describe_map(map).map_err(KernelError::Chain)?.id),
+            // A witness has none.
+            Err(_) => None,
+        };
         drop(self);
-        remove_pins(&pins)
+        remove_pins(&pins)?;
+        gate.map_or(Ok(0), |map| owner::remove(Wanted::Over(map))).map(drop)
+    }
+}
+
+/// Says of a directory that cannot be used for pins what to do.
+pub(super) fn unusable(pins: &FilePath, error: NotOurs) -> KernelError {
+    match error {
+        NotOurs::Open { source, .. } => KernelError::Pins { path: pins.to_owned(), source },
+        other => other.into(),
     }
 }
 
