@@ -14,6 +14,7 @@ mod cluster {
     mod attach;
     mod bad_configuration;
     mod burst;
+    mod chain;
     mod chaos;
     mod controller;
     mod crash;
@@ -28,6 +29,7 @@ mod cluster {
     mod leaving;
     mod links;
     mod moves;
+    mod pins;
     mod removal;
     mod resources;
     mod second_daemon;

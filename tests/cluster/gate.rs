@@ -21,6 +21,7 @@ use lab::{
     clock,
     config::Settings,
     socket::Socket,
+    tcx::{self, Way},
 };
 use serde_json::Value;
 
@@ -116,7 +117,7 @@ fn send_frame(cluster: &Cluster, node: Machine, from: Ipv4Addr, text: &[u8]) {
 
 /// Sends from `vip` on `node` in every way, then from the node's own address, and returns which
 /// of the former arrived before the latter.
-fn what_leaves(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String> {
+pub(super) fn what_leaves(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String> {
     let to = address(Machine::Client, vip);
     let ear = Ear::new(cluster, to);
     send_udp(cluster, node, vip, (to, PORT).into(), b"udp");
@@ -142,16 +143,19 @@ pub(super) fn assert_open(cluster: &Cluster, node: Machine) {
 }
 
 /// Runs `hb gate` for a node.
-fn gate(cluster: &Cluster, node: Machine, arguments: &[&str]) -> Output {
+pub(super) fn gate(cluster: &Cluster, node: Machine, arguments: &[&str]) -> Output {
     let config = cluster.lab.files().config.to_str().unwrap().to_owned();
     let which = ["gate", "--config", &config, "--node", node.name()];
     cluster.hb(node, &[&which, arguments].concat())
 }
 
-fn report(cluster: &Cluster, node: Machine) -> Value {
+/// Returns what `hb gate` says; it fails if not every interface is gated.
+pub(super) fn report(cluster: &Cluster, node: Machine) -> Value {
     let output = gate(cluster, node, &["--json"]);
-    assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    assert_eq!(output.status.success(), report["not_gated"] == nothing(), "{output:?}");
+    report
 }
 
 /// Sum of a counter over the addresses of a report.
@@ -288,18 +292,15 @@ fn an_interface_that_is_new_is_gated_and_one_that_goes_is_forgotten() {
     let cluster = Cluster::up(slow());
     let (node, client) = (Machine::B, Machine::Client);
     let far = cluster.lab.netns(client).name().to_owned();
-    let pins = cluster.lab.pins(node);
     let gates = || {
-        let names = std::fs::read_dir(&pins).unwrap();
-        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with("gate-")).collect::<BTreeSet<_>>()
+        let chain = |way| tcx::chain(cluster.lab.netns(node), "fresh", way).unwrap_or_default();
+        chain(Way::In).len() + chain(Way::Out).len()
     };
-    let before = gates();
     // From a moment before it is there.
     let begun = clock::now();
     ip(&cluster, node, &format!("link add fresh type veth peer name far netns {far}"));
     let made = clock::now();
-    while gates().len() < before.len() + 2 {
+    while gates() < 2 {
         assert!(clock::now() < begun.after(PATIENCE), "no gate at fresh");
         thread::sleep(Duration::from_micros(100));
     }
@@ -327,11 +328,13 @@ fn an_interface_that_is_new_is_gated_and_one_that_goes_is_forgotten() {
     assert_eq!(ear.until(b"last"), []);
 
     // By the same way from the holder it would arrive.
-    let before = gates();
     ip(&cluster, node, "link del fresh");
     ip(&cluster, node, "link del upper");
-    wait_for("pins of interfaces that are gone are removed", || {
-        (gates().len() + 4 == before.len()).then_some(())
+    wait_for("interfaces that are gone are forgotten", || {
+        let seen = report(&cluster, node);
+        let names = seen["interfaces"].as_array().unwrap().iter();
+        let all = names.map(|found| found["interface"].as_str().unwrap()).collect::<BTreeSet<_>>();
+        (all == BTreeSet::from(["eth0", "eth1", "lo"])).then_some(())
     });
 }
 

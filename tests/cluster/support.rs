@@ -19,6 +19,7 @@ use lab::{
     client::{Client, Pace},
     clock,
     config::Settings,
+    tcx,
 };
 use serde_json::Value;
 
@@ -224,6 +225,12 @@ impl Cluster {
         assert_eq!(self.vips(node), BTreeSet::new(), "on {node}");
         for interface in ["eth0", "eth1"] {
             assert_eq!(self.xdp_mode(node, interface), None, "{interface} of {node}");
+        }
+        for interface in ["eth0", "eth1", "lo"] {
+            for way in [tcx::Way::In, tcx::Way::Out] {
+                let chain = tcx::chain(self.lab.netns(node), interface, way).unwrap();
+                assert_eq!(chain, [], "{interface} of {node}, {way:?}");
+            }
         }
         let (pins, socket) = (self.lab.pins(node), self.lab.socket(node));
         assert!(!pins.exists(), "{} is left", pins.display());

@@ -191,7 +191,7 @@ impl Netns {
     }
 
     /// Does to the namespace what a loss of power does to a machine: every process is killed, and
-    /// programs and what is pinned at `pins` are gone. The kernel detaches some a while later, see
+    /// what is pinned at `pins` is gone. Programs go a while later, see
     /// [`wait_until_detached`](Self::wait_until_detached).
     ///
     /// # Errors
@@ -199,17 +199,17 @@ impl Netns {
     /// If some processes are still there after five seconds, or the pins cannot be removed.
     pub fn lose_power(&self, pins: &Path) -> Result<()> {
         self.kill_processes()?;
-        tcx::clear(self)?;
         guard::remove_path(pins)
     }
 
-    /// Waits until no XDP program is attached to any interface of the namespace: one that outlived
-    /// its machine would answer for it.
+    /// Takes what is left of gates off the interfaces of the namespace, and waits until no XDP program
+    /// is attached to any: one that outlived its machine would answer for it.
     ///
     /// # Errors
     ///
     /// If `ip` fails, or one is still attached after five seconds.
     pub fn wait_until_detached(&self) -> Result<()> {
+        tcx::clear(self)?;
         let end = clock::now().after(Duration::from_secs(5));
         loop {
             let links = read("ip", &["-n", &self.name, "-json", "link", "show"])?;
