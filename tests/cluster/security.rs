@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use hb_ebpf::wire::{ETHERTYPE, FRAME_LEN, Kind, UDP_PORT};
+use hb_ebpf::{
+    time::L_MAX_NS,
+    wire::{ETHERTYPE, FRAME_LEN, Kind, UDP_PORT},
+};
 use lab::{
     addresses::{Link, Machine, NODES, VIP4},
     clock::RealTime,
@@ -223,6 +226,8 @@ fn old_heartbeats_sent_to_a_service_address_are_not_answered_from_there() {
     cluster.wait_until_alone(Machine::B);
     cluster.lab.start_daemon(Machine::A).unwrap();
     cluster.wait_until_serving(Machine::B);
+    // Fresh ones of an earlier life are refused; those that are not fresh any more are answered.
+    thread::sleep(Duration::from_nanos(L_MAX_NS));
 
     let tap = Tap::open(cluster.lab.netns(Machine::Client));
     let own = Machine::Client.mac(Link::Client).0;
