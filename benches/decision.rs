@@ -43,7 +43,14 @@ fn standby() -> (Core, PeerFacts) {
         resources: None,
         resumed: None,
     };
-    let setup = Setup { me: B, nodes: vec![A, B], groups: vec![group], witness: None, bounds };
+    let setup = Setup {
+        me: B,
+        nodes: vec![A, B],
+        groups: vec![group],
+        witness: None,
+        promises: true,
+        bounds,
+    };
     let mut core = Core::new(setup, NOW).expect("two nodes and a group are a cluster");
     let mut facts = PeerFacts { life: Life::Alive, incarnation: 1, ..PeerFacts::default() };
     facts.words[0].state = State::Holding as u8;

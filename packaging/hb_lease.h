@@ -33,7 +33,8 @@ enum hb_lease_state {
 
 /*
  * One record of the array map pinned at /sys/fs/bpf/hb/<cluster>/<node>/LEASES, in the byte order
- * of the machine; the index is the place of the group in the configuration, from 0.
+ * of the machine. The index is the place of the group in the configuration, from 0, that the kernel
+ * half was set up with; after a change of the file look for the fingerprint.
  */
 struct hb_lease {
 	uint32_t sequence;   /* odd while the kernel writes what follows */
@@ -42,7 +43,8 @@ struct hb_lease {
 	uint8_t reserved[2];
 	uint64_t epoch;      /* that this node seeks, holds or released; grows with each holder */
 	uint64_t expires_ns; /* exclusive, CLOCK_BOOTTIME; 0: does not hold */
-	uint64_t reserved2;
+	uint32_t fingerprint; /* which group: what hb status --json shows; 0: none */
+	uint32_t reserved2;
 };
 
 typedef char hb_lease_is_32_bytes[sizeof(struct hb_lease) == 32 ? 1 : -1];
@@ -104,6 +106,7 @@ static inline int hb_lease_read(const struct hb_lease *leases, unsigned int grou
 		out->state = __atomic_load_n(&slot->state, __ATOMIC_RELAXED);
 		out->epoch = __atomic_load_n(&slot->epoch, __ATOMIC_RELAXED);
 		out->expires_ns = __atomic_load_n(&slot->expires_ns, __ATOMIC_RELAXED);
+		out->fingerprint = __atomic_load_n(&slot->fingerprint, __ATOMIC_RELAXED);
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (__atomic_load_n(&slot->sequence, __ATOMIC_RELAXED) == before)
 			return 0;

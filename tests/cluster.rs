@@ -22,6 +22,7 @@ mod cluster {
     mod engine;
     mod failback;
     mod fencing;
+    mod files;
     mod gate;
     mod held_lock;
     mod holders;

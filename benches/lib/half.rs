@@ -33,7 +33,7 @@ use hb_user::{
 use crate::{
     bpf::Program,
     packets,
-    stand_in::{StandIn, standing_by},
+    stand_in::{StandIn, fingerprint, standing_by},
 };
 
 /// The cluster it is in.
@@ -237,7 +237,7 @@ impl Half {
     pub fn hold(&mut self) -> Result<()> {
         let leases = self.kernel.leases()?;
         for (op, word) in [(Op::Start, "start"), (Op::Cleaned, "clean"), (Op::Seek, "seek")] {
-            let order = Order { generation: 1, ..Order::new(op, 0) };
+            let order = Order { generation: 1, fingerprint: fingerprint(0), ..Order::new(op, 0) };
             let done = leases.order(order)?;
             ensure!(
                 done.code == DONE || op == Op::Cleaned,

@@ -37,7 +37,17 @@ pub struct StandIn {
 /// What a node says that stands by in every group.
 #[must_use]
 pub fn standing_by() -> [GroupWord; GROUPS] {
-    [GroupWord { health: Health::Standby as u8, ..GroupWord::default() }; GROUPS]
+    std::array::from_fn(|group| GroupWord {
+        health: Health::Standby as u8,
+        fingerprint: Be32::new(fingerprint(group)),
+        ..GroupWord::default()
+    })
+}
+
+/// Returns what stands for a group in frames and records.
+#[must_use]
+pub const fn fingerprint(group: usize) -> u32 {
+    0x6772_0000 + group as u32
 }
 
 impl StandIn {

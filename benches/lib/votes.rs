@@ -6,7 +6,7 @@ use hb_ebpf::{
     homes::{HOMES, PLACES},
     lease::{
         Policy, Terms, holder,
-        op::Op,
+        op::{Op, Order},
         start,
         terms::{RHO_DEFAULT, Timing},
         word,
@@ -27,7 +27,7 @@ use crate::{
     cable::{Cable, INTERFACE},
     half::Pins,
     packets::{MY_MAC, PEER_MAC},
-    stand_in::{StandIn, standing_by},
+    stand_in::{StandIn, fingerprint, standing_by},
 };
 
 const WITNESS: NodeId = NodeId(3);
@@ -113,8 +113,15 @@ impl Votes {
                 let cluster = FIRST + home;
                 // Where nothing is promised there is nothing to wait for.
                 witness.seat(home, &seat(cluster, Policy::Available, index)?)?;
-                witness.order(home, Op::Start, GENERATION)?;
-                witness.order(home, Op::GenerationStored, GENERATION)?;
+                for group in 0..GROUPS as u8 {
+                    let fingerprint = fingerprint(group.into());
+                    let order = Order {
+                        fingerprint,
+                        generation: GENERATION,
+                        ..Order::new(Op::Start, group)
+                    };
+                    witness.order(home, order)?;
+                }
                 witness.seat(home, &seat(cluster, Policy::Witness, index)?)?;
                 witness.admit(cluster, home)?;
             }

@@ -1,4 +1,4 @@
-//! The heartbeat frame, version 1, byte for byte.
+//! The heartbeat frame, version 2, byte for byte.
 //!
 //! One fixed size for probes and answers, so that an answer is the probe rewritten in place and
 //! never larger than what was asked. All integers are big-endian and sit at multiples of their
@@ -20,8 +20,8 @@ pub const UDP_PORT: u16 = 694;
 /// First bytes of every heartbeat.
 pub const MAGIC: [u8; 4] = *b"hb\xf5\x94";
 /// The version this crate speaks.
-pub const VERSION: u8 = 1;
-/// Features whose meaning a receiver has to know; version 1 defines none.
+pub const VERSION: u8 = 2;
+/// Features whose meaning a receiver has to know; version 2 defines none.
 pub const KNOWN_FEATURES: u16 = 0;
 /// Groups whose words one frame carries.
 pub const GROUPS: usize = 8;
@@ -115,10 +115,11 @@ pub enum State {
 }
 
 impl State {
-    /// Returns the state of a code from the wire; an unknown one is read as idle.
+    /// Returns the state of a code from the wire, whatever [`WORD_ENDLESS`] says beside it; an unknown
+    /// one is read as idle.
     #[must_use]
     pub const fn from_code(code: u8) -> Self {
-        match code {
+        match code & !WORD_ENDLESS {
             1 => Self::Seeking,
             2 => Self::Holding,
             3 => Self::Released,
@@ -158,13 +159,13 @@ impl Health {
     }
 }
 
-/// What the sender says of one group: 40 bytes. All zero is "idle, starting, never held".
+/// What the sender says of one group: 40 bytes. All zero is of no group.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct GroupWord {
-    /// A [`State`].
+    /// A [`State`], with [`WORD_ENDLESS`] or without.
     pub state: u8,
     /// A [`Health`].
     pub health: u8,
@@ -183,20 +184,18 @@ pub struct GroupWord {
     pub promise_t0_ns: Be64,
     /// Length of the lease promised, in nanoseconds; [`UNLIMITED`] for a promise without an end.
     pub promise_lease_ns: Be32,
-    /// [`WORD_ENDLESS`], or 0.
-    pub flags: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    /// Which group it is of: the fingerprint of its name and addresses; 0 for none.
+    pub fingerprint: Be32,
 }
 
 /// In [`GroupWord::promise_lease_ns`]: the promise ends only when its node is heard to need it no
 /// more, or is fenced.
 pub const UNLIMITED: u32 = u32::MAX;
-/// In [`GroupWord::flags`]: the sender holds without an end.
-pub const WORD_ENDLESS: u8 = 1;
+/// In [`GroupWord::state`]: the sender holds without an end.
+pub const WORD_ENDLESS: u8 = 0x80;
 
 impl GroupWord {
-    /// Makes it the word of a group of which only the code of its [`Health`] is known.
+    /// Makes it the word of no group yet, with the code of a [`Health`].
     #[inline(always)]
     pub fn reset(&mut self, health: u8) {
         let head = u64::from_ne_bytes([0, health, 0, 0, 0, 0, 0, 0]);
@@ -220,6 +219,13 @@ impl GroupWord {
     #[must_use]
     pub const fn state(&self) -> State {
         State::from_code(self.state)
+    }
+
+    /// Tells whether the sender holds without an end.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_endless(&self) -> bool {
+        self.state & WORD_ENDLESS != 0
     }
 
     /// Returns the sender's health.
@@ -390,6 +396,7 @@ mod tests {
     #[test]
     fn unknown_codes_are_read_safely() {
         assert_eq!(State::from_code(9), State::Idle);
+        assert_eq!(State::from_code(State::Holding as u8 | WORD_ENDLESS), State::Holding);
         assert_eq!(Health::from_code(9), Health::Failed);
         assert_eq!(Kind::from_code(0), None);
     }

@@ -21,6 +21,7 @@ ids! {
     NodeId("node");
     /// A link, from 0 in the order of the configuration.
     LinkId("link");
-    /// A group, from 0 in the order of the configuration; the index of its word in a frame.
+    /// A group, by the place of its record on this machine; also that of its word in this machine's frames.
+    /// Other machines may have it at another place.
     GroupId("group");
 }

@@ -82,7 +82,8 @@ struct Slot {
     reserved: [u8; 2],
     epoch: AtomicU64,
     expires_ns: AtomicU64,
-    reserved2: u64,
+    fingerprint: AtomicU32,
+    reserved2: u32,
 }
 
 const _: () = assert!(size_of::<Slot>() == 32);
@@ -90,6 +91,7 @@ const _: () = assert!(std::mem::offset_of!(Slot, holder) == 4);
 const _: () = assert!(std::mem::offset_of!(Slot, state) == 5);
 const _: () = assert!(std::mem::offset_of!(Slot, epoch) == 8);
 const _: () = assert!(std::mem::offset_of!(Slot, expires_ns) == 16);
+const _: () = assert!(std::mem::offset_of!(Slot, fingerprint) == 24);
 
 /// What a node is to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +119,8 @@ pub struct Lease {
     /// hold. [`ENDLESS`] if it ends with the life of this node's daemon: after a fence of the
     /// other node, and with policy `available`.
     pub expires_ns: u64,
+    /// Which group this is of, 0 for none: the fingerprint that `hb status --json` shows.
+    pub fingerprint: u32,
 }
 
 impl Lease {
@@ -199,7 +203,22 @@ impl LeaseView {
         Ok(Self { slots, pin: pin.to_owned(), identity: (found.dev(), found.ino()) })
     }
 
-    /// Reads the lease of the group at place `group` of the configuration, from 0.
+    /// Returns at which index the record of the group with that fingerprint is; `None` if it has none.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unsteady`], which is not to be expected.
+    pub fn find(&self, fingerprint: u32) -> Result<Option<usize>, ReadError> {
+        for group in 0..GROUPS {
+            if fingerprint != 0 && self.read(group)?.fingerprint == fingerprint {
+                return Ok(Some(group));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the lease at index `group`. In a kernel half that was set up with this configuration that is
+    /// the place of the group in it, from 0; see [`find`](Self::find) where the file was changed since.
     ///
     /// # Errors
     ///
@@ -224,6 +243,7 @@ impl LeaseView {
                     },
                     epoch: slot.epoch.load(Ordering::Relaxed),
                     expires_ns: slot.expires_ns.load(Ordering::Relaxed),
+                    fingerprint: slot.fingerprint.load(Ordering::Relaxed),
                 };
                 fence(Ordering::Acquire);
                 if slot.sequence.load(Ordering::Relaxed) == before {
@@ -333,7 +353,8 @@ mod tests {
 
     #[test]
     fn the_end_is_exclusive() {
-        let lease = Lease { holder: 1, state: State::Holding, epoch: 9, expires_ns: 100 };
+        let lease =
+            Lease { holder: 1, state: State::Holding, epoch: 9, expires_ns: 100, fingerprint: 7 };
         assert_eq!((lease.held_at(99), lease.held_at(100)), (Some(9), None));
         assert_eq!((lease.left_ns(99), lease.left_ns(101)), (1, 0));
         let endless = Lease { expires_ns: ENDLESS, ..lease };

@@ -26,6 +26,7 @@ pub mod trust;
 pub mod witness;
 
 mod background;
+pub mod beginning;
 mod durable;
 mod nonce;
 mod parting;

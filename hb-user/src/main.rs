@@ -131,6 +131,7 @@ fn gate(verb: &GateVerb) -> Result<()> {
                 .context("without the configuration, name the place: `--pins DIRECTORY`")?;
             let hostname = hostname().context("cannot read the name of this host")?;
             let local = config.identify(verb.which.node.as_deref(), &hostname)?;
+            let groups = config.groups.iter();
             GatePlace {
                 pins: daemon::pins(&config, &local),
                 node: Some(GateNode {
@@ -138,7 +139,7 @@ fn gate(verb: &GateVerb) -> Result<()> {
                     id: local.me.id,
                     terms: config.terms(local.me.id)?,
                 }),
-                groups: config.groups.iter().map(|group| group.name.to_string()).collect(),
+                groups: groups.map(|group| (group.fingerprint(), group.name.to_string())).collect(),
             }
         }
     };

@@ -69,7 +69,7 @@ fn tables_of_offsets_are_those_of_the_code() {
         layout("### Word of a group"),
         fields!(GroupWord {
             state health holder successor lease_ns epoch promise_epoch promise_t0_ns
-            promise_lease_ns flags reserved
+            promise_lease_ns fingerprint
         })
     );
 }
@@ -105,6 +105,7 @@ fn record() -> Record {
         lease_end_ns: 10_001_000_000,
         generation: 1,
         changes: 2,
+        fingerprint: 0x9190_2f90,
         ..Record::default()
     }
 }

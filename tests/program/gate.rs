@@ -29,6 +29,8 @@ use super::{
 };
 
 const WITNESS: u8 = 9;
+/// What stands for the group in frames and records.
+const FINGERPRINT: u32 = 0x6772_0000;
 pub(super) const TC_SHOT: i32 = 2;
 pub(super) const TCX_NEXT: i32 = -1;
 pub(super) const LONG: Duration = Duration::from_millis(1_900);
@@ -75,6 +77,9 @@ impl Gated {
         let all = all.map(|(number, group, warm)| guarded(number, group, warm));
         rig.kernel.set_vips(&all).unwrap();
         let leases = rig.kernel.leases().unwrap();
+        // Nothing was promised before that it would have to wait for.
+        let order = Order { fingerprint: FINGERPRINT, now_ns: 1, ..Order::new(Op::Start, 0) };
+        assert_eq!(leases.order(order).unwrap().code, DONE);
         // Nobody set a mode: new maps are zero, and that is closed.
         const { assert!(Mode::On as u8 == 0) };
         Self { rig, leases, sender: Sender::new() }
@@ -104,6 +109,7 @@ impl Gated {
             promise_epoch: Be64::new(epoch),
             promise_t0_ns: Be64::new(t0),
             promise_lease_ns: Be32::new(lease.as_nanos() as u32),
+            fingerprint: Be32::new(FINGERPRINT),
             ..GroupWord::default()
         };
         let frame = self.sender.signed(frame);
@@ -238,6 +244,7 @@ fn without_promises_the_gate_closes_with_the_daemon() {
         state: State::Holding as u8,
         health: Health::Healthy as u8,
         epoch: Be64::new(0x7_0001),
+        fingerprint: Be32::new(FINGERPRINT),
         ..GroupWord::default()
     };
     let frame = gated.sender.signed(frame);

@@ -77,7 +77,8 @@ impl Leases {
 /// The bytes of a record as the document lays it out.
 fn record(sequence: u32, holder: u8, state: u8, epoch: u64, expires_ns: u64) -> [u64; 4] {
     let second = u32::from_ne_bytes([holder, state, 0, 0]);
-    [pair(sequence, second), epoch, expires_ns, 0]
+    // Of the group with fingerprint 0x91.
+    [pair(sequence, second), epoch, expires_ns, pair(0x91, 0)]
 }
 
 #[test]
@@ -85,13 +86,15 @@ fn a_view_sees_what_is_written() {
     let pins = Pins::new();
     let leases = Leases::new(pins.path());
     let view = LeaseView::open(&leases.pin).unwrap();
-    let nothing = Lease { holder: 0, state: State::Idle, epoch: 0, expires_ns: 0 };
+    let nothing = Lease { holder: 0, state: State::Idle, epoch: 0, expires_ns: 0, fingerprint: 0 };
     assert_eq!(view.read(GROUPS - 1), Ok(nothing));
     assert_eq!(view.read(GROUPS), Err(ReadError::Group { group: GROUPS }));
 
     leases.write(7, &record(2, 3, 2, 0x1_0000_0203, 5_000));
-    let held = Lease { holder: 3, state: State::Holding, epoch: 0x1_0000_0203, expires_ns: 5_000 };
+    let (state, epoch, expires_ns) = (State::Holding, 0x1_0000_0203, 5_000);
+    let held = Lease { holder: 3, state, epoch, expires_ns, fingerprint: 0x91 };
     assert_eq!(view.read(7), Ok(held));
+    assert_eq!((view.find(0x91), view.find(0x92), view.find(0)), (Ok(Some(7)), Ok(None), Ok(None)));
     assert_eq!((held.held_at(4_999), held.held_at(5_000)), (Some(held.epoch), None));
     assert_eq!(view.read(0), Ok(nothing), "another group");
     leases.write(7, &record(4, 3, 2, 0x1_0000_0203, ENDLESS));
@@ -149,7 +152,8 @@ fn the_leases_of_a_node_are_read_and_not_written() {
         let leases = Leases { map: unsafe { OwnedFd::from_raw_fd(map) }, pin: pin.clone() };
         let refused = leases.try_write(1, &record(2, 1, 2, 9, ENDLESS)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "start {start}");
-        let nothing = Lease { holder: 0, state: State::Idle, epoch: 0, expires_ns: 0 };
+        let nothing =
+            Lease { holder: 0, state: State::Idle, epoch: 0, expires_ns: 0, fingerprint: 0 };
         assert_eq!(LeaseView::open(&pin).unwrap().read(1), Ok(nothing));
     }
 }

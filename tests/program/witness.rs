@@ -3,7 +3,11 @@
 use hb_ebpf::{
     epoch::Epoch,
     homes::PLACES,
-    lease::{Policy, Record, Terms, Timing, op::Op, start::learned_generation},
+    lease::{
+        Policy, Record, Terms, Timing,
+        op::{Op, Order},
+        start::learned_generation,
+    },
     maps::{LAYOUT, MAX_LINKS, Node, Path, PeerKeys, Transport},
     refusal::Refusal,
     siphash::Key,
@@ -82,6 +86,19 @@ fn seat(cluster: u32, policy: Policy, key_ids: [u8; 2]) -> Seat {
     seat
 }
 
+/// What stands for a group of any cluster.
+const fn fingerprint(group: u8) -> u32 {
+    0x6772_0000 + group as u32
+}
+
+fn begin(group: u8, generation: u32) -> Order {
+    Order { generation, fingerprint: fingerprint(group), ..Order::new(Op::Start, group) }
+}
+
+fn stored(group: u8, generation: u32) -> Order {
+    Order { generation, ..Order::new(Op::GenerationStored, group) }
+}
+
 /// A witness of two clusters that has waited out what it may have promised before.
 struct Rig {
     witness: Witness,
@@ -95,8 +112,10 @@ impl Rig {
         for (home, cluster) in [(0, ALPHA), (1, BETA)] {
             // Where nothing is promised there is nothing to wait for: saves the test two seconds.
             witness.seat(home, &seat(cluster, Policy::Available, [KEY_ID, 0])).unwrap();
-            witness.order(home, Op::Start, FIRST).unwrap();
-            witness.order(home, Op::GenerationStored, LAST).unwrap();
+            for group in 0..2 {
+                witness.order(home, begin(group, FIRST)).unwrap();
+                witness.order(home, stored(group, LAST)).unwrap();
+            }
             witness.seat(home, &seat(cluster, Policy::Witness, [KEY_ID, 0])).unwrap();
             witness.admit(cluster, home).unwrap();
         }
@@ -200,6 +219,7 @@ impl Voter {
             state: State::Seeking as u8,
             epoch: Be64::new(epoch.0),
             lease_ns: Be32::new(LEASE_NS),
+            fingerprint: Be32::new(fingerprint(0)),
             ..GroupWord::default()
         })
     }
@@ -264,7 +284,8 @@ fn a_request_of_no_place_or_no_time_is_answered_and_promised_nothing() {
         assert_eq!(rig.answer(&a.ask(refused)).groups[0].promise_epoch.get(), 0, "{refused:?}");
     }
     let mut frame = a.probe(GroupWord::default());
-    frame.groups[7] = a.ask(epoch(FIRST, 1, 1)).groups[0];
+    frame.groups[7] =
+        GroupWord { fingerprint: Be32::new(fingerprint(7)), ..a.ask(epoch(FIRST, 1, 1)).groups[0] };
     assert_eq!(rig.answer(&a.sign(frame)).groups[7], GroupWord::default());
     assert_eq!(rig.witness.maps().record(0, 7).unwrap().promised, 0);
 }
@@ -284,6 +305,40 @@ fn what_is_sent_to_another_address_than_its_own_is_refused() {
         rig.refused_packet(&packet, Refusal::Destination, a.at(0));
     }
     rig.answer(&a.ask(epoch(FIRST, 1, 1)));
+}
+
+#[test]
+fn a_group_is_what_it_is_and_not_its_place() {
+    let rig = Rig::new();
+    let mut a = Voter::new(ALPHA, 1);
+    let wanted = epoch(FIRST, 1, 1);
+    let asked = a.ask(wanted).groups[0];
+    // Its own place, and the word of another group there.
+    let other = GroupWord { fingerprint: Be32::new(fingerprint(9)), ..asked };
+    let probe = a.probe(other);
+    let words = rig.answer(&probe).groups;
+    assert_eq!((rig.record(0).promised, words[0].promise_epoch.get()), (0, 0));
+    assert_eq!(words[0].epoch, Be64::new(Epoch::floor(FIRST).0), "not even heard of");
+    assert_eq!(words[0].fingerprint.get(), fingerprint(0));
+    // The word of no group is none of ours, though our last places have none either.
+    let probe = a.probe(GroupWord { fingerprint: Be32::new(0), ..asked });
+    rig.answer(&probe);
+    assert!((0..8).all(|group| rig.witness.maps().record(0, group).unwrap().promised == 0));
+    // Another place, and the word of our group there.
+    for place in (1..8).rev() {
+        let wanted = epoch(FIRST, 1 + place, 1);
+        let mut frame = a.probe(other);
+        frame.groups[place as usize] = GroupWord { epoch: Be64::new(wanted.0), ..asked };
+        let words = rig.answer(&a.sign(frame)).groups;
+        let promised = epoch(FIRST, 8, 1);
+        assert_eq!(words[0].promise_epoch.get(), promised.0, "asked for at {place}");
+        assert!(words[1..].iter().all(|word| word.promise_epoch.get() == 0));
+    }
+    // Dismissed, it is nobody's, and says so.
+    rig.witness.order(0, Order::new(Op::Dismiss, 0)).unwrap();
+    let before = rig.record(0);
+    let word = rig.answer(&a.ask(epoch(FIRST, 9, 1))).groups[0];
+    assert_eq!((rig.record(0), word.fingerprint.get()), (before, 0));
 }
 
 #[test]
@@ -357,14 +412,14 @@ fn a_generation_is_promised_once_it_is_on_the_disk() {
     let beyond = epoch(LAST + 1, 1, 1);
     assert_eq!(rig.answer(&a.ask(beyond)).groups[0].promise_epoch.get(), 0);
     assert_eq!(rig.record(0).heard, beyond.0, "but it was heard of");
-    rig.witness.order(0, Op::GenerationStored, LAST + 1).unwrap();
+    rig.witness.order(0, stored(0, LAST + 1)).unwrap();
     assert_eq!(rig.answer(&a.ask(beyond)).groups[0].promise_epoch.get(), beyond.0);
 }
 
 #[test]
 fn a_start_without_a_record_is_followed_by_a_wait() {
     let rig = Rig::new();
-    rig.witness.order(0, Op::Start, LAST + 1).unwrap();
+    rig.witness.order(0, begin(0, LAST + 1)).unwrap();
     let mut a = Voter::new(ALPHA, 1);
     let word = rig.answer(&a.ask(epoch(LAST + 1, 1, 1))).groups[0];
     assert_eq!(word.promise_epoch.get(), 0);
@@ -377,7 +432,7 @@ fn a_start_without_a_record_is_followed_by_a_wait() {
 #[test]
 fn a_learner_answers_and_learns() {
     let rig = Rig::new();
-    rig.witness.order(0, Op::Learner, 0).unwrap();
+    rig.witness.order(0, Order::new(Op::Learner, 0)).unwrap();
     let mut b = Voter::new(ALPHA, 2);
     let word = rig.answer(&b.ask(epoch(9, 3, 2))).groups[0];
     assert_eq!(word.promise_epoch.get(), 0);
@@ -431,7 +486,7 @@ fn a_cluster_that_is_dismissed_is_a_stranger() {
 
     // Back again: it knows none of what it said, and no frame of before.
     rig.witness.seat(0, &seat(ALPHA, Policy::Witness, [KEY_ID, 0])).unwrap();
-    rig.witness.order(0, Op::Start, LAST + 1).unwrap();
+    rig.witness.order(0, begin(0, LAST + 1)).unwrap();
     rig.witness.admit(ALPHA, 0).unwrap();
     assert_eq!(rig.answer(&alpha.ask(epoch(FIRST, 1, 1))).groups[0].promise_epoch.get(), 0);
     assert_eq!(rig.witness.maps().link(alpha.at(0), 0).unwrap().answered, 1);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     epoch::Epoch,
-    wire::{GroupWord, State, UNLIMITED, WORD_ENDLESS},
+    wire::{GroupWord, State, UNLIMITED},
 };
 
 /// [`Record::fencing`]: a fence was asked for, and nothing is known of it.
@@ -171,7 +171,7 @@ pub(super) fn join(record: &mut Record, terms: &Terms, source: u8, word: &GroupW
         && word.epoch().0 == record.promised
         && word.epoch().node() == source;
     // Without a lease it has not counted this node's promise yet.
-    let counted = word.holder == source && word.flags & WORD_ENDLESS == 0;
+    let counted = word.holder == source && !word.is_endless();
     if matches!(record.vow(), Vow::Joining) && holder && counted && record.promise_lease_ns != 0 {
         record.vow = Vow::None as u8;
         record.until_ns = now.saturating_add(terms.promise_ns(u64::from(record.promise_lease_ns)));

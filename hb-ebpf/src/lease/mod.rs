@@ -17,6 +17,7 @@
 //! | [`holder`] | the node seeks, gathers promises, gives up, releases |
 //! | [`fence`] | the other node is made sure to be off; a node leaves for longer (`safe`) |
 //! | [`gate`] | may this packet pass? |
+//! | [`identity`] | which group a record and a word are of |
 //! | [`word`] | the record in a frame, and a frame taken |
 //! | [`start`] | a kernel half starts without its record; a clock jumped |
 //!
@@ -27,6 +28,7 @@ pub mod available;
 pub mod fence;
 pub mod gate;
 pub mod holder;
+pub mod identity;
 pub mod op;
 pub mod record;
 pub mod start;

@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{
     available,
     fence::{self, Reported},
-    holder,
+    holder, identity,
     record::Record,
     start,
     terms::{Policy, Terms},
@@ -51,6 +51,8 @@ pub enum Op {
     Absolve = 16,
     /// This node leaves, and its records with it: take no part any more.
     Part = 17,
+    /// The configuration has this group no more: be the record of none.
+    Dismiss = 18,
 }
 
 impl Op {
@@ -76,6 +78,7 @@ impl Op {
             15 => Self::Rejoin,
             16 => Self::Absolve,
             17 => Self::Part,
+            18 => Self::Dismiss,
             _ => return None,
         })
     }
@@ -91,7 +94,7 @@ pub const WAIT: u8 = 253;
 /// [`Order::code`]: no such operation or group.
 pub const UNKNOWN: u8 = 254;
 
-/// An order to change a record, and what came of it: 184 bytes, in host order.
+/// An order to change a record, and what came of it: 192 bytes, in host order.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -101,7 +104,8 @@ pub struct Order {
     pub op: u8,
     /// The group.
     pub group: u8,
-    /// Successor, for [`Op::Release`].
+    /// Successor, for [`Op::Release`]. For [`Op::Start`], 1 if sockets and addresses of an earlier epoch
+    /// may be here.
     pub node: u8,
     /// Out: [`DONE`], [`NOTHING`], [`WAIT`], [`UNKNOWN`] or a [`holder::SeekError`].
     pub code: u8,
@@ -114,13 +118,14 @@ pub struct Order {
     pub now_ns: u64,
     /// Which cluster's record, on a machine that keeps several.
     pub home: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which group the record is of from now on, for [`Op::Start`] and [`Op::Learner`]; 0 for the one it
+    /// is of.
+    pub fingerprint: u32,
     /// Out: the record as it is then.
     pub record: Record,
 }
 
-const _: () = assert!(size_of::<Order>() == 184);
+const _: () = assert!(size_of::<Order>() == 192);
 
 impl Order {
     /// An order without argument.
@@ -141,6 +146,8 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
         Some(Op::Start) => {
             *record = start::start(terms, order.generation, now);
             start::follow(record, &before);
+            record.fingerprint = named(order, &before);
+            record.unclean = before.unclean | u8::from(order.node != 0);
             if available {
                 // Nothing was promised before that could bind.
                 record.blocked_until_ns = 0;
@@ -152,6 +159,8 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
         Some(Op::Learner) => {
             *record = start::start_as_learner();
             start::follow(record, &before);
+            record.fingerprint = named(order, &before);
+            record.unclean = before.unclean;
             DONE
         }
         Some(Op::Seek) => {
@@ -195,12 +204,19 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
             }
             None => NOTHING,
         },
+        Some(Op::Dismiss) => code(identity::dismiss(record, now)),
         Some(Op::Read) => DONE,
         None => UNKNOWN,
     };
     record.count_change(&before);
     order.epoch = record.epoch;
     order.record = *record;
+}
+
+/// Returns which group a record that was `before` is of after `order`.
+#[inline(always)]
+const fn named(order: &Order, before: &Record) -> u32 {
+    if order.fingerprint != 0 { order.fingerprint } else { before.fingerprint }
 }
 
 #[inline(always)]

@@ -69,6 +69,10 @@ pub struct Record {
     pub reserved: u8,
     /// Highest generation of which a floor was heard; raises what is sought next.
     pub heard_generation: u32,
+    /// Which group it is the record of, by the fingerprint in its words; 0 for none.
+    pub fingerprint: u32,
+    /// Zero.
+    pub padding: u32,
 }
 
 /// A [`Record::lease_end_ns`] without an end of its own: the gate is open for as long as the age of
@@ -79,7 +83,7 @@ pub const ENDLESS: u64 = u64::MAX;
 /// pass by what was published before until the change is, and nobody knows beforehand how long that takes.
 pub const CLOSING: u64 = u64::MAX;
 
-const _: () = assert!(size_of::<Record>() == 152);
+const _: () = assert!(size_of::<Record>() == 160);
 
 impl Record {
     /// Returns the state.

@@ -4,7 +4,10 @@ use super::{
     record::{CLOSING, Record},
     terms::{Policy, Terms},
 };
-use crate::{epoch::Epoch, wire::State};
+use crate::{
+    epoch::Epoch,
+    wire::{GROUPS, GroupWord, State},
+};
 
 /// The record of a machine that starts at `now` without one and reserved `generation` on its disk:
 /// one more than the number stored there, stored before this is called.
@@ -82,6 +85,13 @@ pub const fn is_learner(record: &Record) -> bool {
 #[must_use]
 pub fn learned_generation(record: &Record) -> Option<u32> {
     record.highest().generation().checked_add(1)
+}
+
+/// Returns the highest generation that a machine's words tell of, whichever groups they are of.
+#[must_use]
+pub fn told_generation(words: &[GroupWord; GROUPS]) -> u32 {
+    let told = |word: &GroupWord| word.epoch().max(Epoch(word.promise_epoch.get()));
+    words.iter().map(told).max().unwrap_or_default().generation()
 }
 
 /// Notes that `generation` is on this machine's disk now; tells whether that was news.

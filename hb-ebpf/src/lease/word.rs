@@ -42,7 +42,7 @@ pub fn speak(
     let voted = !matches!(terms.policy(), Policy::Available);
     let asks = voted && controller_lives && matches!(state, State::Seeking | State::Holding);
     let own = matches!(state, State::Seeking | State::Holding | State::Released);
-    word.state = record.state;
+    word.state = record.state | if record.is_endless() { WORD_ENDLESS } else { 0 };
     // What something newer has overtaken is given to nobody any more.
     let given = state == State::Released && record.newest().0 == record.epoch;
     word.successor = if given { record.successor } else { 0 };
@@ -58,10 +58,11 @@ pub fn speak(
     word.promise_epoch = Be64::new(record.promised);
     word.promise_t0_ns = Be64::new(record.promise_t0_ns);
     word.promise_lease_ns = Be32::new(record.promise_lease_ns);
-    word.flags = if record.is_endless() { WORD_ENDLESS } else { 0 };
+    word.fingerprint = Be32::new(record.fingerprint);
 }
 
-/// Takes the word of an authentic, fresh frame that `source` sent at `transmit_ns` on its clock.
+/// Takes the word of an authentic, fresh frame that `source` sent at `transmit_ns` on its clock. The
+/// word of another group than the record's changes nothing.
 #[inline(always)]
 pub fn hear(
     record: &mut Record,
@@ -71,6 +72,9 @@ pub fn hear(
     word: &GroupWord,
     now: u64,
 ) -> Heard {
+    if word.fingerprint.get() != record.fingerprint {
+        return Heard::default();
+    }
     let before = *record;
     let heard = match terms.policy() {
         Policy::Available => {
@@ -141,7 +145,8 @@ pub fn acknowledges_release(word: &GroupWord, epoch: Epoch) -> bool {
 /// A floor is none: this node may have started under the hold that is released.
 #[must_use]
 pub fn hands_over(record: &Record, terms: &Terms, word: &GroupWord) -> bool {
-    word.state() == State::Released
+    word.fingerprint.get() == record.fingerprint
+        && word.state() == State::Released
         && word.successor == terms.own
         && word.epoch() >= record.newest()
 }

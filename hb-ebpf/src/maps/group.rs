@@ -55,8 +55,10 @@ pub struct Lease {
     ///
     /// [`ENDLESS`]: crate::lease::ENDLESS
     pub expires_ns: u64,
+    /// Which group this is: what `hb status --json` shows as its fingerprint; 0 for none.
+    pub fingerprint: u32,
     /// Zero.
-    pub reserved2: u64,
+    pub reserved2: u32,
 }
 
 const _: () = assert!(size_of::<Lease>() == 32);
@@ -81,6 +83,7 @@ impl Lease {
             reserved: [0; 2],
             epoch: record.epoch,
             expires_ns,
+            fingerprint: record.fingerprint,
             reserved2: 0,
         }
     }

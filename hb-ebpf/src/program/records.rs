@@ -13,7 +13,7 @@ use aya_ebpf::{
 use hb_ebpf::{
     answer,
     lease::{
-        Record, Terms, holder,
+        Record, Terms, holder, identity,
         op::{self, Order},
         start, word,
     },
@@ -96,6 +96,7 @@ impl Entry {
             addr_of_mut!((*self.lease).holder).write_volatile(lease.holder);
             addr_of_mut!((*self.lease).state).write_volatile(lease.state);
             addr_of_mut!((*self.lease).epoch).write_volatile(lease.epoch);
+            addr_of_mut!((*self.lease).fingerprint).write_volatile(lease.fingerprint);
             // One store: the gate reads nothing else.
             addr_of_mut!((*self.lease).expires_ns).write_volatile(lease.expires_ns);
             sequence.write_volatile(count.wrapping_add(2));
@@ -115,13 +116,16 @@ pub(crate) extern "C" fn listen(slot: u32, group: u32, now: u64) -> u64 {
 fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
     let home = maps::home(slot);
     let frame = maps::SCRATCH.get(0)?;
-    let said = frame.groups[group as usize & (GROUPS - 1)];
     let (source, transmit_ns) = (frame.source, frame.transmit_ns.get());
     let terms = maps::TERMS.get(home)?;
     let entry = Entry::of(maps::record(home, group))?;
     let node = maps::NODE.get(home)?;
     let reply = maps::REPLY.get_ptr_mut(0)?;
     let lives = answer::controller_lives(node, now);
+    // SAFETY: one aligned word of an element that outlives the program; the transition compares again.
+    let fingerprint = unsafe { addr_of!((*entry.guard).record.fingerprint).read_volatile() };
+    // A group that the sender does not have: nothing is said of it.
+    let said = identity::find(&frame.groups, fingerprint, group as usize);
     entry.lock();
     // SAFETY: the element outlives the program, and its lock is held.
     let (news, closing) = unsafe {
@@ -130,10 +134,14 @@ fn try_listen(slot: u32, group: u32, now: u64) -> Option<()> {
         if !lives {
             holder::abandon(record, terms, now);
         }
-        let heard = word::hear(record, terms, source, transmit_ns, &said, now);
+        let heard = match said {
+            Some(said) => word::hear(record, terms, source, transmit_ns, said, now),
+            None => word::Heard::default(),
+        };
         let news = LeaseNews::of(State::from_code(before), record, heard.released);
         let last = (*entry.lease).holder;
-        let holder = if matches!(said.state(), State::Holding) {
+        let holds = said.is_some_and(|said| matches!(said.state(), State::Holding));
+        let holder = if holds {
             source
         } else if last == source {
             0

@@ -9,6 +9,8 @@ use super::{ClusterName, Config, Group, Link, LinkAddress, Resource, ResourceKin
 
 /// First bytes of the canonical form; changes when the form does.
 const FORM: &str = "hb configuration 2";
+/// The same of a group's own.
+const GROUP_FORM: &str = "hb group 1";
 
 pub(super) fn cluster_id(name: &ClusterName) -> u32 {
     let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(name.as_str()));
@@ -59,6 +61,22 @@ pub(super) fn fingerprint(config: &Config) -> u64 {
         form.group(group);
     }
     form.finish()
+}
+
+/// What a group is: its name and the set of its addresses. Prefixes, interfaces, resources and the order
+/// of anything are how it is served.
+pub(super) fn group(group: &Group) -> u32 {
+    let mut addresses: Vec<_> = group.addresses.iter().map(|address| address.address).collect();
+    addresses.sort_unstable();
+    let mut form = Form(Sha256::new());
+    form.text(GROUP_FORM);
+    form.text(group.name.as_str());
+    form.count(addresses.len());
+    for address in addresses {
+        form.ip(address);
+    }
+    let [a, b, c, d, ..] = <[u8; 32]>::from(form.0.finalize());
+    u32::from_be_bytes([a, b, c, d]).max(1)
 }
 
 /// The canonical form on its way into the hash. Every part is preceded by its length, so that no

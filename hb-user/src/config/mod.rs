@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use hb_ebpf::maps::Transport;
+use hb_ebpf::{lease::identity::Places, maps::Transport, wire::GROUPS};
 
 use crate::id::{GroupId, LinkId, NodeId};
 
@@ -197,7 +197,7 @@ impl std::fmt::Display for LinkAddress {
 /// An ordered list of resources that lives on one node at a time: the addresses, then the rest.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// Index of its word in a frame: its place in the file.
+    /// Place of its record: its place in the file, until [`Config::place`] says otherwise.
     pub id: GroupId,
     /// Its name.
     pub name: Name,
@@ -211,6 +211,15 @@ pub struct Group {
     pub addresses: Vec<ServiceAddress>,
     /// Resources to start after the addresses, in order, and to stop before them, in reverse.
     pub resources: Vec<Resource>,
+}
+
+impl Group {
+    /// Returns the number that stands for the group in frames and records, never 0: the first four bytes
+    /// of a SHA-256 of its name and the set of its addresses, see `docs/protocol.md`.
+    #[must_use]
+    pub fn fingerprint(&self) -> u32 {
+        fingerprint::group(self)
+    }
 }
 
 /// A service address (VIP).
@@ -352,6 +361,33 @@ impl Config {
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         fingerprint::fingerprint(self)
+    }
+
+    /// Returns the fingerprints of the groups, in the order of the file.
+    #[must_use]
+    pub fn groups_wanted(&self) -> Vec<u32> {
+        self.groups.iter().map(Group::fingerprint).collect()
+    }
+
+    /// Gives every group the place of its record.
+    pub fn place(&mut self, places: &Places) {
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            if let Some(place) = places.of(index) {
+                group.id = GroupId(place);
+            }
+        }
+    }
+
+    /// Returns the fingerprints of the groups by the place of their records, 0 where none is.
+    #[must_use]
+    pub fn fingerprints(&self) -> [u32; GROUPS] {
+        std::array::from_fn(|place| self.group(GroupId(place as u8)).map_or(0, Group::fingerprint))
+    }
+
+    /// Returns the group whose record is at that place.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<&Group> {
+        self.groups.iter().find(|group| group.id == id)
     }
 
     /// Returns the node called `name`.

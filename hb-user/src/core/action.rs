@@ -192,6 +192,13 @@ pub enum Transition {
         /// The peer.
         peer: NodeId,
     },
+    /// A machine does not have some groups of this node, or has them now.
+    Lacks {
+        /// The machine.
+        peer: NodeId,
+        /// The groups that it does not have.
+        groups: Vec<GroupId>,
+    },
     /// A peer began to leave in order.
     PeerLeaving {
         /// The peer.

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 
 use hb_ebpf::{
     epoch::Epoch,
-    wire::{GroupWord, Health, State},
+    wire::{GROUPS, Health, State},
 };
 
 use super::facts::PeerFacts;
-use crate::id::NodeId;
+use crate::id::{GroupId, NodeId};
 
 /// What one node knows of another, or of itself, concerning one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub struct Standing {
     pub alive: bool,
     /// Its daemon is alive.
     pub controller: bool,
-    /// It takes nothing: it leaves in order, or it did not take what was its to take.
+    /// It takes nothing: it leaves in order, does not have the group, or did not take what was its to
+    /// take.
     pub leaving: bool,
     /// What it says of its hold.
     pub state: State,
@@ -32,14 +33,15 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Returns what `facts` and the peer's `word` of the group say of it.
+    /// Returns what `facts` say of a peer and a group. One that does not have the group takes nothing.
     #[must_use]
-    pub fn new(node: NodeId, facts: &PeerFacts, word: &GroupWord) -> Self {
+    pub fn new(node: NodeId, facts: &PeerFacts, group: GroupId) -> Self {
+        let word = &facts.words[usize::from(group.0) % GROUPS];
         Self {
             node,
             alive: facts.life.is_alive(),
             controller: !facts.controller_dead,
-            leaving: facts.leaving,
+            leaving: facts.leaving || facts.lacks_group(group),
             state: word.state(),
             health: word.health(),
             epoch: word.epoch(),

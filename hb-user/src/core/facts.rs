@@ -1,12 +1,16 @@
 //! What the kernel half says of a peer.
 
+use std::array;
+
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{Record, fence::Vow, gate},
+    lease::{Record, fence::Vow, gate, identity},
     maps::{self, Cause},
     time::BootTime,
     wire::{FLAG_LEAVING, GROUPS, GroupWord, State},
 };
+
+use crate::id::GroupId;
 
 /// A peer's life with the cause of its death.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,12 +54,29 @@ pub struct PeerFacts {
     pub leaving: bool,
     /// Number of its daemon's starts.
     pub incarnation: u32,
-    /// Its group words, as they travel.
+    /// Its words of this node's groups, by [`GroupId`](crate::id::GroupId).
     pub words: [GroupWord; GROUPS],
+    /// Which of this node's groups it does not have: its configuration is another one.
+    pub lacks: [bool; GROUPS],
+    /// How many groups it has that this node does not have.
+    pub only_there: u8,
+    /// The highest epoch in which it holds a group that this node does not have; none if it holds none.
+    pub holds_other: Epoch,
 }
 
-impl From<&maps::Peer> for PeerFacts {
-    fn from(peer: &maps::Peer) -> Self {
+impl PeerFacts {
+    /// Returns what the map says of a peer to a node whose groups have those fingerprints, by place; 0
+    /// where there is none.
+    #[must_use]
+    pub fn of(peer: &maps::Peer, groups: &[u32; GROUPS]) -> Self {
+        let word = |place: usize| identity::find(&peer.words, groups[place], place);
+        let others = || {
+            peer.words.iter().filter(|word| {
+                let fingerprint = word.fingerprint.get();
+                fingerprint != 0 && !groups.contains(&fingerprint)
+            })
+        };
+        let held = others().filter(|word| word.state() == State::Holding);
         Self {
             life: match maps::Life::from_code(peer.life) {
                 maps::Life::Unheard => Life::Unheard,
@@ -66,8 +87,19 @@ impl From<&maps::Peer> for PeerFacts {
             controller_dead: peer.controller_dead != 0,
             leaving: peer.flags & FLAG_LEAVING != 0,
             incarnation: peer.incarnation,
-            words: peer.words,
+            words: array::from_fn(|place| word(place).copied().unwrap_or_default()),
+            lacks: array::from_fn(|place| groups[place] != 0 && word(place).is_none()),
+            holds_other: held.map(GroupWord::epoch).max().unwrap_or_default(),
+            only_there: others().count() as u8,
         }
+    }
+}
+
+impl PeerFacts {
+    /// Tells whether it does not have a group of this node.
+    #[must_use]
+    pub fn lacks_group(&self, group: GroupId) -> bool {
+        self.lacks.get(usize::from(group.0)).copied().unwrap_or(true)
     }
 }
 

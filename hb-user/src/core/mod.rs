@@ -12,6 +12,7 @@ pub mod choose;
 mod facts;
 mod group;
 mod input;
+mod lacking;
 mod peer;
 mod setup;
 pub mod storage;
@@ -51,6 +52,7 @@ pub struct Core {
     peers: Vec<Peer>,
     /// A machine that only votes.
     witness: Option<Peer>,
+    promises: bool,
     groups: Vec<Group>,
     started: BootTime,
     now: BootTime,
@@ -71,7 +73,7 @@ impl Core {
     /// A [`SetupError`] if ids are unusable.
     pub fn new(setup: Setup, now: BootTime) -> Result<Self, SetupError> {
         setup.check()?;
-        let Setup { me, nodes, witness, groups, bounds } = setup;
+        let Setup { me, nodes, witness, promises, groups, bounds } = setup;
         let mut out = Vec::new();
         let rank = nodes.iter().filter(|node| **node < me).count() as u8;
         let peer = |id| Peer { id, facts: PeerFacts::default(), armed: Some(Vec::new()) };
@@ -80,6 +82,7 @@ impl Core {
             bounds,
             peers: nodes.into_iter().filter(|node| *node != me).map(peer).collect(),
             witness: witness.map(peer),
+            promises,
             groups: groups
                 .into_iter()
                 .map(|group| Group::new(group, me, rank, bounds, now, &mut out))
@@ -211,10 +214,12 @@ impl Core {
         let standings = self.standings(index);
         let own = group.standing(self.leaving.is_some(), self.now);
         let choice = self.choice(index, &standings);
+        let barred = self.barred(index, None);
         let blocked = match (group.failure(), choice) {
             _ if !group.phase.is_apart() => None,
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
+            _ if barred.is_some() => barred.map(Blocked::Lacks),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
             _ if group.record.vowed => Some(Blocked::Vowed),
             _ if !group.ready => Some(Blocked::Joining),
@@ -333,8 +338,7 @@ impl Core {
     fn standings(&self, index: usize) -> Vec<Standing> {
         let group = &self.groups[index];
         let peers = self.peers.iter().map(|peer| {
-            let word = &peer.facts.words[usize::from(group.setup.id.0)];
-            let mut standing = Standing::new(peer.id, &peer.facts, word);
+            let mut standing = Standing::new(peer.id, &peer.facts, group.setup.id);
             standing.leaving |= group.passed_over == Some(peer.id);
             standing
         });
@@ -366,6 +370,8 @@ impl Core {
                 && peers.iter().any(Standing::may_act),
             cause,
             rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
+            other: self.other_holder(index),
+            barred: self.barred(index, None).is_some(),
             silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
@@ -423,14 +429,16 @@ impl Core {
 
     /// What this node would take if the peer at `position` died now.
     fn takeovers(&self, position: usize) -> Vec<GroupId> {
-        let able = |group: &Group| {
-            group.ready
+        let peer = self.peers[position].id;
+        let able = |index: usize, group: &Group| {
+            self.barred(index, Some(peer)).is_none()
+                && group.ready
                 && group.phase.is_apart()
                 && group.failure().is_none()
                 && !group.is_blocked(self.now)
                 && self.leaving.is_none()
         };
-        let groups = self.groups.iter().enumerate().filter(|(_, group)| able(group));
+        let groups = self.groups.iter().enumerate().filter(|(index, group)| able(*index, group));
         groups
             .filter_map(|(index, group)| {
                 let mut standings = self.standings(index);

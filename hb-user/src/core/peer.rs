@@ -1,5 +1,7 @@
 //! What the core keeps of another machine.
 
+use hb_ebpf::wire::GROUPS;
+
 use super::{Action, PeerFacts, Transition};
 use crate::id::{GroupId, NodeId};
 
@@ -31,6 +33,11 @@ impl Peer {
         }
         if facts.leaving && !before.leaving {
             log(Transition::PeerLeaving { peer });
+        }
+        if facts.lacks != before.lacks && facts.life.is_alive() {
+            let groups = (0..GROUPS).filter(|place| facts.lacks[*place]);
+            let groups = groups.map(|place| GroupId(place as u8)).collect();
+            log(Transition::Lacks { peer, groups });
         }
         if facts.controller_dead != before.controller_dead {
             log(Transition::Controller { peer, dead: facts.controller_dead });

@@ -17,6 +17,8 @@ pub struct Setup {
     pub groups: Vec<GroupSetup>,
     /// A machine that only votes, if there is one.
     pub witness: Option<NodeId>,
+    /// Whether a majority of all machines promises a group to who holds it, or each node decides alone.
+    pub promises: bool,
     /// How long to wait for what.
     pub bounds: Bounds,
 }
@@ -24,7 +26,7 @@ pub struct Setup {
 /// One group.
 #[derive(Clone, Debug)]
 pub struct GroupSetup {
-    /// Index of its word in a frame, below [`GROUPS`].
+    /// Place of its record, below [`GROUPS`].
     pub id: GroupId,
     /// Where it should live if it can; `None` leaves it to the order of ids.
     pub preferred: Option<NodeId>,

@@ -27,6 +27,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
             resumed: None,
         }],
         witness: None,
+        promises: true,
         bounds: Bounds {
             initdead: second * 10,
             seek: Duration::from_millis(10),

@@ -67,6 +67,8 @@ pub enum Blocked {
     TurnOf(NodeId),
     /// A better placed node is still starting.
     WaitingFor(NodeId),
+    /// This machine has another configuration, without the group.
+    Lacks(NodeId),
 }
 
 /// A peer as this node sees it.

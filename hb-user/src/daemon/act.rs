@@ -122,7 +122,7 @@ impl Daemon {
     }
 
     pub(super) fn group_name(&self, group: GroupId) -> &str {
-        let named = self.config.groups.get(group.0 as usize);
+        let named = self.config.group(group);
         named.map_or("unknown group", |known| known.name.as_str())
     }
 }

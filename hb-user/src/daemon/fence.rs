@@ -10,10 +10,11 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         fence::Vow,
+        identity,
         op::{DONE, Op, Order, WAIT},
     },
     maps::Life,
-    wire::{State, WORD_ENDLESS},
+    wire::State,
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -306,10 +307,9 @@ impl Daemon {
         else {
             return false;
         };
-        peer.words.get(usize::from(group.0)).is_some_and(|word| {
-            word.state() == State::Holding
-                && word.epoch().0 == record.promised
-                && word.flags & WORD_ENDLESS != 0
+        let word = identity::find(&peer.words, record.fingerprint, usize::from(group.0));
+        word.is_some_and(|word| {
+            word.state() == State::Holding && word.epoch().0 == record.promised && word.is_endless()
         })
     }
 

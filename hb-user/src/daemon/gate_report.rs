@@ -51,8 +51,8 @@ pub struct GatePlace {
     /// Its node: it is known by that where it is attached, when nothing is pinned. `None` if there is
     /// no configuration to tell.
     pub node: Option<GateNode>,
-    /// The names of its groups, by index.
-    pub groups: Vec<String>,
+    /// The fingerprints and names of its groups.
+    pub groups: Vec<(u32, String)>,
 }
 
 impl GatePlace {
@@ -81,7 +81,7 @@ pub fn gate(place: &GatePlace) -> Result<GateReport, GateError> {
 }
 
 /// Gives names to what the kernel knows by number.
-fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
+fn named(view: &GateView, host: &HostView, groups: &[(u32, String)]) -> GateReport {
     let mut interfaces = Vec::new();
     let mut not_gated = Vec::new();
     for interface in &host.interfaces {
@@ -127,7 +127,7 @@ fn named(view: &GateView, host: &HostView, groups: &[String]) -> GateReport {
     }
 }
 
-fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate {
+fn address(view: &GateView, vip: &GatedVip, groups: &[(u32, String)]) -> AddressAtGate {
     let open = view.passes(vip);
     let reason = match vip.expires_ns {
         _ if open => None,
@@ -136,12 +136,11 @@ fn address(view: &GateView, vip: &GatedVip, groups: &[String]) -> AddressAtGate 
         lease::ENDLESS => Some("controller-dead"),
         _ => Some("expired"),
     };
-    let group = match vip.group {
-        Some(GroupId(index)) => {
-            let name = groups.get(usize::from(index)).cloned();
-            name.unwrap_or_else(|| format!("group {index}"))
-        }
-        None => "none".to_owned(),
+    let named = groups.iter().find(|(fingerprint, _)| *fingerprint == vip.fingerprint);
+    let group = match (vip.group, named) {
+        (None, _) => "none".to_owned(),
+        (Some(_), Some((_, name))) => name.clone(),
+        (Some(GroupId(place)), None) => format!("group {place}"),
     };
     let counts: BTreeMap<_, _> = Count::ALL
         .iter()

@@ -38,6 +38,7 @@ mod report;
 mod requests;
 mod resources;
 mod selftest;
+mod setup;
 mod start;
 mod start_error;
 mod strays;
@@ -125,7 +126,10 @@ pub enum RunError {
 struct Daemon {
     config: Config,
     local: Local,
+    /// The service addresses, by the place of their group's record.
     vips: Vec<Vec<LocalVip>>,
+    /// What the groups are in frames and records, by place.
+    fingerprints: [u32; GROUPS],
     strays: strays::Strays,
     core: Core,
     inputs: VecDeque<Input>,

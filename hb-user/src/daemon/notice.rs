@@ -69,6 +69,20 @@ impl Daemon {
             Transition::Controller { peer, dead: false } => {
                 tracing::info!(peer = self.node_name(*peer), "peer's controller is alive");
             }
+            Transition::Lacks { peer, groups } => {
+                let peer = self.node_name(*peer);
+                let names: Vec<_> = groups.iter().map(|group| self.group_name(*group)).collect();
+                if names.is_empty() {
+                    tracing::info!(peer, "it has all groups of this node");
+                } else {
+                    let groups = names.join(", ");
+                    tracing::warn!(
+                        peer,
+                        groups,
+                        "it does not have these groups as they are here: another configuration"
+                    );
+                }
+            }
             Transition::Joined => tracing::info!("joined: every peer was heard or declared dead"),
             Transition::Group { group, from, to, reason } => {
                 let group = self.group_name(*group);

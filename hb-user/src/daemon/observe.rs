@@ -163,7 +163,7 @@ impl Daemon {
     pub(super) fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
         let state = self.maps().peer(peer)?;
         self.log_refusal(peer, &state);
-        self.feed(Input::Peer { peer, facts: PeerFacts::from(&state) });
+        self.feed(Input::Peer { peer, facts: PeerFacts::of(&state, &self.fingerprints) });
         Some(state)
     }
 

@@ -152,7 +152,7 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
     Ok(Prepared { config, local, keys, interfaces, vips, stray })
 }
 
-/// Returns the service addresses of each group whose interfaces are there.
+/// Returns the service addresses of each group of the file whose interfaces are there.
 fn vips(
     config: &Config,
     local: &Local,

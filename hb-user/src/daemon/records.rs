@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
+        Record,
         op::{DONE, Op, Order},
         start,
     },
@@ -17,70 +18,61 @@ use hb_ebpf::{
     wire::GROUPS,
 };
 
-use super::{Daemon, resources::describe};
+use super::{Daemon, LocalVip, resources::describe};
 use crate::{
     config::{Config, Policy},
     core::{Input, RecordFacts},
     id::{GroupId, NodeId},
-    kernel::{KernelError, Leases},
+    kernel::{KernelError, Leases, Shared},
     state_dir::{StateDir, StateDirError},
 };
 
-/// How the records of a kernel half begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beginning {
-    /// They were found, and are of this configuration.
-    Found,
-    /// They were found, but are of another configuration: whatever was promised then still binds.
-    Reconfigured,
-    /// There were none; this generation was reserved on the disk for the new ones. What an earlier
-    /// life promised had run out by then, if it left in order and said so.
-    New(u32, Option<BootTime>),
-    /// There were none, and neither was there a state directory; or the voters are others now, and
-    /// what this node knows of the old ones must not help it among the new.
-    Lost,
-}
-
-/// Has every promise in the records of an earlier configuration bind as long as any could, by the
-/// terms that are in the kernel.
-///
-/// # Errors
-///
-/// [`KernelError`].
-pub(super) fn hold_promises(leases: &Leases) -> Result<(), KernelError> {
-    for group in 0..GROUPS as u8 {
-        leases.order(Order::new(Op::TermsChanged, group))?;
+/// Returns the service addresses, given in the order of the file, by the place of their group.
+pub(super) fn by_place(config: &Config, vips: Vec<Vec<LocalVip>>) -> Vec<Vec<LocalVip>> {
+    let mut placed: Vec<Vec<LocalVip>> = (0..GROUPS).map(|_| Vec::new()).collect();
+    for (group, vips) in config.groups.iter().zip(vips) {
+        if let Some(slot) = placed.get_mut(usize::from(group.id.0)) {
+            *slot = vips;
+        }
     }
-    Ok(())
+    placed
 }
 
-/// Brings the records of all groups to their beginning; `vows` are the epochs promised without an
+/// Returns the epochs that this node promised without an end before it left.
+pub(super) fn vows(
+    config: &Config,
+    state: &StateDir,
+) -> Result<BTreeMap<GroupId, Epoch>, StateDirError> {
+    let mut vows = BTreeMap::new();
+    for group in &config.groups {
+        if let Some(epoch) = state.vow(group.name.as_str())? {
+            vows.insert(group.id, epoch);
+        }
+    }
+    Ok(vows)
+}
+
+/// Returns which groups the records found are of, by place, and whether one of them is a learner's.
+pub(super) fn found(shared: &Shared) -> ([u32; GROUPS], bool) {
+    let record = |place| shared.record(GroupId(place as u8)).unwrap_or_default();
+    let records: [Record; GROUPS] = std::array::from_fn(record);
+    let learner = |record: &Record| record.fingerprint != 0 && start::is_learner(record);
+    (records.map(|record| record.fingerprint), records.iter().any(learner))
+}
+
+/// Takes up what an earlier daemon left to do of the groups; `vows` are the epochs promised without an
 /// end, by what is on the disk. Returns whether this node is a learner.
 ///
 /// # Errors
 ///
 /// [`KernelError`].
-pub(super) fn begin(
+pub(super) fn take_up(
     leases: &Leases,
     groups: impl Iterator<Item = GroupId>,
-    beginning: Beginning,
     vows: &BTreeMap<GroupId, Epoch>,
 ) -> Result<bool, KernelError> {
     let mut learner = false;
     for group in groups {
-        let mut order = Order::new(Op::Read, group.0);
-        match beginning {
-            Beginning::Found => {}
-            // Again, by the new terms: no wait gets shorter by it.
-            Beginning::Reconfigured => order.op = Op::TermsChanged as u8,
-            Beginning::New(generation, parted) => {
-                order.op = Op::Start as u8;
-                order.generation = generation;
-                order.now_ns = parted.map_or(0, BootTime::ns);
-            }
-            Beginning::Lost => order.op = Op::Learner as u8,
-        }
-        leases.order(order)?;
         // An agent of an earlier daemon has nobody to report to.
         leases.order(Order::new(Op::FenceFailed, group.0))?;
         let vow = vows.get(&group).copied().unwrap_or(Epoch::NONE);
@@ -224,7 +216,12 @@ impl Daemon {
         let records = self.groups().into_iter().filter_map(|group| self.shared.record(group));
         let generations: Option<Vec<_>> =
             records.map(|record| start::learned_generation(&record)).collect();
-        let Some(learned) = generations.and_then(|all| all.into_iter().max()) else {
+        // Of groups that this node does not have, any more or yet, it may have promised epochs as well.
+        let words = self.others().into_iter().filter_map(|peer| self.shared.peer(peer));
+        let told = words.map(|peer| start::told_generation(&peer.words)).max();
+        let told = told.unwrap_or(0).checked_add(1);
+        let learned = generations.and_then(|all| all.into_iter().max()).zip(told);
+        let Some(learned) = learned.map(|(learned, told)| learned.max(told)) else {
             if !std::mem::replace(&mut self.used_up, true) {
                 tracing::error!("the generations are used up: give this node a new id");
             }

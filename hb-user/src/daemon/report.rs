@@ -9,7 +9,7 @@ use hb_ebpf::{
     maps::{self, Cause},
     refusal::Refusal,
     time::BootTime,
-    wire::{FLAG_ANSWERS_HEARD, Health, State},
+    wire::{FLAG_ANSWERS_HEARD, GROUPS, Health, State},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     address::Present,
     clock,
     config::{self, LocalLink, Node, Resource},
-    core::{Blocked, GroupView, Life, Phase},
+    core::{Blocked, GroupView, Life, PeerFacts, Phase},
     id::{GroupId, NodeId},
     kernel::{Counters, KernelError, Mode},
     realtime::Policy,
@@ -137,12 +137,39 @@ impl Daemon {
                     "{name} runs another configuration: make the files equal and {mend}"
                 ));
             }
+            let facts = PeerFacts::of(&state, &self.fingerprints);
+            if !facts.life.is_alive() {
+                continue;
+            }
+            for group in self.config.groups.iter().filter(|group| facts.lacks_group(group.id)) {
+                warnings.push(format!(
+                    "{name} has no group {} with these addresses, and has no part in it",
+                    group.name
+                ));
+            }
+            let only = facts.only_there;
+            if only > 0 {
+                let what = if only == 1 { "a group" } else { "groups" };
+                let holds =
+                    if facts.holds_other == Epoch::NONE { "" } else { ", and serves there" };
+                warnings.push(format!("{name} has {what} that this node does not have{holds}"));
+            }
         }
         warnings.extend(self.warn_of_strays());
         if self.lost_events > 0 {
             warnings.push(format!("{} events of the kernel half were lost", self.lost_events));
         }
         warnings
+    }
+
+    /// The machines that are heard and do not have a group.
+    fn lacking(&self, group: GroupId) -> Vec<String> {
+        let lacks = |machine: &Machine| {
+            let facts = self.maps().peer(machine.id);
+            let facts = facts.map(|peer| PeerFacts::of(&peer, &self.fingerprints));
+            facts.is_some_and(|facts| facts.life.is_alive() && facts.lacks_group(group))
+        };
+        self.machines().into_iter().filter(lacks).map(|machine| machine.name).collect()
     }
 
     /// The other machines of the cluster: the nodes, then the witness.
@@ -328,7 +355,7 @@ impl Daemon {
         let index = view.group.0 as usize;
         let vips = self.vips.get(index).map_or(&[][..], Vec::as_slice);
         let resources: &[Resource] =
-            self.config.groups.get(index).map_or(&[], |group| &group.resources);
+            self.config.group(view.group).map_or(&[], |group| &group.resources);
         let state = self.resource_states.get(&view.group).copied();
         GroupStatus {
             group: self.group_name(view.group).to_owned(),
@@ -345,6 +372,9 @@ impl Daemon {
                 Health::Stopping => GroupHealth::Stopping,
                 Health::Standby => GroupHealth::Standby,
             },
+            fingerprint: format!("{:08x}", self.fingerprints[index % GROUPS]),
+            record: view.group.0,
+            lacking: self.lacking(view.group),
             holder: view.holder.map(|holder| self.node_name(holder).to_owned()),
             epoch: view.epoch.0,
             generation: view.epoch.generation(),
@@ -357,7 +387,7 @@ impl Daemon {
                     present: present.iter().any(|found| {
                         found.ip == local.vip.ip() && found.interface == local.vip.interface()
                     }),
-                    warm: self.config.groups.get(index).is_some_and(|group| group.warm_addresses),
+                    warm: self.config.group(view.group).is_some_and(|group| group.warm_addresses),
                 })
                 .collect(),
             resources: resources
@@ -406,6 +436,11 @@ impl Daemon {
             Some(Blocked::WaitingFor(node)) => {
                 Some(format!("waiting for {}, which is starting", self.node_name(*node)))
             }
+            Some(Blocked::Lacks(node)) => Some(format!(
+                "{} has no group of that name with these addresses, and is in the way: give every \
+                 machine the same configuration",
+                self.node_name(*node)
+            )),
             None => match view.phase {
                 Phase::Serving { .. } => None,
                 phase => Some(format!("{phase}: {}", self.reason(&view.reason))),

@@ -119,12 +119,15 @@ impl Daemon {
     fn may_receive(&self, name: &str, group: GroupId, node: NodeId) -> Result<(), String> {
         let to = self.node_name(node);
         let peer = self.shared.peer(node);
-        let facts = peer.as_ref().map(PeerFacts::from).unwrap_or_default();
-        let word = facts.words.get(usize::from(group.0)).copied().unwrap_or_default();
-        let standing = Standing::new(node, &facts, &word);
+        let facts = peer.map(|peer| PeerFacts::of(&peer, &self.fingerprints)).unwrap_or_default();
+        let standing = Standing::new(node, &facts, group);
         let matters = match (standing.health, &standing) {
             (_, Standing { alive: false, .. }) => {
                 "is not up: it is not heard on any link".to_owned()
+            }
+            _ if facts.lacks_group(group) => {
+                "has no group of that name with these addresses: its configuration is another one"
+                    .to_owned()
             }
             (_, Standing { controller: false, .. }) => "answers, but its daemon is dead".to_owned(),
             (_, Standing { leaving: true, .. }) => "is leaving".to_owned(),

@@ -8,12 +8,14 @@ use std::{
 };
 
 use hb_ebpf::{
-    epoch::Epoch,
     gate,
-    lease::op::{Op, Order},
+    lease::{
+        identity::Places,
+        op::{Op, Order},
+    },
     maps::{LAYOUT, MAX_LINKS, MAX_NODES, Timing, Transport},
     time::BootTime,
-    wire::State,
+    wire::{GROUPS, Health},
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -25,9 +27,9 @@ use super::{
     gate_report::{GateNode, GatePlace},
     keys::Keys,
     prepare::{self, LocalVip, Prepared, pins},
-    records::{self, Beginning},
-    removal,
+    records, removal,
     resources::{Worker, describe},
+    setup::{core_setup, held},
     start_error::StartError,
     strays::{self, Strays},
     survey::Surveyor,
@@ -35,12 +37,12 @@ use super::{
 };
 use crate::{
     announce::{AnnounceSocket, Announcement},
+    beginning::{Begin, Beginning, Step},
     clock,
     config::{
-        Config, Engine, Fence, GateMode, HostView, LinkAddress, Local, LocalLink, Policy, Resource,
-        ResourceKind,
+        Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Resource, ResourceKind,
     },
-    core::{Bounds, Core, GroupSetup, ResourceBounds, Setup, storage::Storage},
+    core::{Core, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{
@@ -52,7 +54,7 @@ use crate::{
     realtime::Demand,
     resource::{Place, Script, Sequence},
     sockets::SweepError,
-    state_dir::{StateDir, StateDirError},
+    state_dir::StateDir,
 };
 
 /// A timer late by less than this casts no doubt on ourselves, however short the interval.
@@ -62,9 +64,6 @@ const LEAST_LATE: Duration = Duration::from_micros(250);
 /// while the kernel adjusts it.
 const CLOCK_LOOKS: u32 = 5;
 const CLOCK_NEAR_NS: u64 = 20_000;
-
-/// Before a fence that failed is tried again: an operator may be at the power switch.
-const FENCE_RETRY: Duration = Duration::from_secs(5);
 
 /// Starts the node. If it fails, the kernel half that was found is as it was, and a new one gone.
 /// Programs are run by `background`.
@@ -100,7 +99,7 @@ fn assemble(
     background: &Handle,
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
-    let Prepared { config, local, keys, interfaces, vips, stray } = prepared;
+    let Prepared { mut config, local, keys, interfaces, vips, stray } = prepared;
     let mut kernel = Kernel::open(OBJECT, pins)?;
     let in_use = || StartError::InUse(pins.to_owned());
     let pins_lock = PinsLock::take(pins)?.ok_or_else(in_use)?;
@@ -115,7 +114,6 @@ fn assemble(
     let earlier = shared.node();
     let has_record = kernel.found() && earlier.layout == LAYOUT;
     let resumes = has_record && earlier.config_hash == config.fingerprint();
-    let health = if resumes { shared.published() } else { Default::default() };
     let terms = config.terms(local.me.id)?;
     // The nonce outlives the daemon: with the number of an earlier life it would be that life.
     let incarnation =
@@ -123,10 +121,17 @@ fn assemble(
     // Gone before anything is promised anew, and never believed twice.
     let parted = parting::take(state.path())?;
     let new_voters = records::new_voters(&config, &mut state)?;
+    let (found, learns) = records::found(&shared);
+    let places = Places::new(&found, &config.groups_wanted());
+    config.place(&places);
+    let fingerprints = config.fingerprints();
+    let vips = records::by_place(&config, vips);
     let beginning = match state.generation()? {
         _ if new_voters.is_some() => Beginning::Lost,
-        _ if resumes => Beginning::Found,
-        _ if has_record => Beginning::Reconfigured,
+        _ if has_record && places.begun().next().is_none() => Beginning::Found(None),
+        0 if has_record && config.cluster.policy != Policy::Available => Beginning::Found(None),
+        _ if has_record && learns => Beginning::Found(None),
+        _ if has_record => Beginning::Found(Some(state.reserve_generation()?)),
         // Promises of a life that left no number may bind still; without promises there are none.
         0 if config.cluster.policy != Policy::Available => Beginning::Lost,
         _ => Beginning::New(state.reserve_generation()?, parted),
@@ -139,7 +144,7 @@ fn assemble(
         incarnation,
         nonce,
         config_hash: config.fingerprint(),
-        groups: config.groups.len() as u8,
+        groups: places.end(),
         controller_deadtime_ns: config.timers.controller_deadtime().as_nanos() as u64,
     };
     // Attaching may take tens of milliseconds. Frames are answered only once the node has been
@@ -161,12 +166,15 @@ fn assemble(
         before.extend(earlier.vips.iter().map(|vip| vip.address));
     }
     let gated = strays::of_no_group(&vips, &stray, before);
-    kernel.set_vips(&strays::guarded(&config, &vips, &gated))?;
+    let guarded = strays::guarded(&config, &vips, &gated);
+    if !has_record {
+        // Closed from the first moment that anything looks.
+        kernel.set_vips(&guarded)?;
+    }
     let host = HostView::read().map_err(StartError::Interfaces)?;
     let mut gates = kernel.gates(config.cluster_id(), local.me.id)?;
     super::gate::cover_first(&mut gates, &host)?;
     kernel.detach_others();
-    let strays = Strays::begin(gated, &stray);
 
     let mut targets = Vec::new();
     let mut paths = BTreeMap::new();
@@ -185,9 +193,10 @@ fn assemble(
         }
     }
     let mut effects = Vec::new();
-    for (group, vips) in config.groups.iter().zip(&vips) {
-        let mut effect = Effect::new(!group.resources.is_empty());
-        if group.warm_addresses {
+    for (place, vips) in vips.iter().enumerate() {
+        let group = config.group(GroupId(place as u8));
+        let mut effect = Effect::new(group.is_some_and(|group| !group.resources.is_empty()));
+        if group.is_some_and(|group| group.warm_addresses) {
             effect = effect.warm();
         }
         for local in vips {
@@ -213,21 +222,28 @@ fn assemble(
             shared.set_timing(peer, &timing(&config));
         }
     }
-    if !resumes {
-        // Words of another configuration are of other groups.
-        shared.publish(&health, false);
-    }
-    if beginning == Beginning::Reconfigured {
-        // What was promised by the old terms is held for as long as they ask.
-        records::hold_promises(&leases)?;
-    }
-    kernel.set_terms(&terms)?;
-    let groups = (0..config.groups.len() as u8).map(GroupId);
     let vows = match config.cluster.policy {
-        Policy::Safe => vows(&config, &state)?,
+        Policy::Safe => records::vows(&config, &state)?,
         Policy::Witness | Policy::Available => BTreeMap::new(),
     };
-    let learner = records::begin(&leases, groups, beginning, &vows)?;
+    let new_terms = kernel.terms()? != terms;
+    for step in (Begin { beginning, places, fingerprints, new_terms }).steps() {
+        match step {
+            Step::Order(order) => drop(leases.order(order)?),
+            Step::Terms => kernel.set_terms(&terms)?,
+            Step::Addresses => kernel.set_vips(&guarded)?,
+        }
+    }
+    let strays = Strays::begin(gated, &stray);
+    let learner = records::take_up(&leases, config.groups.iter().map(|group| group.id), &vows)?;
+    if !resumes {
+        // How a group fared that is here no more says nothing of another.
+        let mut health = shared.published();
+        places.dismissed().chain(places.begun()).for_each(|place| {
+            health[usize::from(place) % GROUPS] = Health::Starting as u8;
+        });
+        shared.publish(&health, false);
+    }
     shared.introduce(&identity);
     shared.stamp_controller(clock::now());
 
@@ -255,10 +271,9 @@ fn assemble(
     shared.stamp_controller(clock::now());
 
     let (done, results) = mpsc::unbounded_channel();
-    let workers = config
-        .groups
-        .iter()
-        .map(|group| {
+    let workers = (0..GROUPS as u8)
+        .map(|place| {
+            let group = config.group(GroupId(place))?;
             (!group.resources.is_empty()).then(|| {
                 let place = Place {
                     cluster: config.cluster.name.to_string(),
@@ -274,7 +289,8 @@ fn assemble(
         })
         .collect();
 
-    let groups = config.groups.iter().map(|group| group.name.to_string()).collect();
+    let groups = config.groups.iter();
+    let groups = groups.map(|group| (group.fingerprint(), group.name.to_string())).collect();
     let node = Some(GateNode { cluster: config.cluster_id(), id: local.me.id, terms });
     let place = GatePlace { pins: pins.to_owned(), node, groups };
     let surveyor = Surveyor::start(background.clone(), place, gates, kernel.generic()?)
@@ -296,6 +312,7 @@ fn assemble(
         config,
         local,
         vips,
+        fingerprints,
         strays,
         core,
         inputs: VecDeque::new(),
@@ -433,64 +450,6 @@ fn cleaner(config: &Config, vips: &[Vec<LocalVip>]) -> Result<Option<Cleaner>, S
             Ok(None)
         }
         started => started.map(Some),
-    }
-}
-
-/// Returns the epochs that this node promised without an end before it left.
-fn vows(config: &Config, state: &StateDir) -> Result<BTreeMap<GroupId, Epoch>, StateDirError> {
-    let mut vows = BTreeMap::new();
-    for group in &config.groups {
-        if let Some(epoch) = state.vow(group.name.as_str())? {
-            vows.insert(group.id, epoch);
-        }
-    }
-    Ok(vows)
-}
-
-/// Returns the epoch at which the record holds a group.
-fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
-    let record = shared.record(group)?;
-    (record.state() == State::Holding).then_some(Epoch(record.epoch))
-}
-
-fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
-    // What the workers allow themselves, and then some.
-    let slack = Duration::from_secs(5);
-    let groups = config.groups.iter().map(|group| {
-        let sum =
-            |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
-        let stop = sum(|resource| resource.stop_timeout) + slack;
-        let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
-        GroupSetup {
-            id: group.id,
-            preferred: Some(group.preferred),
-            auto_failback: group.auto_failback,
-            resources: (!group.resources.is_empty()).then_some(ResourceBounds { start, stop }),
-            resumed: held(shared, group.id),
-        }
-    });
-    Setup {
-        me: local.me.id,
-        nodes: config.nodes.iter().map(|node| node.id).collect(),
-        groups: groups.collect(),
-        witness: local.witness.as_ref().map(|witness| witness.id),
-        bounds: Bounds {
-            initdead: config.timers.initdead(),
-            seek: match config.cluster.policy {
-                // The record holds at once; only the fast path may be late.
-                Policy::Available => Duration::from_secs(2),
-                Policy::Witness | Policy::Safe => config.lease.seek,
-            },
-            promise: config.lease.promise(),
-            fence: config.fence.as_ref().map(Fence::longest),
-            fence_retry: FENCE_RETRY,
-            contend: config.timers.interval() * 2,
-            take: Duration::from_secs(2),
-            drop: Duration::from_secs(2),
-            retry: Duration::from_secs(1),
-            patience: Duration::from_secs(2),
-            linger: config.timers.interval() * 2,
-        },
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) fn guarded(
 ) -> Vec<Guarded> {
     let mut guarded = Vec::new();
     for (address, group) in super::gate::numbered(vips) {
-        let warm = config.groups.get(usize::from(group)).is_some_and(|group| group.warm_addresses);
+        let warm = config.group(GroupId(group)).is_some_and(|group| group.warm_addresses);
         guarded.push(Guarded { address, group: Some(GroupId(group)), warm });
     }
     let strays = strays.iter().map(|&address| Guarded { address, group: None, warm: true });

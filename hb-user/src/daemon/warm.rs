@@ -68,9 +68,8 @@ fn is_apart(phase: Phase) -> bool {
 impl Daemon {
     /// Returns the groups whose addresses are to be warm now.
     fn apart(&self) -> Vec<GroupId> {
-        let is_warm = |group: GroupId| {
-            self.config.groups.get(usize::from(group.0)).is_some_and(|group| group.warm_addresses)
-        };
+        let is_warm =
+            |group: GroupId| self.config.group(group).is_some_and(|group| group.warm_addresses);
         let views = self.core.view().groups.into_iter();
         views
             .filter(|view| is_warm(view.group) && is_apart(view.phase))

@@ -9,6 +9,7 @@ use hb_ebpf::{
     lease::{
         Record, Terms,
         holder::SeekError,
+        identity,
         op::{DONE, Op, Order},
         word,
     },
@@ -254,10 +255,11 @@ impl Pursuit {
         }
         let Some(state) = ground.peer(peer) else { return };
         let steps = steps(event, seen);
-        for (index, (armed, word)) in armed.into_iter().zip(&state.words).enumerate() {
+        for index in (0..GROUPS).filter(|index| armed[*index]) {
             let group = GroupId(index as u8);
-            let given = |record| word::hands_over(&record, &self.terms, word);
-            if armed && ground.record(group).is_some_and(given) {
+            let Some(record) = ground.record(group) else { continue };
+            let word = identity::find(&state.words, record.fingerprint, index);
+            if word.is_some_and(|word| word::hands_over(&record, &self.terms, word)) {
                 self.disarm(peer, index);
                 self.begin(ground, group, Trigger::Release(peer), steps);
             }

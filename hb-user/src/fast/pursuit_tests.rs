@@ -3,7 +3,7 @@
 
 use hb_ebpf::{
     lease::{ENDLESS, Policy, Timing, op},
-    wire::{Be64, GroupWord},
+    wire::{Be32, Be64, GroupWord},
 };
 use zerocopy::FromZeros;
 
@@ -12,6 +12,7 @@ use super::*;
 const ME: u8 = 1;
 const PEER: NodeId = NodeId(2);
 const GROUP: GroupId = GroupId(0);
+const FINGERPRINT: u32 = 7;
 const MS: u64 = 1_000_000;
 const NOW: BootTime = BootTime(5_000_000_000);
 
@@ -90,7 +91,9 @@ impl Fake {
             Policy::Safe | Policy::Available => (&voters[..2], None),
         };
         let terms = Terms::new(policy, &timing, voters, ME, witness).unwrap();
-        let record = Record { recorded: Epoch::floor(1).0, generation: 1, ..Record::default() };
+        let recorded = Epoch::floor(1).0;
+        let fingerprint = FINGERPRINT;
+        let record = Record { recorded, generation: 1, fingerprint, ..Record::default() };
         let peer = Peer { life: Life::Alive as u8, ..Peer::new_zeroed() };
         Self { terms, record, peer, unsteady: false, done: Vec::new() }
     }
@@ -160,12 +163,16 @@ fn a_group_that_was_handed_over_is_sought_and_another_is_not() {
         state: State::Released as u8,
         successor: 9,
         epoch: Be64::new(epoch.0),
+        fingerprint: Be32::new(FINGERPRINT),
         ..GroupWord::default()
     };
-    ground.peer.words[usize::from(GROUP.0)] = word;
+    // The peer has the group at another place, and another group at this one.
+    ground.peer.words[0] =
+        GroupWord { successor: ME, fingerprint: Be32::new(FINGERPRINT + 1), ..word };
+    ground.peer.words[5] = word;
     ground.hear(&mut pursuit, EventKind::Said);
     assert_eq!(ground.take_done(), []);
-    ground.peer.words[usize::from(GROUP.0)].successor = ME;
+    ground.peer.words[5].successor = ME;
     ground.hear(&mut pursuit, EventKind::Said);
     let put_up = Done::PutUp(State::Holding, Trigger::Release(PEER));
     assert_eq!(ground.take_done(), [Done::Ordered(Op::Seek), put_up]);

@@ -36,8 +36,10 @@ use crate::{
 pub struct GatedVip {
     /// The address.
     pub address: IpAddr,
-    /// Its group; `None` if the gate keeps it closed because it is of none.
+    /// Its group, by the place of its record; `None` if the gate keeps it closed because it is of none.
     pub group: Option<GroupId>,
+    /// Which group that record is of, 0 for none.
+    pub fingerprint: u32,
     /// When the lease of its group ends, as the gate reads it: 0 while this node does not hold,
     /// [`lease::ENDLESS`] for one that ends with the daemon.
     pub expires_ns: u64,
@@ -167,6 +169,7 @@ impl GateView {
             Ok(GatedVip {
                 address,
                 group: (vip.group != NO_GROUP).then_some(GroupId(vip.group)),
+                fingerprint: lease.fingerprint,
                 expires_ns: lease.expires_ns,
                 read_at,
                 counters: sum::<COUNTS>(&counted),

@@ -12,15 +12,11 @@ use std::{
 
 use hb_ebpf::{
     homes::{self, HOMES, MEMBERS, PLACES, RECORDS},
-    lease::{
-        Record, Terms,
-        op::{Op, Order},
-    },
+    lease::{Record, Terms, op::Order},
     maps::{
         GroupLock, LAYOUT, Lease, Link, MAX_LINKS, Node, Path, Peer, PeerKeys, PeerLock, Recorded,
     },
     refusal::COUNTERS,
-    wire::GROUPS,
 };
 use zerocopy::FromZeros as _;
 
@@ -467,18 +463,13 @@ impl Witness {
         }
     }
 
-    /// Carries out an order on all records of `home`, and returns them.
+    /// Carries out an order on the record of a group of `home`, and returns it.
     ///
     /// # Errors
     ///
     /// [`KernelError::Order`].
-    pub fn order(&self, home: u32, op: Op, generation: u32) -> Result<Vec<Record>, KernelError> {
-        (0..GROUPS as u8)
-            .map(|group| {
-                let order = Order { generation, home, ..Order::new(op, group) };
-                self.leases.order(order).map(|answer| answer.record)
-            })
-            .collect()
+    pub fn order(&self, home: u32, order: Order) -> Result<Record, KernelError> {
+        self.leases.order(Order { home, ..order }).map(|answer| answer.record)
     }
 
     /// Runs the attached program on `packet`, as [`Kernel::run_packet`] does.

@@ -300,6 +300,15 @@ pub struct GroupStatus {
     pub state: GroupState,
     /// How it fares here.
     pub health: GroupHealth,
+    /// What stands for it in frames: 8 hexadecimal digits, made of its name and its addresses.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// Index of its record in the map for applications.
+    #[serde(default)]
+    pub record: u8,
+    /// Machines that are heard and have no group of that name with these addresses.
+    #[serde(default)]
+    pub lacking: Vec<String>,
     /// Name of the node that holds it, as far as this one knows.
     pub holder: Option<String>,
     /// Epoch of that holder, else the highest heard of; 0 for never held.

@@ -10,6 +10,7 @@
 
 pub mod detach;
 pub mod generation;
+mod outcome;
 pub mod prepare;
 pub mod start;
 pub mod status;

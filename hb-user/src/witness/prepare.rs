@@ -139,7 +139,8 @@ impl Prepared {
         node.cluster = cluster;
         node.incarnation = incarnation;
         node.id = self.local.me.id.0;
-        node.groups = self.config.groups.len() as u8;
+        let end = self.config.groups.iter().map(|group| group.id.0 + 1).max();
+        node.groups = end.unwrap_or(0);
         let mut seat = Seat {
             node,
             terms: self.terms,

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     path::PathBuf,
     thread,
     time::Duration,
@@ -12,21 +11,24 @@ use hb_ebpf::{
     homes::HOMES,
     lease::{
         Record, Terms,
-        op::Op,
-        start::{is_learner, learned_generation},
+        identity::Places,
+        op::{Op, Order},
+        start::{is_learner, learned_generation, told_generation},
     },
-    maps::MAX_LINKS,
+    maps::{MAX_LINKS, Peer},
     wire::GROUPS,
 };
 
+pub use super::outcome::{Outcome, Standing};
 use super::{
     Lock, WitnessError,
     generation::{Reserved, refill, reserve},
     prepare::{Prepared, files, prepare},
 };
 use crate::{
+    beginning::{Begin, Beginning, Step},
     clock,
-    config::{HostView, Readable},
+    config::HostView,
     kernel::{KernelError, Mode, Place, WITNESS_OBJECT, Witness, WitnessMaps},
     nonce,
     state_dir::StateDir,
@@ -48,70 +50,6 @@ pub struct Request {
     pub wait: Duration,
     /// Whether interfaces are to be attached to in generic mode.
     pub generic: bool,
-}
-
-/// What came of it. Displays a line for each interface and cluster.
-#[derive(Debug)]
-pub struct Outcome {
-    /// Interfaces attached to, how, and why not natively.
-    pub attached: Vec<(String, Mode, Option<String>)>,
-    /// What became of each cluster, in the order of the configurations.
-    pub clusters: Vec<(String, Standing)>,
-}
-
-/// What became of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is new here, and the machine votes once this has passed.
-    New(Duration),
-    /// It was here with other voters or leases: the machine votes again once this has passed.
-    Reconfigured(Duration),
-    /// It was here; its records stay as they are.
-    Known,
-    /// The machine has no numbers of it and takes no part before these nodes were heard.
-    Learner(Vec<String>),
-    /// It was a learner, and is none any more: it votes once this has passed.
-    Confirmed(Duration),
-}
-
-impl Outcome {
-    /// Returns the interfaces that are not attached to natively, and why.
-    pub fn slow(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.attached
-            .iter()
-            .filter_map(|(interface, _, reason)| Some((interface.as_str(), reason.as_deref()?)))
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (interface, mode, _) in &self.attached {
-            writeln!(f, "{interface}: attached in {} mode", mode.as_str())?;
-        }
-        for (name, standing) in &self.clusters {
-            match standing {
-                Standing::New(wait) => writeln!(f, "{name}: added, votes in {}", Readable(*wait)),
-                Standing::Reconfigured(wait) => writeln!(
-                    f,
-                    "{name}: voters or leases were changed; what was promised binds still, votes \
-                     again in {}",
-                    Readable(*wait)
-                ),
-                Standing::Known => writeln!(f, "{name}: votes, its records were kept"),
-                Standing::Confirmed(wait) => {
-                    writeln!(f, "{name}: every node was heard, votes in {}", Readable(*wait))
-                }
-                Standing::Learner(unheard) => writeln!(
-                    f,
-                    "{name}: does not vote: there is no number of an earlier start on this disk, \
-                     and not heard: {}; start them and run `hb witness` again, or, if this machine \
-                     never voted in this cluster, run `hb witness --confirm`",
-                    unheard.join(", ")
-                ),
-            }?;
-        }
-        Ok(())
-    }
 }
 
 /// Attaches the kernel half and has it vote in the clusters of the configurations, besides those
@@ -164,13 +102,16 @@ struct Seating {
     /// Incarnation and nonce of this life.
     life: (u32, u64),
     plan: Plan,
+    /// Where the groups have their records.
+    places: Places,
 }
 
 /// A cluster that is known already.
 struct Known {
     terms: Terms,
     life: (u32, u64),
-    records: Vec<Record>,
+    /// Of all places, also those that are of no group.
+    records: [Record; GROUPS],
 }
 
 /// What to do with the records.
@@ -180,6 +121,8 @@ enum Plan {
     Keep,
     /// Begin; these generations are on the disk.
     Start(Reserved),
+    /// Those of groups that are new begin, the others go on; these generations are on the disk.
+    Regroup(Reserved),
     /// Begin without a number.
     Learn,
     /// Go on with more generations.
@@ -187,8 +130,15 @@ enum Plan {
 }
 
 impl Known {
+    /// The records that are of a group.
+    fn live(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(|record| record.fingerprint != 0)
+    }
+
     fn is_learner(&self) -> bool {
-        self.records.iter().any(is_learner)
+        // A command may have been killed when it had dismissed all of them.
+        let none = self.live().next().is_none();
+        self.live().any(is_learner) || (none && self.records.iter().any(is_learner))
     }
 }
 
@@ -203,7 +153,7 @@ fn assign(
     };
     let mut taken: BTreeSet<u32> = homes.values().copied().collect();
     let mut seats = Vec::new();
-    for prepared in clusters {
+    for mut prepared in clusters {
         let (home, known) = match (homes.get(&prepared.config.cluster_id()), maps) {
             (Some(&home), Some(maps)) => (home, Some(known(maps, home)?)),
             _ => {
@@ -214,19 +164,29 @@ fn assign(
         };
         taken.insert(home);
         let state = StateDir::open(&prepared.local.state_dir)?;
-        seats.push(Seating { prepared, home, state, known, life: (0, 0), plan: Plan::Keep });
+        // Also what a command left there that was killed.
+        let found = maps.map_or(Ok([Record::default(); GROUPS]), |maps| records(maps, home))?;
+        let found = found.map(|record| record.fingerprint);
+        let places = Places::new(&found, &prepared.config.groups_wanted());
+        prepared.config.place(&places);
+        let (life, plan) = ((0, 0), Plan::Keep);
+        seats.push(Seating { prepared, home, state, known, life, plan, places });
     }
     Ok(seats)
 }
 
 fn known(maps: &WitnessMaps, home: u32) -> Result<Known, KernelError> {
     let node = maps.node(home)?;
-    let records = (0..GROUPS as u8).map(|group| maps.record(home, group));
-    Ok(Known {
-        terms: maps.terms(home)?,
-        life: (node.incarnation, node.nonce),
-        records: records.collect::<Result<_, _>>()?,
-    })
+    let life = (node.incarnation, node.nonce);
+    Ok(Known { terms: maps.terms(home)?, life, records: records(maps, home)? })
+}
+
+fn records(maps: &WitnessMaps, home: u32) -> Result<[Record; GROUPS], KernelError> {
+    let mut records = [Record::default(); GROUPS];
+    for (place, record) in records.iter_mut().enumerate() {
+        *record = maps.record(home, place as u8)?;
+    }
+    Ok(records)
 }
 
 /// Attaches to every interface of a link, of the clusters that are known already as well: all of
@@ -272,14 +232,22 @@ impl Seating {
             if known.is_learner() {
                 self.plan = Plan::Learn;
                 if confirm {
-                    let learned = self.learned(&known.records)?;
+                    let learned = self.learned(&known.records, &[])?;
                     self.plan = Plan::Start(self.reserve(stored, learned)?);
                 }
                 return Ok(());
             }
-            let granted = known.records.iter().map(|record| record.generation).min().unwrap_or(0);
+            let granted = known.live().map(|record| record.generation).min().unwrap_or(0);
             let heard = known.records.iter().map(|record| record.highest().generation()).max();
-            self.plan = match refill(granted, heard.unwrap_or(0)) {
+            let heard = heard.unwrap_or(0);
+            if self.places.begun().next().is_some() {
+                // Above all that was promised of whatever had their addresses; the disk may be a new one.
+                let most = known.records.iter().map(|record| record.generation).max();
+                let reserved = self.reserve(stored.max(most.unwrap_or(0)), heard)?;
+                self.plan = Plan::Regroup(reserved);
+                return Ok(());
+            }
+            self.plan = match refill(granted, heard) {
                 Some(more) => {
                     self.state.raise_generation(more)?;
                     Plan::Refill(more)
@@ -303,15 +271,22 @@ impl Seating {
         Ok(())
     }
 
-    fn learned(&self, records: &[Record]) -> Result<u32, WitnessError> {
-        let learned: Option<Vec<u32>> = records.iter().map(learned_generation).collect();
+    /// Returns the generation above all that a learner heard of, by its records and by the words of those
+    /// it heard: of groups that it does not have any more it may have promised epochs as well.
+    fn learned(&self, records: &[Record], heard: &[Peer]) -> Result<u32, WitnessError> {
+        let learned = records.iter().map(learned_generation);
+        let told = heard.iter().map(|peer| told_generation(&peer.words).checked_add(1));
+        let learned: Option<Vec<u32>> = learned.chain(told).collect();
         let most = learned.and_then(|all| all.into_iter().max());
         most.ok_or_else(|| WitnessError::UsedUp(self.prepared.name().to_owned()))
     }
 
-    /// Returns the generation above all that the records have heard of.
+    /// Returns the generation above all that was heard of.
     fn heard(&self, maps: &WitnessMaps) -> Result<u32, WitnessError> {
-        self.learned(&known(maps, self.home)?.records)
+        let peers = self.prepared.local.peers.iter();
+        let places = peers.filter_map(|peer| self.prepared.terms.place(peer.id.0));
+        let heard = places.map(|place| maps.peer(Place { home: self.home, place: place as u32 }));
+        self.learned(&records(maps, self.home)?, &heard.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Stores what a start begins with.
@@ -327,63 +302,81 @@ impl Seating {
         let cluster = self.prepared.config.cluster_id();
         let (incarnation, nonce) = self.life;
         let seat = self.prepared.seat(nonce, incarnation);
-        let Some(known) = &self.known else {
+        let before = self.known.as_ref().map(|known| known.terms);
+        let reconfigured = before.is_some_and(|terms| terms != seat.terms);
+        if before.is_none() {
             // A command that was killed may have left something.
             witness.clear_members(self.home)?;
-            witness.seat(self.home, &seat)?;
-            let standing = self.begin(witness, false)?;
-            witness.admit(cluster, self.home)?;
-            return Ok(standing.unwrap_or_else(|| Standing::New(self.amnesia())));
+        }
+        let beginning = match (self.plan, before) {
+            (Plan::Start(reserved), None) => Beginning::New(reserved.floor, None),
+            (_, None) => Beginning::Lost,
+            (Plan::Regroup(reserved), Some(_)) => Beginning::Found(Some(reserved.floor)),
+            (_, Some(_)) => Beginning::Found(None),
         };
-        let reconfigured = known.terms != seat.terms;
-        if reconfigured {
-            // Whatever was promised by the old terms binds for as long as they say; nothing is
-            // promised between them and the new ones.
-            witness.order(self.home, Op::TermsChanged, 0)?;
-            if known.terms.voters != seat.terms.voters {
-                witness.dismiss(cluster)?;
-                witness.quiesce()?;
-                witness.clear_members(self.home)?;
+        let steps = Begin {
+            beginning,
+            places: self.places,
+            fingerprints: self.prepared.config.fingerprints(),
+            new_terms: before.is_none() || reconfigured,
+        };
+        for step in steps.steps() {
+            match step {
+                Step::Order(order) => drop(witness.order(self.home, order)?),
+                Step::Terms => {
+                    if before.is_some_and(|terms| terms.voters != seat.terms.voters) {
+                        witness.dismiss(cluster)?;
+                        witness.quiesce()?;
+                        witness.clear_members(self.home)?;
+                    }
+                    witness.seat(self.home, &seat)?;
+                }
+                Step::Addresses => witness.seat(self.home, &seat)?,
             }
         }
-        witness.seat(self.home, &seat)?;
-        if reconfigured {
-            witness.order(self.home, Op::TermsChanged, 0)?;
+        let learns = self.known.as_ref().is_some_and(Known::is_learner);
+        let begun = self.begin(witness, learns)?;
+        if before.is_none() || reconfigured {
             witness.admit(cluster, self.home)?;
         }
-        let begun = self.begin(witness, known.is_learner())?;
-        let wait = known.terms.amnesia_ns().max(seat.terms.amnesia_ns());
-        Ok(match begun {
-            Some(standing) => standing,
-            None if matches!(self.plan, Plan::Start(_)) => Standing::Confirmed(self.amnesia()),
-            None if reconfigured => Standing::Reconfigured(Duration::from_nanos(wait)),
-            None => Standing::Known,
+        let old = before.map_or(0, |terms| terms.amnesia_ns());
+        let wait = Duration::from_nanos(old.max(seat.terms.amnesia_ns()));
+        Ok(match (begun, self.plan) {
+            (Some(standing), _) => standing,
+            (None, _) if before.is_none() => Standing::New(self.amnesia()),
+            (None, Plan::Start(_)) => Standing::Confirmed(self.amnesia()),
+            (None, _) if reconfigured => Standing::Reconfigured(wait),
+            (None, Plan::Regroup(_)) => Standing::Regrouped(wait),
+            (None, _) => Standing::Known,
         })
     }
 
-    /// Brings the records to their beginning, in which one `learns` so far. Returns a learner's
+    /// Does what the disk allows the records beyond that, in which one `learns` so far. Returns a learner's
     /// standing.
     fn begin(&self, witness: &Witness, learns: bool) -> Result<Option<Standing>, WitnessError> {
-        match self.plan {
-            Plan::Keep => {}
-            Plan::Refill(stored) => {
-                witness.order(self.home, Op::GenerationStored, stored)?;
-            }
+        let all = || self.places.kept().chain(self.places.begun());
+        let stored = match self.plan {
+            Plan::Keep => return Ok(None),
+            Plan::Learn => return Ok(Some(Standing::Learner(Vec::new()))),
+            Plan::Refill(stored) | Plan::Regroup(Reserved { stored, .. }) => stored,
             Plan::Start(reserved) => {
+                // Of the same groups as before; a new cluster's have begun, and begin once more.
                 // To store it took a while, in which a learner may have heard of something newer.
                 let heard = if learns { self.heard(witness.maps())? } else { 0 };
                 if heard > reserved.stored {
                     return Err(WitnessError::UsedUp(self.prepared.name().to_owned()));
                 }
-                witness.order(self.home, Op::Start, reserved.floor.max(heard))?;
-                witness.order(self.home, Op::GenerationStored, reserved.stored)?;
-            }
-            Plan::Learn => {
-                if self.known.is_none() {
-                    witness.order(self.home, Op::Learner, 0)?;
+                let generation = reserved.floor.max(heard);
+                for place in all() {
+                    let order = Order { generation, ..Order::new(Op::Start, place) };
+                    witness.order(self.home, order)?;
                 }
-                return Ok(Some(Standing::Learner(Vec::new())));
+                reserved.stored
             }
+        };
+        for place in all() {
+            let order = Order { generation: stored, ..Order::new(Op::GenerationStored, place) };
+            witness.order(self.home, order)?;
         }
         Ok(None)
     }

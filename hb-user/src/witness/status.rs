@@ -137,7 +137,7 @@ pub struct LinkStatus {
 pub struct PromiseStatus {
     /// Its name, if a configuration was given.
     pub name: Option<String>,
-    /// Its number.
+    /// Place of its record on this machine.
     pub group: u8,
     /// Node that has the promise; absent if nobody has, or it has run out.
     pub promised_to: Option<u8>,
@@ -204,9 +204,11 @@ impl Look<'_> {
             }
         }
         interfaces.remove(&0);
-        let records: Vec<Record> = (0..node.groups)
-            .map(|group| self.maps.record(self.home, group))
-            .collect::<Result<_, _>>()?;
+        let records =
+            (0..node.groups).map(|group| Ok((group, self.maps.record(self.home, group)?)));
+        let records: Vec<(u8, Record)> = records.collect::<Result<_, WitnessError>>()?;
+        let (places, records): (Vec<u8>, Vec<Record>) =
+            records.into_iter().filter(|(_, record)| record.fingerprint != 0).unzip();
         let now = clock::now();
         let nowhere = Place { home: self.home, place: PLACES as u32 - 1 };
         let mut status = ClusterStatus {
@@ -233,8 +235,8 @@ impl Look<'_> {
             nodes,
             groups: records
                 .iter()
-                .enumerate()
-                .map(|(group, record)| self.promise(group as u8, record, now))
+                .zip(places)
+                .map(|(record, group)| self.promise(group, record, now))
                 .collect(),
             refused: reasons(&self.maps.refused(nowhere)?),
             warnings: Vec::new(),
@@ -289,7 +291,9 @@ impl Look<'_> {
 
     fn promise(&self, group: u8, record: &Record, now: BootTime) -> PromiseStatus {
         let name = self.names.as_ref().and_then(|(config, _)| {
-            config.groups.get(usize::from(group)).map(|group| group.name.to_string())
+            let named =
+                config.groups.iter().find(|named| named.fingerprint() == record.fingerprint);
+            named.map(|named| named.name.to_string())
         });
         let for_us = left(now, record.until_ns);
         PromiseStatus {

@@ -6,14 +6,16 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         fence::Vow,
+        identity,
         op::{DONE, Op, Order, WAIT},
         start,
     },
     maps::{EventKind, Life},
     time::BootTime,
-    wire::{State, WORD_ENDLESS},
+    wire::{GROUPS, State},
 };
 use hb_user::{
+    beginning::Beginning,
     core::{
         Action, Core, Input, PeerFacts, RecordFacts, Transition,
         storage::{Storage, Write},
@@ -104,6 +106,7 @@ pub(crate) struct Daemon {
     next_tick: u64,
     round: u64,
     learner: bool,
+    pub(crate) fingerprints: [u32; GROUPS],
     /// For which group and epoch a fence is wanted, and those that the agent runs for.
     wanted: Vec<(GroupId, Epoch)>,
     fencing: Vec<(GroupId, Epoch)>,
@@ -136,7 +139,17 @@ impl Daemon {
             if !lost {
                 disk.generation += 1;
             }
-            kernel.begin((!lost).then_some(disk.generation), parted, now);
+            let parted = parted.map(BootTime);
+            let new = Beginning::New(disk.generation, parted);
+            kernel.begin(if lost { Beginning::Lost } else { new }, plan.fingerprints(), now);
+        } else if kernel.places(plan.fingerprints()).begun().next().is_some() {
+            let learns = kernel.records.iter().any(start::is_learner);
+            let number = !learns && (disk.generation != 0 || available);
+            let generation = number.then(|| {
+                disk.generation += 1;
+                disk.generation
+            });
+            kernel.begin(Beginning::Found(generation), plan.fingerprints(), now);
         }
         let learner = kernel.records.iter().any(start::is_learner);
         let stored = disk.vows.iter().enumerate();
@@ -168,6 +181,7 @@ impl Daemon {
             next_tick: now,
             round: now,
             learner,
+            fingerprints: plan.fingerprints(),
             wanted: Vec::new(),
             fencing: Vec::new(),
             silent: Vec::new(),
@@ -247,7 +261,7 @@ impl Daemon {
                 commands.push_back(Command::Publish { health, leaving });
             }
             Action::Arm { peer, groups } => {
-                let mut armed = [false; hb_ebpf::wire::GROUPS];
+                let mut armed = [false; GROUPS];
                 groups.into_iter().for_each(|id| armed[group(id)] = true);
                 commands.push_back(Command::Arm { peer: peer.0, groups: armed });
             }
@@ -382,7 +396,10 @@ impl Daemon {
 
     fn look_at(&mut self, machine: &Machine<'_>, peer: u8) {
         if let Some(state) = machine.kernel.peer(peer) {
-            self.feed(Input::Peer { peer: NodeId(peer), facts: PeerFacts::from(state) });
+            self.feed(Input::Peer {
+                peer: NodeId(peer),
+                facts: PeerFacts::of(state, &self.fingerprints),
+            });
         }
     }
 
@@ -538,11 +555,12 @@ impl Daemon {
         }
         let kernel = &mut *machine.kernel;
         bound.retain(|(group, holder)| {
-            let word = kernel.peer(*holder).map(|peer| peer.words[*group]);
-            !word.is_some_and(|word| {
+            let words = kernel.peer(*holder).map(|peer| peer.words).unwrap_or_default();
+            let fingerprint = kernel.records[*group].fingerprint;
+            !identity::find(&words, fingerprint, *group).is_some_and(|word| {
                 word.state() == State::Holding
                     && word.epoch().0 == kernel.records[*group].promised
-                    && word.flags & WORD_ENDLESS != 0
+                    && word.is_endless()
             })
         });
         kernel.node.controller_stamp_ns = now;

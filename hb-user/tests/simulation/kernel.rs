@@ -10,6 +10,7 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         Record, Terms, gate, holder,
+        identity::{self, Places},
         op::{self, DONE, Op, Order},
         start, word,
     },
@@ -17,6 +18,7 @@ use hb_ebpf::{
     pause::{self, Jump},
     wire::{FLAG_LEAVING, Frame, GROUPS, Health, Kind, State},
 };
+use hb_user::beginning::{Begin, Beginning, Step};
 use zerocopy::FromZeros;
 
 use crate::plan::{CONTROLLER_DEADTIME, INTERVAL, Plan, id};
@@ -47,6 +49,8 @@ pub(crate) struct Kernel {
     pub(crate) records: Vec<Record>,
     pub(crate) contacts: Vec<Contact>,
     watches_clocks: bool,
+    /// Groups that begin beside records that are found take part at once.
+    unwaited: bool,
     /// The ring buffer, and what the timeline has not told yet.
     pub(crate) events: VecDeque<Event>,
     pub(crate) news: Vec<Event>,
@@ -85,6 +89,7 @@ impl Kernel {
             },
             terms: plan.terms(me),
             records: vec![Record { blocked_until_ns: u64::MAX, ..Record::default() }; plan.groups],
+            unwaited: plan.unwaited,
             contacts: others.map(contact).collect(),
             watches_clocks: plan.watches_clocks,
             events: VecDeque::new(),
@@ -180,8 +185,9 @@ impl Kernel {
 
     /// As `listen` in `program/records.rs`.
     fn listen(&mut self, frame: &Frame, group: usize, reply: &mut Reply, now: u64) {
-        let (said, transmit) = (frame.groups[group], frame.transmit_ns.get());
         let record = &mut self.records[group];
+        let said = identity::find(&frame.groups, record.fingerprint, group).copied();
+        let (said, transmit) = (said.unwrap_or_default(), frame.transmit_ns.get());
         let before = record.state();
         let lives = answer::controller_lives(&self.node, now);
         if !lives {
@@ -337,15 +343,29 @@ impl Kernel {
         }
     }
 
-    /// Begins all records without a memory, as a machine does that starts with `generation` on its
-    /// disk, where it also says until when it may be bound; `None` for a learner.
-    pub(crate) fn begin(&mut self, generation: Option<u32>, parted: Option<u64>, now: u64) {
-        for group in 0..self.records.len() as u8 {
-            let op = if generation.is_some() { Op::Start } else { Op::Learner };
-            let generation = generation.unwrap_or(0);
-            let now_ns = parted.unwrap_or(0);
-            self.order(Order { generation, now_ns, ..Order::new(op, group) }, now);
+    /// Brings the records to their beginning beside those that are there, step by step as a start does.
+    pub(crate) fn begin(&mut self, beginning: Beginning, groups: [u32; GROUPS], now: u64) {
+        let places = self.places(groups);
+        let begin = Begin { beginning, places, fingerprints: groups, new_terms: false };
+        for step in begin.steps() {
+            if let Step::Order(mut order) = step {
+                if self.unwaited && matches!(beginning, Beginning::Found(_)) {
+                    order.now_ns = 1;
+                }
+                self.order(order, now);
+            }
         }
+    }
+
+    /// Returns which records go on with those groups, and which begin.
+    pub(crate) fn places(&self, groups: [u32; GROUPS]) -> Places {
+        let found =
+            std::array::from_fn(|at| self.records.get(at).map_or(0, |record| record.fingerprint));
+        let wanted = &groups[..self.records.len()];
+        let places = Places::new(&found, wanted);
+        // The groups are in the same order in every file, so that addresses can be told by it.
+        assert!((0..wanted.len()).all(|group| places.of(group) == Some(group as u8)));
+        places
     }
 
     /// Ends the part of all records; returns when everything they promised has run out.

@@ -101,6 +101,12 @@ fn clocks_beyond_rho_are_caught() {
 }
 
 #[test]
+fn a_changed_group_that_does_not_wait_is_caught() {
+    let caught = caught(Cluster::Witness, Bent::Unwaited, 400);
+    assert!(caught > 0);
+}
+
+#[test]
 fn packets_that_leave_after_margin_are_caught() {
     let caught = caught(Cluster::Witness, Bent::Margin, 60);
     assert!(caught > 5, "{caught}");

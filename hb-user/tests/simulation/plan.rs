@@ -7,6 +7,7 @@ use hb_ebpf::{
     lease::{Policy, Terms, Timing, terms::stretch},
     maps,
     time::L_MAX_NS,
+    wire::GROUPS,
 };
 use hb_user::{
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
@@ -72,6 +73,10 @@ pub(crate) struct Plan {
     preferred: Option<NodeId>,
     pub(crate) auto_failback: bool,
     pub(crate) resources: bool,
+    /// How often each group was changed in the file that machines start with.
+    pub(crate) changes: [u32; GROUPS],
+    /// A group that is changed takes part at once.
+    pub(crate) unwaited: bool,
     /// Whether kernel halves look at what frames say of clocks.
     pub(crate) watches_clocks: bool,
 }
@@ -85,6 +90,8 @@ impl Plan {
             preferred,
             auto_failback: preferred.is_some() && rng.chance(500),
             resources: rng.chance(600),
+            changes: [0; GROUPS],
+            unwaited: false,
             watches_clocks: true,
         }
     }
@@ -92,6 +99,13 @@ impl Plan {
     /// The node that has to end up with the groups if it can, if there is one.
     pub(crate) fn home(&self) -> Option<NodeId> {
         self.preferred.filter(|_| self.auto_failback)
+    }
+
+    /// What the groups are in frames and records, by place, to a machine that starts now.
+    pub(crate) fn fingerprints(&self) -> [u32; GROUPS] {
+        std::array::from_fn(|group| {
+            if group < self.groups { 100 * (self.changes[group] + 1) + group as u32 } else { 0 }
+        })
     }
 
     pub(crate) fn terms(&self, own: usize) -> Terms {
@@ -139,6 +153,7 @@ impl Plan {
             nodes: (0..self.cluster.nodes()).map(id).collect(),
             groups: groups.collect(),
             witness: (self.cluster == Cluster::Witness).then(|| id(self.cluster.nodes())),
+            promises: policy != Policy::Available,
             bounds: Bounds {
                 initdead: Duration::from_nanos(INITDEAD),
                 seek: match policy {

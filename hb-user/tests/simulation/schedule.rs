@@ -62,6 +62,12 @@ pub(crate) enum Fault {
     },
     /// Agents report that they could not fence.
     FailFences,
+    /// A group is another one in the file from now on, and that node is killed and starts with it, and so
+    /// may the witness; in the end all machines do.
+    Edit {
+        group: usize,
+        host: usize,
+    },
     /// What is stored takes long.
     SlowDisk {
         host: usize,
@@ -104,7 +110,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(21) {
+    match rng.index(23) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -128,6 +134,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             _ => Fault::FailRemoves { host: node },
         },
         19 => Fault::SlowDisk { host: node },
+        20 | 21 => Fault::Edit { group: rng.index(plan.groups), host: node },
         _ => match plan.cluster {
             Cluster::Witness | Cluster::Three => Fault::LoseDisk { host: node },
             Cluster::Safe => Fault::FailFences,

@@ -36,6 +36,8 @@ pub(crate) enum Bent {
     Clocks,
     /// Packets leave long after they passed the gate.
     Margin,
+    /// Groups that a file changes take part at once.
+    Unwaited,
 }
 
 enum Event {
@@ -49,6 +51,7 @@ enum Event {
     PowerOff { host: usize },
     Boot { host: usize },
     StartDaemon { host: usize },
+    Reload,
     Look,
 }
 
@@ -76,6 +79,7 @@ impl World {
         let mut plan = Plan::draw(cluster, &mut rng);
         // Else the gates close at the first frames.
         plan.watches_clocks = bent != Bent::Clocks;
+        plan.unwaited = bent == Bent::Unwaited;
         let machines = cluster.machines();
         let rates = draw_rates(&mut rng, machines, bent);
         let hosts = rates.into_iter().map(|rate| {
@@ -196,6 +200,7 @@ impl World {
             Event::PowerOff { host } => self.fence(host),
             Event::Boot { host } => self.boot(host),
             Event::StartDaemon { host } => self.start_daemon(host),
+            Event::Reload => drop(self.reload()),
             Event::Look => {}
         }
     }

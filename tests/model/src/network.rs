@@ -9,7 +9,7 @@
 
 use hb_ebpf::{
     epoch::Epoch,
-    wire::{Be32, Be64, GroupWord, State, UNLIMITED, WORD_ENDLESS},
+    wire::{Be32, Be64, GroupWord, State, UNLIMITED},
 };
 
 /// [`Frame::number`] of a promise without an end.
@@ -107,9 +107,7 @@ impl Frame {
     /// Returns the part that says that `source` holds by promises with an end, if `word` does.
     #[must_use]
     pub fn counted(source: u8, word: &GroupWord) -> Option<Self> {
-        let counted = word.state() == State::Holding
-            && word.holder == source
-            && word.flags & WORD_ENDLESS == 0;
+        let counted = word.state() == State::Holding && word.holder == source && !word.is_endless();
         let epoch = word.epoch();
         counted.then_some(Self { part: Part::Counted, source, number: 0, time: 0, epoch })
     }

@@ -60,6 +60,18 @@ pub(super) fn groups(
         for (address, owner) in &group.found {
             check_vip(root, *address, owner, links, &mut vips);
         }
+        if let Some(group) = &group.complete {
+            let same = |known: &&Group| known.fingerprint() == group.fingerprint();
+            if let Some(known) = groups.iter().find(same).filter(|known| known.name != group.name) {
+                let message = format!(
+                    "groups {:?} and {:?} have the same fingerprint, by which machines tell groups \
+                     apart; rename one",
+                    known.name.as_str(),
+                    group.name.as_str()
+                );
+                root.problems.add(root.position, message);
+            }
+        }
         groups.extend(group.complete);
     }
     groups

@@ -36,6 +36,10 @@
 //! - `Resuming` to `Stopping`: a peer below is a conflict won, which Announces at its begin and end.
 //! - `Starting` to `Stopping`: Announce when a dead peer is alive again, for it may have served on
 //!   its side of a partition and given up before anybody here saw it.
+//! - `Idle`, `Released`: nothing is sought while machines that do not have the group, by their
+//!   configuration, are in the way.
+//! - `Resuming` to `Stopping`, where each node decides alone: a peer that does not have the group and
+//!   holds one that this node does not have counts as one that holds this one.
 //! - Any phase: a group that the fast path took though nobody asked any more is adopted (`Idle`,
 //!   `Released`: as taken; `Dropping`, `Yielding`, `Clearing`: given up once more).
 //!
@@ -81,6 +85,11 @@ pub(super) struct Around {
     pub(super) contested: bool,
     /// The living peer that holds it, and at which epoch; the highest of several.
     pub(super) rival: Option<(NodeId, Epoch)>,
+    /// The living peer that holds a group which this node does not have, and which may have the same
+    /// addresses, and at which epoch; none where a majority promises.
+    pub(super) other: Option<(NodeId, Epoch)>,
+    /// A machine that does not have the group keeps this node from taking it.
+    pub(super) barred: bool,
     /// A peer that the kernel declared dead.
     pub(super) silent: Option<NodeId>,
     /// Who should have it if not this node.

@@ -61,6 +61,7 @@ impl Group {
         let able = self.ready
             && self.failure().is_none()
             && !around.leaving
+            && !around.barred
             && !self.is_blocked(around.now);
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
@@ -171,8 +172,10 @@ impl Group {
 
     fn settle_holding(&mut self, epoch: Epoch, around: &Around, out: &mut Vec<Action>) {
         let now = around.now;
-        let beaten = around.rival.filter(|(node, theirs)| (*theirs, self.me) < (epoch, *node));
-        if let (Some((peer, theirs)), None) = (around.rival, beaten) {
+        let rivals = [around.rival, around.other].into_iter().flatten();
+        let rival = rivals.max_by_key(|(_, theirs)| *theirs);
+        let beaten = rival.filter(|(node, theirs)| (*theirs, self.me) < (epoch, *node));
+        if let (Some((peer, theirs)), None) = (rival, beaten) {
             let group = self.id();
             let ours = epoch;
             let conflict = Transition::Conflict { group, peer, theirs, ours, won: false };

@@ -45,6 +45,20 @@ impl Kernel {
         self.set::<{ size_of::<Terms>() }>("TERMS", 0, terms.as_bytes())
     }
 
+    /// Returns the terms that are there; all zero where there were none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Map`].
+    pub fn terms(&self) -> Result<Terms, KernelError> {
+        const MAP: &str = "TERMS";
+        let failed = |source| KernelError::Map { map: MAP, step: "read", source: Box::new(source) };
+        let found = self.ebpf.map(MAP).ok_or(KernelError::Missing(MAP))?;
+        let array: Array<_, [u8; size_of::<Terms>()]> = found.try_into().map_err(failed)?;
+        let bytes = array.get(&0, 0).map_err(failed)?;
+        Terms::read_from_bytes(&bytes).map_err(|_| KernelError::Missing(MAP))
+    }
+
     fn set<const N: usize>(
         &mut self,
         map: &'static str,

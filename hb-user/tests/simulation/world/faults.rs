@@ -71,6 +71,18 @@ impl World {
             }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = true),
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
+            Fault::Edit { group, host } => {
+                self.plan.changes[group] += 1;
+                if self.hosts[host].daemon.is_some() {
+                    self.hosts[host].kill_daemon();
+                    let delay = self.rng.within(MS, 60 * MS);
+                    self.after(delay, Event::StartDaemon { host });
+                }
+                if self.rng.chance(500) {
+                    let delay = self.rng.within(MS, 60 * MS);
+                    self.after(delay, Event::Reload);
+                }
+            }
         }
     }
 
@@ -110,6 +122,11 @@ impl World {
             }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = false),
             Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
+            Fault::Edit { .. } => {
+                if !self.renew() {
+                    return self.after(MS / 4, Event::End { fault: at });
+                }
+            }
             Fault::Rates | Fault::Move { .. } => {}
         }
         // The operator has mended it, and says so.
@@ -181,7 +198,7 @@ impl World {
         }
     }
 
-    fn feed(&mut self, host: usize, input: Input) {
+    pub(super) fn feed(&mut self, host: usize, input: Input) {
         if let Some(daemon) = &mut self.hosts[host].daemon {
             daemon.requests.push_back(input);
             self.wake_main(host);

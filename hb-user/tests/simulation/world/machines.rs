@@ -1,7 +1,7 @@
 //! Machines start and lose power, and daemons begin work that takes time.
 
 use hb_ebpf::lease::start;
-use hb_user::witness::generation::reserve;
+use hb_user::{beginning::Beginning, core::Input, witness::generation::reserve};
 
 use super::{Bent, Event, World};
 use crate::{
@@ -33,7 +33,8 @@ impl World {
             let mut kernel = Kernel::new(&self.plan, at, self.rng.next() | 1);
             let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
             host.disk.generation = reserved.stored;
-            kernel.begin(Some(reserved.floor), None, now);
+            let groups = self.plan.fingerprints();
+            kernel.begin(Beginning::New(reserved.floor, None), groups, now);
             for record in &mut kernel.records {
                 start::generation_stored(record, reserved.stored);
             }
@@ -46,6 +47,48 @@ impl World {
             self.after(delay, Event::StartDaemon { host: at });
         }
         self.note(at, || "boots".to_owned());
+    }
+
+    /// Has every machine that runs go by the file as it is now, one after the other; tells whether all do.
+    pub(super) fn renew(&mut self) -> bool {
+        let groups = self.plan.fingerprints();
+        for at in 0..self.plan.cluster.nodes() {
+            let host = &mut self.hosts[at];
+            match &host.daemon {
+                Some(daemon) if daemon.fingerprints == groups => {}
+                Some(_) if host.leaves => return false,
+                Some(_) => {
+                    host.leaves = true;
+                    self.feed(at, Input::Stop);
+                    return false;
+                }
+                None => self.start_daemon(at),
+            }
+        }
+        self.reload()
+    }
+
+    /// Has the witness go by the file as it is now, if there is one; tells whether it does.
+    pub(super) fn reload(&mut self) -> bool {
+        let (groups, at) = (self.plan.fingerprints(), self.plan.cluster.nodes());
+        let Some(host) = self.hosts.get_mut(at) else { return true };
+        let now = host.clock.at(self.now);
+        if host.clock.stands() {
+            return false;
+        }
+        let Some(kernel) = host.kernel.as_mut() else { return true };
+        if kernel.places(groups).begun().next().is_some() {
+            // The command that an operator runs there.
+            let heard = kernel.records.iter().map(|record| record.highest().generation()).max();
+            let reserved =
+                reserve(host.disk.generation, heard.unwrap_or(0)).expect("numbers enough");
+            host.disk.generation = reserved.stored;
+            kernel.begin(Beginning::Found(Some(reserved.floor)), groups, now);
+            for record in &mut kernel.records {
+                start::generation_stored(record, reserved.stored);
+            }
+        }
+        true
     }
 
     pub(super) fn start_daemon(&mut self, at: usize) {

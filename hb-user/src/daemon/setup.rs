@@ -1,0 +1,63 @@
+//! What the core is told at its start.
+
+use std::time::Duration;
+
+use hb_ebpf::{epoch::Epoch, wire::State};
+
+use crate::{
+    config::{Config, Fence, Local, Policy, Resource},
+    core::{Bounds, GroupSetup, ResourceBounds, Setup},
+    id::GroupId,
+    kernel::Shared,
+};
+
+/// Before a fence that failed is tried again: an operator may be at the power switch.
+const FENCE_RETRY: Duration = Duration::from_secs(5);
+
+/// Returns the epoch at which the record holds a group.
+pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
+    let record = shared.record(group)?;
+    (record.state() == State::Holding).then_some(Epoch(record.epoch))
+}
+
+pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
+    // What the workers allow themselves, and then some.
+    let slack = Duration::from_secs(5);
+    let groups = config.groups.iter().map(|group| {
+        let sum =
+            |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
+        let stop = sum(|resource| resource.stop_timeout) + slack;
+        let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
+        GroupSetup {
+            id: group.id,
+            preferred: Some(group.preferred),
+            auto_failback: group.auto_failback,
+            resources: (!group.resources.is_empty()).then_some(ResourceBounds { start, stop }),
+            resumed: held(shared, group.id),
+        }
+    });
+    Setup {
+        me: local.me.id,
+        nodes: config.nodes.iter().map(|node| node.id).collect(),
+        groups: groups.collect(),
+        witness: local.witness.as_ref().map(|witness| witness.id),
+        promises: config.cluster.policy != Policy::Available,
+        bounds: Bounds {
+            initdead: config.timers.initdead(),
+            seek: match config.cluster.policy {
+                // The record holds at once; only the fast path may be late.
+                Policy::Available => Duration::from_secs(2),
+                Policy::Witness | Policy::Safe => config.lease.seek,
+            },
+            promise: config.lease.promise(),
+            fence: config.fence.as_ref().map(Fence::longest),
+            fence_retry: FENCE_RETRY,
+            contend: config.timers.interval() * 2,
+            take: Duration::from_secs(2),
+            drop: Duration::from_secs(2),
+            retry: Duration::from_secs(1),
+            patience: Duration::from_secs(2),
+            linger: config.timers.interval() * 2,
+        },
+    }
+}
