@@ -54,7 +54,7 @@ pub struct PeerFacts {
     pub leaving: bool,
     /// Number of its daemon's starts.
     pub incarnation: u32,
-    /// Its words of this node's groups, by [`GroupId`](crate::id::GroupId).
+    /// Its words of this node's groups, by [`GroupId`].
     pub words: [GroupWord; GROUPS],
     /// Which of this node's groups it does not have: its configuration is another one.
     pub lacks: [bool; GROUPS],
