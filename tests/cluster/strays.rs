@@ -3,8 +3,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream},
     thread,
     time::Duration,
 };
@@ -214,4 +214,63 @@ fn an_address_that_moved_to_another_interface_leaves_the_old_one() {
     let found = found.unwrap().to_string();
     assert!(!found.contains(&VIP6.to_string()), "{found}");
     assert_eq!(said(&cluster, Machine::A), BTreeSet::from([IpAddr::from(VIP6)]));
+}
+
+/// Returns a configuration without one of its links: each cluster needs interfaces of its own.
+fn without_link(text: &str, link: Link) -> String {
+    let begin = format!("[[link]]\nname = \"{}\"\n", link.name());
+    let at = text.find(&begin).unwrap();
+    let (before, after) = (&text[..at], &text[at + begin.len()..]);
+    let end = after.find("\n[[link]]").or(after.find("\n[[group]]")).unwrap();
+    format!("{before}{}", &after[end..])
+}
+
+/// A host may be a node of two clusters, and the mark is the same.
+#[test]
+fn addresses_of_another_cluster_on_the_same_host_are_left_alone() {
+    let mut cluster = Cluster::new(settings("available"));
+    let files = cluster.lab.files().clone();
+    let other = files.directory.join("other.toml");
+    let text = fs::read_to_string(&files.config).unwrap();
+    fs::write(&files.config, without_link(&text, Link::Direct)).unwrap();
+    cluster.start_both();
+    let mut text = without_link(&text, Link::Client);
+    let name = text.lines().find_map(|line| line.strip_prefix("name = ")).unwrap().to_owned();
+    text = text.replacen(&name, "\"second\"", 1).replace("/state\"", "/second\"");
+    for vip in both_vips() {
+        text = text.replace(&format!("{vip}/"), &format!("{}/", instead(vip)));
+    }
+    fs::write(&other, text).unwrap();
+    let other = other.to_str().unwrap();
+    let mut second = cluster.lab.hb(Machine::A).unwrap();
+    let mut second = second.args(["run", "--config", other, "--node", "a"]).spawn().unwrap();
+    let theirs: BTreeSet<IpAddr> = both_vips().into_iter().map(instead).collect();
+    let present = |cluster: &Cluster| {
+        let found = cluster.lab.netns(Machine::A).ip_json(&["address"]).unwrap().to_string();
+        theirs.iter().all(|vip| found.contains(&format!("\"{vip}\"")))
+    };
+    wait_for("the addresses of the second cluster", || present(&cluster).then_some(()));
+
+    // Neither a start nor a look of the first one's takes them for strays, nor what takes away its own.
+    cluster.kill(Machine::A);
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster
+        .wait_for(Machine::A, "has looked round", |status| status["uptime_s"].as_u64() > Some(2));
+    assert!(said(&cluster, Machine::A).is_empty());
+    cluster.kill(Machine::A);
+    let config = cluster.lab.files().config.to_str().unwrap().to_owned();
+    let output = cluster.hb(Machine::A, &["detach", "--config", &config, "--node", "a"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(cluster.vips(Machine::A).is_empty());
+    assert!(present(&cluster));
+    let client = cluster.lab.netns(Machine::Client);
+    for vip in &theirs {
+        let refused = client.enter(|| TcpStream::connect((*vip, 7800)).map(drop)).unwrap();
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused, "{vip}");
+    }
+    second.kill().unwrap();
+    second.wait().unwrap();
+    let output = cluster.hb(Machine::A, &["detach", "--config", other, "--node", "a"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!present(&cluster));
 }

@@ -68,13 +68,15 @@ const CLOCK_NEAR_NS: u64 = 20_000;
 /// Starts the node. If it fails, the kernel half that was found is as it was, and a new one gone.
 /// Programs are run by `background`.
 pub(super) fn start(
-    prepared: Prepared,
+    mut prepared: Prepared,
     state: StateDir,
     background: &Handle,
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let pins = pins(&prepared.config, &prepared.local);
     let fresh = !pins.exists();
+    let cluster = prepared.config.cluster_id();
+    prepared.stray = strays::of_this_cluster(std::mem::take(&mut prepared.stray), cluster)?;
     let mut addresses = prepare::addresses(&prepared.config);
     addresses.extend(prepared.stray.iter().map(|stray| stray.ip));
     let terms = prepared.config.terms(prepared.local.me.id)?;

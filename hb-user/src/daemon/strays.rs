@@ -22,7 +22,7 @@ use crate::{
     address::{AddressSocket, PROTOCOL, Present},
     config::{Config, Policy},
     id::GroupId,
-    kernel::Guarded,
+    kernel::{Guarded, KernelError, addresses_of_others},
     sockets::{SweepError, Sweeper},
 };
 
@@ -66,7 +66,8 @@ pub(super) struct Cleared {
     left: BTreeMap<IpAddr, String>,
 }
 
-/// Returns the addresses that bear our mark and are none of `vips`, by their place.
+/// Returns the addresses that bear our mark and are none of `vips`, by their place. Some may be those of
+/// another cluster that has a node on this host as well.
 pub(super) fn strays(present: &[Present], vips: &[Vec<LocalVip>]) -> Vec<Present> {
     let named = |found: &Present| {
         vips.iter().flatten().any(|local| {
@@ -76,6 +77,33 @@ pub(super) fn strays(present: &[Present], vips: &[Vec<LocalVip>]) -> Vec<Present
     };
     let ours = present.iter().filter(|found| found.protocol == Some(PROTOCOL));
     ours.filter(|found| !named(found)).cloned().collect()
+}
+
+/// Leaves those out that a node of another cluster looks after.
+///
+/// # Errors
+///
+/// [`KernelError`] if that cannot be told.
+pub(super) fn of_this_cluster(
+    mut found: Vec<Present>,
+    cluster: u32,
+) -> Result<Vec<Present>, KernelError> {
+    let others = others(&found, cluster)?;
+    found.retain(|stray| !others.contains(&stray.ip));
+    Ok(found)
+}
+
+/// Returns the addresses that nodes of other clusters look after, if some of `present` bear our mark.
+///
+/// # Errors
+///
+/// [`KernelError`] if that cannot be told.
+pub(super) fn others(present: &[Present], cluster: u32) -> Result<BTreeSet<IpAddr>, KernelError> {
+    if present.iter().any(|found| found.protocol == Some(PROTOCOL)) {
+        addresses_of_others(cluster)
+    } else {
+        Ok(BTreeSet::new())
+    }
 }
 
 /// Returns which addresses belong to no group: of `found`, and of what the gate looks after so far.
@@ -169,12 +197,14 @@ fn end_work(addresses: &[IpAddr], strict: bool) -> Result<(), String> {
 }
 
 impl Daemon {
-    /// Goes on with strays: `present` are the addresses of this host.
-    pub(super) fn go_on_with_strays(&mut self, present: &[Present]) {
+    /// Goes on with strays: `present` are the addresses of this host, `others` those that nodes of other
+    /// clusters on it look after.
+    pub(super) fn go_on_with_strays(&mut self, present: &[Present], others: &BTreeSet<IpAddr>) {
         if self.strays.under_way {
             return;
         }
-        let found = strays(present, &self.vips);
+        let mut found = strays(present, &self.vips);
+        found.retain(|stray| !others.contains(&stray.ip));
         let named: BTreeSet<IpAddr> =
             self.vips.iter().flatten().map(|local| local.vip.ip()).collect();
         let new: BTreeSet<IpAddr> = found
@@ -202,7 +232,7 @@ impl Daemon {
     }
 
     /// Tells the gate of the service addresses, and of `strays`.
-    fn guard(&mut self, strays: &BTreeSet<IpAddr>) -> Result<(), crate::kernel::KernelError> {
+    fn guard(&mut self, strays: &BTreeSet<IpAddr>) -> Result<(), KernelError> {
         self.kernel.set_vips(&guarded(&self.config, &self.vips, strays))
     }
 

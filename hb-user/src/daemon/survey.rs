@@ -7,7 +7,9 @@
 //! at once by itself.
 
 use std::{
+    collections::BTreeSet,
     io,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, mpsc as sync},
     thread::{self, JoinHandle},
@@ -24,7 +26,7 @@ use super::{
     gate::{Covered, cover, log_displaced},
     gate_report::{self, GateError, GatePlace},
     resources::describe,
-    strays::Cleared,
+    strays::{self, Cleared},
 };
 use crate::{
     address::{AddressError, AddressSocket, Present},
@@ -33,7 +35,7 @@ use crate::{
     control::Reply,
     core::Phase,
     fast,
-    kernel::{Attachment, Gates, Generic, NotReplaced, Pinnings, Unpinned},
+    kernel::{Attachment, Gates, Generic, KernelError, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
     realtime,
     status::GateReport,
@@ -61,6 +63,8 @@ pub(super) enum Found {
 pub(super) struct Survey {
     began: BootTime,
     present: Result<Vec<Present>, AddressError>,
+    /// Addresses that nodes of other clusters on this host look after.
+    others: Result<BTreeSet<IpAddr>, KernelError>,
     unpinned: Option<Unpinned>,
 }
 
@@ -171,10 +175,15 @@ impl Surveyor {
             return;
         }
         self.under_way = true;
-        let sender = self.sender.clone();
+        let (sender, place) = (self.sender.clone(), Arc::clone(&self.place));
         self.background.spawn_blocking(move || {
             let began = clock::now();
-            let survey = Survey { began, present: addresses(), unpinned: pinnings.look() };
+            let present = addresses();
+            let others = match (&present, place.node) {
+                (Ok(present), Some(node)) => strays::others(present, node.cluster),
+                _ => Ok(BTreeSet::new()),
+            };
+            let survey = Survey { began, present, others, unpinned: pinnings.look() };
             // A daemon that is gone needs none.
             drop(sender.send(Found::Survey(survey)));
         });
@@ -266,12 +275,20 @@ impl Daemon {
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        let Survey { began, present, unpinned } = survey;
+        let Survey { began, present, others, unpinned } = survey;
         match present {
             Ok(present) => {
                 self.restore_addresses(&present, began);
                 self.warm_again(&present, began);
-                self.go_on_with_strays(&present);
+                match others {
+                    Ok(others) => self.go_on_with_strays(&present, &others),
+                    Err(error) => {
+                        tracing::error!(
+                            error = describe(&error),
+                            "gates of other clusters not looked at"
+                        );
+                    }
+                }
             }
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
         }

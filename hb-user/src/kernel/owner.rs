@@ -6,15 +6,20 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     os::fd::{AsFd, OwnedFd},
 };
 
-use hb_ebpf::maps::{LAYOUT, Node};
+use hb_ebpf::{
+    gate::Vip,
+    maps::{LAYOUT, Node},
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{
     chain::{self, Program},
     error::KernelError,
+    gate::NO_GROUP,
     pinned::PinnedMap,
     program::Way,
 };
@@ -158,6 +163,37 @@ pub(super) fn find(wanted: Wanted) -> Result<Vec<Attached>, KernelError> {
         }
     }
     Ok(found)
+}
+
+/// Returns the addresses that gates of other clusters in this network namespace look after, for groups of
+/// theirs. Every gate is on the loopback interface too, so only that is looked at.
+///
+/// # Errors
+///
+/// [`KernelError::Chain`], [`KernelError::Map`].
+pub fn addresses_of_others(cluster: u32) -> Result<BTreeSet<IpAddr>, KernelError> {
+    /// Of every network namespace.
+    const LOOPBACK: u32 = 1;
+    let mut addresses = BTreeSet::new();
+    for id in chain::query(LOOPBACK, Way::Out).map_err(KernelError::Chain)?.0 {
+        let Some(program) = chain::program(id).map_err(KernelError::Chain)? else { continue };
+        let Some(maps) = maps_of(&program)? else { continue };
+        // One that does not say whose it is may be an earlier one of this node.
+        if maps.whose().ok().flatten().is_none_or(|(other, _)| other == cluster) {
+            continue;
+        }
+        let (four, six) =
+            (maps.open::<Vip, [u8; 4]>("VIPS4")?, maps.open::<Vip, [u8; 16]>("VIPS6")?);
+        let failed =
+            |map| move |source| KernelError::Map { map, step: "read", source: Box::new(source) };
+        let four = four.entries().map_err(failed("VIPS4"))?.into_iter();
+        let six = six.entries().map_err(failed("VIPS6"))?.into_iter();
+        let all = four
+            .map(|(ip, vip)| (IpAddr::from(ip), vip))
+            .chain(six.map(|(ip, vip)| (IpAddr::from(ip), vip)));
+        addresses.extend(all.filter(|(_, vip)| vip.group != NO_GROUP).map(|(ip, _)| ip));
+    }
+    Ok(addresses)
 }
 
 /// Takes gates off the interfaces of this network namespace, and has what may be left of them

@@ -26,6 +26,7 @@ use super::{
     gate_report::{GateNode, GatePlace},
     prepare::Remains,
     resources::describe,
+    strays,
 };
 use crate::{
     address::{AddressError, AddressSocket, Batch, Change, Done, PROTOCOL, Present, Vip},
@@ -304,6 +305,10 @@ pub fn detach(remains: &Remains) -> Result<bool, RemovalError> {
     // Another file may name another state directory than that of the daemon that runs.
     let _lock = if pinned { Some(lock(pins)?) } else { None };
     let mut addresses = addresses.clone();
+    // Also those of an earlier file, if neither this one nor a gate names them.
+    let present = AddressSocket::open()?.addresses(None)?;
+    let found = strays::of_this_cluster(strays::strays(&present, &[]), node.0)?;
+    addresses.extend(found.iter().map(|found| found.ip));
     let mut gated = false;
     let records = if pinned {
         addresses.extend(gated_addresses(pins)?);
