@@ -190,8 +190,8 @@ impl Netns {
         kill_in(self.identity, &self.name)
     }
 
-    /// Does to the namespace what a loss of power does to a machine: every process is killed, and
-    /// what is pinned at `pins` is gone. Programs go a while later, see
+    /// Does to the namespace what a loss of power does to a machine: every process is killed, with all
+    /// connections, and what is pinned at `pins` is gone. Programs go a while later, see
     /// [`wait_until_detached`](Self::wait_until_detached).
     ///
     /// # Errors
@@ -199,7 +199,18 @@ impl Netns {
     /// If some processes are still there after five seconds, or the pins cannot be removed.
     pub fn lose_power(&self, pins: &Path) -> Result<()> {
         self.kill_processes()?;
+        self.end_connections()?;
         guard::remove_path(pins)
+    }
+
+    /// Ends what the kernel keeps of connections whose process is gone, and would go on to send.
+    fn end_connections(&self) -> Result<()> {
+        let mut command = self.command("ss")?;
+        let output =
+            command.args(["--kill", "--tcp", "--all"]).output().context("cannot run ss")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ss --kill failed in {}: {}", self.name, said.trim());
+        Ok(())
     }
 
     /// Takes what is left of gates off the interfaces of the namespace, and waits until no XDP program
