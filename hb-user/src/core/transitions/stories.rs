@@ -359,3 +359,43 @@ fn success_clears_no_failure_of_another_kind() {
     bench.give(Input::Clear { group: GROUP });
     assert_eq!(health(&bench), Health::Standby);
 }
+
+fn gated(result: Result<(), String>) -> Input {
+    Input::Gated { group: GROUP, result }
+}
+
+#[test]
+fn a_node_without_a_gate_that_stands_first_takes_nothing_until_it_has_one() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    let actions = bench.give(gated(bad()));
+    assert!(actions.contains(&Action::Arm { peer: A, groups: Vec::new() }), "{actions:?}");
+    assert_eq!(health(&bench), Health::Failed);
+    // Told at every look, said once.
+    let actions = bench.give(gated(bad()));
+    assert!(!actions.iter().any(|action| matches!(action, Action::Log(_))), "{actions:?}");
+    let actions = bench.give(peer(A, dead(holder)));
+    assert!(!actions.iter().any(seeks), "{actions:?}");
+    // No operator can say that it has one.
+    bench.give(Input::Clear { group: GROUP });
+    assert_eq!(health(&bench), Health::Failed);
+    let actions = bench.give(gated(Ok(())));
+    assert!(actions.contains(&Action::Log(Transition::Cleared { group: GROUP })), "{actions:?}");
+    assert!(actions.iter().any(seeks), "{actions:?}");
+}
+
+#[test]
+fn a_holder_whose_gate_does_not_stand_first_gives_the_group_away() {
+    let mut bench = Bench::new(A, None, true).cleaned().peer(standby()).waited();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    bench.give(gated(bad()));
+    assert_eq!(bench.phase(), Phase::Stopping { epoch });
+    bench.give(stopped(Ok(())));
+    bench.give(dropped(Ok(())));
+    assert!(matches!(bench.phase(), Phase::Released { successor: Some(B), .. }));
+    assert_eq!(health(&bench), Health::Failed);
+    bench.give(gated(Ok(())));
+    assert_eq!(health(&bench), Health::Standby);
+}
