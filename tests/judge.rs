@@ -20,7 +20,7 @@ use lab::{
     faults::{self, Fault, Kind, Planned},
     judge::{
         Judge,
-        verdict::{self, Rule, Violation},
+        verdict::{self, Packet, Rule, Violation},
     },
     lease::{self, HOLDING, Lease},
     responder::Order,
@@ -157,7 +157,14 @@ fn a_connection_that_sends_on_from_an_address_that_left_is_found() {
     hold(&lab, Machine::B, 0x202);
     lab.add_vip(Machine::B).unwrap();
     wait_for(&judge, Machine::B, 0x202);
-    thread::sleep(WHILE);
+    let served = lab::clock::now();
+    // What the client no longer acknowledges is sent again, after longer and longer waits.
+    let end = served.after(PATIENCE);
+    let late = |packet: Packet| packet.node == Machine::A && packet.at > served;
+    while !judge.newest_data(VIP6.into()).is_some_and(late) {
+        assert!(lab::clock::now() < end, "node a sends nothing more from {VIP6}");
+        thread::sleep(Duration::from_millis(1));
+    }
     assert!(connections.finish().unwrap() > 0);
     let found = verdict::violations(&judge.finish().unwrap());
     assert_eq!(rules(&found), [Rule::Data], "{found:?}");

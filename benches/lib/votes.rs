@@ -156,7 +156,8 @@ impl Votes {
                     let mut record = start::start(&terms, GENERATION, 0);
                     holder::seek(&mut record, &terms, now.ns())
                         .map_err(|error| anyhow!("a node cannot seek: {error:?}"))?;
-                    for said in &mut words {
+                    for (group, said) in words.iter_mut().enumerate() {
+                        record.fingerprint = fingerprint(group);
                         word::speak(&record, &terms, true, now.ns(), said);
                     }
                 }

@@ -7,19 +7,25 @@
 use super::record::Record;
 use crate::wire::{GROUPS, GroupWord, State};
 
-/// Returns the word of the group with that fingerprint, which is most often at `position`; `None` if
-/// there is none, or the fingerprint is 0.
+/// Returns where the word of the group with that fingerprint is, which is most often at `position`;
+/// `None` if there is none, or the fingerprint is 0.
 #[inline(always)]
 #[must_use]
-pub fn find(words: &[GroupWord; GROUPS], fingerprint: u32, position: usize) -> Option<&GroupWord> {
+pub fn place_of(words: &[GroupWord; GROUPS], fingerprint: u32, position: usize) -> Option<usize> {
     if fingerprint == 0 {
         return None;
     }
-    let word = &words[position & (GROUPS - 1)];
-    if word.fingerprint.get() == fingerprint {
-        return Some(word);
+    let position = position & (GROUPS - 1);
+    if words[position].fingerprint.get() == fingerprint {
+        return Some(position);
     }
-    words.iter().find(|word| word.fingerprint.get() == fingerprint)
+    words.iter().position(|word| word.fingerprint.get() == fingerprint)
+}
+
+/// Returns that word itself.
+#[must_use]
+pub fn find(words: &[GroupWord; GROUPS], fingerprint: u32, position: usize) -> Option<&GroupWord> {
+    place_of(words, fingerprint, position).map(|place| &words[place])
 }
 
 const _: () = assert!(GROUPS.is_power_of_two());
