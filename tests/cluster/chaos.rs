@@ -24,7 +24,7 @@ fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
 
 fn start_with(settings: Settings) -> (Chaos, Lab) {
     let lengths = Lengths::of(&settings.policy);
-    let kinds = Chaos::usual_kinds(&settings);
+    let kinds = Chaos::all_kinds(&settings);
     let options = Options { disks: true, ..options(settings) };
     (Chaos { lengths, kinds }, Chaos::start(options).unwrap())
 }

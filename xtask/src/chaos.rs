@@ -134,11 +134,7 @@ impl Chaos {
         for kind in &self.faults {
             ensure!(possible.contains(kind), "policy {} has no {kind}", self.policy.name());
         }
-        let kinds = if self.faults.is_empty() {
-            chaos::Chaos::usual_kinds(&settings)
-        } else {
-            self.faults.clone()
-        };
+        let kinds = if self.faults.is_empty() { possible } else { self.faults.clone() };
         let chaos = chaos::Chaos { lengths, kinds };
 
         let mut options = Options::new()?;

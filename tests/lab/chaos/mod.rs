@@ -57,12 +57,6 @@ impl Chaos {
         KINDS.into_iter().filter(|kind| !kind.needs_witness() || settings.has_witness()).collect()
     }
 
-    /// Those of a series for which none is named.
-    #[must_use]
-    pub fn usual_kinds(settings: &Settings) -> Vec<Kind> {
-        Self::all_kinds(settings).into_iter().filter(|kind| !kind.only_by_name()).collect()
-    }
-
     /// Sets up a lab and starts the daemons; returns it when one serves and both hear each other.
     ///
     /// # Errors

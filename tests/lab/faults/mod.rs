@@ -124,12 +124,6 @@ impl Kind {
         matches!(self, Self::WitnessGone | Self::WitnessRestart)
     }
 
-    /// Returns whether a series has it only when it is asked for by name.
-    #[must_use]
-    pub const fn only_by_name(self) -> bool {
-        matches!(self, Self::Edit | Self::Tcx | Self::Pins)
-    }
-
     /// Returns whether a daemon starts, which takes longer than most timers.
     #[must_use]
     pub const fn starts(self) -> bool {
