@@ -20,7 +20,7 @@ pub const UDP_PORT: u16 = 694;
 /// First bytes of every heartbeat.
 pub const MAGIC: [u8; 4] = *b"hb\xf5\x94";
 /// The version this crate speaks.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Features whose meaning a receiver has to know; version 2 defines none.
 pub const KNOWN_FEATURES: u16 = 0;
 /// Groups whose words one frame carries.
@@ -115,11 +115,11 @@ pub enum State {
 }
 
 impl State {
-    /// Returns the state of a code from the wire, whatever [`WORD_ENDLESS`] says beside it; an unknown
-    /// one is read as idle.
+    /// Returns the state of a code from the wire, whatever [`WORD_ENDLESS`], [`WORD_ISOLATED`] and
+    /// [`WORD_NO_PATH`] say beside it; an unknown one is read as idle.
     #[must_use]
     pub const fn from_code(code: u8) -> Self {
-        match code & !WORD_ENDLESS {
+        match code & !(WORD_ENDLESS | WORD_ISOLATED | WORD_NO_PATH) {
             1 => Self::Seeking,
             2 => Self::Holding,
             3 => Self::Released,
@@ -127,6 +127,47 @@ impl State {
         }
     }
 }
+
+/// How well a node is placed to hold a group; the lower the better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing(u8);
+
+impl Standing {
+    /// Returns the standing of a node.
+    #[must_use]
+    pub const fn new(isolated: bool, no_path: bool) -> Self {
+        Self((isolated as u8) << 1 | no_path as u8)
+    }
+
+    /// Returns the standing in the number of [`Self::code`]; further bits mean nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_code(code: u8) -> Self {
+        Self(code & 3)
+    }
+
+    /// Returns its number, below 4.
+    #[inline(always)]
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        self.0
+    }
+
+    #[inline(always)]
+    const fn from_word(state: u8) -> Self {
+        Self(state >> 5 & 3)
+    }
+
+    /// Returns what a [`GroupWord::state`] says of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_word(self) -> u8 {
+        self.0 << 5
+    }
+}
+
+const _: () = assert!(Standing::new(true, false).in_word() == WORD_ISOLATED);
+const _: () = assert!(Standing::new(false, true).in_word() == WORD_NO_PATH);
 
 /// How a group fares on the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +183,8 @@ pub enum Health {
     Stopping = 3,
     /// Not serving, ready to take it.
     Standby = 4,
+    /// An interface of its addresses is not there, is down or has no carrier, or was so a moment ago.
+    NoPath = 5,
 }
 
 impl Health {
@@ -154,6 +197,7 @@ impl Health {
             1 => Self::Healthy,
             3 => Self::Stopping,
             4 => Self::Standby,
+            5 => Self::NoPath,
             _ => Self::Failed,
         }
     }
@@ -165,7 +209,7 @@ impl Health {
 )]
 #[repr(C)]
 pub struct GroupWord {
-    /// A [`State`], with [`WORD_ENDLESS`] or without.
+    /// A [`State`], with [`WORD_ENDLESS`], [`WORD_ISOLATED`] and [`WORD_NO_PATH`] or without.
     pub state: u8,
     /// A [`Health`].
     pub health: u8,
@@ -180,7 +224,8 @@ pub struct GroupWord {
     /// Epoch of the promise the sender has given; 0 for none. With a `promise_lease_ns` of 0 it says
     /// that the release of that epoch was taken.
     pub promise_epoch: Be64,
-    /// Transmit time, on the receiver's clock, of the request that set the promise's end.
+    /// Transmit time, on the receiver's clock, of the request that set the promise's end. Of a holder
+    /// that nobody promises anything: for how long it has held, in nanoseconds.
     pub promise_t0_ns: Be64,
     /// Length of the lease promised, in nanoseconds; [`UNLIMITED`] for a promise without an end.
     pub promise_lease_ns: Be32,
@@ -193,6 +238,10 @@ pub struct GroupWord {
 pub const UNLIMITED: u32 = u32::MAX;
 /// In [`GroupWord::state`]: the sender holds without an end.
 pub const WORD_ENDLESS: u8 = 0x80;
+/// In [`GroupWord::state`]: the sender heard nobody at all while it heard no other node.
+pub const WORD_ISOLATED: u8 = 0x40;
+/// In [`GroupWord::state`]: the sender has no path to the clients of the group.
+pub const WORD_NO_PATH: u8 = 0x20;
 
 impl GroupWord {
     /// Makes it the word of no group yet, with the code of a [`Health`].
@@ -226,6 +275,13 @@ impl GroupWord {
     #[must_use]
     pub const fn is_endless(&self) -> bool {
         self.state & WORD_ENDLESS != 0
+    }
+
+    /// Returns how well the sender is placed to hold the group.
+    #[inline(always)]
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        Standing::from_word(self.state)
     }
 
     /// Returns the sender's health.

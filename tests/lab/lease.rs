@@ -205,8 +205,10 @@ impl Source {
     /// Returns the lease of the group of an address, of the first group for one that is no service
     /// address; `None` while there is no map, or the address is in no group.
     pub fn lease(&mut self, address: IpAddr) -> Option<Lease> {
-        let inode = fs::metadata(&self.path).ok()?.ino();
-        if self.opened.as_ref().is_none_or(|opened| opened.inode != inode) {
+        // Somebody may have removed the pin: the node goes by the map all the same.
+        if let Ok(inode) = fs::metadata(&self.path).map(|facts| facts.ino())
+            && self.opened.as_ref().is_none_or(|opened| opened.inode != inode)
+        {
             let leases = Leases::open(&self.path).ok()?;
             let addresses = Addresses::open(&self.path).ok()?;
             self.opened = Some(Opened { inode, leases, addresses });
@@ -323,8 +325,16 @@ mod tests {
         write(&path, Lease { epoch: 0x301, ..seeks }).unwrap();
         assert_eq!(source.own_epoch(VIP), 0x201);
         assert_eq!(source.own_epoch(VIPS[1]), 0, "nobody looked while it was held");
-        fs::remove_file(&path).unwrap();
+        let other = path.with_extension("unpinned");
+        fs::rename(&path, &other).unwrap();
         assert_eq!(source.own_epoch(VIP), 0x201);
+        let held = Lease { state: HOLDING, epoch: 0x401, ..Lease::default() };
+        let mut entries = [Lease::default(); ENTRIES];
+        entries[0] = held;
+        // In place: the map that is no longer at the path.
+        fs::write(&other, entries.as_bytes()).unwrap();
+        assert_eq!(source.own_epoch(VIP), 0x401, "what is mapped counts without its path");
+        fs::remove_file(&other).unwrap();
     }
 
     #[test]

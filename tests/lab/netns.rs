@@ -205,12 +205,22 @@ impl Netns {
 
     /// Ends what the kernel keeps of connections whose process is gone, and would go on to send.
     fn end_connections(&self) -> Result<()> {
-        let mut command = self.command("ss")?;
-        let output =
-            command.args(["--kill", "--tcp", "--all"]).output().context("cannot run ss")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ss --kill failed in {}: {}", self.name, said.trim());
-        Ok(())
+        let end = clock::now().after(Duration::from_secs(5));
+        loop {
+            let mut kill = self.command("ss")?;
+            // One that ends meanwhile makes it fail: what is left is what counts.
+            kill.args(["--kill", "--tcp", "--all"]).output().context("cannot run ss")?;
+            let mut list = self.command("ss")?;
+            let left =
+                list.args(["--no-header", "--tcp", "--all"]).output().context("cannot run ss")?;
+            let said = String::from_utf8_lossy(&left.stderr);
+            ensure!(left.status.success(), "ss failed in {}: {}", self.name, said.trim());
+            let sockets = String::from_utf8_lossy(&left.stdout);
+            if sockets.trim().is_empty() {
+                return Ok(());
+            }
+            ensure!(clock::now() < end, "connections are left in {}: {sockets}", self.name);
+        }
     }
 
     /// Takes what is left of gates off the interfaces of the namespace, and waits until no XDP program

@@ -1,8 +1,8 @@
 //! Policy `available`: each node on its own. No promise is asked for or given.
 //!
 //! A node that seeks holds at once, without an end: its gate is open for as long as its controller
-//! is alive. Of two that hold, the one with the lower epoch closes its gate at the first word of
-//! the other.
+//! is alive. Of two that hold, the worse one closes its gate at the first word of the other: see
+//! [`Claim::outranks`].
 
 use super::{
     holder::SeekError,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     epoch::Epoch,
-    wire::{GroupWord, State},
+    wire::{GroupWord, Standing, State},
 };
 
 /// Holds the group from now on under a new epoch, which is returned.
@@ -45,15 +45,77 @@ pub fn seek(record: &mut Record, terms: &Terms, now: u64) -> Result<Epoch, SeekE
     Ok(epoch)
 }
 
-/// Hears `word` of `source`; tells whether this node gave way. At equal epochs, which cannot be, the
-/// lower id keeps the group.
+/// Returns for how long this node has held the group, by a clock that did not stand still meanwhile.
+#[inline(always)]
+#[must_use]
+pub(super) const fn served_ns(record: &Record, now: u64) -> u64 {
+    if matches!(record.state(), State::Holding) { now.saturating_sub(record.sought_ns) } else { 0 }
+}
+
+/// Two services that differ by less are as long as each other: what is said of them is some time old.
+const AS_LONG_NS: u64 = 10_000_000;
+
+/// What one of two holders goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Claim {
+    standing: Standing,
+    served_ns: u64,
+    epoch: Epoch,
+    node: u8,
+}
+
+impl Claim {
+    /// Tells whether the holder with this claim goes on, and the other one gives way: the one that was
+    /// not isolated, then the one that has a path, then the one that served for longer, then the one
+    /// with the higher epoch; at equal ones, which cannot be, the lower id. Of two claims one outranks
+    /// the other.
+    #[inline(always)]
+    const fn outranks(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.standing.code(), other.standing.code());
+        if ours != theirs {
+            return ours < theirs;
+        }
+        if self.served_ns.abs_diff(other.served_ns) >= AS_LONG_NS {
+            return self.served_ns > other.served_ns;
+        }
+        if self.epoch.0 != other.epoch.0 {
+            return self.epoch.0 > other.epoch.0;
+        }
+        self.node < other.node
+    }
+}
+
+/// Hears `word` of `source`; tells whether this node gave way. A holder that nobody holds against any
+/// more takes a number above all that it heard of, so that what it releases is the newest.
 #[inline(always)]
 pub fn hear(record: &mut Record, terms: &Terms, source: u8, word: &GroupWord, now: u64) -> bool {
     record.note(word.epoch());
-    let theirs = word.epoch();
-    let outranked = matches!(word.state(), State::Holding)
-        && (theirs.0 > record.epoch || (theirs.0 == record.epoch && source < terms.own));
-    if record.state() != State::Holding || !outranked {
+    if record.state() != State::Holding {
+        return false;
+    }
+    if word.state() != State::Holding {
+        if record.newest().0 > record.epoch
+            && let Some(epoch) = record.highest().next(terms.own)
+            && epoch.generation() <= record.generation
+        {
+            record.epoch = epoch.0;
+            record.recorded = epoch.0;
+        }
+        return false;
+    }
+    let ours = Claim {
+        standing: Standing::from_code(record.standing),
+        served_ns: served_ns(record, now),
+        epoch: Epoch(record.epoch),
+        node: terms.own,
+    };
+    let theirs = Claim {
+        standing: word.standing(),
+        served_ns: word.promise_t0_ns.get(),
+        epoch: word.epoch(),
+        node: source,
+    };
+    if ours.outranks(&theirs) {
         return false;
     }
     record.stop_holding(State::Idle, now);
@@ -97,10 +159,19 @@ mod tests {
         assert_eq!(seek(&mut record, &available(), AFTER), Err(SeekError::Busy));
     }
 
-    #[test]
-    fn gives_way_to_a_higher_epoch_and_to_no_lower_one() {
+    /// Holds since [`AFTER`].
+    fn held() -> (Record, Epoch) {
         let mut record = fresh();
         let epoch = seek(&mut record, &available(), AFTER).unwrap();
+        (record, epoch)
+    }
+
+    const MS: u64 = 1_000_000;
+    const LATER: u64 = AFTER + 1_000 * MS;
+
+    #[test]
+    fn gives_way_to_a_higher_epoch_that_serves_as_long_and_to_no_lower_one() {
+        let (mut record, epoch) = held();
         let lower = holding(Epoch::floor(1).0 | u64::from(OTHER));
         assert!(!hear(&mut record, &available(), OTHER, &lower, AFTER));
         assert_eq!(record.state(), State::Holding);
@@ -110,5 +181,86 @@ mod tests {
         assert_eq!(seek(&mut record, &available(), AFTER), Err(SeekError::Unclean));
         record.unclean = 0;
         assert!(seek(&mut record, &available(), AFTER).unwrap() > higher);
+    }
+
+    #[test]
+    fn who_served_for_longer_goes_on() {
+        for (theirs_ns, gives_way) in [(0, false), (999 * MS, true), (1_011 * MS, true)] {
+            let (mut record, epoch) = held();
+            let word = GroupWord {
+                promise_t0_ns: Be64::new(theirs_ns),
+                ..holding(epoch.next(OTHER).unwrap().0)
+            };
+            let gave_way = hear(&mut record, &available(), OTHER, &word, LATER);
+            assert_eq!(gave_way, gives_way, "{theirs_ns} ns against a second");
+        }
+        // Not with time in which its clock stood still.
+        let (mut record, epoch) = held();
+        crate::lease::start::clock_jumped(&mut record, &available(), LATER);
+        let word = GroupWord {
+            promise_t0_ns: Be64::new(500 * MS),
+            ..holding(epoch.next(OTHER).unwrap().0)
+        };
+        assert!(hear(&mut record, &available(), OTHER, &word, LATER));
+    }
+
+    #[test]
+    fn the_isolated_gives_way_then_the_one_without_a_path() {
+        let well = Standing::default();
+        let (alone, dark) = (Standing::new(true, false), Standing::new(false, true));
+        let both = Standing::new(true, true);
+        let order = [well, dark, alone, both];
+        for (position, ours) in order.into_iter().enumerate() {
+            for (other, theirs) in order.into_iter().enumerate() {
+                let (mut record, epoch) = held();
+                record.standing = ours.code();
+                // Neither the epoch nor the length of the service counts where the standings differ.
+                let served = if other > position { u64::MAX } else { 0 };
+                let word = GroupWord {
+                    state: State::Holding as u8 | theirs.in_word(),
+                    promise_t0_ns: Be64::new(served),
+                    ..holding(if other > position { epoch.next(OTHER).unwrap().0 } else { 1 })
+                };
+                let gave_way = hear(&mut record, &available(), OTHER, &word, LATER);
+                assert_eq!(gave_way, other < position, "{ours:?} hears {theirs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_that_hear_each_other_one_goes_on() {
+        let mut count = 0;
+        for standings in 0..16u8 {
+            for served in [[0, 0], [5, 0], [0, 5], [50, 0], [0, 50], [100, 91], [91, 100]] {
+                for epochs in [[0x101, 0x202], [0x201, 0x102]] {
+                    let claim = |side: usize| Claim {
+                        standing: Standing::from_code(standings >> (2 * side)),
+                        served_ns: served[side] * MS,
+                        epoch: Epoch(epochs[side]),
+                        node: side as u8 + 1,
+                    };
+                    assert!(claim(0).outranks(&claim(1)) != claim(1).outranks(&claim(0)));
+                    count += 1;
+                }
+            }
+        }
+        assert_eq!(count, 16 * 7 * 2);
+    }
+
+    #[test]
+    fn what_goes_on_under_a_lower_number_takes_a_higher_one_once_the_other_is_apart() {
+        let (mut record, epoch) = held();
+        let higher = epoch.next(OTHER).unwrap();
+        assert!(!hear(&mut record, &available(), OTHER, &holding(higher.0), LATER));
+        assert_eq!(record.epoch, epoch.0, "not while two hold");
+        let apart = GroupWord { epoch: Be64::new(higher.0), ..GroupWord::default() };
+        assert!(!hear(&mut record, &available(), OTHER, &apart, LATER));
+        assert!(record.epoch > higher.0 && Epoch(record.epoch).node() == available().own);
+        assert_eq!((record.state(), record.sought_ns), (State::Holding, AFTER));
+        // Not beyond what is on the disk.
+        let (mut record, epoch) = held();
+        let beyond = GroupWord { epoch: Be64::new(Epoch::floor(2).0 | 0x102), ..apart };
+        hear(&mut record, &available(), OTHER, &beyond, LATER);
+        assert_eq!(record.epoch, epoch.0);
     }
 }

@@ -10,7 +10,7 @@ use super::{
     start,
     terms::{Policy, Terms},
 };
-use crate::epoch::Epoch;
+use crate::{epoch::Epoch, wire::Standing};
 
 /// What to do with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub enum Op {
     Part = 17,
     /// The configuration has this group no more: be the record of none.
     Dismiss = 18,
+    /// This node is placed as [`Order::node`] says, the code of a [`Standing`].
+    Placed = 19,
 }
 
 impl Op {
@@ -79,6 +81,7 @@ impl Op {
             16 => Self::Absolve,
             17 => Self::Part,
             18 => Self::Dismiss,
+            19 => Self::Placed,
             _ => return None,
         })
     }
@@ -105,7 +108,7 @@ pub struct Order {
     /// The group.
     pub group: u8,
     /// Successor, for [`Op::Release`]. For [`Op::Start`], 1 if sockets and addresses of an earlier epoch
-    /// may be here.
+    /// may be here. For [`Op::Placed`], the code of a [`Standing`].
     pub node: u8,
     /// Out: [`DONE`], [`NOTHING`], [`WAIT`], [`UNKNOWN`] or a [`holder::SeekError`].
     pub code: u8,
@@ -132,6 +135,12 @@ impl Order {
     #[must_use]
     pub fn new(op: Op, group: u8) -> Self {
         Self { op: op as u8, group, ..Self::default() }
+    }
+
+    /// Tells a record how well this node is placed.
+    #[must_use]
+    pub fn placed(group: u8, standing: Standing) -> Self {
+        Self { node: standing.code(), ..Self::new(Op::Placed, group) }
     }
 }
 
@@ -205,6 +214,10 @@ pub fn apply(order: &mut Order, record: &mut Record, terms: &Terms, now: u64) {
             None => NOTHING,
         },
         Some(Op::Dismiss) => code(identity::dismiss(record, now)),
+        Some(Op::Placed) => {
+            record.standing = Standing::from_code(order.node).code();
+            code(record.standing != before.standing)
+        }
         Some(Op::Read) => DONE,
         None => UNKNOWN,
     };

@@ -42,7 +42,8 @@ pub struct Record {
     /// Takes no part before this instant.
     pub blocked_until_ns: u64,
     /// When the seek began, or a fence was confirmed in it; while the node holds, when the lease last
-    /// became endless or ceased to be, or a fence was confirmed.
+    /// became endless or ceased to be, or a fence was confirmed. Of a holder that nobody promises
+    /// anything: since when it has held on a clock that did not stand still.
     pub sought_ns: u64,
     /// Lease of that request.
     pub promise_lease_ns: u32,
@@ -65,8 +66,8 @@ pub struct Record {
     pub fencing: u8,
     /// Voters that promised [`Record::next`]: a bit for each place in [`Terms::voters`].
     pub followers: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// How well this node is placed to hold the group: a [`Standing`](crate::wire::Standing).
+    pub standing: u8,
     /// Highest generation of which a floor was heard; raises what is sought next.
     pub heard_generation: u32,
     /// Which group it is the record of, by the fingerprint in its words; 0 for none.
@@ -128,9 +129,9 @@ impl Record {
 
     /// Returns what frames say of the record, renewals apart.
     #[inline(always)]
-    const fn said(&self) -> (u64, u64, u64, u8, u8, u8, u8, bool) {
-        let Self { epoch, next, promised, state, successor, released, vow, .. } = *self;
-        (epoch, next, promised, state, successor, released, vow, self.is_endless())
+    const fn said(&self) -> (u64, u64, u64, u8, u8, u8, u8, u8, bool) {
+        let Self { epoch, next, promised, state, successor, released, vow, standing, .. } = *self;
+        (epoch, next, promised, state, successor, released, vow, standing, self.is_endless())
     }
 
     /// Counts a change of what frames say since `before`.

@@ -117,7 +117,12 @@ pub fn generation_wanted(record: &Record) -> Option<u32> {
 /// closes, and every promise counts from `now` as if it were the longest.
 #[inline(always)]
 pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
-    if record.is_endless() || matches!(terms.policy(), Policy::Available) {
+    if matches!(terms.policy(), Policy::Available) {
+        // What was not served counts for nothing against who served meanwhile.
+        record.sought_ns = now;
+        return;
+    }
+    if record.is_endless() {
         // No promise is counted on, and none was given that a clock could end too soon.
         return;
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     epoch::Epoch,
-    wire::{Be32, Be64, GroupWord, State, WORD_ENDLESS},
+    wire::{Be32, Be64, GroupWord, Standing, State, WORD_ENDLESS},
 };
 
 /// What one word changed.
@@ -42,7 +42,8 @@ pub fn speak(
     let voted = !matches!(terms.policy(), Policy::Available);
     let asks = voted && controller_lives && matches!(state, State::Seeking | State::Holding);
     let own = matches!(state, State::Seeking | State::Holding | State::Released);
-    word.state = record.state | if record.is_endless() { WORD_ENDLESS } else { 0 };
+    let endless = if record.is_endless() { WORD_ENDLESS } else { 0 };
+    word.state = record.state | endless | Standing::from_code(record.standing).in_word();
     // What something newer has overtaken is given to nobody any more.
     let given = state == State::Released && record.newest().0 == record.epoch;
     word.successor = if given { record.successor } else { 0 };
@@ -56,7 +57,10 @@ pub fn speak(
         0
     };
     word.promise_epoch = Be64::new(record.promised);
-    word.promise_t0_ns = Be64::new(record.promise_t0_ns);
+    word.promise_t0_ns = Be64::new(match terms.policy() {
+        Policy::Available => available::served_ns(record, now),
+        Policy::Witness | Policy::Safe => record.promise_t0_ns,
+    });
     word.promise_lease_ns = Be32::new(record.promise_lease_ns);
     word.fingerprint = Be32::new(record.fingerprint);
 }

@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkMessage},
 };
@@ -75,6 +75,48 @@ pub struct Interface {
     pub loopback: bool,
     /// Largest packet in bytes, without the Ethernet header; 0 if the kernel does not say.
     pub mtu: u32,
+}
+
+/// News of an interface, as the kernel tells who subscribed to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkNews {
+    /// It is there, like this.
+    There(Interface),
+    /// The interface of that index is gone.
+    Gone(u32),
+}
+
+/// Returns what a datagram of the kernel's says of interfaces: `RTM_NEWLINK` and `RTM_DELLINK`
+/// (rtnetlink(7)). What else it says, and what a bridge says of its ports, is passed over.
+#[must_use]
+pub fn link_news(mut rest: &[u8]) -> Vec<LinkNews> {
+    let mut news = Vec::new();
+    while let Ok(message) = NetlinkBuffer::new_checked(rest) {
+        let end = (message.length() as usize).next_multiple_of(4).min(rest.len());
+        let (bytes, others) = rest.split_at(end);
+        rest = others;
+        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) else {
+            continue;
+        };
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                if is_of_itself(&link) =>
+            {
+                news.extend(interface(&link).map(LinkNews::There));
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+                if is_of_itself(&link) =>
+            {
+                news.push(LinkNews::Gone(link.header.index));
+            }
+            _ => {}
+        }
+    }
+    news
+}
+
+fn is_of_itself(link: &LinkMessage) -> bool {
+    link.header.interface_family == AddressFamily::Unspec
 }
 
 impl AddressSocket {

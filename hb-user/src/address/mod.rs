@@ -21,7 +21,7 @@ mod socket;
 use std::net::IpAddr;
 
 pub use batch::{Batch, BatchFull, Change, MAX_CHANGES};
-pub use list::{Interface, Present};
+pub use list::{Interface, LinkNews, Present, link_news};
 pub use socket::{AddressError, AddressSocket, ChangeError, Done};
 
 /// Who put an address up, as the kernel keeps it beside the address (`IFA_PROTO`, Linux 5.18).

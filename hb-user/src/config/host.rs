@@ -43,6 +43,10 @@ pub struct Interface {
     pub bonded: bool,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
+    /// Whether something answers at the other end of the cable (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// How many packets it has received; the kernel tells 32 bits of it.
+    pub received: u32,
     /// Its addresses, each with its prefix length.
     pub addresses: Vec<(IpAddr, u8)>,
 }
@@ -70,8 +74,14 @@ impl HostView {
             let (name, _) = name.split_once(':').unwrap_or((&name, ""));
             let interface = interface_called(&mut interfaces, name);
             interface.up |= entry.ifa_flags & libc::IFF_UP as u32 != 0;
-            // SAFETY: both are null or addresses of the list, each as long as its family says.
-            unsafe { note_address(interface, entry.ifa_addr, entry.ifa_netmask) };
+            interface.carrier |= entry.ifa_flags & IFF_LOWER_UP != 0;
+            // SAFETY: all are null or of the list: addresses as long as their family says, and the data
+            // that belongs to the first.
+            unsafe {
+                interface.received =
+                    interface.received.max(received(entry.ifa_addr, entry.ifa_data));
+                note_address(interface, entry.ifa_addr, entry.ifa_netmask);
+            }
             next = entry.ifa_next;
         }
         // SAFETY: `list` came from `getifaddrs`, and nothing borrows from it any more.
@@ -157,6 +167,27 @@ fn interface_called<'i>(interfaces: &'i mut Vec<Interface>, name: &str) -> &'i m
         interfaces.len() - 1
     });
     &mut interfaces[index]
+}
+
+/// The driver has a carrier (`linux/if.h`); `libc` does not name it.
+const IFF_LOWER_UP: u32 = 1 << 16;
+
+/// Returns how many packets the interface of a link-layer `address` has received, 0 for another address.
+///
+/// # Safety
+///
+/// Both pointers are null or an entry's of `getifaddrs(3)`.
+unsafe fn received(address: *const libc::sockaddr, data: *const libc::c_void) -> u32 {
+    if address.is_null() || data.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, so it has at least a family.
+    if i32::from(unsafe { (*address).sa_family }) != libc::AF_PACKET {
+        return 0;
+    }
+    // SAFETY: of such an entry the data is a `struct rtnl_link_stats` (`linux/if_link.h`), whose first
+    // field is `rx_packets`, 32 bits.
+    unsafe { data.cast::<u32>().read_unaligned() }
 }
 
 /// Stores what one entry of `getifaddrs(3)` says.

@@ -5,7 +5,7 @@ use std::fmt;
 use hb_ebpf::{
     epoch::Epoch,
     maps::Cause,
-    wire::{GROUPS, Health},
+    wire::{GROUPS, Health, Standing},
 };
 
 use super::{facts::Life, group::Phase};
@@ -100,6 +100,13 @@ pub enum Action {
         /// Why.
         reason: Reason,
     },
+    /// Tell the record how well this node is placed to hold the group.
+    Place {
+        /// The group.
+        group: GroupId,
+        /// How well.
+        standing: Standing,
+    },
     /// Tell people.
     Log(Transition),
     /// End the process: nothing is left to do. Nothing follows it.
@@ -139,8 +146,10 @@ pub enum Reason {
     NoMajority,
     /// This daemon leaves in order.
     Leaving,
-    /// Another node holds it at a higher epoch.
+    /// Another node holds it as well, and goes before this one.
     Outranked(NodeId),
+    /// An interface of its addresses does not carry anything, and another node stands by.
+    NoPath(String),
     /// Something failed here.
     Failed(String),
     /// The operator cleared a failure.
@@ -166,7 +175,8 @@ impl fmt::Display for Reason {
             Self::Lapsed => f.write_str("no majority of the voters answered for too long"),
             Self::NoMajority => f.write_str("no majority of the voters answered"),
             Self::Leaving => f.write_str("leaving in order"),
-            Self::Outranked(node) => write!(f, "{node} holds a higher epoch"),
+            Self::Outranked(node) => write!(f, "{node} holds it and goes before this node"),
+            Self::NoPath(error) => write!(f, "no path: {error}"),
             Self::Failed(error) => write!(f, "failed: {error}"),
             Self::Cleared => f.write_str("failure cleared"),
             Self::FastPath => f.write_str("taken by the fast path"),
@@ -231,7 +241,7 @@ pub enum Transition {
         /// Why.
         reason: Reason,
     },
-    /// Two nodes hold a group; the higher epoch wins.
+    /// Two nodes hold a group; their records decide who goes on.
     Conflict {
         /// The group.
         group: GroupId,
@@ -295,6 +305,20 @@ pub enum Transition {
         /// How long the gate was closed, as far as this node looked.
         closed: std::time::Duration,
     },
+    /// An interface of a group's addresses does not carry anything any more.
+    NoPath {
+        /// The group.
+        group: GroupId,
+        /// What is wrong with which interface.
+        error: String,
+    },
+    /// All interfaces of a group's addresses carry again. A node that stands by is ready after a while.
+    Path {
+        /// The group.
+        group: GroupId,
+    },
+    /// Nothing arrives at this machine any more, from anybody; or something does again.
+    Isolated(bool),
     /// This node began to leave in order.
     Leaving,
     /// This node exits without having handed everything over, because that took too long.

@@ -82,6 +82,16 @@ pub enum Input {
         /// Or why not.
         result: Result<(), String>,
     },
+    /// Whether every interface of the addresses of a group is there, is up and has carrier. A group of
+    /// which nothing was said has a path.
+    Path {
+        /// The group.
+        group: GroupId,
+        /// Or what is wrong with which interface.
+        result: Result<(), String>,
+    },
+    /// Whether nothing at all has arrived at this machine since the last of the others fell silent.
+    Isolated(bool),
     /// What came of a [`Fence`](super::Action::Fence). The record was told before.
     Fenced {
         /// The group.

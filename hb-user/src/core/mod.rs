@@ -58,6 +58,8 @@ pub struct Core {
     now: BootTime,
     joined: bool,
     leaving: Option<BootTime>,
+    /// Nothing arrives at this machine.
+    isolated: bool,
     exited: bool,
     published: Option<([Health; GROUPS], bool)>,
     published_at: BootTime,
@@ -91,6 +93,7 @@ impl Core {
             now,
             joined: false,
             leaving: None,
+            isolated: false,
             exited: false,
             published: None,
             published_at: now,
@@ -144,6 +147,14 @@ impl Core {
             Input::Gated { group, result } => {
                 self.with(group, |group| group.gated(result, &mut out));
             }
+            Input::Path { group, result } => {
+                self.with(group, |group| group.path(result.err(), now, &mut out));
+            }
+            Input::Isolated(isolated) if isolated != self.isolated => {
+                self.isolated = isolated;
+                out.push(Action::Log(Transition::Isolated(isolated)));
+            }
+            Input::Isolated(_) => {}
             Input::Stop if self.leaving.is_none() => {
                 self.leaving = Some(now);
                 out.push(Action::Log(Transition::Leaving));
@@ -219,6 +230,9 @@ impl Core {
             _ if !group.phase.is_apart() => None,
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
+            _ if group.no_path(self.now).is_some() => {
+                group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))
+            }
             _ if barred.is_some() => barred.map(Blocked::Lacks),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
             _ if group.record.vowed => Some(Blocked::Vowed),
@@ -372,6 +386,8 @@ impl Core {
             rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
             other: self.other_holder(index),
             barred: self.barred(index, None).is_some(),
+            isolated: self.isolated,
+            heard: self.peers.iter().any(|peer| peer.facts.life.is_alive()),
             silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
@@ -435,6 +451,7 @@ impl Core {
                 && group.ready
                 && group.phase.is_apart()
                 && group.failure().is_none()
+                && group.no_path(self.now).is_none()
                 && !group.is_blocked(self.now)
                 && self.leaving.is_none()
         };

@@ -75,6 +75,9 @@ pub struct Bounds {
     /// For another node to take a group that is its to take; also for how long a node that leaves
     /// waits for that.
     pub patience: Duration,
+    /// For how long the interfaces of a group's addresses have to carry before a node that stands by is
+    /// ready again.
+    pub hold_down: Duration,
     /// Between the last thing said and the exit, so that it is heard. Two intervals will do.
     pub linger: Duration,
 }

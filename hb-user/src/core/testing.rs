@@ -39,6 +39,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
             drop: second,
             retry: second / 2,
             patience: second * 2,
+            hold_down: second / 2,
             linger: Duration::from_millis(2),
         },
     }

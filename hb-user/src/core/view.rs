@@ -52,6 +52,8 @@ pub struct GroupView {
 pub enum Blocked {
     /// Something failed here, until an operator clears it.
     Failed(String),
+    /// An interface of its addresses does not carry anything, or did not a moment ago.
+    NoPath(String),
     /// This daemon leaves in order.
     Leaving,
     /// Not every peer was heard or declared dead yet.

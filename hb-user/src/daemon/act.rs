@@ -1,6 +1,6 @@
 //! Carrying out what the core wants.
 
-use hb_ebpf::wire::GROUPS;
+use hb_ebpf::{lease::op::Order as LeaseOrder, wire::GROUPS};
 
 use super::Daemon;
 use crate::{
@@ -84,6 +84,9 @@ impl Daemon {
                         }
                         _ => self.feed(Input::ResourcesStopped { group, result: Ok(()) }),
                     }
+                }
+                Action::Place { group, standing } => {
+                    self.order_with(LeaseOrder::placed(group.0, standing));
                 }
                 Action::Log(transition) => told.push(transition),
                 Action::Exit => return true,

@@ -13,6 +13,7 @@ use hb_ebpf::{gate::Bounce, maps::Event, time::BootTime};
 
 use super::{Daemon, LocalVip, resources::describe};
 use crate::{
+    address::{LinkNews, link_news},
     clock,
     config::HostView,
     fast::Command,
@@ -160,7 +161,7 @@ impl Daemon {
     }
 }
 
-/// Hears of interfaces that come and go: netlink route, group of links (rtnetlink(7)).
+/// Hears of interfaces that come, go and change: netlink route, group of links (rtnetlink(7)).
 pub(super) struct Interfaces(OwnedFd);
 
 impl Interfaces {
@@ -190,9 +191,12 @@ impl Interfaces {
         Ok(socket)
     }
 
-    /// Throws away what was told: that something was is enough.
-    pub(super) fn hush(&self) {
-        let mut heap = [0u8; 4096];
+    /// Returns what was told. What did not fit is lost: whoever asks for it looks at all interfaces as
+    /// well.
+    pub(super) fn news(&self) -> Vec<LinkNews> {
+        let mut news = Vec::new();
+        // More than the kernel tells of one interface at once (`NLMSG_GOODSIZE`).
+        let mut heap = [0u8; 16 * 1024];
         loop {
             // SAFETY: the buffer is writable for its length.
             let got =
@@ -200,8 +204,10 @@ impl Interfaces {
             // An overrun means that much was told: the next read tells whether there is more.
             let overrun =
                 got < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
-            if got <= 0 && !overrun {
-                return;
+            match usize::try_from(got) {
+                Ok(length @ 1..) => news.extend(link_news(&heap[..length.min(heap.len())])),
+                _ if overrun => {}
+                _ => return news,
             }
         }
     }

@@ -30,6 +30,7 @@ mod keys;
 mod macs;
 mod notice;
 mod observe;
+mod paths;
 mod pauses;
 mod prepare;
 mod records;
@@ -184,6 +185,7 @@ struct Daemon {
     ended: BTreeMap<GroupId, u32>,
     warm: warm::Warm,
     macs: macs::Macs,
+    paths: paths::Paths,
     /// Nobody else may remove what is pinned.
     pins_lock: PinsLock,
     /// Why what somebody removed could not be pinned anew, as it was told last.
@@ -267,7 +269,7 @@ impl Daemon {
         };
         let interfaces = gate::Interfaces::listen()
             .and_then(listen)
-            .map_err(system("listen for new interfaces"))?;
+            .map_err(system("listen for news of interfaces"))?;
         // One may have come up since the start looked.
         self.surveyor.cover();
         for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
@@ -292,8 +294,9 @@ impl Daemon {
                 }
                 ready = interfaces.readable() => {
                     let mut ready = ready.map_err(system("listen for new interfaces"))?;
-                    ready.get_inner().hush();
+                    let news = ready.get_inner().news();
                     ready.clear_ready();
+                    self.on_link_news(news);
                     self.surveyor.cover();
                 }
                 _ = ticks.tick() => self.on_tick(),

@@ -95,7 +95,7 @@ impl Daemon {
                 theirs = theirs.0,
                 ours = ours.0,
                 won,
-                "two nodes hold the group: the higher epoch keeps it"
+                "two nodes hold the group: the one that is worse placed gives it up"
             ),
             Transition::ConflictOver { group, peer } => tracing::info!(
                 group = self.group_name(*group),
@@ -133,6 +133,17 @@ impl Daemon {
                 closed_us = closed.as_micros() as u64,
                 "lease renewed: the gate is open again"
             ),
+            Transition::NoPath { group, error } => {
+                tracing::warn!(group = self.group_name(*group), error, "no path to the clients");
+            }
+            Transition::Path { group } => {
+                tracing::info!(group = self.group_name(*group), "the path to the clients is back");
+            }
+            Transition::Isolated(true) => tracing::warn!(
+                "nothing arrives on any interface, from anybody: this node gives way to another one \
+                 that serves; look at its cables and switch ports"
+            ),
+            Transition::Isolated(false) => tracing::info!("packets arrive again"),
             Transition::Leaving => tracing::info!("leaving: handing over what is held"),
             Transition::LeftBehind { group, phase } => tracing::warn!(
                 group = self.group_name(*group),

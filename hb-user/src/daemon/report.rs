@@ -371,6 +371,7 @@ impl Daemon {
                 Health::Failed => GroupHealth::Failed,
                 Health::Stopping => GroupHealth::Stopping,
                 Health::Standby => GroupHealth::Standby,
+                Health::NoPath => GroupHealth::NoPath,
             },
             fingerprint: format!("{:08x}", self.fingerprints[index % GROUPS]),
             record: view.group.0,
@@ -414,6 +415,7 @@ impl Daemon {
                 "failed here: {error}; repair it, then `hb clear {}`",
                 self.group_name(view.group)
             )),
+            Some(Blocked::NoPath(error)) => Some(format!("no path to the clients: {error}")),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
             Some(Blocked::Joining) => Some(
                 "this node is joining: not every peer was heard or declared dead yet".to_owned(),
@@ -442,7 +444,10 @@ impl Daemon {
                 self.node_name(*node)
             )),
             None => match view.phase {
-                Phase::Serving { .. } => None,
+                Phase::Serving { .. } => {
+                    let error = self.paths.error(view.group)?;
+                    Some(format!("no path to the clients: {error}; no other node can take it"))
+                }
                 phase => Some(format!("{phase}: {}", self.reason(&view.reason))),
             },
         }

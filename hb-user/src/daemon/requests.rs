@@ -134,6 +134,10 @@ impl Daemon {
             (Health::Failed, _) => {
                 format!("failed with {name}: mend that, then `hb clear {name}` on {to}")
             }
+            (Health::NoPath, _) => {
+                "has no path to the clients, or did not have one a moment ago: `hb status` there says why"
+                    .to_owned()
+            }
             (Health::Starting, _) => "is starting, and does not stand by yet".to_owned(),
             (Health::Stopping, _) => format!("is still stopping {name}"),
             (Health::Healthy | Health::Standby, _) => return Ok(()),

@@ -14,6 +14,9 @@ use crate::{
 /// Before a fence that failed is tried again: an operator may be at the power switch.
 const FENCE_RETRY: Duration = Duration::from_secs(5);
 
+/// Longer than a port that comes and goes stays, and than the kernel holds the news of it back.
+const HOLD_DOWN: Duration = Duration::from_secs(2);
+
 /// Returns the epoch at which the record holds a group.
 pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
     let record = shared.record(group)?;
@@ -57,6 +60,7 @@ pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Set
             drop: Duration::from_secs(2),
             retry: Duration::from_secs(1),
             patience: Duration::from_secs(2),
+            hold_down: HOLD_DOWN,
             linger: config.timers.interval() * 2,
         },
     }

@@ -346,6 +346,7 @@ fn assemble(
         ended: BTreeMap::new(),
         warm: Warm::default(),
         macs: Default::default(),
+        paths: Default::default(),
         pins_lock,
         unpinned: None,
         seen: Default::default(),

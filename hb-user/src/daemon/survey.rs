@@ -264,7 +264,10 @@ impl Daemon {
     pub(super) fn on_found(&mut self, found: Found) {
         match found {
             Found::Survey(survey) => self.on_survey(survey),
-            Found::Interfaces(host) => self.look_at_macs(&host),
+            Found::Interfaces(host) => {
+                self.look_at_macs(&host);
+                self.look_at_paths(&host);
+            }
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
             Found::Status(host, reply) => self.on_status(host, reply),

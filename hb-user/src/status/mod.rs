@@ -369,6 +369,8 @@ pub enum GroupHealth {
     Stopping,
     /// Ready to take it.
     Standby,
+    /// An interface of its addresses is not there, is down or has no carrier.
+    NoPath,
 }
 
 impl GroupHealth {
@@ -381,6 +383,7 @@ impl GroupHealth {
             Self::Failed => "failed",
             Self::Stopping => "stopping",
             Self::Standby => "standby",
+            Self::NoPath => "no-path",
         }
     }
 }

@@ -244,7 +244,7 @@ impl Daemon {
     fn act(&mut self, machine: &mut Machine<'_>) -> bool {
         loop {
             while let Some(action) = self.core.poll_action() {
-                if self.carry_out(action) {
+                if self.carry_out(machine, action) {
                     return true;
                 }
             }
@@ -253,7 +253,7 @@ impl Daemon {
         }
     }
 
-    fn carry_out(&mut self, action: Action) -> bool {
+    fn carry_out(&mut self, machine: &mut Machine<'_>, action: Action) -> bool {
         let group = |group: GroupId| usize::from(group.0);
         let commands = &mut self.fast.commands;
         match action {
@@ -287,6 +287,9 @@ impl Daemon {
             }
             Action::StopResources { group: id, .. } => {
                 self.work.push(Work::Stop { group: group(id) });
+            }
+            Action::Place { group, standing } => {
+                self.order(machine, Order::placed(group.0, standing));
             }
             Action::Log(transition) => self.logs.push(transition),
             Action::Announce { .. } => {}

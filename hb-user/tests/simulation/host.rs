@@ -48,6 +48,7 @@ pub(crate) struct Host {
     pub(crate) fail_cleans: bool,
     pub(crate) fail_fences: bool,
     pub(crate) slow_disk: bool,
+    pub(crate) no_path: bool,
 }
 
 impl Host {
@@ -78,6 +79,7 @@ impl Host {
             fail_cleans: false,
             fail_fences: false,
             slow_disk: false,
+            no_path: false,
         }
     }
 

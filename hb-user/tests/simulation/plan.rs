@@ -164,6 +164,7 @@ impl Plan {
                 contend: Duration::from_nanos(2 * INTERVAL),
                 fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE)),
                 fence_retry: bound(200),
+                hold_down: Duration::from_nanos(HOLD_DOWN),
                 take: bound(100),
                 drop: bound(100),
                 retry: bound(50),
@@ -182,9 +183,12 @@ impl Plan {
         // Addresses and resources that fail are given up within 100 ms each and tried again; a node
         // that starts is waited for, and then passed over.
         let effects = 10 * 100 * MS;
-        amnesia + 3 * INITDEAD + 2 * promise + 8 * SEEK + effects + fences + SLOW_DISK
+        amnesia + 3 * INITDEAD + 2 * promise + 8 * SEEK + effects + fences + SLOW_DISK + HOLD_DOWN
     }
 }
+
+/// How long a path has to last before it counts.
+const HOLD_DOWN: u64 = 50 * MS;
 
 /// Returns the id of the machine at `index`.
 pub(crate) fn id(index: usize) -> NodeId {

@@ -68,6 +68,12 @@ pub(crate) enum Fault {
         group: usize,
         host: usize,
     },
+    /// An interface of the groups' addresses has no carrier, and the machine hears nobody with it, or all
+    /// the others still.
+    NoPath {
+        host: usize,
+        alone: bool,
+    },
     /// What is stored takes long.
     SlowDisk {
         host: usize,
@@ -110,7 +116,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(23) {
+    match rng.index(25) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -134,6 +140,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             _ => Fault::FailRemoves { host: node },
         },
         19 => Fault::SlowDisk { host: node },
+        22 | 23 => Fault::NoPath { host: node, alone: rng.chance(500) },
         20 | 21 => Fault::Edit { group: rng.index(plan.groups), host: node },
         _ => match plan.cluster {
             Cluster::Witness | Cluster::Three => Fault::LoseDisk { host: node },

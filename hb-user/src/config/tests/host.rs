@@ -8,6 +8,8 @@ fn interface(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Interface {
         index: u32::from(mac),
         mac: Some([2, 0, 0, 0, 0, mac]),
         up: true,
+        carrier: true,
+        received: 0,
         addresses: addresses.iter().map(|(ip, prefix)| (ip.parse().unwrap(), *prefix)).collect(),
         bonded: false,
     }

@@ -31,6 +31,11 @@
 //! - `Seeking` is given up when it is another's turn. A result that comes after that is taken all
 //!   the same: the record holds.
 //! - `Resuming`: once joined, `Seeking` with Seek: the record holds, and addresses are put up.
+//! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, and for
+//!   `hold_down` after that.
+//! - `Starting`, `Serving`: where an interface does not carry and a peer stands by: `Stopping`, or
+//!   `Dropping` with Release to it. Without such a peer it goes on.
+//! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
 //! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
 //!   makes it `Stopping`.
 //! - `Resuming` to `Stopping`: a peer below is a conflict won, which Announces at its begin and end.
@@ -51,9 +56,10 @@
 use hb_ebpf::{
     epoch::Epoch,
     time::BootTime,
-    wire::{Health, State},
+    wire::{Health, Standing as Placed, State},
 };
 
+mod path;
 mod phase;
 mod results;
 mod settle;
@@ -90,6 +96,10 @@ pub(super) struct Around {
     pub(super) other: Option<(NodeId, Epoch)>,
     /// A machine that does not have the group keeps this node from taking it.
     pub(super) barred: bool,
+    /// Nothing arrives at this machine.
+    pub(super) isolated: bool,
+    /// A peer is alive.
+    pub(super) heard: bool,
     /// A peer that the kernel declared dead.
     pub(super) silent: Option<NodeId>,
     /// Who should have it if not this node.
@@ -114,6 +124,15 @@ pub(super) struct Group {
     undropped: Option<String>,
     /// Why the gate does not stand first at the group's interfaces.
     ungated: Option<String>,
+    /// What is wrong with which interface of its addresses.
+    path: Option<String>,
+    /// What was wrong last, and until when that counts still.
+    recovering: Option<(String, BootTime)>,
+    /// Nothing arrived at this machine for a while, and since then no other node was heard that leaves
+    /// the group to it.
+    isolated: bool,
+    /// What the record was told of both.
+    placed: Option<Placed>,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
     /// What the record says.
@@ -147,6 +166,8 @@ pub(super) struct Group {
     pub(super) passed_over: Option<NodeId>,
     /// The conflict this node is winning.
     beaten: Option<(NodeId, Epoch)>,
+    /// Who else holds it, at a higher epoch: the record decides which of the two goes on.
+    contender: Option<(NodeId, Epoch)>,
 }
 
 impl Group {
@@ -168,6 +189,10 @@ impl Group {
             failure: None,
             undropped: None,
             ungated: None,
+            path: None,
+            recovering: None,
+            isolated: false,
+            placed: None,
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,
@@ -184,6 +209,7 @@ impl Group {
             waiting: None,
             passed_over: None,
             beaten: None,
+            contender: None,
             setup,
         };
         if let Some(epoch) = resumed {
@@ -212,6 +238,11 @@ impl Group {
     pub(super) fn health(&self, leaving: bool, now: BootTime) -> Health {
         if self.failure().is_some() {
             return Health::Failed;
+        }
+        let apart = self.phase.is_apart() && self.no_path(now).is_some();
+        let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
+        if apart || (up && self.path.is_some()) {
+            return Health::NoPath;
         }
         match self.phase {
             // It is still this node's turn, and every node has to see that.
@@ -264,7 +295,8 @@ impl Group {
         let apart = self.phase.is_apart();
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
-        let all = [self.deadline, waiting, paused, blocked].into_iter().flatten();
+        let recovered = self.recovering.as_ref().map(|(_, until)| *until);
+        let all = [self.deadline, waiting, paused, blocked, recovered].into_iter().flatten();
         all.filter(|due| *due > now).min()
     }
 
@@ -325,7 +357,16 @@ impl Group {
         match self.record.held() {
             None => {
                 self.lapsed = None;
-                self.give_way(epoch, Reason::Lost, now, out);
+                let reason = match self.contender.take() {
+                    Some((peer, theirs)) => {
+                        let conflict =
+                            Transition::Conflict { group, peer, theirs, ours: epoch, won: false };
+                        out.push(Action::Log(conflict));
+                        Reason::Outranked(peer)
+                    }
+                    None => Reason::Lost,
+                };
+                self.give_way(epoch, reason, now, out);
             }
             Some(_) if now < self.record.lease_end => {
                 if let Some((end, _)) = self.lapsed.take() {
@@ -437,6 +478,7 @@ impl Group {
         self.reason = reason.clone();
         if to.held().is_none() {
             self.beaten = None;
+            self.contender = None;
         }
         self.sought = false;
         self.fencing = None;

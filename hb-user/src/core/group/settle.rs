@@ -25,6 +25,7 @@ impl Group {
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
+        self.place(around, out);
         if self.deadline.is_some_and(|deadline| deadline <= around.now) {
             self.expire(around.now, out);
         }
@@ -62,6 +63,7 @@ impl Group {
             && self.failure().is_none()
             && !around.leaving
             && !around.barred
+            && self.no_path(around.now).is_none()
             && !self.is_blocked(around.now);
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
@@ -118,7 +120,7 @@ impl Group {
             out.push(Action::Log(Transition::Fencing { group, node }));
             return;
         }
-        let able = self.failure().is_none() && !around.leaving;
+        let able = self.failure().is_none() && self.path.is_none() && !around.leaving;
         if !able || around.choice != Choice::Take(self.me) {
             out.push(Action::GiveUp { group: self.id() });
             let reason = match around.choice {
@@ -172,16 +174,22 @@ impl Group {
 
     fn settle_holding(&mut self, epoch: Epoch, around: &Around, out: &mut Vec<Action>) {
         let now = around.now;
-        let rivals = [around.rival, around.other].into_iter().flatten();
-        let rival = rivals.max_by_key(|(_, theirs)| *theirs);
-        let beaten = rival.filter(|(node, theirs)| (*theirs, self.me) < (epoch, *node));
-        if let (Some((peer, theirs)), None) = (rival, beaten) {
+        let goes_before = |(node, theirs): &(NodeId, Epoch)| (*theirs, self.me) >= (epoch, *node);
+        if let Some((peer, theirs)) = around.other.filter(goes_before) {
+            // No record hears of a group that its node does not have.
             let group = self.id();
             let ours = epoch;
             let conflict = Transition::Conflict { group, peer, theirs, ours, won: false };
             out.push(Action::Log(conflict));
             return self.give_way(epoch, Reason::Outranked(peer), now, out);
         }
+        let contender = around.rival.filter(goes_before);
+        if let (Some(won), None) = (self.contender, around.rival) {
+            // The record goes on, and the other one gave way.
+            self.note_beaten(epoch, Some(won), out);
+        }
+        self.contender = contender;
+        let beaten = around.rival.or(around.other).filter(|_| contender.is_none());
         self.note_beaten(epoch, beaten, out);
         let stopping = matches!(self.phase, Phase::Stopping { .. });
         if stopping {
@@ -195,6 +203,12 @@ impl Group {
         if around.leaving {
             self.heir = around.successor;
             return self.release(epoch, Reason::Leaving, now, out);
+        }
+        let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
+        if let (Some(error), Some(heir), true) = (&self.path, around.successor, up) {
+            let reason = Reason::NoPath(error.clone());
+            self.heir = Some(heir);
+            return self.release(epoch, reason, now, out);
         }
         match (self.phase, around.failback, around.moved) {
             (Phase::Serving { .. }, _, Some(node)) => {

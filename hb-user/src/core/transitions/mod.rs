@@ -3,6 +3,7 @@
 //! The core runs beside a real record of the kernel half, which its actions change and whose state
 //! it is told, as the daemon does it.
 
+mod paths;
 mod stories;
 
 use std::collections::VecDeque;
@@ -128,6 +129,10 @@ impl Bench {
             match &action {
                 Action::Seek { .. } => self.order(Op::Seek),
                 Action::GiveUp { .. } => self.order(Op::GiveUp),
+                Action::Place { group, standing } => {
+                    let mut order = Order::placed(group.0, *standing);
+                    op::apply(&mut order, &mut self.record, &self.terms, self.now.0);
+                }
                 Action::Release { .. } => self.order(Op::Release),
                 Action::Drop { .. } => {
                     self.order(Op::StepDown);
@@ -161,6 +166,7 @@ impl Bench {
             | Action::Release { group, .. }
             | Action::Fence { group, .. }
             | Action::Announce { group }
+            | Action::Place { group, .. }
             | Action::Drop { group, .. }
             | Action::StopResources { group, .. } => assert_eq!(*group, GROUP),
             Action::Log(_) | Action::Exit => {}
@@ -217,6 +223,10 @@ fn dropped(result: Result<(), String>) -> Input {
 
 fn started(epoch: Epoch, result: Result<(), String>) -> Input {
     Input::ResourcesStarted { group: GROUP, epoch, result }
+}
+
+fn path(result: Result<(), String>) -> Input {
+    Input::Path { group: GROUP, result }
 }
 
 fn stopped(result: Result<(), String>) -> Input {

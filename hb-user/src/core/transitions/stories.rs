@@ -59,6 +59,12 @@ fn a_holder_that_is_outranked_says_by_whom() {
     let higher = facts(State::Holding, Health::Healthy, epoch.next(A.0).unwrap());
     bench.core.handle(peer(A, higher), bench.now);
     let actions = bench.drain();
+    assert!(actions.iter().all(|action| !seeks(action)), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Serving { epoch }, "its record holds");
+    let now = bench.now.0;
+    word::hear(&mut bench.record, &bench.terms, A.0, now, &higher.words[0], now);
+    bench.look();
+    let actions = bench.drain();
     assert!(conflict(&actions, false), "{actions:?}");
     assert_eq!(bench.phase(), Phase::Yielding { epoch });
 }

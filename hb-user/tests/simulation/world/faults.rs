@@ -4,6 +4,7 @@ use hb_user::{core::Input, id::GroupId};
 
 use super::{Event, World, machines::draw_rates};
 use crate::{
+    network::Trouble,
     plan::{MS, id},
     schedule::Fault,
 };
@@ -70,6 +71,13 @@ impl World {
                 self.move_away(host);
             }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = true),
+            Fault::NoPath { host, alone } => {
+                if alone {
+                    self.part(host, true);
+                }
+                self.hosts[host].no_path = true;
+                self.tell_of_path(host, alone);
+            }
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
             Fault::Edit { group, host } => {
                 self.plan.changes[group] += 1;
@@ -121,6 +129,13 @@ impl World {
                 return self.mended(&fault);
             }
             Fault::FailFences => self.hosts.iter_mut().for_each(|host| host.fail_fences = false),
+            Fault::NoPath { host, alone } => {
+                if *alone {
+                    self.part(*host, false);
+                }
+                self.hosts[*host].no_path = false;
+                self.tell_of_path(*host, false);
+            }
             Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
             Fault::Edit { .. } => {
                 if !self.renew() {
@@ -150,6 +165,25 @@ impl World {
         for group in 0..self.plan.groups as u8 {
             self.feed(host, Input::Move { group: GroupId(group), to: id(to) });
         }
+    }
+
+    /// Cuts a machine from all others, or connects it again.
+    fn part(&mut self, host: usize, cut: bool) {
+        let others = (0..self.plan.cluster.machines()).filter(|other| *other != host);
+        for other in others {
+            self.network.set(Trouble::Cut { from: host, to: other }, cut);
+            self.network.set(Trouble::Cut { from: other, to: host }, cut);
+        }
+    }
+
+    /// Tells a daemon what its interfaces are like.
+    pub(super) fn tell_of_path(&mut self, host: usize, isolated: bool) {
+        for group in 0..self.plan.groups as u8 {
+            let broken = self.hosts[host].no_path;
+            let result = if broken { Err("no carrier".to_owned()) } else { Ok(()) };
+            self.feed(host, Input::Path { group: GroupId(group), result });
+        }
+        self.feed(host, Input::Isolated(isolated));
     }
 
     /// A machine that stood still goes on: what waits in its ring comes first.

@@ -100,6 +100,7 @@ impl World {
         let found = host.start_daemon(&self.plan, at, nonce, now);
         self.stats.resumed += u64::from(found);
         self.note(at, || format!("daemon starts, kernel half found: {found}"));
+        self.tell_of_path(at, false);
         self.wake_main(at);
         self.wake_fast(at);
         self.follow_up(at);

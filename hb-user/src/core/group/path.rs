@@ -1,0 +1,52 @@
+//! How well this node is placed to hold a group: whether its addresses can be reached here, and whether
+//! it hears anybody at all.
+
+use hb_ebpf::{time::BootTime, wire::Standing};
+
+use super::{Around, Group};
+use crate::core::action::{Action, Transition};
+
+impl Group {
+    /// Takes note of what is wrong with an interface of the group's addresses, if anything is.
+    pub(in crate::core) fn path(
+        &mut self,
+        error: Option<String>,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        if self.path == error {
+            return;
+        }
+        let group = self.id();
+        out.push(Action::Log(match &error {
+            Some(error) => Transition::NoPath { group, error: error.clone() },
+            None => Transition::Path { group },
+        }));
+        let before = std::mem::replace(&mut self.path, error);
+        self.recovering = match (&self.path, before) {
+            (None, Some(error)) => Some((error, now.after(self.bounds.hold_down))),
+            _ => None,
+        };
+    }
+
+    /// Returns why this node is not to take the group: what is wrong with an interface, or was a moment
+    /// ago. One that comes and goes is none to rely on.
+    pub(in crate::core) fn no_path(&self, now: BootTime) -> Option<&str> {
+        let recovering = self.recovering.as_ref().filter(|(_, until)| now < *until);
+        self.path.as_deref().or(recovering.map(|(error, _)| error.as_str()))
+    }
+
+    /// Tells the record how well this node is placed.
+    pub(super) fn place(&mut self, around: &Around, out: &mut Vec<Action>) {
+        if around.isolated {
+            self.isolated = true;
+        } else if around.heard && around.rival.is_none() {
+            self.isolated = false;
+        }
+        let standing = Standing::new(self.isolated, self.path.is_some());
+        if self.placed != Some(standing) {
+            self.placed = Some(standing);
+            out.push(Action::Place { group: self.id(), standing });
+        }
+    }
+}

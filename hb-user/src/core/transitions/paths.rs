@@ -1,0 +1,185 @@
+//! Courses of events in which a cable, a port or an interface fails, and no machine.
+
+use std::time::Duration;
+
+use hb_ebpf::{
+    epoch::Epoch,
+    lease::Policy,
+    wire::{Health, Standing, State, WORD_ISOLATED},
+};
+
+use super::{super::Transition, *};
+
+/// Node a, which serves, with or without resources, while b stands by.
+fn serving(policy: Policy, resources: bool) -> (Bench, Epoch) {
+    let mut bench = Bench::under(policy, A, None, resources);
+    bench.give(dropped(Ok(())));
+    bench.give(stopped(Ok(())));
+    bench.give(peer(B, standby()));
+    while !matches!(bench.phase(), Phase::Seeking) {
+        bench.wait();
+    }
+    if policy != Policy::Available {
+        bench.record.state = State::Holding as u8;
+        bench.record.epoch = Epoch::floor(1).next(A.0).unwrap().0;
+        bench.record.lease_end_ns = bench.now.0 + 3_600_000_000_000;
+        bench.look();
+    }
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    (bench, epoch)
+}
+
+fn health(bench: &Bench) -> Health {
+    bench.core.view().groups[0].health
+}
+
+fn hands_over(actions: &[Action]) -> bool {
+    actions.iter().any(|action| matches!(action, Action::Release { successor: Some(B), .. }))
+}
+
+const POLICIES: [Policy; 3] = [Policy::Available, Policy::Witness, Policy::Safe];
+
+#[test]
+fn a_holder_without_a_path_hands_over_to_a_node_that_has_one() {
+    for policy in POLICIES {
+        let (mut bench, _) = serving(policy, false);
+        let actions = bench.give(path(Err("interface eth0 has no carrier".to_owned())));
+        assert!(hands_over(&actions), "{policy:?}: {actions:?}");
+        bench.give(dropped(Ok(())));
+        assert!(matches!(bench.phase(), Phase::Released { successor: Some(B), .. }));
+        assert_eq!(health(&bench), Health::NoPath);
+        // It does not come back by itself, and stands by once the path has been there for a while.
+        let taken = held_by_peer(A, Epoch(bench.record.epoch));
+        bench.give(peer(B, taken));
+        bench.give(path(Ok(())));
+        assert_eq!(health(&bench), Health::NoPath);
+        while health(&bench) == Health::NoPath {
+            bench.wait().unwrap();
+        }
+        assert_eq!(health(&bench), Health::Standby);
+    }
+}
+
+#[test]
+fn resources_stop_before_a_node_without_a_path_hands_over() {
+    let (mut bench, epoch) = serving(Policy::Available, true);
+    let actions = bench.give(path(bad()));
+    assert!(actions.iter().any(|action| matches!(action, Action::StopResources { .. })));
+    assert_eq!(bench.phase(), Phase::Stopping { epoch });
+    assert!(hands_over(&bench.give(stopped(Ok(())))));
+}
+
+#[test]
+fn a_holder_without_a_path_stays_where_no_other_node_is_better() {
+    for other in [
+        dead(standby()),
+        facts(State::Idle, Health::NoPath, NONE),
+        facts(State::Idle, Health::Failed, NONE),
+        PeerFacts { controller_dead: true, ..standby() },
+        PeerFacts { leaving: true, ..standby() },
+    ] {
+        let (mut bench, epoch) = serving(Policy::Available, false);
+        bench.give(peer(B, other));
+        let actions = bench.give(path(bad()));
+        assert!(!hands_over(&actions), "{other:?}: {actions:?}");
+        assert_eq!(bench.phase(), Phase::Serving { epoch });
+        assert_eq!(health(&bench), Health::NoPath);
+        // Once another one is.
+        assert!(hands_over(&bench.give(peer(B, standby()))), "{other:?}");
+    }
+    // And where its own is back first.
+    let (mut bench, epoch) = serving(Policy::Available, false);
+    bench.give(peer(B, facts(State::Idle, Health::NoPath, NONE)));
+    bench.give(path(bad()));
+    bench.give(path(Ok(())));
+    assert_eq!(health(&bench), Health::Healthy, "its own path counts at once");
+    bench.give(peer(B, standby()));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+}
+
+#[test]
+fn a_node_without_a_path_takes_nothing_and_is_given_nothing() {
+    for policy in POLICIES {
+        let mut bench = Bench::under(policy, B, None, true).cleaned();
+        let holder = held_by_peer(B, Epoch::floor(1));
+        bench.give(peer(A, holder));
+        let actions = bench.give(path(bad()));
+        assert!(actions.contains(&Action::Arm { peer: A, groups: Vec::new() }), "{actions:?}");
+        let actions = bench.give(peer(A, dead(holder)));
+        assert!(!actions.iter().any(|action| matches!(action, Action::Seek { .. })), "{actions:?}");
+        bench.give(path(Ok(())));
+        let since = bench.now;
+        while bench.phase() != Phase::Seeking {
+            bench.wait().unwrap();
+        }
+        assert!(bench.now.since(since) >= Duration::from_millis(500), "a path that comes and goes");
+    }
+    // Neither a failback nor an operator's move.
+    let (mut bench, epoch) = serving(Policy::Available, false);
+    bench.give(peer(B, facts(State::Idle, Health::NoPath, NONE)));
+    bench.give(Input::Move { group: GROUP, to: B });
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+}
+
+#[test]
+fn a_path_that_comes_and_goes_is_said_and_makes_no_node_ready() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    bench.give(peer(A, held_by_peer(B, Epoch::floor(1))));
+    for _ in 0..10 {
+        let actions = bench.give(path(bad()));
+        let said = |action: &Action| {
+            matches!(action, Action::Log(Transition::NoPath { .. } | Transition::Path { .. }))
+        };
+        assert_eq!(actions.iter().filter(|action| said(action)).count(), 1);
+        assert!(!bench.give(path(bad())).iter().any(said), "told again");
+        assert_eq!(bench.give(path(Ok(()))).iter().filter(|action| said(action)).count(), 1);
+        assert_eq!(health(&bench), Health::NoPath);
+    }
+}
+
+/// What the record was told last.
+fn placed(bench: &Bench) -> Option<Standing> {
+    bench.actions.iter().rev().find_map(|action| match action {
+        Action::Place { standing, .. } => Some(*standing),
+        _ => None,
+    })
+}
+
+#[test]
+fn who_was_isolated_gives_way_and_is_not_any_more_once_the_other_is_heard_apart() {
+    let (mut bench, _) = serving(Policy::Available, false);
+    assert_eq!(placed(&bench), Some(Standing::default()));
+    bench.give(peer(B, dead(standby())));
+    bench.give(Input::Isolated(true));
+    assert_eq!(placed(&bench), Some(Standing::new(true, false)));
+    // Somebody is heard again, and it is not said who.
+    bench.give(Input::Isolated(false));
+    assert_eq!(placed(&bench), Some(Standing::new(true, false)), "no other node is");
+    let lower = facts(State::Holding, Health::Healthy, Epoch::floor(1).next(B.0).unwrap());
+    bench.give(peer(B, lower));
+    assert!(matches!(bench.phase(), Phase::Yielding { .. }), "a lower epoch, never isolated");
+    bench.give(dropped(Ok(())));
+    bench.give(peer(B, facts(State::Idle, Health::Standby, NONE)));
+    assert_eq!(placed(&bench), Some(Standing::default()));
+}
+
+#[test]
+fn a_holder_that_was_not_isolated_goes_on_whatever_the_other_one_counts() {
+    let (mut bench, epoch) = serving(Policy::Available, false);
+    bench.give(peer(B, dead(standby())));
+    let mut higher = held_by_peer(A, epoch);
+    higher.words[0].state |= WORD_ISOLATED;
+    bench.give(peer(B, higher));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    // It gave way. What goes on takes a number above, and says that the conflict is over.
+    let apart = facts(State::Idle, Health::Standby, Epoch(higher.words[0].epoch.get()));
+    let actions = bench.give(peer(B, apart));
+    let over = |action: &Action| matches!(action, Action::Log(Transition::ConflictOver { .. }));
+    assert!(actions.iter().any(over), "{actions:?}");
+    assert!(actions.contains(&Action::Announce { group: GROUP }), "{actions:?}");
+    let Phase::Serving { epoch: now } = bench.phase() else { panic!("{:?}", bench.phase()) };
+    assert!(now > Epoch(higher.words[0].epoch.get()), "{now:?}");
+}
