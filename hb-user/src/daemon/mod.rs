@@ -43,6 +43,7 @@ mod start;
 mod start_error;
 mod strays;
 mod survey;
+mod upkeep;
 mod warm;
 
 use std::{
@@ -72,6 +73,7 @@ use self::{
     selftest::Trial,
 };
 use crate::{
+    address::AddressNotices,
     background::Background,
     clock,
     config::{Config, Local},
@@ -169,6 +171,7 @@ struct Daemon {
     stopping: bool,
     /// When each service address was last defended, by its number.
     defended: BTreeMap<u8, BootTime>,
+    upkeep: upkeep::Upkeep,
     /// When this daemon last looked round.
     round: BootTime,
     /// Pauses of this node, or of another whose clock cannot be told from it.
@@ -268,6 +271,9 @@ impl Daemon {
         let interfaces = gate::Interfaces::listen()
             .and_then(listen)
             .map_err(system("listen for new interfaces"))?;
+        let removals = AddressNotices::listen()
+            .and_then(listen)
+            .map_err(system("listen for addresses that are removed"))?;
         // One may have come up since the start looked.
         self.surveyor.cover();
         for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
@@ -295,6 +301,13 @@ impl Daemon {
                     ready.get_inner().hush();
                     ready.clear_ready();
                     self.surveyor.cover();
+                }
+                ready = removals.readable() => {
+                    let listening = system("listen for addresses that are removed");
+                    let mut ready = ready.map_err(&listening)?;
+                    let removed = ready.get_inner().take().map_err(&listening)?;
+                    ready.clear_ready();
+                    self.on_addresses_removed(&removed);
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),
