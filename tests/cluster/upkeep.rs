@@ -2,9 +2,13 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
+use hb_user::announce::{AnnounceSocket, Announcement};
 use lab::{
-    addresses::{Machine, VIP4, VIP6},
+    addresses::{Link, Machine, VIP4, VIP6},
+    capture::{Claim, ClaimKind},
+    client::Client,
     clock,
+    socket::interface_index,
 };
 use serde_json::Value;
 
@@ -12,6 +16,9 @@ use super::{
     gate::ip,
     support::{Cluster, PATIENCE, both_vips, slow, wait_for},
 };
+
+/// A burst of announcements is over after this.
+const BURST: Duration = Duration::from_millis(2500);
 
 const EDITED: &str = "[[group]]\nname = \"web\"\n";
 
@@ -123,4 +130,49 @@ fn a_group_that_requires_all_its_addresses_is_not_served_without_one() {
     cluster.kill(Machine::A);
     cluster.wait_for(Machine::B, "it failed", |status| status["groups"][0]["health"] == "failed");
     wait_for("no address", || cluster.vips(Machine::B).is_empty().then_some(()));
+}
+
+/// Tells everybody that the service addresses are at `mac`.
+fn claim(cluster: &Cluster, mac: [u8; 6]) {
+    let tell = || {
+        let socket = AnnounceSocket::open(interface_index("eth0").unwrap()).unwrap();
+        for vip in both_vips() {
+            for frame in Announcement::new(vip, mac).frames() {
+                socket.send(frame).unwrap();
+            }
+        }
+    };
+    cluster.lab.netns(Machine::Witness).enter(tell).unwrap();
+}
+
+/// The announcements in a client's capture, of both addresses.
+fn announcements(client: Client, vip: IpAddr) -> Vec<Claim> {
+    let multicast = |claim: &Claim| claim.to.0[0] & 1 == 1 && claim.kind != ClaimKind::ArpRequest;
+    let claims = client.finish().unwrap().claims.into_iter();
+    claims.filter(|claim| claim.address == vip && multicast(claim)).collect()
+}
+
+#[test]
+fn a_second_foreign_claim_is_answered_as_well() {
+    let mut cluster = Cluster::up(slow());
+    cluster.wait_until_serving(Machine::A);
+    thread::sleep(BURST);
+    for vip in both_vips() {
+        let client = cluster.client(vip);
+        let foreign = [2, 0x68, 0x62, 0, 0, 0x66];
+        let mut claimed = Vec::new();
+        for _ in 0..3 {
+            claim(&cluster, foreign);
+            claimed.push(clock::now());
+            thread::sleep(Duration::from_secs(3));
+        }
+        let seen = announcements(client, vip);
+        for at in claimed {
+            let end = at.after(Duration::from_millis(1500));
+            let own = Machine::A.mac(Link::Client);
+            let answered = |claim: &&Claim| claim.mac == own && claim.at > at && claim.at < end;
+            assert!(seen.iter().any(|claim| answered(&claim)), "{vip} at {at:?}: {seen:?}");
+        }
+        thread::sleep(Duration::from_secs(10));
+    }
 }

@@ -22,6 +22,7 @@
 
 mod act;
 mod clean;
+mod defend;
 mod disk;
 mod fence;
 mod gate;
@@ -169,8 +170,8 @@ struct Daemon {
     /// When the kernel half's own counters were last looked at.
     counted: BootTime,
     stopping: bool,
-    /// When each service address was last defended, by its number.
-    defended: BTreeMap<u8, BootTime>,
+    /// How each service address is defended, by its number.
+    defended: BTreeMap<u8, defend::Defense>,
     upkeep: upkeep::Upkeep,
     /// When this daemon last looked round.
     round: BootTime,

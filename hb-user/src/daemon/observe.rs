@@ -189,6 +189,7 @@ impl Daemon {
             self.shared.set_buddy(peer, buddy);
         }
         self.keep_warm();
+        self.go_on_defending(now);
         self.go_on_with_keys();
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;

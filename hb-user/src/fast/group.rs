@@ -279,7 +279,8 @@ impl Group {
         self.announced.map(|(_, due)| due)
     }
 
-    fn send(&self) -> u32 {
+    /// Announces once more, beside the schedule.
+    pub(super) fn send(&self) -> u32 {
         let up = self.effect.addresses.iter().filter(|address| address.up);
         up.map(Address::announce).sum()
     }

@@ -97,6 +97,11 @@ pub enum Command {
         /// The group.
         group: GroupId,
     },
+    /// Announce the addresses of a group once more, and go on with its schedule.
+    Remind {
+        /// The group.
+        group: GroupId,
+    },
     /// Put up the addresses of a group that are missing, and announce them again.
     Restore {
         /// The group.

@@ -215,6 +215,11 @@ impl Worker {
                     found.announce(clock::now());
                 }
             }
+            Command::Remind { group } => {
+                if let Some(found) = hands.idle(group) {
+                    found.send();
+                }
+            }
             Command::Restore { group, missing } => {
                 // Not if it was dropped since the daemon looked.
                 if let Some(found) = hands.idle(group)
