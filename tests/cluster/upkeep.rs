@@ -176,3 +176,33 @@ fn a_second_foreign_claim_is_answered_as_well() {
         thread::sleep(Duration::from_secs(10));
     }
 }
+
+#[test]
+fn a_new_mac_address_is_announced_by_standby_and_holder() {
+    let mut cluster = Cluster::up(slow());
+    let change = |cluster: &Cluster, node: Machine, last: u8| {
+        ip(cluster, node, &format!("link set eth0 address 02:68:62:00:00:{last:02x}"));
+        cluster.wait_for_log(node, "service addresses have another MAC address", |line| {
+            line["mac"] == format!("02:68:62:00:00:{last:02x}")
+        });
+    };
+    change(&cluster, Machine::B, 0x99);
+    thread::sleep(BURST);
+    let clients = both_vips().into_iter().map(|vip| (vip, cluster.client(vip)));
+    let clients: Vec<_> = clients.collect();
+    cluster.kill(Machine::A);
+    cluster.wait_for(Machine::B, "serves", |status| status["groups"][0]["health"] == "healthy");
+    thread::sleep(BURST);
+    let changed = clock::now();
+    change(&cluster, Machine::B, 0x98);
+    thread::sleep(BURST);
+    for (vip, client) in clients {
+        let seen = announcements(client, vip);
+        let by = |last: u8, since: bool| {
+            let of = move |claim: &&Claim| claim.mac.0[5] == last && (claim.at > changed) == since;
+            seen.iter().filter(of).count()
+        };
+        assert!(by(0x99, false) > 0 && by(0x98, true) > 0, "{vip}: {seen:?}");
+        assert_eq!(by(2, false) + by(2, true), 0, "{vip}: {seen:?}");
+    }
+}

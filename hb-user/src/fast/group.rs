@@ -284,6 +284,20 @@ impl Group {
         let up = self.effect.addresses.iter().filter(|address| address.up);
         up.map(Address::announce).sum()
     }
+
+    /// Announces by this MAC address from now on what is on the interface of this index, and once more
+    /// at `now` if the group is held.
+    pub(super) fn set_mac(&mut self, interface: u32, mac: [u8; 6], now: BootTime) {
+        let addresses = self.effect.addresses.iter_mut();
+        let mut concerned = false;
+        for address in addresses.filter(|address| address.vip.interface() == interface) {
+            address.announcement = Announcement::new(address.vip.ip(), mac);
+            concerned = true;
+        }
+        if concerned && self.taken.is_some() {
+            self.announce(now);
+        }
+    }
 }
 
 impl Address {

@@ -109,6 +109,13 @@ pub enum Command {
         /// Which: a set of places in the group.
         missing: u64,
     },
+    /// An interface has another MAC address: announce what is on it by that one.
+    Mac {
+        /// Index of the interface.
+        interface: u32,
+        /// The address it has now.
+        mac: [u8; 6],
+    },
     /// Put up the addresses of a group that is not held, behind the closed gate.
     Warm {
         /// The group.

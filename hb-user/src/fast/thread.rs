@@ -228,6 +228,12 @@ impl Worker {
                     found.begin(Task::Restore(missing));
                 }
             }
+            Command::Mac { interface, mac } => {
+                let now = clock::now();
+                for group in &mut hands.groups {
+                    group.set_mac(interface, mac, now);
+                }
+            }
             // Not if it was taken since the daemon looked.
             Command::Warm { group } => hands.begin_apart(group, Task::Warm),
             Command::Cool { group } => hands.begin_apart(group, Task::Cool),
