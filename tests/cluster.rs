@@ -41,6 +41,7 @@ mod cluster {
     mod strays;
     mod transports;
     mod unread;
+    mod upkeep;
     mod warm;
     mod witness;
 }

@@ -72,7 +72,7 @@ fn a_standby_with_the_addresses_speaks_for_none_of_them() {
 #[test]
 fn an_address_that_somebody_takes_from_a_warm_standby_is_put_back() {
     let mut cluster = Cluster::up(warm());
-    ip(&cluster, Machine::B, &format!("address del {VIP4}/24 dev eth0"));
+    ip(&cluster, Machine::B, &format!("address del {VIP4}/32 dev eth0"));
     cluster.wait_for_log(Machine::B, "address is gone: putting it back", |line| {
         line["vip"].as_str().is_some_and(|vip| vip.contains(&VIP4.to_string()))
     });

@@ -1,7 +1,8 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use hb_user::address::{
-    AddressSocket, Batch, Change, ChangeError, Conflict, Done, PROTOCOL, Standing, Vip,
+    AddressNotices, AddressSocket, Batch, Change, ChangeError, Conflict, Done, PROTOCOL, Removals,
+    Standing, Vip,
 };
 use serde_json::Value;
 
@@ -117,6 +118,40 @@ fn vips_come_and_go_without_a_trace() {
     assert_eq!(everything(&left), before);
 }
 
+/// As an earlier version may have left it.
+#[test]
+fn the_first_address_of_a_subnet_goes_alone() {
+    let (left, right) = (Namespace::new(), Namespace::new());
+    left.cable("left", &right, "right");
+    let (index, _) = left.end("left");
+    for promotes in ["0", "1"] {
+        for interface in ["all", "left"] {
+            let setting = format!("/proc/sys/net/ipv4/conf/{interface}/promote_secondaries");
+            left.inside(|| std::fs::write(setting, promotes).unwrap());
+        }
+        left.ip("addr add 10.9.0.100/24 dev left noprefixroute");
+        left.ip("addr add 10.9.0.1/24 dev left");
+        left.ip("addr add 10.9.0.2/24 dev left");
+        let mut socket = left.inside(|| AddressSocket::open().unwrap());
+        let v4 = |socket: &mut AddressSocket| {
+            let mut present = socket.addresses(Some(index)).unwrap();
+            present.retain(|found| found.ip.is_ipv4());
+            present
+        };
+        let present = v4(&mut socket);
+        assert!(!present[0].is_secondary() && present[1].is_secondary());
+        assert!(socket.remove(&present[0]).unwrap());
+        assert!(!socket.remove(&present[0]).unwrap());
+        let left_over: Vec<_> = v4(&mut socket).iter().map(|found| found.ip.to_string()).collect();
+        assert_eq!(left_over, ["10.9.0.1", "10.9.0.2"]);
+        assert_eq!(left.inside(|| source("10.9.0.77")).to_string(), "10.9.0.1");
+        let setting = "/proc/sys/net/ipv4/conf/left/promote_secondaries";
+        let is = left.inside(|| std::fs::read_to_string(setting).unwrap());
+        assert_eq!(is.trim(), promotes);
+        left.ip("addr flush dev left");
+    }
+}
+
 #[test]
 fn a_vip_before_the_interfaces_own_address_is_no_source_either() {
     let (left, right) = (Namespace::new(), Namespace::new());
@@ -168,7 +203,7 @@ fn a_foreign_vip_is_seen_and_adopted_on_demand() {
         let present = socket.addresses(None).unwrap();
         vips.map(|vip| vip.standing(&present))
     };
-    let foreign = [Ok(Standing::Foreign { protocol: None }); 2];
+    let foreign = [32, 128].map(|prefix| Ok(Standing::Foreign { prefix, protocol: None }));
     assert_eq!(standing(&mut socket), foreign);
     assert_eq!(change(&mut socket, Change::Add, &vips), [Ok(Done::AlreadyThere); 2]);
     assert_eq!(standing(&mut socket), foreign);
@@ -191,7 +226,8 @@ fn a_vip_elsewhere_is_a_conflict() {
     left.ip("addr add fd09::100/64 dev spare nodad");
     let present = left.inside(|| AddressSocket::open().unwrap().addresses(None).unwrap());
     let v4 = vip(index, "10.9.0.100/32");
-    assert_eq!(v4.standing(&present), Err(Conflict::OtherPrefix { vip: v4, prefix: 24 }));
+    let foreign = Standing::Foreign { prefix: 24, protocol: None };
+    assert_eq!(v4.standing(&present), Ok(foreign));
     let v6 = vip(index, "fd09::100/128");
     let conflict = Conflict::OtherInterface { vip: v6, interface: spare, prefix: 64 };
     assert_eq!(v6.standing(&present), Err(conflict));
@@ -211,6 +247,33 @@ fn a_refused_change_is_named_and_stops_no_other() {
     assert!(text.contains("10.9.0.100/32 on interface 4000") && text.contains("look it up"));
     let results = change(&mut socket, Change::Remove, &vips);
     assert_eq!(results, [Ok(Done::Removed), Ok(Done::Missing), Ok(Done::Removed)]);
+}
+
+#[test]
+fn addresses_that_go_are_heard_of() {
+    let (left, _right) = Namespace::pair();
+    let (index, _) = left.end("left");
+    let notices = left.inside(|| AddressNotices::listen().unwrap());
+    assert_eq!(notices.take().unwrap(), Removals::default());
+    left.ip("addr add 10.9.0.100/32 dev left");
+    left.ip("addr add fd09::100/128 dev left nodad");
+    assert_eq!(notices.take().unwrap(), Removals::default());
+    left.ip("addr del 10.9.0.100/32 dev left");
+    left.ip("addr del fd09::100/128 dev left");
+    let Removals { removed, overrun } = notices.take().unwrap();
+    let removed: Vec<_> = removed.iter().map(|it| (it.interface, it.ip.to_string())).collect();
+    assert_eq!(removed, ["10.9.0.100", "fd09::100"].map(|ip| (index, ip.to_owned())));
+    assert!(!overrun);
+
+    // More than a socket keeps: what is left is told, and that there was more.
+    let many: Vec<_> = (1..=100).map(|last| vip(index, &format!("10.8.1.{last}/32"))).collect();
+    let mut socket = left.inside(|| AddressSocket::open().unwrap());
+    for _ in 0..10 {
+        change(&mut socket, Change::Add, &many);
+        change(&mut socket, Change::Remove, &many);
+    }
+    assert!(notices.take().unwrap().overrun);
+    assert_eq!(notices.take().unwrap(), Removals::default());
 }
 
 #[test]
@@ -251,6 +314,10 @@ fn interfaces_are_listed_as_ip_lists_them() {
     left.cable("spare", &right, "spare");
     left.ip("link set left mtu 1400");
     right.ip("link set spare down");
+    left.inside(|| {
+        std::fs::write("/proc/sys/net/ipv6/conf/spare/disable_ipv6", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/left/arp_ignore", "3").unwrap();
+    });
     let listed = left.inside(|| AddressSocket::open().unwrap().interfaces().unwrap());
     let expected = left.list("link");
     assert_eq!(listed.len(), expected.len());
@@ -263,6 +330,8 @@ fn interfaces_are_listed_as_ip_lists_them() {
         assert_eq!(interface.up, flag("UP"), "{}", interface.name);
         assert_eq!(interface.carrier, flag("LOWER_UP"), "{}", interface.name);
         assert_eq!(interface.loopback, flag("LOOPBACK"));
+        assert_eq!(interface.ipv6, interface.name != "spare", "{}", interface.name);
+        assert_eq!(interface.arp_ignore, if interface.name == "left" { 3 } else { 0 });
         let mac = interface.mac.unwrap().map(|byte| format!("{byte:02x}")).join(":");
         assert_eq!(mac, link["address"].as_str().unwrap());
     }

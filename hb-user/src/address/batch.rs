@@ -115,7 +115,8 @@ fn request(change: Change, vip: Vip, sequence: u32) -> NetlinkMessage<RouteNetli
 }
 
 fn address(change: Change, vip: Vip) -> AddressMessage {
-    // The kernel takes no secondary whose scope differs from that of the address it follows.
+    // The kernel takes no secondary whose scope differs from that of the address it follows. No VIP
+    // is one; what an earlier version put up may be, and goes as it is.
     let host_scope = vip.ip.is_ipv4() && vip.prefix == 32;
     let mut header = AddressHeader {
         family: if vip.ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 },

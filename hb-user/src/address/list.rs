@@ -9,7 +9,9 @@ use netlink_packet_core::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{
+        AfSpecInet, AfSpecInet6, AfSpecUnspec, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
+    },
 };
 
 use super::socket::{AddressError, AddressSocket};
@@ -75,6 +77,12 @@ pub struct Interface {
     pub loopback: bool,
     /// Largest packet in bytes, without the Ethernet header; 0 if the kernel does not say.
     pub mtu: u32,
+    /// Takes IPv6 addresses: IPv6 is not disabled there, and its MTU is large enough.
+    pub ipv6: bool,
+    /// `arp_ignore` of the interface itself; the kernel goes by the larger of this and that of `all`.
+    pub arp_ignore: i32,
+    /// The next address of an IPv4 subnet takes the place of the first one when that is removed.
+    pub promotes_secondaries: bool,
 }
 
 /// News of an interface, as the kernel tells who subscribed to it.
@@ -216,7 +224,7 @@ impl AddressSocket {
     }
 }
 
-fn present(message: &AddressMessage) -> Option<Present> {
+pub(super) fn present(message: &AddressMessage) -> Option<Present> {
     let (mut address, mut local, mut label, mut protocol) = (None, None, None, None);
     let mut flags = u32::from(message.header.flags.bits());
     for attribute in &message.attributes {
@@ -243,11 +251,23 @@ fn present(message: &AddressMessage) -> Option<Present> {
 fn interface(message: &LinkMessage) -> Option<Interface> {
     let flags = message.header.flags;
     let (mut name, mut mac, mut mtu) = (None, None, 0);
+    let (mut ipv6, mut ipv4) = (false, InetDevConf::default());
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Address(bytes) => mac = <[u8; 6]>::try_from(&bytes[..]).ok(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            LinkAttribute::AfSpecUnspec(families) => {
+                for family in families {
+                    match family {
+                        AfSpecUnspec::Inet(settings) => {
+                            ipv4 = settings.iter().find_map(ipv4_settings).unwrap_or(ipv4);
+                        }
+                        AfSpecUnspec::Inet6(settings) => ipv6 = settings.iter().any(has_ipv6),
+                        _ => {}
+                    }
+                }
+            }
             _ => {}
         }
     }
@@ -259,5 +279,16 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
         carrier: flags.contains(LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
         mtu,
+        ipv6,
+        arp_ignore: ipv4.arp_ignore,
+        promotes_secondaries: ipv4.promote_secondaries != 0,
     })
+}
+
+fn ipv4_settings(setting: &AfSpecInet) -> Option<InetDevConf> {
+    if let AfSpecInet::DevConf(settings) = setting { Some(*settings) } else { None }
+}
+
+fn has_ipv6(setting: &AfSpecInet6) -> bool {
+    matches!(setting, AfSpecInet6::DevConf(settings) if settings.disable_ipv6 == 0)
 }

@@ -7,21 +7,26 @@
 //!
 //! A VIP is put up such that the kernel does not pick it as the source of ordinary traffic and
 //! makes no route but the ones that lead to the address itself:
-//! - IPv4 `/32`: scope `host`, which source selection passes over (`inet_select_addr` in
-//!   `net/ipv4/devinet.c`) even where the VIP comes before the interface's own address. With
-//!   `arp_ignore` 3 or 8 an interface does not answer for it, and with 2 for no `/32` at all.
-//! - IPv4 with a shorter prefix: only beside an address of the same subnet, as a secondary.
+//! - IPv4: always `/32`, so that it is never the first address of a subnet: removing that one would
+//!   remove the host's own addresses of the subnet with it. Scope `host`, which source selection
+//!   passes over (`inet_select_addr` in `net/ipv4/devinet.c`) even where the VIP comes before the
+//!   interface's own address. With `arp_ignore` 3 or 8 an interface does not answer for it, and with
+//!   2 for no `/32` at all.
 //! - IPv6: preferred lifetime 0 (deprecated, RFC 6724 rule 3), never tentative. Scope comes before
 //!   that (rule 2): a machine with no other global address picks it for global destinations.
 
 mod batch;
 mod list;
+mod notice;
+mod removal;
 mod socket;
 
 use std::net::IpAddr;
 
 pub use batch::{Batch, BatchFull, Change, MAX_CHANGES};
 pub use list::{Interface, LinkNews, Present, link_news};
+pub use notice::{AddressNotices, Removals};
+pub use removal::RemoveError;
 pub use socket::{AddressError, AddressSocket, ChangeError, Done};
 
 /// Who put an address up, as the kernel keeps it beside the address (`IFA_PROTO`, Linux 5.18).
@@ -66,7 +71,8 @@ pub enum InvalidVip {
 }
 
 impl Vip {
-    /// Takes the VIP `ip` with a prefix of `prefix` bits on the interface of index `interface`.
+    /// Takes the VIP `ip`, whose subnet has a prefix of `prefix` bits, on the interface of index
+    /// `interface`. An IPv4 one is put up as `/32`, whatever its subnet.
     ///
     /// # Errors
     /// [`InvalidVip`] where the kernel would refuse it or it could not serve.
@@ -83,7 +89,14 @@ impl Vip {
         if interface == 0 || i32::try_from(interface).is_err() {
             return Err(InvalidVip::Interface { ip, interface });
         }
+        let prefix = if ip.is_ipv4() { longest } else { prefix };
         Ok(Self { interface, ip, prefix })
+    }
+
+    /// Takes an address that is there, in its place and as it is.
+    pub(super) fn found(present: &Present) -> Self {
+        let Present { interface, ip, prefix, .. } = *present;
+        Self { interface, ip, prefix }
     }
 
     /// Index of the interface.
@@ -98,10 +111,18 @@ impl Vip {
         self.ip
     }
 
-    /// Prefix length in bits.
+    /// Prefix length in bits that it is put up with.
     #[must_use]
     pub fn prefix(&self) -> u8 {
         self.prefix
+    }
+
+    /// Tells whether `present` is this one, as it is put up. Of an IPv6 address there is never a
+    /// second one on an interface, whatever its prefix.
+    #[must_use]
+    pub fn is(&self, present: &Present) -> bool {
+        let alike = self.ip.is_ipv6() || present.prefix == self.prefix;
+        alike && (present.ip, present.interface) == (self.ip, self.interface)
     }
 
     /// Tells how this VIP stands among all addresses of the namespace, `present`.
@@ -110,37 +131,23 @@ impl Vip {
     /// this is asked before a node may serve; a takeover does not ask again.
     ///
     /// # Errors
-    /// [`Conflict`] if putting it up would make it a second one, or a source of ordinary traffic.
+    /// [`Conflict`] if putting it up would make it a second one.
     pub fn standing(&self, present: &[Present]) -> Result<Standing, Conflict> {
         let mut standing = Standing::Absent;
         for other in present.iter().filter(|other| other.ip == self.ip) {
-            if other.interface != self.interface {
-                let Present { interface, prefix, .. } = *other;
+            let Present { interface, prefix, protocol, .. } = *other;
+            if interface != self.interface {
                 return Err(Conflict::OtherInterface { vip: *self, interface, prefix });
             }
-            if other.prefix != self.prefix {
-                return Err(Conflict::OtherPrefix { vip: *self, prefix: other.prefix });
+            if protocol != Some(PROTOCOL) {
+                return Ok(Standing::Foreign { prefix, protocol });
             }
-            standing = match other.protocol {
-                Some(PROTOCOL) => Standing::Ours,
-                protocol => Standing::Foreign { protocol },
-            };
-        }
-        if self.ip.is_ipv4() && self.prefix < 32 && !present.iter().any(|p| self.follows(p)) {
-            return Err(Conflict::FirstOfSubnet { vip: *self });
+            if prefix != self.prefix {
+                return Err(Conflict::OtherPrefix { vip: *self, prefix });
+            }
+            standing = Standing::Ours;
         }
         Ok(standing)
-    }
-
-    /// Tells whether `other` is an address beside which this one is a secondary.
-    fn follows(&self, other: &Present) -> bool {
-        let (IpAddr::V4(ours), IpAddr::V4(theirs)) = (self.ip, other.ip) else { return false };
-        let host_bits = 32 - u32::from(self.prefix);
-        other.interface == self.interface
-            && other.prefix == self.prefix
-            && !other.is_secondary()
-            && ours != theirs
-            && (ours.to_bits() ^ theirs.to_bits()).checked_shr(host_bits).unwrap_or(0) == 0
     }
 }
 
@@ -157,9 +164,12 @@ pub enum Standing {
     Absent,
     /// In its place, put up by `hb`.
     Ours,
-    /// In its place, put up by something else or by a kernel too old to tell; [`Change::Adopt`]
-    /// makes it ours, and it has to leave the operating system's network configuration.
+    /// On its interface, put up by something else or by a kernel too old to tell; [`Change::Adopt`]
+    /// makes it ours if its prefix is the same, and it has to leave the operating system's network
+    /// configuration.
     Foreign {
+        /// Its prefix there, in bits.
+        prefix: u8,
         /// The mark of who did, if the kernel has one.
         protocol: Option<u8>,
     },
@@ -181,23 +191,13 @@ pub enum Conflict {
         /// Its prefix there, in bits.
         prefix: u8,
     },
-    /// It is on the interface with another prefix.
-    #[error("VIP {vip} is already there as /{prefix}: remove that one, or configure this prefix")]
+    /// An earlier file or version put it up on the interface with another prefix.
+    #[error("VIP {vip} is still there as /{prefix}: remove that one")]
     OtherPrefix {
         /// The VIP wanted.
         vip: Vip,
         /// The prefix it has, in bits.
         prefix: u8,
-    },
-    /// An IPv4 VIP shorter than /32 with no other address of its subnet before it: the kernel
-    /// would pick it as a source, and removing it would remove those that come after it.
-    #[error(
-        "VIP {vip} would be the first address of its subnet there, and so a source of ordinary \
-         traffic: use /32, or give the interface an address of its own in that subnet"
-    )]
-    FirstOfSubnet {
-        /// The VIP wanted.
-        vip: Vip,
     },
 }
 

@@ -237,7 +237,7 @@ impl AddressSocket {
 }
 
 /// Reads an answer: the number of the message it answers and the error number, 0 for success.
-fn answer(bytes: &[u8]) -> Option<(u32, i32)> {
+pub(super) fn answer(bytes: &[u8]) -> Option<(u32, i32)> {
     let message = NetlinkBuffer::new_checked(bytes).ok()?;
     if message.message_type() != NLMSG_ERROR {
         return None;
@@ -252,8 +252,8 @@ fn outcome(change: Change, vip: Vip, errno: i32) -> Result<Done, ChangeError> {
         (Change::Add | Change::Adopt, 0) => Ok(Done::Added),
         (Change::Add | Change::Adopt, libc::EEXIST) => Ok(Done::AlreadyThere),
         (Change::Remove, 0) => Ok(Done::Removed),
-        // ENODEV: an interface that is gone took its addresses along.
-        (Change::Remove, libc::EADDRNOTAVAIL | libc::ENODEV) => Ok(Done::Missing),
+        // An interface that is gone (ENODEV) or has no IPv6 any more (ENXIO) took its addresses along.
+        (Change::Remove, libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENXIO) => Ok(Done::Missing),
         _ => Err(ChangeError::Refused { change, vip, errno }),
     }
 }

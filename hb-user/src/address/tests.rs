@@ -34,7 +34,7 @@ fn a_vip_stands_absent_ours_or_foreign() {
     let mut there = present(2, "10.0.0.9", 32);
     assert_eq!(
         wanted.standing(std::slice::from_ref(&there)),
-        Ok(Standing::Foreign { protocol: None })
+        Ok(Standing::Foreign { prefix: 32, protocol: None })
     );
     there.protocol = Some(PROTOCOL);
     assert_eq!(wanted.standing(&[there]), Ok(Standing::Ours));
@@ -46,21 +46,32 @@ fn a_vip_elsewhere_is_a_conflict_that_says_where() {
     let conflict = wanted.standing(&[present(7, "fd00::9", 64)]).unwrap_err();
     assert_eq!(conflict, Conflict::OtherInterface { vip: wanted, interface: 7, prefix: 64 });
     assert!(conflict.to_string().contains("interface 7 as /64"));
-    let conflict = wanted.standing(&[present(2, "fd00::9", 64)]).unwrap_err();
+    let mut there = present(2, "fd00::9", 64);
+    let foreign = Standing::Foreign { prefix: 64, protocol: None };
+    assert_eq!(wanted.standing(std::slice::from_ref(&there)), Ok(foreign));
+    there.protocol = Some(PROTOCOL);
+    let conflict = wanted.standing(&[there]).unwrap_err();
     assert_eq!(conflict, Conflict::OtherPrefix { vip: wanted, prefix: 64 });
 }
 
 #[test]
-fn a_vip_that_would_lead_its_subnet_is_a_conflict() {
-    let wanted = vip("10.0.0.9", 24);
-    let first = Err(Conflict::FirstOfSubnet { vip: wanted });
-    assert_eq!(wanted.standing(&[]), first);
-    assert_eq!(wanted.standing(&[present(3, "10.0.0.1", 24)]), first);
-    assert_eq!(wanted.standing(&[present(2, "10.0.1.1", 24)]), first);
-    assert_eq!(wanted.standing(&[present(2, "10.0.0.1", 25)]), first);
-    // Alone there, and so first, although put up by us.
-    assert_eq!(wanted.standing(&[present(2, "10.0.0.9", 24)]), first);
-    assert_eq!(wanted.standing(&[present(2, "10.0.0.1", 24)]), Ok(Standing::Absent));
+fn an_ipv4_vip_goes_up_as_32_whatever_its_subnet() {
+    for prefix in [1, 24, 31, 32] {
+        let wanted = vip("10.0.0.9", prefix);
+        assert_eq!(wanted.prefix(), 32);
+        let mut there = present(2, "10.0.0.9", 32);
+        assert!(wanted.is(&there));
+        there.protocol = Some(PROTOCOL);
+        let other = Present { prefix: 24, ..there.clone() };
+        assert!(!wanted.is(&other));
+        let conflict = Err(Conflict::OtherPrefix { vip: wanted, prefix: 24 });
+        assert_eq!(wanted.standing(&[there, other]), conflict);
+    }
+    // The kernel has an IPv6 address once only, with whatever prefix.
+    let wanted = vip("fd00::9", 64);
+    assert_eq!(wanted.prefix(), 64);
+    assert!(wanted.is(&present(2, "fd00::9", 128)));
+    assert!(!wanted.is(&present(3, "fd00::9", 64)));
 }
 
 #[test]

@@ -207,6 +207,8 @@ pub struct Group {
     pub auto_failback: bool,
     /// Whether the addresses are on this node also while it does not serve, behind the closed gate.
     pub warm_addresses: bool,
+    /// How many of the addresses it needs.
+    pub require: Require,
     /// Service addresses, in order.
     pub addresses: Vec<ServiceAddress>,
     /// Resources to start after the addresses, in order, and to stop before them, in reverse.
@@ -220,6 +222,16 @@ impl Group {
     pub fn fingerprint(&self) -> u32 {
         fingerprint::group(self)
     }
+}
+
+/// How many of its addresses a group needs to be served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Require {
+    /// One. Others that cannot be put up are tried again, and told of.
+    #[default]
+    Any,
+    /// All. Where one cannot be put up, the group is served by the other node.
+    All,
 }
 
 /// A service address (VIP).

@@ -288,6 +288,17 @@ fn each_node_may_keep_the_addresses_of_a_group_or_not() {
 }
 
 #[test]
+fn a_group_needs_one_of_its_addresses_or_all() {
+    assert!(good().groups.iter().all(|group| group.require == Require::Any));
+    for (text, require) in [("any", Require::Any), ("all", Require::All)] {
+        let to = format!("preferred = \"b\"\nrequire = \"{text}\"");
+        let config = parse(&with("preferred = \"b\"", &to)).unwrap();
+        assert_eq!(config.groups[1].require, require);
+        assert_eq!(config.fingerprint(), good().fingerprint());
+    }
+}
+
+#[test]
 fn each_node_sees_its_own_side() {
     let config = good();
     let local = config.for_node("b").unwrap();

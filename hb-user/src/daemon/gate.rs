@@ -6,23 +6,18 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    time::Duration,
 };
 
-use hb_ebpf::{gate::Bounce, maps::Event, time::BootTime};
+use hb_ebpf::gate::Bounce;
 
 use super::{Daemon, LocalVip, resources::describe};
 use crate::{
     address::{LinkNews, link_news},
     clock,
     config::HostView,
-    fast::Command,
     id::{GroupId, NodeId},
     kernel::{Displaced, Gates, KernelError},
 };
-
-/// An address claimed by others is announced again at most this often (RFC 5227, 2.4).
-const DEFEND_EVERY: Duration = Duration::from_secs(10);
 
 /// Returns every service address with its group, in the order of their numbers.
 pub(super) fn numbered(vips: &[Vec<LocalVip>]) -> Vec<(IpAddr, u8)> {
@@ -132,32 +127,6 @@ impl Daemon {
             // Behind a router it would be the router's.
             (state.mac != [0; 6] && link.min_hops == u8::MAX).then_some(state.mac)
         })
-    }
-
-    /// Somebody else claims an address that this node serves: said, and defended.
-    pub(super) fn on_claim(&mut self, event: &Event) {
-        let all: Vec<_> = numbered(&self.vips);
-        let Some((address, group)) = all.get(usize::from(event.link)).copied() else { return };
-        let group = GroupId(group);
-        let mac = match self.kernel.claims(event.link) {
-            Ok(claims) => mac_text(claims.mac),
-            Err(error) => describe(&error),
-        };
-        let now = clock::now();
-        let last = self.defended.entry(event.link).or_insert(BootTime::NEVER);
-        let defend = *last == BootTime::NEVER || now.since(*last) >= DEFEND_EVERY;
-        if defend {
-            *last = now;
-            self.command(Command::Announce { group });
-        }
-        let group = self.group_name(group);
-        tracing::warn!(
-            group,
-            vip = %address,
-            mac,
-            defended = defend,
-            "somebody else claims an address that this node serves"
-        );
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Daemon, gate::mac_text, resources::describe};
-use crate::{config::HostView, id::LinkId};
+use crate::{config::HostView, fast::Command, id::LinkId};
 
 /// What the kernel half was told.
 #[derive(Default)]
@@ -43,6 +43,7 @@ impl Daemon {
                 tracing::info!(link = %link.name, mac, "interface has another MAC address");
             }
         }
+        self.look_at_announced(host);
         let own = own(host, |name| self.vips.iter().flatten().any(|vip| vip.interface == name));
         if own != self.macs.own {
             match self.kernel.set_macs(&own) {
@@ -52,6 +53,29 @@ impl Daemon {
                     tracing::warn!(error, "own MAC addresses are not known to the gate");
                 }
             }
+        }
+    }
+
+    /// Has addresses on an interface that has another MAC address announced by that one.
+    fn look_at_announced(&mut self, host: &HostView) {
+        let mut changed = BTreeMap::new();
+        for local in self.vips.iter_mut().flatten() {
+            let Some(interface) = host.interface(&local.interface) else { continue };
+            let Some(mac) = interface.mac else { continue };
+            // One that was made anew is another one.
+            if interface.index == local.vip.interface() && mac != local.mac {
+                local.mac = mac;
+                changed.insert(interface.index, (&interface.name, mac));
+            }
+        }
+        for (interface, (name, mac)) in changed {
+            let text = mac_text(mac);
+            tracing::info!(
+                interface = name,
+                mac = text,
+                "service addresses have another MAC address"
+            );
+            self.command(Command::Mac { interface, mac });
         }
     }
 }

@@ -22,6 +22,7 @@
 
 mod act;
 mod clean;
+mod defend;
 mod disk;
 mod fence;
 mod gate;
@@ -44,6 +45,7 @@ mod start;
 mod start_error;
 mod strays;
 mod survey;
+mod upkeep;
 mod warm;
 
 use std::{
@@ -73,6 +75,7 @@ use self::{
     selftest::Trial,
 };
 use crate::{
+    address::AddressNotices,
     background::Background,
     clock,
     config::{Config, Local},
@@ -168,8 +171,9 @@ struct Daemon {
     /// When the kernel half's own counters were last looked at.
     counted: BootTime,
     stopping: bool,
-    /// When each service address was last defended, by its number.
-    defended: BTreeMap<u8, BootTime>,
+    /// How each service address is defended, by its number.
+    defended: BTreeMap<u8, defend::Defense>,
+    upkeep: upkeep::Upkeep,
     /// When this daemon last looked round.
     round: BootTime,
     /// Pauses of this node, or of another whose clock cannot be told from it.
@@ -270,6 +274,9 @@ impl Daemon {
         let interfaces = gate::Interfaces::listen()
             .and_then(listen)
             .map_err(system("listen for news of interfaces"))?;
+        let removals = AddressNotices::listen()
+            .and_then(listen)
+            .map_err(system("listen for addresses that are removed"))?;
         // One may have come up since the start looked.
         self.surveyor.cover();
         for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
@@ -298,6 +305,13 @@ impl Daemon {
                     ready.clear_ready();
                     self.on_link_news(news);
                     self.surveyor.cover();
+                }
+                ready = removals.readable() => {
+                    let listening = system("listen for addresses that are removed");
+                    let mut ready = ready.map_err(&listening)?;
+                    let removed = ready.get_inner().take().map_err(&listening)?;
+                    ready.clear_ready();
+                    self.on_addresses_removed(&removed);
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),

@@ -87,12 +87,7 @@ impl Daemon {
                 let result = result.map_err(|error| describe(&error));
                 self.feed(Input::Took { group, epoch, result });
             }
-            Report::Restored { group, result } => {
-                if let Err(error) = result {
-                    let group = self.group_name(group);
-                    tracing::error!(group, error = describe(&error), "address not put back");
-                }
-            }
+            Report::Refused { group, vip, error } => self.on_refused(group, &vip, &error),
             Report::Warmed { group, result } => self.on_warmed(group, result),
             Report::Dropped { group, result, .. } => {
                 self.clean(group, result.map_err(|error| describe(&error)));
@@ -194,6 +189,7 @@ impl Daemon {
             self.shared.set_buddy(peer, buddy);
         }
         self.keep_warm();
+        self.go_on_defending(now);
         self.go_on_with_keys();
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;

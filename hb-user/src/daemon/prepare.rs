@@ -57,12 +57,14 @@ pub enum PrepareError {
     Conflict(#[from] Conflict),
     /// A service address was put up by somebody else.
     #[error(
-        "VIP {vip} is on this host already and was not put there by hb: remove it from the \
-         operating system's network configuration (`ip address del`), hb adds and removes it"
+        "VIP {vip} is on this host already as /{prefix} and was not put there by hb: remove it from \
+         the operating system's network configuration (`ip address del`), hb adds and removes it"
     )]
     Foreign {
         /// The address.
         vip: Vip,
+        /// Its prefix there, in bits.
+        prefix: u8,
     },
 }
 
@@ -139,8 +141,8 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
     // They go first, so they are in nobody's way.
     let others: Vec<_> = present.into_iter().filter(|found| !stray.contains(found)).collect();
     for local in vips.iter().flatten() {
-        if let Standing::Foreign { .. } = local.vip.standing(&others)? {
-            return Err(PrepareError::Foreign { vip: local.vip });
+        if let Standing::Foreign { prefix, .. } = local.vip.standing(&others)? {
+            return Err(PrepareError::Foreign { vip: local.vip, prefix });
         }
     }
     let interfaces = local

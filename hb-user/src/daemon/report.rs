@@ -156,6 +156,7 @@ impl Daemon {
             }
         }
         warnings.extend(self.warn_of_strays());
+        warnings.extend(self.warn_of_addresses());
         if self.lost_events > 0 {
             warnings.push(format!("{} events of the kernel half were lost", self.lost_events));
         }
@@ -385,9 +386,7 @@ impl Daemon {
                 .map(|local| AddressStatus {
                     address: format!("{}/{}", local.vip.ip(), local.vip.prefix()),
                     interface: local.interface.clone(),
-                    present: present.iter().any(|found| {
-                        found.ip == local.vip.ip() && found.interface == local.vip.interface()
-                    }),
+                    present: present.iter().any(|found| local.vip.is(found)),
                     warm: self.config.group(view.group).is_some_and(|group| group.warm_addresses),
                 })
                 .collect(),

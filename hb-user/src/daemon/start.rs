@@ -40,7 +40,8 @@ use crate::{
     beginning::{Begin, Beginning, Step},
     clock,
     config::{
-        Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Resource, ResourceKind,
+        Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Require, Resource,
+        ResourceKind,
     },
     core::{Core, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
@@ -201,6 +202,9 @@ fn assemble(
         if group.is_some_and(|group| group.warm_addresses) {
             effect = effect.warm();
         }
+        if group.is_some_and(|group| group.require == Require::All) {
+            effect = effect.needs_all();
+        }
         for local in vips {
             let announcement = Announcement::new(local.vip.ip(), local.mac);
             let socket = AnnounceSocket::open(local.vip.interface())?;
@@ -340,6 +344,7 @@ fn assemble(
         pauses: Default::default(),
         peers_pauses: BTreeMap::new(),
         defended: BTreeMap::new(),
+        upkeep: Default::default(),
         fences: Fences::new(background.clone()),
         surveyor,
         cleaner,

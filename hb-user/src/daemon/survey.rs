@@ -29,12 +29,10 @@ use super::{
     strays::{self, Cleared},
 };
 use crate::{
-    address::{AddressError, AddressSocket, Present},
+    address::{AddressError, AddressSocket, Interface, Present},
     clock,
     config::HostView,
     control::Reply,
-    core::Phase,
-    fast,
     kernel::{Attachment, Gates, Generic, KernelError, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
     realtime,
@@ -63,6 +61,9 @@ pub(super) enum Found {
 pub(super) struct Survey {
     began: BootTime,
     present: Result<Vec<Present>, AddressError>,
+    interfaces: Result<Vec<Interface>, AddressError>,
+    /// `net.ipv4.conf.all.arp_ignore`, 0 if it cannot be read.
+    arp_ignore: i32,
     /// Addresses that nodes of other clusters on this host look after.
     others: Result<BTreeSet<IpAddr>, KernelError>,
     unpinned: Option<Unpinned>,
@@ -183,7 +184,9 @@ impl Surveyor {
                 (Ok(present), Some(node)) => strays::others(present, node.cluster),
                 _ => Ok(BTreeSet::new()),
             };
-            let survey = Survey { began, present, others, unpinned: pinnings.look() };
+            let interfaces = AddressSocket::open().and_then(|mut socket| socket.interfaces());
+            let (arp_ignore, unpinned) = (arp_ignore(), pinnings.look());
+            let survey = Survey { began, present, interfaces, arp_ignore, others, unpinned };
             // A daemon that is gone needs none.
             drop(sender.send(Found::Survey(survey)));
         });
@@ -260,6 +263,11 @@ fn addresses() -> Result<Vec<Present>, AddressError> {
     AddressSocket::open().and_then(|mut socket| socket.addresses(None))
 }
 
+fn arp_ignore() -> i32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/arp_ignore");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
 impl Daemon {
     pub(super) fn on_found(&mut self, found: Found) {
         match found {
@@ -278,7 +286,11 @@ impl Daemon {
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        let Survey { began, present, others, unpinned } = survey;
+        let Survey { began, present, interfaces, arp_ignore, others, unpinned } = survey;
+        match interfaces {
+            Ok(interfaces) => self.look_for_obstacles(&interfaces, arp_ignore),
+            Err(error) => tracing::error!(error = describe(&error), "interfaces not looked at"),
+        }
         match present {
             Ok(present) => {
                 self.restore_addresses(&present, began);
@@ -342,22 +354,6 @@ impl Daemon {
                     tracing::error!(error, "pins are gone");
                     self.unpinned = Some(error);
                 }
-            }
-        }
-    }
-
-    /// Puts back addresses of the groups that have served here since before the look, if somebody
-    /// took them away.
-    fn restore_addresses(&mut self, present: &[Present], began: BootTime) {
-        for view in self.core.view().groups {
-            let taken = matches!(view.phase, Phase::Starting { .. } | Phase::Serving { .. });
-            if !taken || view.since >= began {
-                continue;
-            }
-            if let Some(missing) = self.missing(view.group, present) {
-                let group = self.group_name(view.group);
-                tracing::warn!(group, vip = %missing.vip, "address is gone: putting it back");
-                self.command(fast::Command::Restore { group: view.group });
             }
         }
     }

@@ -95,7 +95,17 @@ impl Daemon {
         }
     }
 
-    fn warm_up(&mut self, group: GroupId, now: BootTime) {
+    /// Tells whether the addresses of a group are up though it does not serve here.
+    pub(super) fn is_warm(&self, group: GroupId) -> bool {
+        matches!(self.warm.get(group), Warmth::Up(_)) && self.wants_warm(group)
+    }
+
+    /// Tells whether they should be.
+    pub(super) fn wants_warm(&self, group: GroupId) -> bool {
+        self.apart().contains(&group)
+    }
+
+    pub(super) fn warm_up(&mut self, group: GroupId, now: BootTime) {
         self.warm.set(group, Warmth::Asked(now));
         self.command(Command::Warm { group });
     }
@@ -113,11 +123,8 @@ impl Daemon {
             Ok(()) if matches!(self.warm.get(group), Warmth::Asked(_)) => {
                 self.warm.set(group, Warmth::Up(clock::now()));
             }
-            Ok(()) => {}
-            Err(error) => {
-                let group = self.group_name(group);
-                tracing::error!(group, error = describe(&error), "address not put up beforehand");
-            }
+            // Each that is not up was told of, and all are asked for again.
+            Ok(()) | Err(_) => {}
         }
     }
 
@@ -138,11 +145,7 @@ impl Daemon {
     /// Returns an address of a group that is not there.
     pub(super) fn missing(&self, group: GroupId, present: &[Present]) -> Option<&LocalVip> {
         let vips = self.vips.get(usize::from(group.0)).map_or(&[][..], Vec::as_slice);
-        vips.iter().find(|local| {
-            !present
-                .iter()
-                .any(|found| found.ip == local.vip.ip() && found.interface == local.vip.interface())
-        })
+        vips.iter().find(|local| !present.iter().any(|found| local.vip.is(found)))
     }
 
     /// Every interface is gated but those that `refused`. The groups that have an address on one of

@@ -30,10 +30,14 @@ pub struct Effect {
     addresses: Vec<Address>,
     resources: bool,
     warm: bool,
+    all: bool,
 }
 
 #[derive(Debug)]
 struct Address {
+    vip: Vip,
+    /// It is on this node, by what the kernel said last.
+    up: bool,
     add: Batch,
     remove: Batch,
     announcement: Announcement,
@@ -55,6 +59,13 @@ impl Effect {
         Self { warm: true, ..self }
     }
 
+    /// Without every one of its addresses the group is not served. Else it is with one of them, so that
+    /// what can be served is.
+    #[must_use]
+    pub fn needs_all(self) -> Self {
+        Self { all: true, ..self }
+    }
+
     /// Appends an address, announced from `socket` by `announcement`.
     ///
     /// # Errors
@@ -69,7 +80,7 @@ impl Effect {
         let (mut add, mut remove) = (Batch::new(), Batch::new());
         add.push(Change::Add, vip)?;
         remove.push(Change::Remove, vip)?;
-        self.addresses.push(Address { add, remove, announcement, socket });
+        self.addresses.push(Address { vip, up: false, add, remove, announcement, socket });
         Ok(())
     }
 }
@@ -79,7 +90,8 @@ pub(super) struct Group {
     effect: Effect,
     announced: Option<(BootTime, BootTime)>,
     taken: Option<Epoch>,
-    /// Every address is on this node, by what the kernel said last.
+    /// Every address is on this node, by what the kernel said last, and nothing was said since that
+    /// makes it doubtful.
     up: bool,
     work: Option<Work>,
 }
@@ -93,6 +105,10 @@ struct Work {
     next: usize,
     /// What came of those before.
     added: Added,
+    /// How many of those before are up.
+    up: usize,
+    /// One of them was not there before.
+    new: bool,
 }
 
 /// What shall become of a group's addresses.
@@ -100,8 +116,8 @@ struct Work {
 pub(super) enum Task {
     /// They are put up, for a takeover.
     Take(Epoch, Trigger, Steps),
-    /// They are put up again.
-    Restore(Epoch),
+    /// Those of this set are put up again, by their place in the group.
+    Restore(u64),
     /// They are taken down.
     Remove,
     /// They are put up while the group is not held, and not announced.
@@ -117,8 +133,17 @@ pub(super) struct Added {
     pub(super) at: BootTime,
     /// Announcements that did not leave.
     pub(super) unsent: u32,
-    /// The first thing that failed.
+    /// The first thing that failed, if it keeps the group from being served.
     pub(super) result: Result<(), EffectError>,
+}
+
+/// One step of what is done to the addresses of a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stepped {
+    /// The address that could not be put up, and why.
+    pub(super) refused: Option<(Vip, EffectError)>,
+    /// What came of all, after the last.
+    pub(super) done: Option<(Task, Added)>,
 }
 
 impl Group {
@@ -129,7 +154,7 @@ impl Group {
     /// Returns the epoch in which the addresses were put up, or are being put up.
     pub(super) fn taken(&self) -> Option<Epoch> {
         match self.work.map(|work| work.task) {
-            Some(Task::Take(epoch, ..) | Task::Restore(epoch)) => Some(epoch),
+            Some(Task::Take(epoch, ..)) => Some(epoch),
             _ => self.taken,
         }
     }
@@ -142,14 +167,22 @@ impl Group {
     /// Begins to put the addresses up or to take them down, whatever was being done to them: call
     /// [`step`](Self::step) until it says what came of it.
     pub(super) fn begin(&mut self, task: Task) {
-        self.taken = None;
+        // What is put back was taken, and is so whether or not it succeeds.
+        if !matches!(task, Task::Restore(_)) {
+            self.taken = None;
+        }
         if let Task::Remove | Task::Cool = task {
             self.announced = None;
         }
         // Of all tasks only a takeover is begun without a doubt that they are there.
         self.up &= matches!(task, Task::Take(..));
         let added = Added { at: clock::now(), unsent: 0, result: Ok(()) };
-        self.work = Some(Work { task, next: 0, added });
+        self.work = Some(Work { task, next: 0, added, up: 0, new: false });
+    }
+
+    /// Tells whether the addresses are being put up for a takeover.
+    pub(super) fn is_being_taken(&self) -> bool {
+        self.work.is_some_and(|work| matches!(work.task, Task::Take(..)))
     }
 
     /// Tells whether the addresses may be put up or taken down beside any holding: nothing was done
@@ -165,9 +198,11 @@ impl Group {
     }
 
     /// Does the next address, if there is something to be done: announced before the one after it,
-    /// for it is of use at once. Returns what came of all after the last.
-    pub(super) fn step(&mut self, socket: &mut AddressSocket) -> Option<(Task, Added)> {
-        let Work { task, next, mut added } = self.work?;
+    /// for it is of use at once.
+    pub(super) fn step(&mut self, socket: &mut AddressSocket) -> Stepped {
+        let Some(Work { task, next, mut added, mut up, mut new }) = self.work else {
+            return Stepped::default();
+        };
         if let Task::Take(epoch, ..) = task
             && self.effect.warm
             && self.up
@@ -175,31 +210,52 @@ impl Group {
             added.unsent = self.announce(added.at);
             self.taken = Some(epoch);
             self.work = None;
-            return Some((task, added));
+            return Stepped { refused: None, done: Some((task, added)) };
         }
-        if let Some(address) = self.effect.addresses.get(next) {
+        let mut refused = None;
+        if let Some(address) = self.effect.addresses.get_mut(next) {
             let result = match task {
-                Task::Take(..) | Task::Restore(_) => execute(socket, &address.add).map(|()| {
+                Task::Restore(which) if which & (1 << (next % 64)) == 0 => Ok(Done::AlreadyThere),
+                Task::Take(..) | Task::Restore(_) | Task::Warm => address.put_up(socket),
+                Task::Remove | Task::Cool => address.take_down(socket),
+            };
+            match (task, result) {
+                // Neighbours know of what was there all the time.
+                (Task::Restore(_), Ok(Done::AlreadyThere)) => {}
+                (Task::Take(..) | Task::Restore(_), Ok(_)) => {
                     added.at = clock::now();
                     added.unsent += address.announce();
-                }),
-                Task::Warm => execute(socket, &address.add),
-                Task::Remove | Task::Cool => execute(socket, &address.remove),
-            };
-            added.result = added.result.and(result);
+                    new = true;
+                }
+                (Task::Take(..) | Task::Restore(_) | Task::Warm, Err(error)) => {
+                    refused = Some((address.vip, error));
+                }
+                _ => {}
+            }
+            up += usize::from(address.up);
+            added.result = added.result.and(result.map(drop));
         }
-        let next = next + 1;
-        if next < self.effect.addresses.len() {
-            self.work = Some(Work { task, next, added });
-            return None;
+        let (next, all) = (next + 1, self.effect.addresses.len());
+        if next < all {
+            self.work = Some(Work { task, next, added, up, new });
+            return Stepped { refused, done: None };
         }
         self.work = None;
-        self.up = added.result.is_ok() && !matches!(task, Task::Remove | Task::Cool);
-        if let (Task::Take(epoch, ..) | Task::Restore(epoch), Ok(())) = (task, added.result) {
+        self.up = up == all && !matches!(task, Task::Remove | Task::Cool);
+        if let Task::Take(..) = task
+            && up > 0
+            && !self.effect.all
+        {
+            added.result = Ok(());
+        }
+        if let (Task::Take(epoch, ..), Ok(())) = (task, added.result) {
             self.taken = Some(epoch);
+            new = true;
+        }
+        if new && self.taken.is_some() {
             self.announced = Some((added.at, Schedule::next(added.at, added.at)));
         }
-        Some((task, added))
+        Stepped { refused, done: Some((task, added)) }
     }
 
     /// Announces once and begins the schedule at `now`. Returns how many frames did not leave.
@@ -223,12 +279,40 @@ impl Group {
         self.announced.map(|(_, due)| due)
     }
 
-    fn send(&self) -> u32 {
-        self.effect.addresses.iter().map(Address::announce).sum()
+    /// Announces once more, beside the schedule.
+    pub(super) fn send(&self) -> u32 {
+        let up = self.effect.addresses.iter().filter(|address| address.up);
+        up.map(Address::announce).sum()
+    }
+
+    /// Announces by this MAC address from now on what is on the interface of this index, and once more
+    /// at `now` if the group is held.
+    pub(super) fn set_mac(&mut self, interface: u32, mac: [u8; 6], now: BootTime) {
+        let addresses = self.effect.addresses.iter_mut();
+        let mut concerned = false;
+        for address in addresses.filter(|address| address.vip.interface() == interface) {
+            address.announcement = Announcement::new(address.vip.ip(), mac);
+            concerned = true;
+        }
+        if concerned && self.taken.is_some() {
+            self.announce(now);
+        }
     }
 }
 
 impl Address {
+    fn put_up(&mut self, socket: &mut AddressSocket) -> Result<Done, EffectError> {
+        let result = execute(socket, &self.add);
+        self.up = result.is_ok();
+        result
+    }
+
+    /// One that does not go is told of by no neighbour either.
+    fn take_down(&mut self, socket: &mut AddressSocket) -> Result<Done, EffectError> {
+        self.up = false;
+        execute(socket, &self.remove)
+    }
+
     /// Returns how many frames did not leave.
     fn announce(&self) -> u32 {
         self.announcement.frames().map(|frame| u32::from(self.socket.send(frame).is_err())).sum()
@@ -236,9 +320,8 @@ impl Address {
 }
 
 /// Makes the one change of `batch`.
-fn execute(socket: &mut AddressSocket, batch: &Batch) -> Result<(), EffectError> {
+fn execute(socket: &mut AddressSocket, batch: &Batch) -> Result<Done, EffectError> {
     let mut result = [Ok(Done::Missing)];
     socket.execute(batch, &mut result).map_err(|_| EffectError::Socket)?;
-    result[0]?;
-    Ok(())
+    Ok(result[0]?)
 }

@@ -42,7 +42,7 @@ pub use pursuit::{Ground, Pursuit};
 pub use queue::{Bell, Queue};
 
 use crate::{
-    address::AddressError,
+    address::{AddressError, Vip},
     id::{GroupId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
     realtime::{Demand, LockError, Scheduling},
@@ -97,10 +97,24 @@ pub enum Command {
         /// The group.
         group: GroupId,
     },
+    /// Announce the addresses of a group once more, and go on with its schedule.
+    Remind {
+        /// The group.
+        group: GroupId,
+    },
     /// Put up the addresses of a group that are missing, and announce them again.
     Restore {
         /// The group.
         group: GroupId,
+        /// Which: a set of places in the group.
+        missing: u64,
+    },
+    /// An interface has another MAC address: announce what is on it by that one.
+    Mac {
+        /// Index of the interface.
+        interface: u32,
+        /// The address it has now.
+        mac: [u8; 6],
     },
     /// Put up the addresses of a group that is not held, behind the closed gate.
     Warm {
@@ -169,7 +183,16 @@ pub enum Report {
         /// The group.
         group: GroupId,
     },
-    /// The addresses of a group are up, or not.
+    /// An address could not be put up; it is not there.
+    Refused {
+        /// The group.
+        group: GroupId,
+        /// The address.
+        vip: Vip,
+        /// Why not.
+        error: EffectError,
+    },
+    /// The addresses of a group are up as far as they are needed, or not.
     Took {
         /// The group.
         group: GroupId,
@@ -181,13 +204,6 @@ pub enum Report {
         steps: Steps,
         /// Announcements that could not be sent.
         unsent: u32,
-        /// The first thing that failed.
-        result: Result<(), EffectError>,
-    },
-    /// The addresses of a group are up again, or not.
-    Restored {
-        /// The group.
-        group: GroupId,
         /// The first thing that failed.
         result: Result<(), EffectError>,
     },

@@ -18,7 +18,7 @@ use super::{
     Token, Trigger,
     burst::Burst,
     deputy::Deputy,
-    group::{Added, Group, Task},
+    group::{Added, Group, Stepped, Task},
     poller::Poller,
     probe::Streams,
     pursuit::{Ground, Pursuit},
@@ -215,12 +215,23 @@ impl Worker {
                     found.announce(clock::now());
                 }
             }
-            Command::Restore { group } => {
+            Command::Remind { group } => {
+                if let Some(found) = hands.idle(group) {
+                    found.send();
+                }
+            }
+            Command::Restore { group, missing } => {
                 // Not if it was dropped since the daemon looked.
                 if let Some(found) = hands.idle(group)
-                    && let Some(epoch) = found.taken()
+                    && found.taken().is_some()
                 {
-                    found.begin(Task::Restore(epoch));
+                    found.begin(Task::Restore(missing));
+                }
+            }
+            Command::Mac { interface, mac } => {
+                let now = clock::now();
+                for group in &mut hands.groups {
+                    group.set_mac(interface, mac, now);
                 }
             }
             // Not if it was taken since the daemon looked.
@@ -294,10 +305,12 @@ impl Hands {
             self.token.away_ns.store(clock::now().ns(), Ordering::Release);
         }
         for index in 0..self.groups.len() {
-            let Some((task, added)) = self.groups[index].step(&mut self.addresses) else {
-                continue;
-            };
             let group = GroupId(index as u8);
+            let Stepped { refused, done } = self.groups[index].step(&mut self.addresses);
+            if let Some((vip, error)) = refused {
+                self.report(Report::Refused { group, vip, error });
+            }
+            let Some((task, added)) = done else { continue };
             let Added { at, unsent, result } = added;
             match task {
                 Task::Take(epoch, trigger, mut steps) => {
@@ -311,9 +324,8 @@ impl Hands {
                     self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
                     self.probe();
                 }
-                Task::Restore(_) => self.report(Report::Restored { group, result }),
                 Task::Warm => self.report(Report::Warmed { group, result }),
-                Task::Cool => {}
+                Task::Restore(_) | Task::Cool => {}
                 Task::Remove => self.report(Report::Dropped { group, at: clock::now(), result }),
             }
         }
@@ -406,7 +418,7 @@ impl Ground for Hands {
         let Some(found) = self.groups.get_mut(group.0 as usize) else { return };
         if found.taken() == Some(epoch) {
             // Asked for again before the daemon had heard that this was done already, or begun.
-            if !found.is_busy() {
+            if !found.is_being_taken() {
                 let result = Ok(());
                 self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
             }

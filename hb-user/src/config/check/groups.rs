@@ -11,7 +11,7 @@ use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 
 use super::{
     super::{
-        GateMode, Group, InterfaceName, Link, LinkAddress, Name, Resource, ResourceKind,
+        GateMode, Group, InterfaceName, Link, LinkAddress, Name, Require, Resource, ResourceKind,
         ServiceAddress,
         error::At,
         file::{Section, TextOrMap},
@@ -115,6 +115,18 @@ fn group(
         }
         None => Some(false),
     };
+    let require = match section.text("require") {
+        Some(text) => match text.value {
+            "any" => Some(Require::Any),
+            "all" => Some(Require::All),
+            _ => {
+                section.unknown_choice("require", text, ["any", "all"]);
+                None
+            }
+        },
+        None if section.has("require").is_some() => None,
+        None => Some(Require::default()),
+    };
     let label = name
         .as_ref()
         .map_or_else(|| id.to_string(), |name| format!("group {name:?}", name = name.as_str()));
@@ -148,8 +160,17 @@ fn group(
     section.finish();
     let complete = || {
         let (name, preferred, auto_failback) = (name?, preferred?, auto_failback?);
-        let warm_addresses = warm_addresses?;
-        Some(Group { id, name, preferred, auto_failback, warm_addresses, addresses, resources })
+        let (warm_addresses, require) = (warm_addresses?, require?);
+        Some(Group {
+            id,
+            name,
+            preferred,
+            auto_failback,
+            warm_addresses,
+            require,
+            addresses,
+            resources,
+        })
     };
     ReadGroup { complete: complete(), found }
 }

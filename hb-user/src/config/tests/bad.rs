@@ -159,6 +159,13 @@ fn timers() {
             "warm",
             "neither true nor false",
         ),
+        case(
+            "preferred = \"b\"",
+            "preferred = \"b\"\nrequire = \"some\"",
+            "\"some\"",
+            "require = \"some\" is unknown; choose one of: any, all",
+        ),
+        case("preferred = \"b\"", "preferred = \"b\"\nrequire = 1", "1", "no text"),
     ]);
 }
 

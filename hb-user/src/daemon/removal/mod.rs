@@ -29,7 +29,7 @@ use super::{
     strays,
 };
 use crate::{
-    address::{AddressError, AddressSocket, Batch, Change, Done, PROTOCOL, Present, Vip},
+    address::{AddressError, AddressSocket, PROTOCOL, Present},
     clock,
     id::NodeId,
     kernel::{
@@ -283,13 +283,7 @@ fn close(leases: &Leases, group: u8) -> Result<u64, KernelError> {
 
 /// Removes an address. Returns whether it was there.
 pub(super) fn remove_address(socket: &mut AddressSocket, found: &Present) -> Result<bool, String> {
-    let mut batch = Batch::new();
-    let mut result = [Ok(Done::Missing)];
-    let vip =
-        Vip::new(found.interface, found.ip, found.prefix).map_err(|error| error.to_string())?;
-    batch.push(Change::Remove, vip).map_err(|error| error.to_string())?;
-    socket.execute(&batch, &mut result).map_err(|error| describe(&error))?;
-    result[0].map(|done| done == Done::Removed).map_err(|error| describe(&error))
+    socket.remove(found).map_err(|error| describe(&error))
 }
 
 /// Takes away what the node of a configuration left behind, for a daemon that is gone for good. Returns
