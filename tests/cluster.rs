@@ -30,6 +30,7 @@ mod cluster {
     mod leaving;
     mod links;
     mod moves;
+    mod paths;
     mod pins;
     mod removal;
     mod resources;

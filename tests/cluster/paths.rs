@@ -1,0 +1,143 @@
+//! A cable, a port or an interface fails, and no machine.
+
+use hb_ebpf::time::BootTime;
+use lab::{
+    addresses::{Link, Machine, VIP4},
+    clock,
+    config::Settings,
+    switch::port_name,
+};
+
+use super::{
+    holders::Watch,
+    support::{Cluster, PATIENCE, slow},
+};
+
+fn quick(policy: &str) -> Settings {
+    Settings { policy: policy.into(), resource: false, ..slow() }
+}
+
+/// Pulls the cable of a node's service interface out of the switch, or puts it back.
+fn plug(cluster: &Cluster, node: Machine, in_place: bool) {
+    let state = if in_place { "up" } else { "down" };
+    let port = port_name(node, Link::Client);
+    cluster.lab.switch().netns().ip_batch(&format!("link set {port} {state}\n")).unwrap();
+}
+
+/// Waits until a node says that it has no path, and why.
+fn wait_for_no_path(cluster: &mut Cluster, node: Machine, why: &str) {
+    let status =
+        cluster.wait_for(node, "has no path", |status| status["groups"][0]["health"] == "no-path");
+    let reason = status["groups"][0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains(why), "{reason}");
+}
+
+fn hands_over(policy: &str, break_it: fn(&Cluster), mend: fn(&Cluster), why: &str) {
+    let mut cluster = Cluster::up(quick(policy));
+    let watch = Watch::start(&cluster);
+    let client = cluster.client(VIP4.into());
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
+    break_it(&cluster);
+    cluster.wait_until_alone(Machine::B);
+    wait_for_no_path(&mut cluster, Machine::A, why);
+    let refused = cluster.ask(Machine::B, &["move", "web", "a"]);
+    assert!(!refused.status.success(), "{policy}: {refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("no path"), "{policy}: {said}");
+    mend(&cluster);
+    // It stands by again, and takes nothing back.
+    cluster.wait_until_serving(Machine::B);
+    watch.finish().assert_never_both();
+    let seen = client.finish().unwrap();
+    let first = seen.first_answer(Machine::B, BootTime::NEVER).unwrap().received;
+    let late = seen.answers.iter().find(|a| a.node == Machine::A && a.received > first);
+    assert_eq!(late, None, "{policy}: an answer of the old holder after the new one's");
+}
+
+#[test]
+fn a_holder_whose_service_cable_is_out_hands_over_under_every_policy() {
+    for policy in ["available", "witness", "safe"] {
+        let out = |cluster: &Cluster| plug(cluster, Machine::A, false);
+        let back = |cluster: &Cluster| plug(cluster, Machine::A, true);
+        hands_over(policy, out, back, "interface eth0 has no carrier");
+    }
+}
+
+#[test]
+fn a_holder_whose_service_interface_is_set_down_hands_over() {
+    fn down(cluster: &Cluster) {
+        cluster.lab.netns(Machine::A).ip_batch("link set eth0 down\n").unwrap();
+    }
+    fn up(cluster: &Cluster) {
+        // What the kernel took with the interface, a network manager puts back.
+        let lines = "link set eth0 up\naddress replace 2001:db8::1/64 dev eth0 nodad\n";
+        cluster.lab.netns(Machine::A).ip_batch(lines).unwrap();
+    }
+    hands_over("available", down, up, "interface eth0 is down");
+}
+
+#[test]
+fn a_standby_whose_service_cable_is_out_takes_nothing_until_it_is_back() {
+    for policy in ["available", "witness"] {
+        let mut cluster = Cluster::up(quick(policy));
+        plug(&cluster, Machine::B, false);
+        wait_for_no_path(&mut cluster, Machine::B, "interface eth0 has no carrier");
+        let watch = Watch::start(&cluster);
+        cluster.lab.crash(Machine::A).unwrap();
+        // Heard on the direct cable until now.
+        cluster.wait_for(Machine::B, "its peer is dead", |status| {
+            status["peers"][0]["life"] == "dead"
+        });
+        let status = cluster.status(Machine::B);
+        assert_ne!(status["groups"][0]["state"], "holding", "{policy}: {status:#}");
+        watch.finish().assert_never(Machine::B);
+        plug(&cluster, Machine::B, true);
+        cluster.wait_until_alone(Machine::B);
+    }
+}
+
+#[test]
+fn failback_does_not_go_to_a_node_whose_service_cable_is_out() {
+    let mut cluster = Cluster::up(Settings { auto_failback: true, ..quick("available") });
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    plug(&cluster, Machine::A, false);
+    cluster.lab.reboot(Machine::A).unwrap();
+    let watch = Watch::start(&cluster);
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    wait_for_no_path(&mut cluster, Machine::A, "interface eth0 has no carrier");
+    cluster.wait_for(Machine::B, "its peer is alive", |status| {
+        status["peers"][0]["controller"]["alive"] == true
+    });
+    cluster.wait_until_alone(Machine::B);
+    watch.finish().assert_never(Machine::A);
+    // It does once there is a cable.
+    plug(&cluster, Machine::A, true);
+    cluster.wait_until_serving(Machine::A);
+}
+
+#[test]
+fn a_node_that_starts_behind_a_port_that_forwards_late_takes_nothing_from_the_one_that_serves() {
+    let mut cluster = Cluster::up(quick("available"));
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    cluster.lab.reboot(Machine::A).unwrap();
+    cluster.lab.cut(Machine::A);
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_for(Machine::A, "serves", |status| status["groups"][0]["state"] == "holding");
+    cluster.wait_for_log(
+        Machine::A,
+        "nothing arrives on any interface, from anybody: this node gives way to another one that \
+         serves; look at its cables and switch ports",
+        |_| true,
+    );
+    let client = cluster.client(VIP4.into());
+    let held = cluster.epoch(Machine::B);
+    cluster.lab.heal(Machine::A);
+    cluster.wait_until_serving(Machine::B);
+    assert!(client.wait_for_answer(Machine::B, clock::now(), PATIENCE));
+    let seen = client.finish().unwrap();
+    assert!(seen.last_answer(Machine::A).is_none(), "{:?}", seen.last_answer(Machine::A));
+    // Under a number above what the other one took.
+    assert!(cluster.epoch(Machine::B) > held);
+}
