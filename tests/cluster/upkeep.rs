@@ -8,6 +8,7 @@ use lab::{
     capture::{Claim, ClaimKind},
     client::Client,
     clock,
+    config::Settings,
     socket::interface_index,
 };
 use serde_json::Value;
@@ -45,7 +46,7 @@ fn a_restart_of_the_network_loses_neither_service_addresses_nor_own_ones() {
     for down in [false, true] {
         let mut cluster = Cluster::up(slow());
         for sysctl in ["all", "eth0"] {
-            let path = format!("net/ipv4/conf/{sysctl}/promote_secondaries");
+            let path = format!("ipv4/conf/{sysctl}/promote_secondaries");
             cluster.lab.netns(Machine::A).sysctl(&path, "0").unwrap();
         }
         restart_the_network(&cluster, Machine::A, down);
@@ -92,7 +93,11 @@ fn without_ipv6(cluster: &Cluster, node: Machine, way: &str, on: bool) {
     } else {
         let value = if on { "1" } else { "0" };
         let netns = cluster.lab.netns(node);
-        netns.sysctl("net/ipv6/conf/eth0/disable_ipv6", value).unwrap();
+        netns.sysctl("ipv6/conf/eth0/disable_ipv6", value).unwrap();
+    }
+    if !on {
+        // It went along, and with it the way to the client.
+        ip(cluster, node, &format!("address add 2001:db8::{}/64 dev eth0 nodad", node.id()));
     }
 }
 
@@ -154,8 +159,8 @@ fn announcements(client: Client, vip: IpAddr) -> Vec<Claim> {
 
 #[test]
 fn a_second_foreign_claim_is_answered_as_well() {
-    let mut cluster = Cluster::up(slow());
-    cluster.wait_until_serving(Machine::A);
+    // The witness is the machine that speaks up: what leaves a node meets its gate.
+    let cluster = Cluster::up(Settings { policy: "witness".into(), ..slow() });
     thread::sleep(BURST);
     for vip in both_vips() {
         let client = cluster.client(vip);

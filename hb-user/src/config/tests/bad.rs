@@ -165,7 +165,7 @@ fn timers() {
             "\"some\"",
             "require = \"some\" is unknown; choose one of: any, all",
         ),
-        case("preferred = \"b\"", "preferred = \"b\"\nrequire = 1", "1", "no text"),
+        case("preferred = \"b\"", "preferred = \"b\"\nrequire = 1", "require", "no text"),
     ]);
 }
 
