@@ -229,10 +229,10 @@ impl Core {
         let blocked = match (group.failure(), choice) {
             _ if !group.phase.is_apart() => None,
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
-            (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if group.no_path(self.now).is_some() => {
                 group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))
             }
+            (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if barred.is_some() => barred.map(Blocked::Lacks),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
             _ if group.record.vowed => Some(Blocked::Vowed),

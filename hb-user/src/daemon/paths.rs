@@ -159,6 +159,9 @@ mod tests {
             carrier,
             loopback: false,
             mtu: 1500,
+            ipv6: true,
+            arp_ignore: 0,
+            promotes_secondaries: false,
         })
     }
 
