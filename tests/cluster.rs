@@ -13,6 +13,7 @@ mod cluster {
     mod addresses;
     mod attach;
     mod bad_configuration;
+    mod boot;
     mod burst;
     mod chain;
     mod chaos;
@@ -31,6 +32,7 @@ mod cluster {
     mod links;
     mod moves;
     mod pins;
+    mod reload;
     mod removal;
     mod resources;
     mod second_daemon;

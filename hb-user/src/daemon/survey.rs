@@ -25,13 +25,14 @@ use super::{
     Daemon, MAIN_PRIORITY,
     gate::{Covered, cover, log_displaced},
     gate_report::{self, GateError, GatePlace},
+    prepare::{Plan, PrepareError},
     resources::describe,
     strays::{self, Cleared},
 };
 use crate::{
     address::{AddressError, AddressSocket, Present},
     clock,
-    config::HostView,
+    config::{Config, ConfigErrors, HostView},
     control::Reply,
     core::Phase,
     fast,
@@ -55,6 +56,8 @@ pub(super) enum Found {
     Status(Host, oneshot::Sender<Reply>),
     /// An interface is attached to in generic mode instead, or not.
     Replaced(Result<Attachment, Box<NotReplaced>>),
+    /// The configuration as its file is now, for who had it read.
+    Reread(Result<Box<Plan>, PrepareError>, Option<oneshot::Sender<Reply>>),
     /// The keys in the file, for who had it read.
     Keys(Result<ClusterKeys, KeyError>, oneshot::Sender<Reply>),
 }
@@ -74,6 +77,8 @@ pub(super) struct Host {
     pub(super) present: Result<Vec<Present>, AddressError>,
     /// The gate as it is pinned.
     pub(super) gate: Result<GateReport, GateError>,
+    /// The configuration as its file is now.
+    pub(super) file: Result<Config, ConfigErrors>,
 }
 
 /// Who looks.
@@ -215,11 +220,11 @@ impl Surveyor {
     }
 
     /// Begins to answer who asked for a status.
-    pub(super) fn begin_status(&self, reply: oneshot::Sender<Reply>) {
+    pub(super) fn begin_status(&self, file: PathBuf, reply: oneshot::Sender<Reply>) {
         let (sender, place) = (self.sender.clone(), Arc::clone(&self.place));
         self.background.spawn_blocking(move || {
             let gate = gate_report::gate(&place);
-            let host = Host { present: addresses(), gate };
+            let host = Host { present: addresses(), gate, file: Config::load(&file) };
             drop(sender.send(Found::Status(host, reply)));
         });
     }
@@ -235,6 +240,7 @@ impl Surveyor {
             | Found::Cleared(_)
             | Found::Status(..)
             | Found::Replaced(_)
+            | Found::Reread(..)
             | Found::Keys(..) => {}
         }
         found
@@ -269,6 +275,7 @@ impl Daemon {
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
             Found::Status(host, reply) => self.on_status(host, reply),
             Found::Replaced(replaced) => self.on_replaced(replaced),
+            Found::Reread(read, reply) => self.on_reread(read, reply),
             // Who asked may have gone.
             Found::Keys(read, reply) => drop(reply.send(self.take_keys(read).into())),
         }
