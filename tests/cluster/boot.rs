@@ -116,7 +116,9 @@ fn an_ipv6_address_that_is_still_tentative_is_waited_for() {
     let mut cluster = Cluster::new(settings);
     let netns = cluster.lab.netns(Machine::A);
     let v6 = format!("{}/64", Machine::A.v6());
-    netns.sysctl("ipv6/conf/eth0/dad_transmits", "3").unwrap();
+    for (key, value) in [("accept_dad", "1"), ("dad_transmits", "3")] {
+        netns.sysctl(&format!("ipv6/conf/eth0/{key}"), value).unwrap();
+    }
     netns.ip(&["address", "del", &v6, "dev", "eth0"]).unwrap();
     netns.ip(&["address", "add", &v6, "dev", "eth0"]).unwrap();
     cluster.lab.start_daemon(Machine::A).unwrap();

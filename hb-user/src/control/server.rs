@@ -133,7 +133,7 @@ impl Server {
         }
         match self.again() {
             Ok(()) => {
-                tracing::warn!(path = %self.path.display(), "the control socket was removed: made anew")
+                tracing::warn!(path = %self.path.display(), "the control socket was removed: made anew");
             }
             Err(error) => {
                 let error = error.to_string();

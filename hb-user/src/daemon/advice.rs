@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use crate::config::{Config, HostView, Local, ResourceKind};
+use crate::config::{Config, HostView, InterfaceName, Local, ResourceKind};
 
 /// Permission bits by which somebody runs a file.
 const RUN: u32 = 0o111;
@@ -22,7 +22,7 @@ pub(super) fn advice(config: &Config, local: &Local, host: &HostView) -> Vec<Str
     let addresses = config.groups.iter().flat_map(|group| &group.addresses);
     let services = addresses.filter_map(|address| address.interface(local.me.id));
     let interfaces: BTreeSet<_> =
-        links.keys().copied().chain(services.map(|name| name.as_str())).collect();
+        links.keys().copied().chain(services.map(InterfaceName::as_str)).collect();
     for name in interfaces {
         match host.interface(name) {
             Some(interface) if !interface.up => {

@@ -65,7 +65,7 @@ impl Daemon {
             .map_err(|error| describe(&error).replace('\n', "; "))
             .and_then(|plan| self.take(&plan.config));
         match &outcome {
-            Ok(message) => tracing::info!(path, message, "configuration read again"),
+            Ok(outcome) => tracing::info!(path, outcome, "configuration read again"),
             Err(error) => {
                 tracing::error!(
                     path,

@@ -53,7 +53,7 @@ pub(super) enum Found {
     /// Every interface is gated, or not.
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
-    Status(Host, oneshot::Sender<Reply>),
+    Status(Box<Host>, oneshot::Sender<Reply>),
     /// An interface is attached to in generic mode instead, or not.
     Replaced(Result<Attachment, Box<NotReplaced>>),
     /// The configuration as its file is now, for who had it read.
@@ -225,7 +225,7 @@ impl Surveyor {
         self.background.spawn_blocking(move || {
             let gate = gate_report::gate(&place);
             let host = Host { present: addresses(), gate, file: Config::load(&file) };
-            drop(sender.send(Found::Status(host, reply)));
+            drop(sender.send(Found::Status(Box::new(host), reply)));
         });
     }
 
@@ -273,7 +273,7 @@ impl Daemon {
             Found::Interfaces(host) => self.look_at_macs(&host),
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
-            Found::Status(host, reply) => self.on_status(host, reply),
+            Found::Status(host, reply) => self.on_status(*host, reply),
             Found::Replaced(replaced) => self.on_replaced(replaced),
             Found::Reread(read, reply) => self.on_reread(read, reply),
             // Who asked may have gone.
