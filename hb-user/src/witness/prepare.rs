@@ -88,13 +88,6 @@ pub fn prepare(files: &[PathBuf]) -> Result<(Vec<Prepared>, Vec<Waiting>), Witne
     for file in files {
         let config = Config::load(file)?;
         let (id, name) = (config.cluster_id(), config.cluster.name.to_string());
-        if let Some((_, path, other)) = known.iter().find(|(known, ..)| *known == id) {
-            return Err(WitnessError::Twice {
-                paths: [path.clone(), file.clone()],
-                names: [other.clone(), name],
-            });
-        }
-        known.push((id, file.clone(), name));
         let limit = config.cluster.network_wait;
         match one(config, &host) {
             Err(WitnessError::Config(errors)) if errors.may_pass() => {
@@ -102,6 +95,13 @@ pub fn prepare(files: &[PathBuf]) -> Result<(Vec<Prepared>, Vec<Waiting>), Witne
             }
             prepared => clusters.push(prepared?),
         }
+        if let Some((_, path, other)) = known.iter().find(|(known, ..)| *known == id) {
+            return Err(WitnessError::Twice {
+                paths: [path.clone(), file.clone()],
+                names: [other.clone(), name],
+            });
+        }
+        known.push((id, file.clone(), name));
     }
     Ok((clusters, waiting))
 }
