@@ -34,6 +34,7 @@ fn standby() -> (Core, PeerFacts) {
         drop: second,
         retry: second,
         patience: second,
+        hold_down: Duration::from_millis(500),
         linger: second,
     };
     let group = GroupSetup {

@@ -13,6 +13,7 @@ mod cluster {
     mod addresses;
     mod attach;
     mod bad_configuration;
+    mod boot;
     mod burst;
     mod chain;
     mod chaos;
@@ -32,6 +33,7 @@ mod cluster {
     mod moves;
     mod paths;
     mod pins;
+    mod reload;
     mod removal;
     mod resources;
     mod second_daemon;

@@ -22,17 +22,31 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Run this node's daemon, in the foreground. SIGTERM hands over what it holds and ends it.
+    ///
+    /// Waits for interfaces and addresses of this node that are not there yet (`network_wait`).
     Run(Which),
     /// Check the configuration, the key file and this host's interfaces. Starts nothing.
+    ///
+    /// Exits with 0 if the node would start, 1 if something is wrong, 2 if nothing is wrong but that
+    /// this host lacks an interface or an address, for which `hb run` would wait.
     Check {
-        /// The configuration file.
-        #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
-        config: PathBuf,
-        /// Name of this node in the configuration; what `uname -n` prints if not given.
-        #[arg(long, value_name = "NAME")]
-        node: Option<String>,
+        /// The configuration file, as `--config` names it.
+        #[arg(value_name = "FILE", conflicts_with = "config")]
+        file: Option<PathBuf>,
+        /// What to check.
+        #[command(flatten)]
+        which: Which,
     },
+    /// Have the daemon read its configuration again. SIGHUP does the same.
+    ///
+    /// Takes what can be changed without a gap, or nothing at all: if the file is wrong, or has anything
+    /// else changed, the daemon goes on as before and says what a restart is needed for.
+    Reload(Socket),
     /// Show who serves, or why nobody does; then peers, links and what to mend.
+    ///
+    /// Exits with 0 if every group is served and nothing is wrong, 1 if every group is served and
+    /// something is wrong, 2 if a group is served by nobody as far as this node knows, 3 if the daemon
+    /// does not answer.
     Status {
         /// Which daemon to ask.
         #[command(flatten)]
@@ -52,7 +66,8 @@ pub enum Verb {
     /// Give a group to another node, in order, and wait until it serves there.
     ///
     /// Ask the daemon that holds the group; any other one says which that is. Refused if that node
-    /// is not up, does not stand by, or failed with the group.
+    /// is not up, does not stand by, or failed with the group. Exits with 0 only if the group is served
+    /// there, or was not waited for.
     Move {
         /// Name of the group.
         group: String,

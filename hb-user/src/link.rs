@@ -14,7 +14,10 @@ use hb_ebpf::{
     wire::{ETHERTYPE, FRAME_LEN, UDP_PORT},
 };
 
-use crate::socket;
+use crate::{
+    config::{HostView, Unready},
+    socket,
+};
 
 /// The one TTL or hop limit a heartbeat leaves with, so that a receiver can tell that no router
 /// lies between (RFC 5082).
@@ -166,8 +169,7 @@ impl LinkSocket {
                     socket::set_option(socket.as_raw_fd(), libc::IPPROTO_IPV6, name, &value)
                         .map_err(failed(action))?;
                 }
-                socket::bind(socket.as_raw_fd(), &address6(own, interface))
-                    .map_err(failed("bind UDP port 694"))?;
+                bind6(&socket, own, interface).map_err(failed("bind UDP port 694"))?;
                 Ok(Self { socket, destination: Destination::Udp6(address6(peer, interface)) })
             }
         }
@@ -232,6 +234,25 @@ fn open_udp(family: libc::c_int, interface: u32) -> Result<OwnedFd, (&'static st
     }
     socket::set_priority(&socket).map_err(|e| ("set the priority of packets", e))?;
     Ok(socket)
+}
+
+/// Binds to an address of the interface, also to one that the kernel still asks other machines for: on an
+/// interface without a carrier it asks for ever, and the other links must not wait for that.
+fn bind6(socket: &OwnedFd, own: Ipv6Addr, interface: u32) -> io::Result<()> {
+    let fd = socket.as_raw_fd();
+    match socket::bind(fd, &address6(own, interface)) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+            let host = HostView::read()?;
+            let here = host.interfaces.iter().filter(|found| found.index == interface);
+            let mut unready = here.flat_map(|found| &found.unready);
+            if !unready.any(|(address, why)| *address == own && *why == Unready::Tentative) {
+                return Err(error);
+            }
+            socket::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, &1_i32)?;
+            socket::bind(fd, &address6(own, interface))
+        }
+        bound => bound,
+    }
 }
 
 /// Attaches the classic BPF program `ret #0`: keep no byte of any datagram.

@@ -14,7 +14,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry,
     fmt::{MakeWriter, time::SystemTime},
-    layer::SubscriberExt as _,
+    layer::{Filter, SubscriberExt as _},
+    reload,
     util::SubscriberInitExt as _,
 };
 
@@ -78,6 +79,9 @@ pub enum LoggingError {
         /// Where the syntax ends.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// The log whose levels are to be changed has ended.
+    #[error("there is no log any more whose levels could be changed")]
+    Gone(#[source] reload::Error),
     /// Somebody else was first.
     #[error("logging was set up already: set it up once per process")]
     Twice(#[source] tracing_subscriber::util::TryInitError),
@@ -109,6 +113,22 @@ const WAITING_LINES: usize = 16_384;
 pub struct Log {
     _writer: WorkerGuard,
     lost: Lost,
+    levels: Levels,
+}
+
+/// What changes the levels of a log that runs.
+#[derive(Clone, Debug)]
+pub struct Levels(reload::Handle<EnvFilter, Registry>);
+
+impl Levels {
+    /// Logs by other levels from now on.
+    ///
+    /// # Errors
+    /// If `levels` is malformed, or there is no such log any more.
+    pub fn set(&self, levels: &str) -> Result<(), LoggingError> {
+        let filter = parse_levels(levels)?;
+        self.0.reload(filter).map_err(LoggingError::Gone)
+    }
 }
 
 impl Log {
@@ -116,6 +136,12 @@ impl Log {
     #[must_use]
     pub fn lost(&self) -> Lost {
         self.lost.clone()
+    }
+
+    /// Returns what changes its levels.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        self.levels.clone()
     }
 }
 
@@ -135,14 +161,14 @@ impl Lost {
 fn written_by_a_thread(
     writer: impl io::Write + Send + 'static,
     lines: usize,
-) -> (NonBlocking, Log) {
+) -> (NonBlocking, WorkerGuard, Lost) {
     let (lines, writer) = NonBlockingBuilder::default()
         .buffered_lines_limit(lines)
         .lossy(true)
         .thread_name("hb-log")
         .finish(writer);
     let lost = Lost(lines.error_counter());
-    (lines, Log { _writer: writer, lost })
+    (lines, writer, lost)
 }
 
 /// Sends the events of this process to where they belong, until it ends; what waits to be written
@@ -151,8 +177,8 @@ fn written_by_a_thread(
 /// # Errors
 /// If `levels` is malformed or this was called before.
 pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
-    let filter = parse_levels(levels)?;
-    let (writer, log) = written_by_a_thread(io::stderr(), WAITING_LINES);
+    let (filter, levels) = reload::Layer::new(parse_levels(levels)?);
+    let (writer, guard, lost) = written_by_a_thread(io::stderr(), WAITING_LINES);
     let (subscriber, warning) = match format {
         Format::Journald => journald_or_text(tracing_journald::layer(), filter, writer),
         Format::Text | Format::Json => (lines(format, filter, writer), None),
@@ -161,18 +187,19 @@ pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
     if let Some(error) = warning {
         tracing::warn!(%error, "journald does not answer: logging text to standard error");
     }
-    Ok(log)
+    Ok(Log { _writer: guard, lost, levels: Levels(levels) })
 }
 
 type Events = Box<dyn Subscriber + Send + Sync>;
 
-fn journald_or_text<W>(
+fn journald_or_text<W, F>(
     journald: io::Result<tracing_journald::Layer>,
-    filter: EnvFilter,
+    filter: F,
     writer: W,
 ) -> (Events, Option<io::Error>)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    F: Filter<Registry> + Send + Sync + 'static,
 {
     match journald {
         Ok(layer) => {
@@ -183,9 +210,10 @@ where
     }
 }
 
-fn lines<W>(format: Format, filter: EnvFilter, writer: W) -> Events
+fn lines<W, F>(format: Format, filter: F, writer: W) -> Events
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    F: Filter<Registry> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer)
@@ -263,7 +291,7 @@ pub(crate) mod tests {
     fn a_reader_that_hangs_stops_nobody_and_what_is_lost_is_counted() {
         const LINES: usize = 20_000;
         let (reader, writer) = io::pipe().unwrap();
-        let (writer, log) = written_by_a_thread(writer, 100);
+        let (writer, log, lost) = written_by_a_thread(writer, 100);
         let filter = parse_levels("info").unwrap();
         // More than the pipe and the queue hold; it returns all the same.
         tracing::subscriber::with_default(lines(Format::Text, filter, writer), || {
@@ -271,7 +299,6 @@ pub(crate) mod tests {
                 tracing::info!(line, "a line that nobody reads");
             }
         });
-        let lost = log.lost();
         let reading = std::thread::spawn(move || io::read_to_string(reader).unwrap());
         drop(log);
         let read = reading.join().unwrap();
@@ -279,6 +306,27 @@ pub(crate) mod tests {
         assert_eq!(read.lines().count() + lost.lines(), LINES);
         let first = read.lines().next().unwrap();
         assert!(first.ends_with("INFO a line that nobody reads line=0"), "{first}");
+    }
+
+    #[test]
+    fn levels_can_be_changed_while_it_runs() {
+        let (filter, levels) = reload::Layer::new(parse_levels("info").unwrap());
+        let levels = Levels(levels);
+        let ((), log) = run(
+            |buffer| lines(Format::Text, filter, writer(buffer)),
+            || {
+                let say = |text| tracing::debug!(text, "a matter of detail");
+                say("first");
+                levels.set("debug").unwrap();
+                say("second");
+                levels.set("loud").unwrap_err();
+                levels.set("warn").unwrap();
+                say("third");
+                tracing::info!("not asked for");
+            },
+        );
+        assert_eq!(log.lines().count(), 1, "{log}");
+        assert!(log.contains("second"), "{log}");
     }
 
     #[test]

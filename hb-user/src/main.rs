@@ -3,26 +3,28 @@
 use std::{
     env,
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, ExitCode},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser as _;
 use hb_user::{
     cli::{Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
     clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Readable, hostname},
     control::{Client, Reply, Request},
-    daemon::{self, GateNode, GatePlace, Prepared, Removed, RunError},
+    daemon::{
+        self, GateError, GateNode, GatePlace, PrepareError, Prepared, Removed, RunError, Signals,
+    },
     fence::{self, Action, Asker},
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
     resource::keep_descriptors,
-    status::{render, render_gate},
+    status::{GroupHealth, render, render_gate},
     trust,
-    witness::{self, DEFAULT_CONFIGS},
+    witness::{self, DEFAULT_CONFIGS, start::Outcome},
 };
 
 /// How long a daemon may take to answer; one that takes longer is in trouble.
@@ -32,66 +34,112 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// itself is not what was asked for.
 const LEFT_BEHIND: u8 = 3;
 
+/// `network_wait` of a start that fails at once.
+const NO_WAIT: Duration = Duration::ZERO;
+
 /// Between two looks at a move that is under way.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// What `hb status` ends with if there is no status.
+const NO_STATUS: u8 = 3;
+
+/// What `hb check` ends with if this host only lacks what may come yet.
+const NOT_YET: u8 = 2;
+
+/// What a command line that is not understood ends with (`sysexits.h`): 2 would be a status.
+const USAGE: u8 = 64;
+
 fn main() -> ExitCode {
     abort_on_panic();
-    match act(Cli::parse().verb) {
-        Ok(()) => ExitCode::SUCCESS,
+    let verb = match Cli::try_parse() {
+        Ok(cli) => cli.verb,
+        Err(error) => {
+            // Help and the version come as errors, and go to standard output.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    let failure = |error: &anyhow::Error| match (&verb, error.downcast_ref(), error.downcast_ref())
+    {
+        (_, Some(RunError::Leave(_)), _) => LEFT_BEHIND,
+        (Verb::Status { .. }, ..) => NO_STATUS,
+        (Verb::Check { .. }, _, Some(error)) if PrepareError::may_pass(error) => NOT_YET,
+        _ => 1,
+    };
+    match act(&verb) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("hb: {error:#}");
-            match error.downcast_ref() {
-                Some(RunError::Leave(_)) => ExitCode::from(LEFT_BEHIND),
-                _ => ExitCode::FAILURE,
-            }
+            ExitCode::from(failure(&error))
         }
     }
 }
 
-fn act(verb: Verb) -> Result<()> {
+/// Does what is asked; returns what to exit with.
+fn act(verb: &Verb) -> Result<u8> {
+    if let Verb::Status { socket, json } = verb {
+        return status(socket, *json);
+    }
+    act_or_fail(verb).map(|()| 0)
+}
+
+fn status(socket: &Socket, json: bool) -> Result<u8> {
+    let report = connect(socket)?.status()?;
+    if json {
+        say(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
+    } else {
+        say(&render(&report))?;
+    }
+    Ok(report.verdict().code())
+}
+
+fn act_or_fail(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Run(which) => run(&which),
-        Verb::Check { config, node } => {
-            let prepared = daemon::prepare(&config, node.as_deref())?;
-            let local = &prepared.local;
-            say(&format!(
-                "{}: good for node {} of cluster {} ({} links, {} groups); nothing was started\n",
-                config.display(),
-                local.me.name,
-                prepared.config.cluster.name,
-                local.links.len(),
-                prepared.config.groups.len(),
-            ))?;
-            say(&expectations(&prepared))
-        }
-        Verb::Status { socket, json } => {
-            let report = connect(&socket)?.status()?;
-            if json {
-                say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
-            } else {
-                say(&render(&report))
-            }
-        }
-        Verb::Clear { group, socket } => request(&socket, &Request::Clear { group }),
-        Verb::Move { group, node, wait, socket } => move_group(&socket, &group, &node, wait),
-        Verb::Confirm { socket } => request(&socket, &Request::Confirm),
-        Verb::Gate(verb) => gate(&verb),
-        Verb::Stop { socket } => request(&socket, &Request::Stop),
+        Verb::Run(which) => run(which),
+        Verb::Check { file, which } => check(file.as_ref().unwrap_or(&which.config), which),
+        Verb::Reload(socket) => request(socket, &Request::Reload),
+        Verb::Status { socket, json } => status(socket, *json).map(drop),
+        Verb::Clear { group, socket } => request(socket, &Request::Clear { group: group.clone() }),
+        Verb::Move { group, node, wait, socket } => move_group(socket, group, node, *wait),
+        Verb::Confirm { socket } => request(socket, &Request::Confirm),
+        Verb::Gate(verb) => gate(verb),
+        Verb::Stop { socket } => request(socket, &Request::Stop),
         Verb::Detach(which) => {
             let remains = daemon::remains(&which.config, which.node.as_deref())?;
             let found = daemon::detach(&remains)?;
             say(if found { "detached\n" } else { "nothing was attached\n" })
         }
-        Verb::Fence { node, action, which } => fence(&node, action, &which),
-        Verb::Witness(verb) => witness(*verb),
+        Verb::Fence { node, action, which } => fence(node, *action, which),
+        Verb::Witness(verb) => witness(verb),
         Verb::Key { verb: KeyVerb::Generate { file } } => {
-            key::generate(&file)?;
+            key::generate(file)?;
             say(&format!("{}: written; copy it to the other node, mode 0600\n", file.display()))
         }
-        Verb::Key { verb: KeyVerb::Rotate { step, force, socket } } => rotate(step, force, &socket),
+        Verb::Key { verb: KeyVerb::Rotate { step, force, socket } } => {
+            rotate(*step, *force, socket)
+        }
         Verb::Config { .. } => say(DEFAULT_FILE),
     }
+}
+
+/// Says whether a node would start, and what to look at.
+fn check(config: &Path, which: &Which) -> Result<()> {
+    let prepared = daemon::prepare(config, which.node.as_deref())?;
+    let local = &prepared.local;
+    say(&format!(
+        "{}: good for node {} of cluster {} ({} links, {} groups); nothing was started\n",
+        config.display(),
+        local.me.name,
+        prepared.config.cluster.name,
+        local.links.len(),
+        prepared.config.groups.len(),
+    ))?;
+    say(&expectations(&prepared))?;
+    for warning in prepared.warnings()? {
+        say(&format!("warning: {warning}\n"))?;
+    }
+    Ok(())
 }
 
 /// Has a group moved, and waits until the other node serves it.
@@ -106,16 +154,22 @@ fn move_group(socket: &Socket, group: &str, node: &str, wait: Duration) -> Resul
         let report = client.status()?;
         let found = report.groups.into_iter().find(|found| found.group == group);
         let found = found.with_context(|| format!("the daemon no longer knows {group}"))?;
-        if found.holder.as_deref() == Some(node) {
+        let there = found.holder.as_deref() == Some(node);
+        let health = found.holder_health;
+        if there && health == Some(GroupHealth::Healthy) {
             return say(&format!("{group}: served by {node}, epoch {}\n", found.epoch));
         }
         if clock::now() >= end {
-            let holder = found.holder.map_or_else(
-                || "nobody serves it".to_owned(),
-                |holder| format!("{holder} serves it"),
-            );
+            let holder = match (found.holder, health) {
+                (None, _) => "nobody serves it".to_owned(),
+                (Some(holder), Some(GroupHealth::Healthy)) => format!("{holder} serves it"),
+                (Some(holder), health) => {
+                    let health = health.map_or("not heard of", GroupHealth::as_str);
+                    format!("{holder} holds it and does not serve it, it is {health} there")
+                }
+            };
             let reason = found.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            bail!("{group} is not at {node} after {}: {holder}{reason}", Readable(wait));
+            bail!("{group} is not served by {node} after {}: {holder}{reason}", Readable(wait));
         }
         std::thread::sleep(LOOK);
     }
@@ -144,12 +198,12 @@ fn gate(verb: &GateVerb) -> Result<()> {
         }
     };
     if verb.remove {
-        let Removed { addresses, interfaces } = daemon::remove_gate(&place)?;
+        let Removed { addresses, interfaces } = daemon::remove_gate(&place).map_err(for_root)?;
         return say(&format!(
             "removed {addresses} service addresses, and the gate of {interfaces} interfaces\n"
         ));
     }
-    let report = daemon::gate(&place)?;
+    let report = daemon::gate(&place).map_err(for_root)?;
     if verb.json {
         say(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
@@ -159,6 +213,20 @@ fn gate(verb: &GateVerb) -> Result<()> {
         bail!("not gated: {}", report.not_gated.join(", "));
     }
     Ok(())
+}
+
+/// Says that the kernel lets only root look, rather than what the refusal may mean for root.
+fn for_root(error: GateError) -> anyhow::Error {
+    // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    match error {
+        GateError::Kernel(_) | GateError::Removal(_) if user != 0 => {
+            anyhow!(
+                "the gate is shown and removed by root alone, and this is user {user}: use sudo"
+            )
+        }
+        error => error.into(),
+    }
 }
 
 /// What an operator may expect of a checked configuration, and what they should look at.
@@ -211,9 +279,10 @@ fn rotate(step: KeyStep, force: bool, socket: &Socket) -> Result<()> {
 }
 
 /// Attaches, shows or takes away the kernel half of a machine that only votes.
-fn witness(verb: WitnessVerb) -> Result<()> {
-    let WitnessVerb { mut config, status, json, detach, confirm, wait, generic, pins } = verb;
-    if detach {
+fn witness(verb: &WitnessVerb) -> Result<()> {
+    let WitnessVerb { config, status, json, detach, confirm, wait, generic, pins } = verb;
+    let (config, pins) = (config.clone(), pins.clone());
+    if *detach {
         let detached = if config.is_empty() {
             witness::detach::everything(&pins)?
         } else {
@@ -221,23 +290,28 @@ fn witness(verb: WitnessVerb) -> Result<()> {
         };
         return say(&detached.to_string());
     }
-    if status {
+    if *status {
         let report = witness::status::report(&known(&config)?, &pins)?;
-        return if json {
+        return if *json {
             say(&format!("{}\n", serde_json::to_string_pretty(&report)?))
         } else {
             say(&witness::status::render(&report))
         };
     }
-    if config.is_empty() {
-        config.push(DEFAULT_CONFIGS.into());
-    }
-    let request = witness::start::Request { configs: config, pins, confirm, wait, generic };
-    let outcome = witness::start::run(&request)?;
-    for (interface, reason) in outcome.slow() {
-        eprintln!("hb: warning: {interface} is attached in generic mode: {reason}");
-    }
-    say(&outcome.to_string())
+    let configs = if config.is_empty() { vec![DEFAULT_CONFIGS.into()] } else { config };
+    let (confirm, wait, generic) = (*confirm, *wait, *generic);
+    let request = witness::start::Request { configs, pins, confirm, wait, generic };
+    let mut said = Ok(());
+    let tell = |outcome: &Outcome| {
+        for (interface, reason) in outcome.slow() {
+            eprintln!("hb: warning: {interface} is attached in generic mode: {reason}");
+        }
+        if let Err(error) = say(&outcome.to_string()) {
+            said = Err(error);
+        }
+    };
+    witness::start::run(&request, tell, |warning| eprintln!("hb: warning: {warning}"))?;
+    said
 }
 
 /// Reads the configurations that give names to what a witness knows. Those that were not asked for
@@ -292,19 +366,31 @@ fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
 
 fn run(which: &Which) -> Result<()> {
     keep_descriptors().context("cannot keep descriptors from the programs of resources")?;
-    let prepared = daemon::prepare(&which.config, which.node.as_deref())?;
-    let log = &prepared.config.log;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    // Before anything is made, so that being told to end during the start leaves nothing behind.
+    let signals = {
+        let _its_signals = runtime.enter();
+        Signals::catch()?
+    };
+    let plan = daemon::plan(&which.config, which.node.as_deref())?;
+    // What does not pass is said at once, and not to a log.
+    match plan.fit() {
+        Err(error) if !error.may_pass() || plan.config.cluster.network_wait == Some(NO_WAIT) => {
+            return Err(error.into());
+        }
+        _ => {}
+    }
+    let log = &plan.config.log;
     let format = match log.format_for(env::var_os("JOURNAL_STREAM").is_some()) {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
         LogFormat::Journald => Format::Journald,
     };
     let log = logging::init(format, log.level.as_str())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    Ok(runtime.block_on(daemon::run(prepared, log.lost()))?)
+    Ok(runtime.block_on(daemon::run(plan, signals, &log))?)
 }
 
 fn request(socket: &Socket, request: &Request) -> Result<()> {

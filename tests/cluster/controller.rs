@@ -304,8 +304,9 @@ fn a_hung_fast_path_is_a_dead_controller() {
         cluster.wait_until_alone(Machine::B);
         told_apart_from_a_death(&mut cluster, Machine::A);
         taken_over_by_b(client, fault);
-        // The daemon is there, and says so.
-        assert!(cluster.ask(Machine::A, &["status"]).status.success());
+        // The daemon is there, and says how it stands.
+        let code = cluster.ask(Machine::A, &["status"]).status.code();
+        assert!(code.is_some_and(|code| code < 3), "{code:?}");
         drop(held);
         cluster.wait_until_serving(Machine::B);
     }

@@ -85,7 +85,7 @@ fn no_daemon_waits_for_the_kernels_lock_with_what_it_does_beside() {
         let held = hold.end();
         assert!(held > Duration::from_millis(600), "held for {held:?}, which is too short");
         for output in asked {
-            assert!(output.status.success(), "{output:?}");
+            assert!(output.status.code().is_some_and(|code| code < 3), "{output:?}");
         }
         for node in NODES {
             cluster.wait_for_log(node, said, |fields| fields["interface"] == new.as_str());

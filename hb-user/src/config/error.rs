@@ -35,6 +35,8 @@ pub struct ConfigError {
     pub position: Option<Position>,
     /// What is wrong, with the value, and what to do; one line.
     pub message: String,
+    /// Whether it may pass with time: the host lacks something that may come yet, as at boot.
+    pub passes: bool,
 }
 
 /// Everything that is wrong with a configuration, in the order of the file. Never empty.
@@ -59,8 +61,17 @@ impl ConfigErrors {
         &self.errors
     }
 
+    /// Returns whether all of it may pass with time, so that waiting for the network is worth while.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        self.errors.iter().all(|error| error.passes)
+    }
+
     pub(super) fn of_file(path: &Path, message: String) -> Self {
-        Self { path: path.to_owned(), errors: vec![ConfigError { position: None, message }] }
+        Self {
+            path: path.to_owned(),
+            errors: vec![ConfigError { position: None, message, passes: false }],
+        }
     }
 
     /// Returns `Ok` if nothing is wrong.
@@ -115,7 +126,8 @@ impl<'t> Problems<'t> {
     }
 
     pub(super) fn add(&self, position: Position, message: impl Into<String>) {
-        let error = ConfigError { position: Some(position), message: message.into() };
+        let error =
+            ConfigError { position: Some(position), message: message.into(), passes: false };
         self.errors.borrow_mut().push(error);
     }
 
@@ -146,9 +158,9 @@ mod tests {
     fn one_line_per_error() {
         let at = |line, column| Some(Position { line, column });
         let errors = vec![
-            ConfigError { position: at(2, 1), message: "second".into() },
-            ConfigError { position: at(1, 5), message: "first".into() },
-            ConfigError { position: at(1, 5), message: "first".into() },
+            ConfigError { position: at(2, 1), message: "second".into(), passes: false },
+            ConfigError { position: at(1, 5), message: "first".into(), passes: false },
+            ConfigError { position: at(1, 5), message: "first".into(), passes: false },
         ];
         let errors = ConfigErrors::unless_empty(Path::new("/etc/hb/hb.toml"), errors).unwrap_err();
         assert_eq!(errors.to_string(), "/etc/hb/hb.toml:1:5: first\n/etc/hb/hb.toml:2:1: second");

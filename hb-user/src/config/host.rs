@@ -12,6 +12,7 @@ use hb_ebpf::maps::Transport;
 
 use super::{
     Config, ConfigError, ConfigErrors, InterfaceName, LinkAddress, Local, LocalLink, Position,
+    unready::{self, Unready},
 };
 
 /// Returns what `uname -n` prints.
@@ -49,6 +50,9 @@ pub struct Interface {
     pub received: u32,
     /// Its addresses, each with its prefix length.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Those that nothing can be sent from yet, or ever: the kernel still asks whether another machine
+    /// has them, or heard that one does.
+    pub unready: Vec<(Ipv6Addr, Unready)>,
 }
 
 impl HostView {
@@ -94,6 +98,7 @@ impl HostView {
         interfaces.retain(|interface| interface.index != 0);
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         mark_bonded(&mut interfaces)?;
+        unready::mark(&mut interfaces)?;
         Ok(Self { interfaces })
     }
 
@@ -266,11 +271,12 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// All that does not fit, in the order of the file.
+    /// All that does not fit, in the order of the file; [`ConfigErrors::may_pass`] tells whether a host
+    /// that is still starting may come to fit.
     pub fn check_host(&self, local: &Local, host: &HostView) -> Result<(), ConfigErrors> {
         let mut check = HostCheck { config: self, host, errors: Vec::new() };
         for link in &local.links {
-            check.link(link);
+            check.link(local, link);
         }
         for address in self.groups.iter().flat_map(|group| &group.addresses) {
             let Some(name) = address.interface(local.me.id) else { continue };
@@ -278,6 +284,7 @@ impl Config {
                 continue;
             };
             let subnets = check.subnets(interface);
+            let passes = check.may_get_subnet(local, interface, address.address);
             if !subnets.iter().any(|subnet| contains(*subnet, address.address)) {
                 let message = format!(
                     "address {} is outside every subnet of its interface {name} ({}); correct the \
@@ -285,7 +292,7 @@ impl Config {
                     address.address,
                     listed(&subnets)
                 );
-                check.add(address.address_position, message);
+                check.add(address.address_position, message, passes);
             }
         }
         ConfigErrors::unless_empty(self.path(), check.errors)
@@ -299,8 +306,8 @@ struct HostCheck<'c> {
 }
 
 impl<'c> HostCheck<'c> {
-    fn add(&mut self, position: Position, message: String) {
-        self.errors.push(ConfigError { position: Some(position), message });
+    fn add(&mut self, position: Position, message: String, passes: bool) {
+        self.errors.push(ConfigError { position: Some(position), message, passes });
     }
 
     fn interface(&mut self, name: &InterfaceName, position: Position) -> Option<&'c Interface> {
@@ -309,12 +316,12 @@ impl<'c> HostCheck<'c> {
             // All of them: interface names differ by a digit, and the nearest one proves nothing.
             let names: Vec<_> = self.host.interfaces.iter().map(|i| i.name.as_str()).collect();
             let names = names.join(", ");
-            self.add(position, format!("this host has no interface {name}; it has: {names}"));
+            self.add(position, format!("this host has no interface {name}; it has: {names}"), true);
         }
         found
     }
 
-    fn link(&mut self, link: &LocalLink) {
+    fn link(&mut self, local: &Local, link: &LocalLink) {
         let own = &link.own;
         let Some(interface) = self.interface(&own.interface, own.interface_position) else {
             return;
@@ -329,7 +336,10 @@ impl<'c> HostCheck<'c> {
                     "mac {} is not that of {} on this host, which {real}",
                     own.address, interface.name
                 );
-                self.add(own.address_position, message);
+                // One that is down may be given another one before it comes up; a bond takes that
+                // of its first port.
+                let passes = interface.mac.is_some() && (!interface.up || interface.bonded);
+                self.add(own.address_position, message, passes);
             }
             LinkAddress::Mac(_) => {}
             LinkAddress::Ip(ip) => self.own_ip(interface, ip, own.address_position),
@@ -345,7 +355,8 @@ impl<'c> HostCheck<'c> {
                     interface.name,
                     listed(&subnets)
                 );
-                self.add(end.address_position, message);
+                let passes = self.may_get_subnet(local, interface, ip);
+                self.add(end.address_position, message, passes);
             }
         }
     }
@@ -353,9 +364,13 @@ impl<'c> HostCheck<'c> {
     fn own_ip(&mut self, interface: &Interface, ip: IpAddr, position: Position) {
         let has = |interface: &Interface| interface.addresses.iter().any(|(own, _)| *own == ip);
         if has(interface) {
-            return;
+            return self.ready(interface, ip, position);
         }
-        let hint = match self.host.interfaces.iter().find(|other| has(other)) {
+        let elsewhere = self.host.interfaces.iter().find(|other| has(other));
+        // An interface that has another address in its place is there, and the file wrong.
+        let instead = self.subnets(interface);
+        let instead = instead.iter().any(|subnet| !is_link_local(ip) && contains(*subnet, ip));
+        let hint = match elsewhere {
             Some(other) => format!("it is on {}; correct one of them", other.name),
             None if interface.addresses.is_empty() => {
                 format!("{} has no address; add it there first", interface.name)
@@ -368,7 +383,45 @@ impl<'c> HostCheck<'c> {
         };
         let message =
             format!("address {ip} of this node is not on {} of this host; {hint}", interface.name);
-        self.add(position, message);
+        self.add(position, message, elsewhere.is_none() && !instead);
+    }
+
+    /// Checks that frames can leave from an own address that is there.
+    fn ready(&mut self, interface: &Interface, ip: IpAddr, position: Position) {
+        let found = interface.unready.iter().find(|(address, _)| IpAddr::V6(*address) == ip);
+        let Some((_, why)) = found else { return };
+        // Without a carrier the kernel never comes to an end, as where the other machine is off.
+        if !interface.carrier && *why == Unready::Tentative {
+            return;
+        }
+        let name = &interface.name;
+        let message = match why {
+            Unready::Tentative => format!(
+                "address {ip} of this node on {name} cannot be used yet: the kernel asks whether \
+                 another machine has it; wait until it is no longer tentative (`ip address`)"
+            ),
+            Unready::Duplicate => format!(
+                "address {ip} of this node on {name} cannot be used: another machine has it as well \
+                 (dadfailed in `ip address`); take it away from that one, then add it here again"
+            ),
+        };
+        self.add(position, message, true);
+    }
+
+    /// Returns whether `interface` may come to have a subnet with `ip`: it has no address of that kind
+    /// yet, or lacks an own one of this node.
+    fn may_get_subnet(&self, local: &Local, interface: &Interface, ip: IpAddr) -> bool {
+        let subnets = self.subnets(interface);
+        let mut same = subnets.iter().filter(|(own, _)| own.is_ipv4() == ip.is_ipv4());
+        if same.all(|(own, _)| is_link_local(*own)) {
+            return true;
+        }
+        let here = local.links.iter().map(|link| &link.own);
+        let mut here = here.filter(|own| own.interface.as_str() == interface.name);
+        here.any(|own| match own.address {
+            LinkAddress::Ip(own) => interface.addresses.iter().all(|(found, _)| *found != own),
+            LinkAddress::Mac(_) => false,
+        })
     }
 
     /// Returns the subnets of the addresses that stay, so that a service address never vouches for
@@ -379,6 +432,13 @@ impl<'c> HostCheck<'c> {
             addresses.any(|address| address.address == ip)
         };
         interface.addresses.iter().copied().filter(|(ip, _)| !moves(*ip)).collect()
+    }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
     }
 }
 

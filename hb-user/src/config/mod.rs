@@ -8,6 +8,7 @@
 //! The format is described in `docs/configuration.md`; [`DEFAULT_FILE`] is a commented example.
 
 mod check;
+mod diff;
 mod duration;
 mod error;
 mod file;
@@ -20,6 +21,7 @@ mod nearest;
 mod policy;
 mod queue;
 mod timers;
+mod unready;
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +35,7 @@ use hb_ebpf::{lease::identity::Places, maps::Transport, wire::GROUPS};
 
 use crate::id::{GroupId, LinkId, NodeId};
 
+pub use diff::Difference;
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use host::{HostView, Interface, hostname};
@@ -45,6 +48,7 @@ pub use timers::{
     CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,
     TimersError,
 };
+pub use unready::Unready;
 
 /// A complete, commented configuration of two machines, as `hb config --default` prints it. Each
 /// comment says what raising the value costs.
@@ -94,6 +98,9 @@ pub struct Cluster {
     pub control_socket: Option<PathBuf>,
     /// Who counts misses.
     pub engine: Engine,
+    /// How long a start waits for interfaces and own addresses that are not there; `None` for as long as
+    /// it takes.
+    pub network_wait: Option<Duration>,
 }
 
 /// Who counts misses.
@@ -369,7 +376,7 @@ impl Config {
     /// Returns the fingerprint of everything that must be equal on all nodes, never 0.
     ///
     /// Comments, order of keys and ways to write the same value do not matter; neither do key
-    /// file, state directory, control socket, engine and log, which are each node's own affair.
+    /// file, state directory, control socket, engine, wait for the network and log, which are each node's own affair.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         fingerprint::fingerprint(self)

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod bad;
+mod diff;
 mod host;
 mod policy;
 

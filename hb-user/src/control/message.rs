@@ -46,6 +46,8 @@ pub enum Request {
         /// Do not mind nodes that are silent.
         force: bool,
     },
+    /// Read the configuration again, and take what changed in it or nothing.
+    Reload,
     /// Leave in order: give the groups to others, then end.
     Stop,
 }
@@ -62,6 +64,7 @@ impl Request {
             | Self::LoadKeys
             | Self::UseKey { .. }
             | Self::KeepKey { .. }
+            | Self::Reload
             | Self::Stop => true,
         }
     }
@@ -78,6 +81,7 @@ impl Request {
             Self::LoadKeys => "load-keys",
             Self::UseKey { .. } => "use-key",
             Self::KeepKey { .. } => "keep-key",
+            Self::Reload => "reload",
             Self::Stop => "stop",
         }
     }

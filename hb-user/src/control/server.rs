@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
-    io,
+    io, mem,
     os::unix::{
         fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::UnixStream as StdUnixStream,
@@ -29,6 +29,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long open connections are waited for at the end.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Between two looks whether the socket's file is still there.
+const LOOK: Duration = Duration::from_secs(1);
 /// Pause after a connection could not be accepted, for lack of descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -81,6 +83,10 @@ pub struct Server {
     path: PathBuf,
     /// Device and inode of the socket file, so that only our own is removed.
     file: (u64, u64),
+    /// Mode, user and group of the file as they were last: somebody may have changed them.
+    access: (u32, u32, u32),
+    /// Why a file that is gone could not be made again, as it was said last.
+    said: String,
 }
 
 impl Server {
@@ -107,23 +113,74 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(failed("binding"))?;
         let described = fs::set_permissions(path, Permissions::from_mode(0o660))
             .and_then(|()| fs::symlink_metadata(path));
-        match described {
-            Ok(file) => {
-                Ok(Self { listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
-            }
-            Err(source) => Err(failed("setting its mode")(source)),
+        let found = described.map_err(failed("setting its mode"))?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file: id(&found),
+            access: access(&found),
+            said: String::new(),
+        })
+    }
+
+    /// Makes the socket anew if its file is gone, with the access it had.
+    fn look(&mut self) {
+        if let Ok(found) = fs::symlink_metadata(&self.path)
+            && id(&found) == self.file
+        {
+            self.access = access(&found);
+            return;
         }
+        match self.again() {
+            Ok(()) => {
+                tracing::warn!(path = %self.path.display(), "the control socket was removed: made anew");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if error != self.said {
+                    tracing::error!(
+                        error,
+                        "the control socket is gone: nobody can ask this daemon"
+                    );
+                    self.said = error;
+                }
+            }
+        }
+    }
+
+    fn again(&mut self) -> Result<(), ControlError> {
+        let mut new = Self::bind(&self.path)?;
+        let (mode, user, group) = self.access;
+        let source = std::os::unix::fs::chown(&self.path, Some(user), Some(group))
+            .and_then(|()| fs::set_permissions(&self.path, Permissions::from_mode(mode)));
+        let path = || self.path.clone();
+        source.map_err(|source| ControlError::Io {
+            path: path(),
+            what: "giving it its owner",
+            source,
+        })?;
+        mem::swap(&mut self.listener, &mut new.listener);
+        // What is dropped then owns no file: the new one stays.
+        self.file = mem::take(&mut new.file);
+        self.said = String::new();
+        Ok(())
     }
 
     /// Serves until the receiver of `commands` is dropped, and then until the replies that were
     /// given are written, for at most a fifth of a second.
     ///
     /// Dropping the future only ends the accepting.
-    pub async fn serve(self, commands: mpsc::Sender<Command>) {
+    pub async fn serve(mut self, commands: mpsc::Sender<Command>) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut looks = time::interval(LOOK);
+        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
+                _ = looks.tick() => {
+                    self.look();
+                    continue;
+                }
                 () = commands.closed() => break,
             };
             let stream = match accepted {
@@ -155,13 +212,22 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.file);
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| id(&file) == self.file);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             let path = self.path.display();
             tracing::warn!(%path, %error, "the control socket could not be removed");
         }
     }
+}
+
+/// Returns what tells a file from every other one.
+fn id(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Returns who may use a file.
+fn access(file: &fs::Metadata) -> (u32, u32, u32) {
+    (file.mode() & 0o7777, file.uid(), file.gid())
 }
 
 /// Removes the socket of a daemon that no longer listens.

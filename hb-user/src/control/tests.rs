@@ -76,7 +76,9 @@ impl Daemon {
                 Request::LoadKeys | Request::UseKey { .. } | Request::KeepKey { .. } => {
                     Reply::Done { message: "keys are as asked".into() }
                 }
-                Request::Status | Request::Stop => Reply::Done { message: "left".into() },
+                Request::Status | Request::Reload | Request::Stop => {
+                    Reply::Done { message: "left".into() }
+                }
             })
         })
     }
@@ -344,4 +346,34 @@ fn the_last_reply_gets_out_before_serving_ends() {
     let reply = Client::connect(&path, PATIENCE).unwrap().ask(&Request::Stop).unwrap();
     assert_eq!(reply, Reply::Done { message: "left".into() });
     daemon.join().unwrap();
+}
+
+#[test]
+fn a_socket_that_is_removed_comes_back_as_it_was() {
+    let daemon = Daemon::new(|_| Some(Reply::Pong { version: "1".into() }));
+    let set = |mode| fs::set_permissions(&daemon.path, fs::Permissions::from_mode(mode)).unwrap();
+    let mode = || fs::metadata(&daemon.path).map(|found| found.permissions().mode() & 0o777);
+    let ping = || Client::connect(&daemon.path, PATIENCE)?.ask(&Request::Ping);
+    // What an operator set is seen at the next look.
+    set(0o666);
+    thread::sleep(Duration::from_millis(1500));
+    fs::remove_dir_all(daemon.path.parent().unwrap()).unwrap();
+    ping().unwrap_err();
+    let until = Duration::from_millis(20);
+    let back = (0..500).any(|_| {
+        thread::sleep(until);
+        ping().is_ok()
+    });
+    assert!(back, "it does not come back");
+    assert_eq!(mode().unwrap(), 0o666);
+    // What somebody else put there is left alone.
+    fs::remove_file(&daemon.path).unwrap();
+    fs::write(&daemon.path, "no socket").unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(fs::read_to_string(&daemon.path).unwrap(), "no socket");
+    fs::remove_file(&daemon.path).unwrap();
+    assert!((0..500).any(|_| {
+        thread::sleep(until);
+        ping().is_ok()
+    }));
 }

@@ -2,7 +2,10 @@
 
 use hb_ebpf::epoch::Epoch;
 
-use super::facts::{PeerFacts, RecordFacts};
+use super::{
+    facts::{PeerFacts, RecordFacts},
+    setup::ResourceBounds,
+};
 use crate::id::{GroupId, NodeId};
 
 /// A fact, or the result of an [`Action`](super::Action).
@@ -50,6 +53,17 @@ pub enum Input {
     Dropping {
         /// The group.
         group: GroupId,
+    },
+    /// The configuration has other wishes for a group than before.
+    Wishes {
+        /// The group.
+        group: GroupId,
+        /// Where it should live if it can.
+        preferred: Option<NodeId>,
+        /// Whether a holder hands it to the preferred node as soon as that one stands by.
+        auto_failback: bool,
+        /// How long its resources may take, from the next start or stop on.
+        resources: Option<ResourceBounds>,
     },
     /// Answers [`StartResources`](super::Action::StartResources).
     ResourcesStarted {

@@ -134,6 +134,15 @@ impl Core {
                     self.groups[index].dropped(result, &around, &mut out);
                 }
             }
+            Input::Wishes { group, preferred, auto_failback, resources } => {
+                let known = |node| node == self.me || self.peers.iter().any(|peer| peer.id == node);
+                let preferred = preferred.filter(|node| known(*node));
+                self.with(group, |group| {
+                    let setup = &mut group.setup;
+                    (setup.preferred, setup.auto_failback) = (preferred, auto_failback);
+                    setup.resources = resources;
+                });
+            }
             Input::Dropping { group } => self.with(group, |group| group.still_dropping(now)),
             Input::ResourcesStarted { group, epoch, result } => {
                 self.with(group, |group| group.resources_started(epoch, result, now, &mut out));

@@ -40,7 +40,7 @@ pub struct GroupSetup {
 
 /// How long a group's resources may take. The shell keeps shorter limits of its own and reports
 /// what went over them; these ones only catch a shell that does not answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceBounds {
     /// To start all of them.
     pub start: Duration,

@@ -21,6 +21,7 @@
 //! Inputs go one way into the core, actions come out the other way; effects report back as inputs.
 
 mod act;
+mod advice;
 mod clean;
 mod defend;
 mod disk;
@@ -29,18 +30,21 @@ mod gate;
 mod gate_report;
 mod keys;
 mod macs;
+mod network;
 mod notice;
 mod observe;
 mod paths;
 mod pauses;
 mod prepare;
 mod records;
+mod reload;
 mod removal;
 mod report;
 mod requests;
 mod resources;
 mod selftest;
 mod setup;
+mod signals;
 mod start;
 mod start_error;
 mod strays;
@@ -49,7 +53,7 @@ mod upkeep;
 mod warm;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
@@ -59,20 +63,23 @@ use std::{
 use hb_ebpf::{epoch::Epoch, time::BootTime, wire::GROUPS};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
 
 pub use gate_report::{GateError, GateNode, GatePlace, gate, remove_gate};
-pub use prepare::{LocalVip, PrepareError, Prepared, Remains, pins, prepare, remains};
+pub use prepare::{
+    Fit, LocalVip, Plan, PrepareError, Prepared, Remains, pins, plan, prepare, remains,
+};
 pub use removal::{RemovalError, Removed, detach};
+pub use signals::Signals;
 pub use start_error::StartError;
 
 use self::{
     removal::{Records, Removal},
     resources::{Done, Worker},
     selftest::Trial,
+    signals::Asked,
 };
 use crate::{
     address::AddressNotices,
@@ -110,6 +117,9 @@ pub enum RunError {
     /// The control socket.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The files, or this host.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
     /// The start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -163,6 +173,10 @@ struct Daemon {
     started: BootTime,
     tick: Duration,
     lost_events: u64,
+    /// Where the configuration is read again.
+    source: reload::Source,
+    /// Groups whose wishes changed here, and perhaps not at the others yet: none is moved back meanwhile.
+    unsettled: BTreeSet<GroupId>,
     log_lost: logging::Lost,
     /// How many lost lines were told of.
     told_lost: usize,
@@ -198,25 +212,33 @@ struct Daemon {
     seen: [(RecordState, Epoch); GROUPS],
 }
 
-/// Runs a prepared node until it has left; it says how many lines its log has `log_lost`.
+/// Waits until this host has what `plan` needs, and runs the node until it has left or `signals` end it. Its
+/// `log` is asked how many lines it lost, and told of other levels.
 ///
 /// # Errors
 ///
 /// [`RunError`].
-pub async fn run(prepared: Prepared, log_lost: logging::Lost) -> Result<(), RunError> {
-    // Before anything is made, so that being told to end during the start leaves nothing behind.
-    let signals = Signals::catch()?;
-    let state = StateDir::open(&prepared.local.state_dir)?;
+pub async fn run(plan: Plan, mut signals: Signals, log: &logging::Log) -> Result<(), RunError> {
+    let state = StateDir::open(&plan.local.state_dir)?;
     let background = Background::start()
         .map_err(|source| RunError::System { action: "start a thread", source })?;
     let server = {
         let _its_sockets = background.handle().enter();
-        Server::bind(&prepared.local.control_socket)?
+        Server::bind(&plan.local.control_socket)?
     };
-    let (requests, commands) = mpsc::channel(16);
+    let (requests, mut commands) = mpsc::channel(16);
     let control = background.spawn(server.serve(requests));
+    let Some(fit) = network::wait(&plan, &mut commands, &mut signals).await? else {
+        drop(commands);
+        drop(control.await);
+        return Ok(());
+    };
+    let prepared = plan.on(fit);
     let queues = prepared.slow_queues();
-    let mut daemon = start::start(prepared, state, background.handle(), log_lost)?;
+    let source = reload::Source::new(&prepared, log.levels()).map_err(|source| {
+        RunError::System { action: "tell the path of the configuration", source }
+    })?;
+    let mut daemon = start::start(prepared, state, background.handle(), source, log.lost())?;
     tracing::info!(
         cluster = %daemon.config.cluster.name,
         node = %daemon.local.me.name,
@@ -232,23 +254,6 @@ pub async fn run(prepared: Prepared, log_lost: logging::Lost) -> Result<(), RunE
     drop(control.await);
     ended?;
     left.map_err(RunError::Leave)
-}
-
-/// The signals that mean "leave".
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// Catches them from now on; one that comes before it is asked for is kept.
-    fn catch() -> Result<Self, RunError> {
-        let system = |action| move |source| RunError::System { action, source };
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(system("catch SIGTERM"))?,
-            interrupt: signal(SignalKind::interrupt()).map_err(system("catch SIGINT"))?,
-        })
-    }
 }
 
 impl Daemon {
@@ -321,15 +326,25 @@ impl Daemon {
                 found = self.surveyor.next() => self.on_found(found),
                 () = until(timeout) => self.core.handle_timeout(clock::now()),
                 Some(command) = commands.recv() => self.on_request(command),
-                _ = signals.terminate.recv() => if self.on_signal("SIGTERM") { return Ok(()) },
-                _ = signals.interrupt.recv() => if self.on_signal("SIGINT") { return Ok(()) },
+                asked = signals.next() => if self.on_signal(asked) { return Ok(()) },
                 () = flush(&mut log) => {}
             }
         }
     }
 
-    /// Leaves in order at the first signal; returns whether it is the second.
-    fn on_signal(&mut self, signal: &'static str) -> bool {
+    /// Leaves in order at the first signal that asks for it; returns whether it is the second.
+    fn on_signal(&mut self, asked: Asked) -> bool {
+        let signal = match asked {
+            Asked::Leave(signal) => signal,
+            Asked::Reload => {
+                self.begin_reload(None);
+                return false;
+            }
+            Asked::Nothing(signal) => {
+                signals::log_ignored(signal);
+                return false;
+            }
+        };
         if self.stopping {
             tracing::warn!(signal, "asked a second time: leaving at once");
             return true;

@@ -191,6 +191,7 @@ impl Daemon {
         self.keep_warm();
         self.go_on_defending(now);
         self.go_on_with_keys();
+        self.settle_wishes();
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();

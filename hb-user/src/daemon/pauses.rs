@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use hb_ebpf::time::BootTime;
 
-use crate::id::NodeId;
+use super::Daemon;
+use crate::{clock, id::NodeId};
 
 /// What is told within this time of the first word is of the same pause.
 const SAME: Duration = Duration::from_secs(1);
@@ -58,6 +59,29 @@ impl Pauses {
                 News::First
             }
         }
+    }
+}
+
+impl Daemon {
+    /// What an operator should know of that is over.
+    pub(super) fn past(&self) -> Vec<String> {
+        let mut past = Vec::new();
+        if let Some(pause) = &self.pauses.latest {
+            let perhaps = if pause.by.len() > 1 {
+                "the clocks of several machines say so"
+            } else {
+                "its clock stood still, or that of another machine was set"
+            };
+            past.push(format!(
+                "this node was paused for {} ms, {} s ago: {perhaps}",
+                pause.us.div_ceil(1000),
+                clock::now().since(pause.at).as_secs()
+            ));
+        }
+        if self.lost_events > 0 {
+            past.push(format!("{} events of the kernel half were lost", self.lost_events));
+        }
+        past
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use hb_ebpf::lease::{Terms, TermsError};
 
-use super::strays::strays;
+use super::{advice, strays::strays};
 use crate::{
     address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
     config::{
@@ -68,6 +68,15 @@ pub enum PrepareError {
     },
 }
 
+impl PrepareError {
+    /// Returns whether nothing is wrong but that this host lacks what may come yet: an interface, or an
+    /// address of this node.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Config(errors) if errors.may_pass())
+    }
+}
+
 /// A service address with what announcing it needs.
 #[derive(Clone, Debug)]
 pub struct LocalVip {
@@ -112,12 +121,43 @@ impl Prepared {
     }
 }
 
-/// Checks the configuration at `path`, this host against it, and the keys. Changes nothing.
+impl Prepared {
+    /// Returns what an operator should look at before the node starts, one sentence each.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError::Host`].
+    pub fn warnings(&self) -> Result<Vec<String>, PrepareError> {
+        let host = HostView::read().map_err(unread("the interfaces"))?;
+        Ok(advice::advice(&self.config, &self.local, &host))
+    }
+}
+
+/// A node as its files are: what this host has is not looked at yet.
+#[derive(Debug)]
+pub struct Plan {
+    /// The configuration.
+    pub config: Config,
+    /// As this node sees it.
+    pub local: Local,
+    /// The keys.
+    pub keys: ClusterKeys,
+}
+
+/// What of this host a [`Plan`] needs; see [`Prepared`].
+#[derive(Debug)]
+pub struct Fit {
+    interfaces: BTreeMap<String, (u32, Option<[u8; 6]>)>,
+    vips: Vec<Vec<LocalVip>>,
+    stray: Vec<Present>,
+}
+
+/// Checks the configuration at `path`, what it names, and the keys. Changes nothing.
 ///
 /// # Errors
 ///
-/// [`PrepareError`].
-pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError> {
+/// [`PrepareError`], of which none passes by itself.
+pub fn plan(path: &Path, node: Option<&str>) -> Result<Plan, PrepareError> {
     let config = Config::load(path)?;
     trust::check(path)?;
     let resources = config.groups.iter().flat_map(|group| &group.resources);
@@ -128,30 +168,63 @@ pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError
     if let Some(fence) = &config.fence {
         trust::check_program(&fence.command)?;
     }
-    let unread = |what| move |source| PrepareError::Host { what, source };
     let hostname = hostname().map_err(unread("the name"))?;
     let local = config.identify(node, &hostname)?;
-    let host = HostView::read().map_err(unread("the interfaces"))?;
-    config.check_host(&local, &host)?;
     let keys = ClusterKeys::load(&config.cluster.key_file)?;
+    Ok(Plan { config, local, keys })
+}
 
-    let present = AddressSocket::open()?.addresses(None)?;
-    let vips = vips(&config, &local, &host)?;
-    let stray = strays(&present, &vips);
-    // They go first, so they are in nobody's way.
-    let others: Vec<_> = present.into_iter().filter(|found| !stray.contains(found)).collect();
-    for local in vips.iter().flatten() {
-        if let Standing::Foreign { prefix, .. } = local.vip.standing(&others)? {
-            return Err(PrepareError::Foreign { vip: local.vip, prefix });
+fn unread(what: &'static str) -> impl Fn(io::Error) -> PrepareError {
+    move |source| PrepareError::Host { what, source }
+}
+
+/// Checks the configuration at `path`, the keys, and this host against them. Changes nothing.
+///
+/// # Errors
+///
+/// [`PrepareError`].
+pub fn prepare(path: &Path, node: Option<&str>) -> Result<Prepared, PrepareError> {
+    let plan = plan(path, node)?;
+    let fit = plan.fit()?;
+    Ok(plan.on(fit))
+}
+
+impl Plan {
+    /// Checks this host against it. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`PrepareError`]; [`PrepareError::may_pass`] tells whether to look again is worth while.
+    pub fn fit(&self) -> Result<Fit, PrepareError> {
+        let Self { config, local, .. } = self;
+        let host = HostView::read().map_err(unread("the interfaces"))?;
+        config.check_host(local, &host)?;
+        let present = AddressSocket::open()?.addresses(None)?;
+        let vips = vips(config, local, &host)?;
+        let stray = strays(&present, &vips);
+        // They go first, so they are in nobody's way.
+        let others: Vec<_> = present.into_iter().filter(|found| !stray.contains(found)).collect();
+        for local in vips.iter().flatten() {
+            if let Standing::Foreign { prefix, .. } = local.vip.standing(&others)? {
+                return Err(PrepareError::Foreign { vip: local.vip, prefix });
+            }
         }
+        let interfaces = local
+            .links
+            .iter()
+            .filter_map(|link| host.interface(link.own.interface.as_str()))
+            .map(|found| (found.name.clone(), (found.index, found.mac)))
+            .collect();
+        Ok(Fit { interfaces, vips, stray })
     }
-    let interfaces = local
-        .links
-        .iter()
-        .filter_map(|link| host.interface(link.own.interface.as_str()))
-        .map(|found| (found.name.clone(), (found.index, found.mac)))
-        .collect();
-    Ok(Prepared { config, local, keys, interfaces, vips, stray })
+
+    /// Returns the node that can start on this host.
+    #[must_use]
+    pub fn on(self, fit: Fit) -> Prepared {
+        let Self { config, local, keys } = self;
+        let Fit { interfaces, vips, stray } = fit;
+        Prepared { config, local, keys, interfaces, vips, stray }
+    }
 }
 
 /// Returns the service addresses of each group of the file whose interfaces are there.
@@ -200,7 +273,6 @@ pub struct Remains {
 /// [`PrepareError`].
 pub fn remains(path: &Path, node: Option<&str>) -> Result<Remains, PrepareError> {
     let config = Config::load(path)?;
-    let unread = |what| move |source| PrepareError::Host { what, source };
     let hostname = hostname().map_err(unread("the name"))?;
     let local = config.identify(node, &hostname)?;
     Ok(Remains {

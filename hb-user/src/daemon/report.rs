@@ -31,6 +31,18 @@ use crate::{
     },
 };
 
+/// Returns the health as a report has it.
+const fn reported(health: Health) -> GroupHealth {
+    match health {
+        Health::Starting => GroupHealth::Starting,
+        Health::Healthy => GroupHealth::Healthy,
+        Health::Failed => GroupHealth::Failed,
+        Health::Stopping => GroupHealth::Stopping,
+        Health::Standby => GroupHealth::Standby,
+        Health::NoPath => GroupHealth::NoPath,
+    }
+}
+
 /// Version of this daemon.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -42,8 +54,9 @@ impl Daemon {
     /// The kernel's counters cannot be read.
     pub(super) fn report(&self, host: Host) -> Result<StatusReport, KernelError> {
         let running = self.fast.running();
-        let mut warnings = self.warnings();
-        let Host { present, gate } = host;
+        let (mut warnings, past) = (self.warnings(), self.past());
+        let Host { present, gate, file } = host;
+        warnings.extend(self.of_the_file(&file));
         if let Err(error) = &present {
             warnings.push(error.to_string());
         }
@@ -51,6 +64,8 @@ impl Daemon {
         if let Err(error) = &gate {
             warnings.push(describe(error));
         }
+        let mend = warnings.len();
+        warnings.extend(past);
         let machines = self.machines();
         // What takes longest is behind us: ages are those of one instant, as nearly as may be.
         let node = self.maps().node();
@@ -100,6 +115,7 @@ impl Daemon {
                 .collect(),
             refused: reasons(&self.kernel.refused(None)?),
             warnings,
+            mend,
         })
     }
 
@@ -116,18 +132,6 @@ impl Daemon {
             warnings.push(self.learns());
         }
         warnings.extend(self.disk.storage.trouble(clock::now()).as_ref().map(disk::warning));
-        if let Some(pause) = &self.pauses.latest {
-            let perhaps = if pause.by.len() > 1 {
-                "the clocks of several machines say so"
-            } else {
-                "its clock stood still, or that of another machine was set"
-            };
-            warnings.push(format!(
-                "this node was paused for {} ms, {} s ago: {perhaps}",
-                pause.us.div_ceil(1000),
-                clock::now().since(pause.at).as_secs()
-            ));
-        }
         for Machine { id, name, witness } in self.machines() {
             let Some(state) = self.maps().peer(id) else { continue };
             if state.incarnation != 0 && state.config_hash != self.maps().node().config_hash {
@@ -157,9 +161,6 @@ impl Daemon {
         }
         warnings.extend(self.warn_of_strays());
         warnings.extend(self.warn_of_addresses());
-        if self.lost_events > 0 {
-            warnings.push(format!("{} events of the kernel half were lost", self.lost_events));
-        }
         warnings
     }
 
@@ -366,18 +367,12 @@ impl Daemon {
                 State::Holding => GroupState::Holding,
                 State::Released => GroupState::Released,
             },
-            health: match view.health {
-                Health::Starting => GroupHealth::Starting,
-                Health::Healthy => GroupHealth::Healthy,
-                Health::Failed => GroupHealth::Failed,
-                Health::Stopping => GroupHealth::Stopping,
-                Health::Standby => GroupHealth::Standby,
-                Health::NoPath => GroupHealth::NoPath,
-            },
+            health: reported(view.health),
             fingerprint: format!("{:08x}", self.fingerprints[index % GROUPS]),
             record: view.group.0,
             lacking: self.lacking(view.group),
             holder: view.holder.map(|holder| self.node_name(holder).to_owned()),
+            holder_health: view.holder.and_then(|holder| self.health_at(holder, view)),
             epoch: view.epoch.0,
             generation: view.epoch.generation(),
             lease: self.lease(view.group),
@@ -400,6 +395,16 @@ impl Daemon {
             reason: self.why(view),
             since_us_ago: micros(now, view.since),
         }
+    }
+
+    /// How a group fares on a node, here or by its newest word.
+    fn health_at(&self, node: NodeId, view: &GroupView) -> Option<GroupHealth> {
+        if node == self.local.me.id {
+            return Some(reported(view.health));
+        }
+        let facts = PeerFacts::of(&self.maps().peer(node)?, &self.fingerprints);
+        let word = facts.words.get(usize::from(view.group.0))?;
+        Some(reported(word.health()))
     }
 
     /// Says why a group does not serve here, or what is still going on.

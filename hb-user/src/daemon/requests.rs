@@ -23,7 +23,10 @@ impl Daemon {
         let Command { request, reply } = command;
         let outcome = match request {
             // These take a while, and answer by themselves.
-            Request::Status => return self.surveyor.begin_status(reply),
+            Request::Status => {
+                return self.surveyor.begin_status(self.source.path.clone(), reply);
+            }
+            Request::Reload => return self.begin_reload(Some(reply)),
             Request::UseKey { id, force } => return self.use_key(id, force, reply),
             Request::KeepKey { id, force } => return self.keep_key(id, force, reply),
             Request::LoadKeys => {

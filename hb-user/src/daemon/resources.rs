@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use hb_ebpf::epoch::Epoch;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
 
 use crate::{
+    config::{Config, Group, Local, Resource, ResourceKind},
     id::GroupId,
-    resource::{Order, Sequence, State},
+    resource::{Order, Place, Script, Sequence, State},
 };
 
 /// What a worker is asked for.
@@ -47,25 +51,40 @@ pub(super) enum Done {
     },
 }
 
+/// What a worker goes by. A change counts from its next job, or its next look at a group that runs.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    /// The resources, in order.
+    pub(super) sequence: Sequence,
+    /// Between two looks; `None` for no looks.
+    pub(super) interval: Option<Duration>,
+}
+
 /// The resources of one group.
 #[derive(Debug)]
 pub(super) struct Worker {
     jobs: mpsc::UnboundedSender<Job>,
+    rule: watch::Sender<Rule>,
 }
 
 impl Worker {
-    /// Starts a worker on `background` that reports to `done`, and while the group runs asks for its
-    /// state every `interval`; it ends when dropped.
+    /// Starts a worker on `background` that goes by `rule` and reports to `done`; it ends when dropped.
     pub(super) fn spawn(
         background: &Handle,
         group: GroupId,
-        sequence: Sequence,
-        interval: Option<Duration>,
+        rule: Rule,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        background.spawn(work(group, sequence, interval, queue, done));
-        Self { jobs }
+        let (rule, rules) = watch::channel(rule);
+        background.spawn(work(group, rules, queue, done));
+        Self { jobs, rule }
+    }
+
+    /// Has it go by another rule.
+    pub(super) fn go_by(&self, rule: Rule) {
+        // A worker ends only when this is gone.
+        drop(self.rule.send(rule));
     }
 
     /// Asks for a start; with `resuming`, what runs already is left alone.
@@ -83,20 +102,24 @@ impl Worker {
 /// The worker. While a group runs it is watched, if the configuration says how often.
 async fn work(
     group: GroupId,
-    sequence: Sequence,
-    interval: Option<Duration>,
+    mut rules: watch::Receiver<Rule>,
     mut queue: mpsc::UnboundedReceiver<Job>,
     done: mpsc::UnboundedSender<Done>,
 ) {
     let mut next = None;
     let mut running = None;
     loop {
+        let Rule { sequence, interval } = rules.borrow_and_update().clone();
         let job = match next.take() {
             Some(job) => job,
             None => tokio::select! {
                 job = queue.recv() => match job {
                     Some(job) => job,
                     None => return,
+                },
+                changed = rules.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
                 },
                 error = failure(&sequence, running.as_ref(), interval) => {
                     running = None;
@@ -163,6 +186,30 @@ async fn failure(
     }
 }
 
+/// Returns what the worker of a group with resources goes by.
+pub(super) fn rule(config: &Config, local: &Local, group: &Group) -> Rule {
+    let place = Place {
+        cluster: config.cluster.name.to_string(),
+        node: local.me.name.to_string(),
+        group: group.name.to_string(),
+    };
+    let scripts = group.resources.iter().map(script).collect();
+    let interval = group.resources.iter().filter_map(|resource| resource.status_interval).min();
+    Rule { sequence: Sequence::new(place, scripts), interval }
+}
+
+fn script(resource: &Resource) -> Script {
+    let ResourceKind::Script { program, args } = &resource.kind;
+    Script {
+        name: resource.name.to_string(),
+        program: program.clone(),
+        args: args.clone(),
+        start_timeout: resource.start_timeout,
+        stop_timeout: resource.stop_timeout,
+        status_timeout: resource.status_timeout,
+    }
+}
+
 /// Returns the error with its causes, in one line.
 pub(super) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -183,7 +230,6 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
     use super::*;
-    use crate::resource::{Place, Script};
 
     const GROUP: GroupId = GroupId(0);
     const TIMEOUT: Duration = Duration::from_secs(10);
@@ -225,13 +271,8 @@ mod tests {
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
             let interval = Some(Duration::from_millis(20));
-            let worker = Worker::spawn(
-                &Handle::current(),
-                GROUP,
-                sequence(directory.path()),
-                interval,
-                done,
-            );
+            let rule = Rule { sequence: sequence(directory.path()), interval };
+            let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
             fs::remove_file(directory.path().join("runs")).unwrap();
@@ -246,6 +287,24 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+        });
+    }
+
+    #[test]
+    fn a_new_rule_counts_while_the_group_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        block_on(async {
+            let (done, mut results) = mpsc::unbounded_channel();
+            let rule = |interval| Rule { sequence: sequence(directory.path()), interval };
+            let worker = Worker::spawn(&Handle::current(), GROUP, rule(None), done);
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            // Nobody looks.
+            fs::remove_file(directory.path().join("runs")).unwrap();
+            let silence = tokio::time::timeout(Duration::from_millis(100), results.recv()).await;
+            assert!(silence.is_err());
+            worker.go_by(rule(Some(Duration::from_millis(20))));
+            assert!(matches!(results.recv().await, Some(Done::Failed { .. })));
         });
     }
 }

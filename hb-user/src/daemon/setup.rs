@@ -5,7 +5,7 @@ use std::time::Duration;
 use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
-    config::{Config, Fence, Local, Policy, Resource},
+    config::{Config, Fence, Group, Local, Policy, Resource},
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
     id::GroupId,
     kernel::Shared,
@@ -23,21 +23,22 @@ pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
     (record.state() == State::Holding).then_some(Epoch(record.epoch))
 }
 
-pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
-    // What the workers allow themselves, and then some.
+/// Returns what the core allows the resources of a group: what the workers allow themselves, and then some.
+pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     let slack = Duration::from_secs(5);
-    let groups = config.groups.iter().map(|group| {
-        let sum =
-            |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
-        let stop = sum(|resource| resource.stop_timeout) + slack;
-        let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
-        GroupSetup {
-            id: group.id,
-            preferred: Some(group.preferred),
-            auto_failback: group.auto_failback,
-            resources: (!group.resources.is_empty()).then_some(ResourceBounds { start, stop }),
-            resumed: held(shared, group.id),
-        }
+    let sum = |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
+    let stop = sum(|resource| resource.stop_timeout) + slack;
+    let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
+    (!group.resources.is_empty()).then_some(ResourceBounds { start, stop })
+}
+
+pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
+    let groups = config.groups.iter().map(|group| GroupSetup {
+        id: group.id,
+        preferred: Some(group.preferred),
+        auto_failback: group.auto_failback,
+        resources: resource_bounds(group),
+        resumed: held(shared, group.id),
     });
     Setup {
         me: local.me.id,

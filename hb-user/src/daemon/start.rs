@@ -1,7 +1,7 @@
 //! From a prepared node to a running one, in the order that leaves nothing half done.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -27,8 +27,10 @@ use super::{
     gate_report::{GateNode, GatePlace},
     keys::Keys,
     prepare::{self, LocalVip, Prepared, pins},
-    records, removal,
-    resources::{Worker, describe},
+    records,
+    reload::Source,
+    removal,
+    resources::{Worker, describe, rule},
     setup::{core_setup, held},
     start_error::StartError,
     strays::{self, Strays},
@@ -39,10 +41,7 @@ use crate::{
     announce::{AnnounceSocket, Announcement},
     beginning::{Begin, Beginning, Step},
     clock,
-    config::{
-        Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Require, Resource,
-        ResourceKind,
-    },
+    config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Require},
     core::{Core, storage::Storage},
     fast::{Effect, Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
@@ -53,7 +52,6 @@ use crate::{
     link::{Ends, LinkSocket},
     logging, nonce, parting,
     realtime::Demand,
-    resource::{Place, Script, Sequence},
     sockets::SweepError,
     state_dir::StateDir,
 };
@@ -72,6 +70,7 @@ pub(super) fn start(
     mut prepared: Prepared,
     state: StateDir,
     background: &Handle,
+    source: Source,
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let pins = pins(&prepared.config, &prepared.local);
@@ -82,7 +81,7 @@ pub(super) fn start(
     addresses.extend(prepared.stray.iter().map(|stray| stray.ip));
     let terms = prepared.config.terms(prepared.local.me.id)?;
     let deadtime_ns = prepared.config.timers.controller_deadtime().as_nanos() as u64;
-    let started = assemble(prepared, state, &pins, background, log_lost);
+    let started = assemble(prepared, state, &pins, background, source, log_lost);
     if started.is_err()
         && fresh
         && let Err(error) = removal::undo(&pins, addresses, &terms, deadtime_ns)
@@ -100,6 +99,7 @@ fn assemble(
     mut state: StateDir,
     pins: &std::path::Path,
     background: &Handle,
+    source: Source,
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let Prepared { mut config, local, keys, interfaces, vips, stray } = prepared;
@@ -281,16 +281,8 @@ fn assemble(
         .map(|place| {
             let group = config.group(GroupId(place))?;
             (!group.resources.is_empty()).then(|| {
-                let place = Place {
-                    cluster: config.cluster.name.to_string(),
-                    node: local.me.name.to_string(),
-                    group: group.name.to_string(),
-                };
-                let scripts = group.resources.iter().map(script).collect();
-                let interval =
-                    group.resources.iter().filter_map(|resource| resource.status_interval).min();
-                let sequence = Sequence::new(place, scripts);
-                Worker::spawn(background, group.id, sequence, interval, done.clone())
+                let rule = rule(&config, &local, group);
+                Worker::spawn(background, group.id, rule, done.clone())
             })
         })
         .collect();
@@ -335,6 +327,8 @@ fn assemble(
         results,
         engine,
         lost_events: 0,
+        source,
+        unsettled: BTreeSet::new(),
         log_lost,
         told_lost: 0,
         watch_refused: None,
@@ -432,18 +426,6 @@ fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<End
         }
         _ => return None,
     })
-}
-
-fn script(resource: &Resource) -> Script {
-    let ResourceKind::Script { program, args } = &resource.kind;
-    Script {
-        name: resource.name.to_string(),
-        program: program.clone(),
-        args: args.clone(),
-        start_timeout: resource.start_timeout,
-        stop_timeout: resource.stop_timeout,
-        status_timeout: resource.status_timeout,
-    }
 }
 
 /// Starts what ends connections to addresses that go. Where promises are given it has to work.

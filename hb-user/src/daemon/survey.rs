@@ -25,13 +25,14 @@ use super::{
     Daemon, MAIN_PRIORITY,
     gate::{Covered, cover, log_displaced},
     gate_report::{self, GateError, GatePlace},
+    prepare::{Plan, PrepareError},
     resources::describe,
     strays::{self, Cleared},
 };
 use crate::{
     address::{AddressError, AddressSocket, Interface, Present},
     clock,
-    config::HostView,
+    config::{Config, ConfigErrors, HostView},
     control::Reply,
     kernel::{Attachment, Gates, Generic, KernelError, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
@@ -50,9 +51,11 @@ pub(super) enum Found {
     /// Every interface is gated, or not.
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
-    Status(Host, oneshot::Sender<Reply>),
+    Status(Box<Host>, oneshot::Sender<Reply>),
     /// An interface is attached to in generic mode instead, or not.
     Replaced(Result<Attachment, Box<NotReplaced>>),
+    /// The configuration as its file is now, for who had it read.
+    Reread(Result<Box<Plan>, PrepareError>, Option<oneshot::Sender<Reply>>),
     /// The keys in the file, for who had it read.
     Keys(Result<ClusterKeys, KeyError>, oneshot::Sender<Reply>),
 }
@@ -75,6 +78,8 @@ pub(super) struct Host {
     pub(super) present: Result<Vec<Present>, AddressError>,
     /// The gate as it is pinned.
     pub(super) gate: Result<GateReport, GateError>,
+    /// The configuration as its file is now.
+    pub(super) file: Result<Config, ConfigErrors>,
 }
 
 /// Who looks.
@@ -218,12 +223,12 @@ impl Surveyor {
     }
 
     /// Begins to answer who asked for a status.
-    pub(super) fn begin_status(&self, reply: oneshot::Sender<Reply>) {
+    pub(super) fn begin_status(&self, file: PathBuf, reply: oneshot::Sender<Reply>) {
         let (sender, place) = (self.sender.clone(), Arc::clone(&self.place));
         self.background.spawn_blocking(move || {
             let gate = gate_report::gate(&place);
-            let host = Host { present: addresses(), gate };
-            drop(sender.send(Found::Status(host, reply)));
+            let host = Host { present: addresses(), gate, file: Config::load(&file) };
+            drop(sender.send(Found::Status(Box::new(host), reply)));
         });
     }
 
@@ -238,6 +243,7 @@ impl Surveyor {
             | Found::Cleared(_)
             | Found::Status(..)
             | Found::Replaced(_)
+            | Found::Reread(..)
             | Found::Keys(..) => {}
         }
         found
@@ -278,8 +284,9 @@ impl Daemon {
             }
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
-            Found::Status(host, reply) => self.on_status(host, reply),
+            Found::Status(host, reply) => self.on_status(*host, reply),
             Found::Replaced(replaced) => self.on_replaced(replaced),
+            Found::Reread(read, reply) => self.on_reread(read, reply),
             // Who asked may have gone.
             Found::Keys(read, reply) => drop(reply.send(self.take_keys(read).into())),
         }

@@ -150,6 +150,13 @@ impl Shared {
         unsafe { ptr::write_volatile(&raw mut (*node).layout, maps::LAYOUT) };
     }
 
+    /// Says that this node goes by another configuration, of the same groups.
+    pub fn set_config_hash(&self, hash: u64) {
+        // SAFETY: the entry is mapped and the field is an aligned word of it.
+        let word = unsafe { AtomicU64::from_ptr(&raw mut (*self.node_at()).config_hash) };
+        word.store(hash, Ordering::Release);
+    }
+
     /// Tells the kernel that the controller's main loop went round at `now`.
     pub fn stamp_controller(&self, now: BootTime) {
         // SAFETY: the entry is mapped and the field is an aligned word of it.

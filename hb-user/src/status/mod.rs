@@ -7,6 +7,7 @@
 mod gate;
 mod lease;
 mod render;
+mod verdict;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ pub use gate::{AddressAtGate, BeforeGate, GateReport, InterfaceAtGate, render_ga
 pub use lease::{LeaseStatus, Promise, Vote};
 pub(crate) use render::{Page, ago, row, span};
 pub use render::{WIDTH, render};
+pub use verdict::Verdict;
 
 /// Everything one node knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,8 +62,11 @@ pub struct StatusReport {
     /// Frames refused, by reason, that named no node or link there could be.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
-    /// What an operator should mend, one sentence each.
+    /// What an operator should mend, one sentence each; then what an operator should know of that is over.
     pub warnings: Vec<String>,
+    /// How many of the warnings, from the first on, are of something that is wrong now.
+    #[serde(default)]
+    pub mend: usize,
 }
 
 /// What counts the misses, and why that.
@@ -311,6 +316,9 @@ pub struct GroupStatus {
     pub lacking: Vec<String>,
     /// Name of the node that holds it, as far as this one knows.
     pub holder: Option<String>,
+    /// How it fares there: here as it is, elsewhere by the newest word of that node.
+    #[serde(default)]
+    pub holder_health: Option<GroupHealth>,
     /// Epoch of that holder, else the highest heard of; 0 for never held.
     pub epoch: u64,
     /// Upper half of the epoch: how often a voter lost its record.

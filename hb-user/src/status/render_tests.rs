@@ -55,7 +55,7 @@ fn peer(node: &str, id: u8, links: Vec<LinkStatus>) -> PeerStatus {
     }
 }
 
-fn healthy() -> StatusReport {
+pub(in crate::status) fn healthy() -> StatusReport {
     StatusReport {
         version: "0.1.0".into(),
         cluster: "edge".into(),
@@ -90,6 +90,7 @@ fn healthy() -> StatusReport {
             record: 0,
             lacking: vec![],
             holder: Some("a".into()),
+            holder_health: Some(GroupHealth::Healthy),
             epoch: 513,
             generation: 0,
             lease: Some(held()),
@@ -114,6 +115,7 @@ fn healthy() -> StatusReport {
         gate: Some(gate("on")),
         refused: BTreeMap::new(),
         warnings: vec![],
+        mend: 0,
     }
 }
 

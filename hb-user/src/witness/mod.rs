@@ -11,6 +11,7 @@
 pub mod detach;
 pub mod generation;
 mod outcome;
+mod patience;
 pub mod prepare;
 pub mod start;
 pub mod status;
@@ -128,6 +129,9 @@ pub enum WitnessError {
         /// Why not.
         source: io::Error,
     },
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
     /// There is nothing to look at.
     #[error("no witness is attached here (nothing is pinned at {0}): run `hb witness`")]
     Absent(PathBuf),

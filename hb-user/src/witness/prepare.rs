@@ -1,10 +1,6 @@
 //! Everything that can be found wrong before anything is touched.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Duration};
 
 use hb_ebpf::{
     homes::PLACES,
@@ -15,7 +11,7 @@ use zerocopy::FromZeros as _;
 
 use super::WitnessError;
 use crate::{
-    config::{Config, HostView, Local, Name},
+    config::{Config, ConfigErrors, HostView, Local, Name},
     id::NodeId,
     kernel::Seat,
     key::{ClusterKeys, peer_keys},
@@ -68,39 +64,58 @@ pub fn files(given: &[PathBuf]) -> Result<Vec<PathBuf>, WitnessError> {
     Ok(files)
 }
 
-/// Checks the configurations in `files`, this host against them, and the keys. Changes nothing.
+/// A cluster whose interfaces, or addresses of this machine, are not there yet.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Its configuration file.
+    pub path: PathBuf,
+    /// What is missing.
+    pub errors: ConfigErrors,
+    /// How long the file says to wait for that; `None` for as long as it takes.
+    pub limit: Option<Duration>,
+}
+
+/// Checks the configurations in `files`, this host against them, and the keys. Changes nothing. Returns
+/// the clusters in which this machine could vote, and those for which it has to wait.
 ///
 /// # Errors
 ///
-/// The first [`WitnessError`] found.
-pub fn prepare(files: &[PathBuf]) -> Result<Vec<Prepared>, WitnessError> {
+/// The first [`WitnessError`] found that does not pass by itself.
+pub fn prepare(files: &[PathBuf]) -> Result<(Vec<Prepared>, Vec<Waiting>), WitnessError> {
     let host = HostView::read().map_err(WitnessError::Interfaces)?;
-    let mut clusters: Vec<Prepared> = Vec::new();
+    let (mut clusters, mut waiting) = (Vec::new(), Vec::new());
+    let mut known: Vec<(u32, PathBuf, String)> = Vec::new();
     for file in files {
-        let prepared = one(file, &host)?;
-        let id = prepared.config.cluster_id();
-        if let Some(other) = clusters.iter().find(|other| other.config.cluster_id() == id) {
+        let config = Config::load(file)?;
+        let (id, name) = (config.cluster_id(), config.cluster.name.to_string());
+        let limit = config.cluster.network_wait;
+        match one(config, &host) {
+            Err(WitnessError::Config(errors)) if errors.may_pass() => {
+                waiting.push(Waiting { path: file.clone(), errors, limit });
+            }
+            prepared => clusters.push(prepared?),
+        }
+        if let Some((_, path, other)) = known.iter().find(|(known, ..)| *known == id) {
             return Err(WitnessError::Twice {
-                paths: [other, &prepared].map(|prepared| prepared.config.path().to_owned()),
-                names: [other, &prepared].map(|prepared| prepared.config.cluster.name.to_string()),
+                paths: [path.clone(), file.clone()],
+                names: [other.clone(), name],
             });
         }
-        clusters.push(prepared);
+        known.push((id, file.clone(), name));
     }
-    Ok(clusters)
+    Ok((clusters, waiting))
 }
 
-fn one(path: &Path, host: &HostView) -> Result<Prepared, WitnessError> {
-    let config = Config::load(path)?;
-    trust::check(path)?;
+fn one(config: Config, host: &HostView) -> Result<Prepared, WitnessError> {
+    trust::check(config.path())?;
     let no_witness = || WitnessError::NoWitness {
-        path: path.to_owned(),
+        path: config.path().to_owned(),
         policy: config.cluster.policy.as_str(),
     };
     let local = config.for_witness().ok_or_else(no_witness)?;
-    config.check_host(&local, host)?;
-    let terms = config.terms(local.me.id)?;
     let keys = ClusterKeys::load(&config.cluster.key_file)?;
+    let terms = config.terms(local.me.id)?;
+    config.check_host(&local, host)?;
     let interfaces = local
         .links
         .iter()

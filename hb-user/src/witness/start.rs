@@ -23,6 +23,7 @@ pub use super::outcome::{Outcome, Standing};
 use super::{
     Lock, WitnessError,
     generation::{Reserved, refill, reserve},
+    patience,
     prepare::{Prepared, files, prepare},
 };
 use crate::{
@@ -34,6 +35,8 @@ use crate::{
     state_dir::StateDir,
 };
 
+/// Between two looks for interfaces that are not there.
+const NETWORK_LOOK: Duration = Duration::from_millis(200);
 /// How often a learner looks whether it has heard everybody.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -53,14 +56,48 @@ pub struct Request {
 }
 
 /// Attaches the kernel half and has it vote in the clusters of the configurations, besides those
-/// that it knows. Returns once every learner has heard its nodes, or the wait is over.
+/// that it knows. Returns once every learner has heard its nodes, or the wait is over. A cluster whose
+/// interfaces are not there yet is taken once they are; what came of each step goes to `tell`, and what is
+/// waited for to `warn`. Told to end while it waits, it does.
 ///
 /// # Errors
 ///
 /// [`WitnessError`]; until it has attached itself and stored its numbers it has changed nothing that
 /// it did not undo.
-pub fn run(request: &Request) -> Result<Outcome, WitnessError> {
-    let clusters = prepare(&files(&request.configs)?)?;
+pub fn run(
+    request: &Request,
+    mut tell: impl FnMut(&Outcome),
+    mut warn: impl FnMut(&str),
+) -> Result<(), WitnessError> {
+    patience::ignore_hangups();
+    let began = clock::now();
+    let mut files = files(&request.configs)?;
+    let (mut given_up, mut said) = (None, String::new());
+    while !files.is_empty() {
+        let (clusters, waiting) = prepare(&files)?;
+        if !clusters.is_empty() {
+            tell(&seat_all(clusters, request)?);
+        }
+        let waited = clock::now().since(began);
+        let (over, waiting): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|one| one.limit.is_some_and(|limit| waited >= limit));
+        given_up = given_up.or_else(|| over.into_iter().next().map(|one| one.errors));
+        files = waiting.iter().map(|one| one.path.clone()).collect();
+        let missing = waiting.iter().map(|one| one.errors.to_string().replace('\n', "; "));
+        let missing = missing.collect::<Vec<_>>().join("; ");
+        if !missing.is_empty() && missing != said {
+            warn(&format!("waits for the network: {missing}"));
+            said = missing;
+        }
+        if !files.is_empty() && patience::told_to_end_within(NETWORK_LOOK)? {
+            return Ok(());
+        }
+    }
+    given_up.map_or(Ok(()), |errors| Err(errors.into()))
+}
+
+/// Does so for clusters that this host has everything for.
+fn seat_all(clusters: Vec<Prepared>, request: &Request) -> Result<Outcome, WitnessError> {
     let host = HostView::read().map_err(WitnessError::Interfaces)?;
     let _lock = Lock::take(&request.pins)?;
     let maps = WitnessMaps::open(&request.pins)?;

@@ -125,6 +125,10 @@ fn cluster(section: Section<'_>, nodes: &[Node], policy: Option<At<Policy>>) -> 
         Some(_) => section.choice("engine", &engines),
         None => Some(Engine::Auto),
     };
+    let network_wait = match section.has("network_wait") {
+        Some(_) => section.duration("network_wait").map(|at| Some(at.value)),
+        None => Some(None),
+    };
     section.finish();
     Some(Cluster {
         name: name?.value,
@@ -133,6 +137,7 @@ fn cluster(section: Section<'_>, nodes: &[Node], policy: Option<At<Policy>>) -> 
         state_dir: state_dir?,
         control_socket,
         engine: engine?,
+        network_wait: network_wait?,
     })
 }
 

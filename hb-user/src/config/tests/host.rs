@@ -12,6 +12,7 @@ fn interface(name: &str, mac: u8, addresses: &[(&str, u8)]) -> Interface {
         received: 0,
         addresses: addresses.iter().map(|(ip, prefix)| (ip.parse().unwrap(), *prefix)).collect(),
         bonded: false,
+        unready: Vec::new(),
     }
 }
 
@@ -65,6 +66,81 @@ fn own_address_has_to_be_there() {
     );
     host.interfaces[1].addresses.push(("192.0.2.1".parse().unwrap(), 24));
     assert!(refusal(&good(), &host).contains("it is on eth1; correct one of them"));
+}
+
+/// What [`Config::check_host`] finds, and whether it may pass with time.
+fn passes(config: &Config, host: &HostView) -> bool {
+    let local = config.for_node("a").unwrap();
+    config.check_host(&local, host).unwrap_err().may_pass()
+}
+
+#[test]
+fn what_a_host_lacks_at_boot_may_pass_and_what_the_file_has_wrong_does_not() {
+    assert!(passes(&good(), &HostView::default()));
+    // Interfaces without addresses; with link-local ones; with all but one family.
+    let mut bare = host();
+    bare.interfaces[0].addresses.clear();
+    assert!(passes(&good(), &bare));
+    bare.interfaces[0].addresses.push(("fe80::1".parse().unwrap(), 64));
+    assert!(passes(&good(), &bare));
+    bare.interfaces[0].addresses.push(("2001:db8::1".parse().unwrap(), 64));
+    assert!(passes(&good(), &bare));
+    // A service address proves nothing.
+    bare.interfaces[0].addresses.push(("192.0.2.100".parse().unwrap(), 24));
+    assert!(passes(&good(), &bare));
+    // Another one in its place, or the right one in another place, is a mistake.
+    bare.interfaces[0].addresses.push(("192.0.2.7".parse().unwrap(), 24));
+    assert!(!passes(&good(), &bare));
+    let mut elsewhere = host();
+    let (address, prefix) = elsewhere.interfaces[0].addresses.remove(0);
+    elsewhere.interfaces[1].addresses.push((address, prefix));
+    assert!(!passes(&good(), &elsewhere));
+    // One of another subnet is no mistake: the own one may come beside it.
+    let mut beside = host();
+    beside.interfaces[0].addresses[0] = ("198.51.100.1".parse().unwrap(), 24);
+    assert!(passes(&good(), &beside));
+    // All own addresses are there, and the file names a foreign subnet.
+    let wrong = parse(&with("192.0.2.100/24", "198.51.100.7/24")).unwrap();
+    assert!(!passes(&wrong, &host()));
+    // One thing that does not pass is enough.
+    let mut both = host();
+    both.interfaces.remove(1);
+    assert!(passes(&good(), &both) && !passes(&wrong, &both));
+}
+
+#[test]
+fn a_mac_may_change_until_the_interface_is_up() {
+    let mut host = host();
+    host.interfaces[1].mac = Some([2, 0, 0, 0, 0, 0xff]);
+    assert!(!passes(&good(), &host));
+    host.interfaces[1].up = false;
+    assert!(passes(&good(), &host));
+    host.interfaces[1].mac = None;
+    assert!(!passes(&good(), &host), "no Ethernet");
+}
+
+#[test]
+fn an_own_address_that_cannot_be_used_yet_is_said() {
+    let text = GOOD
+        .replace("udp4", "udp6")
+        .replace("\"192.0.2.1\"", "\"2001:db8::1\"")
+        .replace("\"192.0.2.2\"", "\"2001:db8::2\"");
+    let config = parse(&text).unwrap();
+    let mut host = host();
+    check(&config, &host).unwrap();
+    for (why, says) in [(Unready::Tentative, "tentative"), (Unready::Duplicate, "dadfailed")] {
+        host.interfaces[0].unready = vec![("2001:db8::1".parse().unwrap(), why)];
+        assert!(refusal(&config, &host).contains(says));
+        assert!(passes(&config, &host));
+    }
+    // Without a carrier the kernel never asks anybody: nothing to wait for.
+    host.interfaces[0].unready[0].1 = Unready::Tentative;
+    host.interfaces[0].carrier = false;
+    check(&config, &host).unwrap();
+    // One that is not this node's end of a link is of no matter.
+    host.interfaces[0].carrier = true;
+    host.interfaces[0].unready[0].0 = "2001:db8::7".parse().unwrap();
+    check(&config, &host).unwrap();
 }
 
 #[test]

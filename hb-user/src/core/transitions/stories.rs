@@ -37,6 +37,33 @@ fn the_holder_dies_and_the_group_is_sought_taken_and_started() {
     assert_eq!(bench.phase(), Phase::Starting { epoch });
 }
 
+/// Node b holds and serves; a, which it prefers by the first file, stands by. Failback is off.
+#[test]
+fn other_wishes_count_at_once_and_move_a_group_that_serves() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    let wishes = |preferred, auto_failback| Input::Wishes {
+        group: GROUP,
+        preferred: Some(preferred),
+        auto_failback,
+        resources: None,
+    };
+    bench.give(wishes(A, false));
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch }, "no resources are waited for any more");
+    bench.give(peer(A, facts(State::Idle, Health::Standby, Epoch::floor(1))));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    // Of a node that is not there, or of this one, nothing comes.
+    for preferred in [NodeId(9), B] {
+        bench.give(wishes(preferred, true));
+        assert_eq!(bench.phase(), Phase::Serving { epoch });
+    }
+    let actions = bench.give(wishes(A, true));
+    let released = actions.iter().any(|action| matches!(action, Action::Release { .. }));
+    assert!(released, "{actions:?}");
+}
+
 /// The record decides (`lease/available.rs`). The peer's word is looked at before it, and people are
 /// told why.
 #[test]

@@ -1,0 +1,211 @@
+//! Which keys of two configurations of one node differ, and which of them can be changed while it runs.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{
+    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Resource, ServiceAddress, Timers,
+};
+
+/// A key whose value differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Which, as `log.level` or `group.web.address`.
+    pub key: String,
+    /// Whether a daemon can take it without a restart.
+    pub live: bool,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)
+    }
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found(Vec<Difference>);
+
+impl Found {
+    fn restart<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
+        self.compare(key, old, new, false);
+    }
+
+    fn live<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
+        self.compare(key, old, new, true);
+    }
+
+    fn compare<T: PartialEq + ?Sized>(
+        &mut self,
+        key: impl fmt::Display,
+        old: &T,
+        new: &T,
+        live: bool,
+    ) {
+        if old != new {
+            self.0.push(Difference { key: key.to_string(), live });
+        }
+    }
+}
+
+impl Config {
+    /// Returns the keys whose values differ in `new`. Where a record lies is no key.
+    #[must_use]
+    pub fn differences(&self, new: &Self) -> Vec<Difference> {
+        let mut found = Found::default();
+        // Taken apart, so that no key is forgotten here.
+        let Self {
+            cluster,
+            timers,
+            lease,
+            nodes,
+            witness,
+            links,
+            groups,
+            fence,
+            gate,
+            log,
+            path: _,
+        } = self;
+        of_cluster(&mut found, cluster, &new.cluster);
+        of_timers(&mut found, timers, &new.timers);
+        let LeaseTiming { length, margin, drain, seek, rho } = lease;
+        found.restart("lease.length", length, &new.lease.length);
+        found.restart("lease.margin", margin, &new.lease.margin);
+        found.restart("lease.drain", drain, &new.lease.drain);
+        found.restart("lease.seek", seek, &new.lease.seek);
+        found.restart("lease.rho", rho, &new.lease.rho);
+        found.restart("node", nodes, &new.nodes);
+        found.restart("witness", witness, &new.witness);
+        of_links(&mut found, links, &new.links);
+        of_groups(&mut found, groups, &new.groups);
+        found.restart("fence", fence, &new.fence);
+        let Gate { mode, handover_bounce } = gate;
+        found.restart("gate.mode", mode, &new.gate.mode);
+        found.restart("gate.handover_bounce", handover_bounce, &new.gate.handover_bounce);
+        let Log { format, level } = log;
+        found.restart("log.format", format, &new.log.format);
+        found.live("log.level", level, &new.log.level);
+        found.0
+    }
+
+    /// Takes what [`Config::differences`] calls live from `new`.
+    pub fn adopt(&mut self, new: &Self) {
+        self.log.level = new.log.level;
+        self.cluster.network_wait = new.cluster.network_wait;
+        for group in &mut self.groups {
+            let Some(other) = new.groups.iter().find(|other| other.name == group.name) else {
+                continue;
+            };
+            group.preferred = other.preferred;
+            group.auto_failback = other.auto_failback;
+            for (resource, new) in group.resources.iter_mut().zip(&other.resources) {
+                resource.start_timeout = new.start_timeout;
+                resource.stop_timeout = new.stop_timeout;
+                resource.status_timeout = new.status_timeout;
+                resource.status_interval = new.status_interval;
+            }
+        }
+    }
+}
+
+fn of_cluster(found: &mut Found, old: &Cluster, new: &Cluster) {
+    let Cluster { name, key_file, policy, state_dir, control_socket, engine, network_wait } = old;
+    found.restart("cluster.name", name, &new.name);
+    found.restart("cluster.key_file", key_file, &new.key_file);
+    found.restart("cluster.policy", policy, &new.policy);
+    found.restart("cluster.state_dir", state_dir, &new.state_dir);
+    found.restart("cluster.control_socket", control_socket, &new.control_socket);
+    found.restart("cluster.engine", engine, &new.engine);
+    found.live("cluster.network_wait", network_wait, &new.network_wait);
+}
+
+fn of_timers(found: &mut Found, old: &Timers, new: &Timers) {
+    type Timer = fn(&Timers) -> std::time::Duration;
+    let timers: [(&str, Timer); 6] = [
+        ("interval", Timers::interval),
+        ("warntime", Timers::warntime),
+        ("deadtime", Timers::deadtime),
+        ("initdead", Timers::initdead),
+        ("controller_deadtime", Timers::controller_deadtime),
+        ("doubt_max", Timers::doubt_max),
+    ];
+    for (key, timer) in timers {
+        found.restart(format_args!("timers.{key}"), &timer(old), &timer(new));
+    }
+}
+
+fn of_links(found: &mut Found, old: &[Link], new: &[Link]) {
+    let names = |links: &[Link]| links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
+    let (before, after) = (names(old), names(new));
+    if before != after {
+        // Their places are their numbers on the wire.
+        return found.restart(order("link", &before, &after), &before, &after);
+    }
+    for (old, new) in old.iter().zip(new) {
+        let Link { id: _, name, transport, multihop, ends } = old;
+        found.restart(format_args!("link.{name}.transport"), transport, &new.transport);
+        found.restart(format_args!("link.{name}.multihop"), multihop, &new.multihop);
+        let place = |end: &LinkEnd| (end.interface.clone(), end.address);
+        let before: Vec<_> = ends.iter().map(|(node, end)| (*node, place(end))).collect();
+        let after: Vec<_> = new.ends().map(|(node, end)| (node, place(end))).collect();
+        found.restart(format_args!("link.{name}.node"), &before, &after);
+    }
+}
+
+fn of_groups(found: &mut Found, old: &[Group], new: &[Group]) {
+    let names =
+        |groups: &[Group]| groups.iter().map(|group| group.name.clone()).collect::<Vec<_>>();
+    let (before, after) = (names(old), names(new));
+    found.restart(order("group", &before, &after), &before, &after);
+    for old in old {
+        let Some(new) = new.iter().find(|new| new.name == old.name) else { continue };
+        of_group(found, old, new);
+    }
+}
+
+/// Names what is new or gone, or says that only the order differs.
+fn order<T: Ord + fmt::Display>(what: &str, old: &[T], new: &[T]) -> String {
+    let (old, new): (BTreeSet<_>, BTreeSet<_>) = (old.iter().collect(), new.iter().collect());
+    let changed: Vec<_> =
+        old.symmetric_difference(&new).map(|name| format!("{what}.{name}")).collect();
+    if changed.is_empty() { format!("order of {what}s") } else { changed.join(", ") }
+}
+
+fn of_group(found: &mut Found, old: &Group, new: &Group) {
+    let Group {
+        id: _,
+        name,
+        preferred,
+        auto_failback,
+        warm_addresses,
+        require,
+        addresses,
+        resources,
+    } = old;
+    let key = |key: &str| format!("group.{name}.{key}");
+    found.live(key("preferred"), preferred, &new.preferred);
+    found.live(key("auto_failback"), auto_failback, &new.auto_failback);
+    found.restart(key("warm_addresses"), warm_addresses, &new.warm_addresses);
+    found.restart(key("require"), require, &new.require);
+    let place = |one: &ServiceAddress| {
+        let ServiceAddress { address, prefix, interfaces, .. } = one;
+        (*address, *prefix, interfaces.clone())
+    };
+    let places = |all: &[ServiceAddress]| all.iter().map(place).collect::<Vec<_>>();
+    found.restart(key("address"), &places(addresses), &places(&new.addresses));
+    let names = |all: &[Resource]| all.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    let (before, after) = (names(resources), names(&new.resources));
+    if before != after {
+        return found.restart(key(&order("resource", &before, &after)), &before, &after);
+    }
+    for (old, new) in resources.iter().zip(&new.resources) {
+        let Resource { name, kind, start_timeout, stop_timeout, status_timeout, status_interval } =
+            old;
+        let key = |what: &str| key(&format!("resource.{name}.{what}"));
+        found.restart(key("program"), kind, &new.kind);
+        found.live(key("start_timeout"), start_timeout, &new.start_timeout);
+        found.live(key("stop_timeout"), stop_timeout, &new.stop_timeout);
+        found.live(key("status_timeout"), status_timeout, &new.status_timeout);
+        found.live(key("status_interval"), status_interval, &new.status_interval);
+    }
+}
