@@ -10,7 +10,7 @@ use lab::{
 
 use super::{
     holders::Watch,
-    support::{Cluster, PATIENCE, slow},
+    support::{Cluster, PATIENCE, both_vips, slow, wait_for},
 };
 
 fn quick(policy: &str) -> Settings {
@@ -143,4 +143,45 @@ fn a_node_that_starts_behind_a_port_that_forwards_late_takes_nothing_from_the_on
     assert!(last.is_none_or(|last| last < settled), "{last:?}, settled at {settled:?}");
     // Under a number above what the other one took.
     assert!(cluster.epoch(Machine::B) > held);
+}
+
+/// Deletes the service interface of a node and makes it anew, as the reload of a driver does.
+fn make_anew(cluster: &Cluster, node: Machine) {
+    let port = port_name(node, Link::Client);
+    let (switch, inside) = (cluster.lab.switch().netns(), cluster.lab.netns(node));
+    inside.ip_batch("link del eth0\n").unwrap();
+    let mac = node.mac(Link::Client);
+    let pair = format!("link add {port} type veth peer name eth0 netns {}\n", inside.name());
+    switch.ip_batch(&format!("{pair}link set {port} master br0 up\n")).unwrap();
+    inside
+        .ip_batch(&format!(
+            "link set eth0 address {mac}\nlink set eth0 up\naddr add {}/24 dev eth0\n\
+             addr add {}/64 dev eth0 nodad\n",
+            node.v4(Link::Client),
+            node.v6(),
+        ))
+        .unwrap();
+}
+
+#[test]
+fn an_interface_that_is_made_anew_is_used_again_without_a_restart() {
+    for policy in ["available", "witness"] {
+        let mut cluster = Cluster::up(quick(policy));
+        // On the node that stands by: it is ready for the death of the other one.
+        make_anew(&cluster, Machine::B);
+        cluster.wait_for_log(Machine::B, "interface was made anew: in use again", |_| true);
+        cluster.wait_until_serving(Machine::A);
+        cluster.wait_for(Machine::B, "hears its peer on every link", |status| {
+            let links = status["peers"][0]["links"].as_array().unwrap().clone();
+            !links.is_empty() && links.iter().all(|link| link["up"] == true)
+        });
+        cluster.lab.crash(Machine::A).unwrap();
+        cluster.wait_until_alone(Machine::B);
+        // On the one that serves, and that nobody can take over from.
+        make_anew(&cluster, Machine::B);
+        wait_for("addresses on the interface made anew", || {
+            (cluster.vips(Machine::B) == both_vips()).then_some(())
+        });
+        cluster.wait_until_alone(Machine::B);
+    }
 }

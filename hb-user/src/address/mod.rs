@@ -93,6 +93,12 @@ impl Vip {
         Ok(Self { interface, ip, prefix })
     }
 
+    /// Returns the same address on the interface of another index.
+    #[must_use]
+    pub const fn on(self, interface: u32) -> Self {
+        Self { interface, ..self }
+    }
+
     /// Takes an address that is there, in its place and as it is.
     pub(super) fn found(present: &Present) -> Self {
         let Present { interface, ip, prefix, .. } = *present;

@@ -15,6 +15,13 @@ pub(super) struct Macs {
     own: Vec<[u8; 6]>,
 }
 
+impl Macs {
+    /// Notes that a link is on another interface now, of which the kernel half was told.
+    pub(super) fn moved(&mut self, link: LinkId, index: u32, mac: Option<[u8; 6]>) {
+        self.ends.insert(link, (index, mac));
+    }
+}
+
 impl Daemon {
     /// Tells the kernel half what is new.
     pub(super) fn look_at_macs(&mut self, host: &HostView) {

@@ -22,6 +22,7 @@
 
 mod act;
 mod advice;
+mod anew;
 mod clean;
 mod defend;
 mod disk;
@@ -203,6 +204,7 @@ struct Daemon {
     ended: BTreeMap<GroupId, u32>,
     warm: warm::Warm,
     macs: macs::Macs,
+    anew: anew::Anew,
     paths: paths::Paths,
     /// Nobody else may remove what is pinned.
     pins_lock: PinsLock,

@@ -65,9 +65,9 @@ impl Paths {
             let name = &vip.interface;
             match self.interfaces.get(name) {
                 None => Some(format!("interface {name} is not there")),
-                Some(seen) if seen.index != vip.vip.interface() => Some(format!(
-                    "interface {name} was made anew: restart hb on this node to use it"
-                )),
+                Some(seen) if seen.index != vip.vip.interface() => {
+                    Some(format!("interface {name} was made anew, and is not in use yet"))
+                }
                 Some(Seen { up: false, .. }) => Some(format!("interface {name} is down")),
                 Some(Seen { carrier: false, .. }) => {
                     Some(format!("interface {name} has no carrier"))

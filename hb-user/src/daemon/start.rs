@@ -20,7 +20,7 @@ use hb_ebpf::{
 use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
-    Daemon, EngineKind,
+    Daemon, EngineKind, anew,
     clean::Cleaner,
     disk::Disk,
     fence::Fences,
@@ -38,7 +38,6 @@ use super::{
     warm::Warm,
 };
 use crate::{
-    announce::{AnnounceSocket, Announcement},
     beginning::{Begin, Beginning, Step},
     clock,
     config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Require},
@@ -195,6 +194,7 @@ fn assemble(
             });
         }
     }
+    let anew = anew::Anew::new(&interfaces, &vips);
     let mut effects = Vec::new();
     for (place, vips) in vips.iter().enumerate() {
         let group = config.group(GroupId(place as u8));
@@ -205,11 +205,7 @@ fn assemble(
         if group.is_some_and(|group| group.require == Require::All) {
             effect = effect.needs_all();
         }
-        for local in vips {
-            let announcement = Announcement::new(local.vip.ip(), local.mac);
-            let socket = AnnounceSocket::open(local.vip.interface())?;
-            effect.push(local.vip, announcement, socket)?;
-        }
+        anew::push(&mut effect, vips)?;
         effects.push(effect);
     }
 
@@ -345,6 +341,7 @@ fn assemble(
         ended: BTreeMap::new(),
         warm: Warm::default(),
         macs: Default::default(),
+        anew,
         paths: Default::default(),
         pins_lock,
         unpinned: None,
@@ -415,7 +412,7 @@ fn tick(config: &Config) -> Duration {
     (deadtime / 5).clamp(Duration::from_millis(1), Duration::from_millis(20))
 }
 
-fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<Ends> {
+pub(super) fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<Ends> {
     Some(match (link.own.address, peer) {
         (LinkAddress::Mac(_), LinkAddress::Mac(peer)) => Ends::Ethernet { own: mac?, peer },
         (LinkAddress::Ip(IpAddr::V4(own)), LinkAddress::Ip(IpAddr::V4(peer))) => {

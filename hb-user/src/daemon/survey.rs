@@ -52,6 +52,8 @@ pub(super) enum Found {
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
     Status(Box<Host>, oneshot::Sender<Reply>),
+    /// An interface that was made anew is attached to, or not.
+    Attached(String, Result<Attachment, KernelError>),
     /// An interface is attached to in generic mode instead, or not.
     Replaced(Result<Attachment, Box<NotReplaced>>),
     /// The configuration as its file is now, for who had it read.
@@ -96,6 +98,8 @@ pub(super) struct Surveyor {
 enum Ask {
     /// Gate every interface.
     Cover,
+    /// Attach to an interface that was made anew.
+    Attach(String, u32),
     /// Attach in generic mode instead, because of this.
     Replace(Attachment, String),
 }
@@ -130,6 +134,10 @@ impl Coverer {
                         drop(found.send(Found::Interfaces(host)));
                         covered
                     })),
+                    Ask::Attach(interface, index) => {
+                        let attached = generic.attach_anew(&interface, index);
+                        Found::Attached(interface, attached)
+                    }
                     Ask::Replace(held, reason) => Found::Replaced(generic.replace(held, reason)),
                 };
                 // A daemon that is gone needs none.
@@ -208,6 +216,12 @@ impl Surveyor {
         self.coverer.ask();
     }
 
+    /// Has an interface attached to that was made anew.
+    pub(super) fn attach(&self, interface: String, index: u32) {
+        // The thread ends with this only, and a panic there ends the process.
+        drop(self.coverer.asks.send(Ask::Attach(interface, index)));
+    }
+
     /// Has a native attachment replaced by one in generic mode.
     pub(super) fn replace(&self, held: Attachment, reason: String) {
         // The thread ends with this only, and a panic there ends the process.
@@ -241,6 +255,7 @@ impl Surveyor {
             Found::Covered(_) => self.coverer.done(),
             Found::Interfaces(_)
             | Found::Cleared(_)
+            | Found::Attached(..)
             | Found::Status(..)
             | Found::Replaced(_)
             | Found::Reread(..)
@@ -280,11 +295,13 @@ impl Daemon {
             Found::Survey(survey) => self.on_survey(survey),
             Found::Interfaces(host) => {
                 self.look_at_macs(&host);
+                self.look_at_anew(&host);
                 self.look_at_paths(&host);
             }
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
             Found::Status(host, reply) => self.on_status(*host, reply),
+            Found::Attached(interface, attached) => self.on_attached(&interface, attached),
             Found::Replaced(replaced) => self.on_replaced(replaced),
             Found::Reread(read, reply) => self.on_reread(read, reply),
             // Who asked may have gone.

@@ -285,6 +285,18 @@ impl Group {
         up.map(Address::announce).sum()
     }
 
+    /// Goes by these addresses from now on, and leaves those it had in their place: they are on no
+    /// interface any more.
+    pub(super) fn rebind(&mut self, effect: &mut Effect) {
+        for made in &mut effect.addresses {
+            let same = |address: &&mut Address| address.vip.ip() == made.vip.ip();
+            if let Some(address) = self.effect.addresses.iter_mut().find(same) {
+                std::mem::swap(address, made);
+                self.up = false;
+            }
+        }
+    }
+
     /// Announces by this MAC address from now on what is on the interface of this index, and once more
     /// at `now` if the group is held.
     pub(super) fn set_mac(&mut self, interface: u32, mac: [u8; 6], now: BootTime) {

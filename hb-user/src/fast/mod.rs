@@ -43,9 +43,10 @@ pub use queue::{Bell, Queue};
 
 use crate::{
     address::{AddressError, Vip},
-    id::{GroupId, NodeId},
+    id::{GroupId, LinkId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
-    realtime::{Demand, LockError, Scheduling},
+    link::LinkSocket,
+    realtime::{Demand, LockError, Mutex, Scheduling},
 };
 
 /// Groups, each by its index.
@@ -137,9 +138,25 @@ pub enum Command {
         /// Precede each probe by one under the other, to see whether it is answered.
         trial: bool,
     },
+    /// Take up what [`Fast::rebind`] has ready.
+    Rebind,
     /// End the thread.
     Exit,
 }
+
+/// What takes the place of things that were bound to an interface which is gone.
+#[derive(Debug, Default)]
+pub struct Rebind {
+    /// Sockets, by peer and link.
+    pub sockets: Vec<(NodeId, LinkId, LinkSocket)>,
+    /// Addresses, by group: each takes the place of the same one.
+    pub effects: Vec<(GroupId, Effect)>,
+    /// The thread has taken it up: what is in it now is what it had before.
+    done: bool,
+}
+
+/// What waits for the thread to take it up, or for whoever made it to drop it.
+type Rebinds = Arc<Mutex<Vec<Rebind>>>;
 
 /// What set off a takeover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,6 +325,7 @@ pub struct Fast {
     token: Arc<Token>,
     counters: Arc<[TargetCounters]>,
     running: Running,
+    rebinds: Rebinds,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -326,6 +344,18 @@ impl Fast {
     #[must_use]
     pub fn command(&self, command: Command) -> bool {
         self.commands.push(command).is_ok()
+    }
+
+    /// Has the thread go by what is bound to another interface from now on. Returns whether there was
+    /// room for the command.
+    #[must_use]
+    pub fn rebind(&self, rebind: Rebind) -> bool {
+        let mut rebinds = self.rebinds.lock();
+        // What the thread had is closed here: it frees nothing itself.
+        rebinds.retain(|earlier| !earlier.done);
+        rebinds.push(rebind);
+        drop(rebinds);
+        self.command(Command::Rebind)
     }
 
     /// Returns the queue of reports, whose bell rings for each.

@@ -114,6 +114,18 @@ impl Streams {
         }
     }
 
+    /// Sends from these sockets from now on, and leaves those it had in their place.
+    pub(super) fn rebind(&self, sockets: &mut [(NodeId, LinkId, LinkSocket)]) {
+        let mut streams = self.lock();
+        for (peer, link, socket) in sockets {
+            let its =
+                |stream: &&mut Stream| stream.target.peer == *peer && stream.target.link == *link;
+            if let Some(stream) = streams.iter_mut().find(its) {
+                std::mem::swap(&mut stream.target.socket, socket);
+            }
+        }
+    }
+
     fn lock(&self) -> Guard<'_, Vec<Stream>> {
         self.streams.lock()
     }

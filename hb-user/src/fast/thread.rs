@@ -14,8 +14,8 @@ use hb_ebpf::{
 };
 
 use super::{
-    Command, EffectError, Fast, FastError, Queue, Report, Running, Setup, Steps, TargetCounters,
-    Token, Trigger,
+    Command, EffectError, Fast, FastError, Queue, Rebinds, Report, Running, Setup, Steps,
+    TargetCounters, Token, Trigger,
     burst::Burst,
     deputy::Deputy,
     group::{Added, Group, Stepped, Task},
@@ -29,7 +29,7 @@ use crate::{
     clock,
     id::{GroupId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
-    realtime,
+    realtime::{self, Mutex},
 };
 
 /// Commands and reports under way at once; both are drained as soon as they ring.
@@ -56,7 +56,10 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
     let streams = Arc::new(streams);
     let deputy = Deputy::start(Arc::clone(&streams), interval_ns, demand.fifo_priority)
         .map_err(system("start a second thread"))?;
+    let rebinds: Rebinds =
+        Arc::new(Mutex::new(Vec::new()).map_err(system("make a lock that inherits priorities"))?);
     let hands = Hands {
+        rebinds: Arc::clone(&rebinds),
         streams,
         deputy,
         is_away: false,
@@ -103,7 +106,7 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         .map_err(system("start a thread"))?;
     let gone = || io::Error::other("the thread ended before it began");
     let running = started.recv().map_err(|_| gone()).map_err(system("start a thread"))?;
-    Ok(Fast { commands, reports, token, counters, running, thread: Some(thread) })
+    Ok(Fast { commands, reports, token, counters, running, rebinds, thread: Some(thread) })
 }
 
 struct Worker {
@@ -122,6 +125,7 @@ struct Worker {
 
 /// What the thread sees and acts with.
 struct Hands {
+    rebinds: Rebinds,
     streams: Arc<Streams>,
     deputy: Deputy,
     /// The deputy stands in for this thread.
@@ -234,6 +238,7 @@ impl Worker {
                     group.set_mac(interface, mac, now);
                 }
             }
+            Command::Rebind => hands.rebind(),
             // Not if it was taken since the daemon looked.
             Command::Warm { group } => hands.begin_apart(group, Task::Warm),
             Command::Cool { group } => hands.begin_apart(group, Task::Cool),
@@ -294,6 +299,19 @@ impl Worker {
 }
 
 impl Hands {
+    /// Takes up what is ready, and leaves what it had in its place.
+    fn rebind(&mut self) {
+        for rebind in self.rebinds.lock().iter_mut().filter(|rebind| !rebind.done) {
+            self.streams.rebind(&mut rebind.sockets);
+            for (group, effect) in &mut rebind.effects {
+                if let Some(group) = self.groups.get_mut(usize::from(group.0)) {
+                    group.rebind(effect);
+                }
+            }
+            rebind.done = true;
+        }
+    }
+
     /// Does one address of each group that has some to do, and says so when it was the last.
     fn work(&mut self) {
         if !self.groups.iter().any(Group::is_busy) {

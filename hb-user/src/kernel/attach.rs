@@ -242,6 +242,22 @@ impl Generic {
         attached.map_err(|error| Box::new(NotReplaced { interface, kept: None, error }))
     }
 
+    /// Attaches to an interface that is new, natively or else in generic mode.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Attach`] if neither works.
+    pub fn attach_anew(&mut self, interface: &str, index: u32) -> Result<Attachment, KernelError> {
+        match self.program.link(interface, index, Mode::Native) {
+            Ok(link) => {
+                let pin = link_pin(&self.pins, index, Mode::Native);
+                let link = link.pin(interface, &pin)?;
+                Attachment::new(interface.to_owned(), index, Mode::Native, None, pin, link)
+            }
+            Err(error) => self.attach(interface, index, describe(&*error)),
+        }
+    }
+
     /// Attaches to an interface because it does not work natively.
     fn attach(
         &mut self,
