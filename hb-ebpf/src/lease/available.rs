@@ -2,7 +2,7 @@
 //!
 //! A node that seeks holds at once, without an end: its gate is open for as long as its controller
 //! is alive. Of two that hold, the worse one closes its gate at the first word of the other: see
-//! [`Claim::outranks`].
+//! `Claim::outranks`.
 
 use super::{
     holder::SeekError,

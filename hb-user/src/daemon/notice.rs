@@ -139,10 +139,9 @@ impl Daemon {
             Transition::Path { group } => {
                 tracing::info!(group = self.group_name(*group), "the path to the clients is back");
             }
-            Transition::Isolated(true) => tracing::warn!(
-                "nothing arrives on any interface, from anybody: this node gives way to another one \
-                 that serves; look at its cables and switch ports"
-            ),
+            Transition::Isolated(true) => {
+                tracing::warn!("nothing arrives on any interface: look at cables and switch ports")
+            }
             Transition::Isolated(false) => tracing::info!("packets arrive again"),
             Transition::Leaving => tracing::info!("leaving: handing over what is held"),
             Transition::LeftBehind { group, phase } => tracing::warn!(
