@@ -52,6 +52,9 @@ const FENCE: Duration = Duration::from_secs(1);
 /// A daemon that is started has attached and speaks within this, on a machine with work to do.
 const START: Duration = Duration::from_secs(2);
 
+/// For how long an interface has to carry before its node is ready again.
+pub(super) const HOLD_DOWN: Duration = Duration::from_secs(2);
+
 impl Lengths {
     /// Returns the usual lengths of a cluster with this policy.
     #[must_use]

@@ -108,6 +108,9 @@ impl Chaos {
         let (mut bound, mut back) = (Duration::ZERO, Ok(None));
         for _ in 0..=faults::FENCES {
             bound = self.lengths.bound(lab.settings(), forgets);
+            if plan.faults.iter().any(|planned| planned.fault.kind == Kind::Carrier) {
+                bound += lengths::HOLD_DOWN;
+            }
             back = judge.wait_for_service(&addresses, mended, bound);
             // A fence came late, and nobody but this boots what it switched off.
             if back.is_ok() || !boot_fenced(lab)? {

@@ -146,7 +146,7 @@ fn fault(random: &mut Random, kinds: &[Kind]) -> Option<Fault> {
     // Whoever holds most of the time is a.
     let node = if random.below(3) < 2 { NODES[0] } else { NODES[1] };
     let link = match kind {
-        Kind::CutLink => random.one_of(&[Link::Client, Link::Direct]),
+        Kind::CutLink | Kind::Carrier => random.one_of(&[Link::Client, Link::Direct]),
         Kind::OneWay => random.one_of(&[Some(Link::Client), Some(Link::Direct), None]).flatten(),
         _ => None,
     };

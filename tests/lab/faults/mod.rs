@@ -20,7 +20,7 @@ use crate::{
     fence::PowerSwitch,
     guard,
     responder::Order,
-    switch::Direction,
+    switch::{Direction, port_name},
     tcx::{Place, Verdict, Way},
 };
 
@@ -35,6 +35,8 @@ pub enum Kind {
     Stop,
     /// One link of a node is cut, both ways.
     CutLink,
+    /// The port of a link of a node is taken down, so that its interface has no carrier.
+    Carrier,
     /// Every link of a node is cut, both ways.
     Cut,
     /// A link of a node, or every one, loses all packets in one direction.
@@ -69,11 +71,12 @@ pub enum Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 19] = [
+pub const KINDS: [Kind; 20] = [
     Kind::Freeze,
     Kind::Kill,
     Kind::Stop,
     Kind::CutLink,
+    Kind::Carrier,
     Kind::Cut,
     Kind::OneWay,
     Kind::Lossy,
@@ -100,6 +103,7 @@ impl Kind {
             Self::Kill => "kill",
             Self::Stop => "stop",
             Self::CutLink => "cut-link",
+            Self::Carrier => "carrier",
             Self::Cut => "cut",
             Self::OneWay => "one-way",
             Self::Lossy => "lossy",
@@ -209,6 +213,12 @@ impl Fault {
         }
     }
 
+    fn set_ports(&self, lab: &Lab, state: &str) -> Result<()> {
+        let port = |link: &Link| format!("link set {} {state}\n", port_name(self.node, *link));
+        let lines: String = self.links().iter().map(port).collect();
+        lab.switch().netns().ip_batch(&lines)
+    }
+
     /// Lets it happen.
     ///
     /// # Errors
@@ -227,6 +237,7 @@ impl Fault {
                 }
                 Ok(())
             }
+            Kind::Carrier => self.set_ports(lab, "down"),
             Kind::Cut => {
                 lab.cut(node);
                 Ok(())
@@ -294,6 +305,7 @@ impl Fault {
                 }
                 Ok(())
             }),
+            Kind::Carrier => self.set_ports(lab, "up"),
             Kind::Cut => while_no_power_is_cut(lab, |lab| {
                 if lab.responder_runs(node)? {
                     lab.heal(node);
@@ -353,7 +365,7 @@ impl fmt::Display for Fault {
                 let (way, place, verdict) = self.foreign;
                 write!(f, "{} on {node}, {way:?} {place:?} {verdict:?}", self.kind)
             }
-            (Kind::CutLink, _) => write!(f, "{} of {node} ({links})", self.kind),
+            (Kind::CutLink | Kind::Carrier, _) => write!(f, "{} of {node} ({links})", self.kind),
             (Kind::OneWay, Direction::FromMachine) => {
                 write!(f, "{} from {node} ({links})", self.kind)
             }
