@@ -231,13 +231,16 @@ impl Fault {
             Kind::Kill => end(lab, node, libc::SIGKILL),
             // A frozen daemon leaves in order when it is thawed, or is killed in the end.
             Kind::Stop => signal(lab, node, libc::SIGTERM),
-            Kind::CutLink | Kind::OneWay => {
+            Kind::CutLink | Kind::OneWay | Kind::Carrier => {
+                if self.kind == Kind::Carrier {
+                    self.set_ports(lab, "down")?;
+                }
+                // The lab goes by this to tell whether the nodes are parted.
                 for &link in self.links() {
                     lab.switch().cut_link(node, link, self.direction);
                 }
                 Ok(())
             }
-            Kind::Carrier => self.set_ports(lab, "down"),
             Kind::Cut => {
                 lab.cut(node);
                 Ok(())
@@ -296,7 +299,10 @@ impl Fault {
                 wait_for_leave(lab, node)?;
                 ensure_daemon(lab, node)
             }
-            Kind::CutLink | Kind::OneWay => while_no_power_is_cut(lab, |lab| {
+            Kind::CutLink | Kind::OneWay | Kind::Carrier => while_no_power_is_cut(lab, |lab| {
+                if self.kind == Kind::Carrier {
+                    self.set_ports(lab, "up")?;
+                }
                 // What is switched off sends nothing, and its namespace would.
                 if lab.responder_runs(node)? {
                     for &link in self.links() {
@@ -305,7 +311,6 @@ impl Fault {
                 }
                 Ok(())
             }),
-            Kind::Carrier => self.set_ports(lab, "up"),
             Kind::Cut => while_no_power_is_cut(lab, |lab| {
                 if lab.responder_runs(node)? {
                     lab.heal(node);
