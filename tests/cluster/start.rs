@@ -27,7 +27,9 @@ fn start(cluster: &mut Cluster, order: [Machine; 2], apart: Duration) {
     seen.assert_never_both();
     seen.assert_never(Machine::B);
     for node in NODES {
-        for message in ["two nodes hold the group: the higher epoch keeps it", "takeover"] {
+        for message in
+            ["two nodes hold the group: the one that is worse placed gives it up", "takeover"]
+        {
             assert_eq!(cluster.logged(node, message), Vec::<serde_json::Value>::new());
         }
     }

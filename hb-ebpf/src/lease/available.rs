@@ -85,6 +85,10 @@ impl Claim {
     }
 }
 
+/// A node that hears a better placed one gives way at once. One that goes on for longer does not hear it,
+/// and so who is better placed gives way: nobody may hear that one at all.
+const UNHEARD_NS: u64 = 200_000_000;
+
 /// Hears `word` of `source`; tells whether this node gave way. A holder that nobody holds against any
 /// more takes a number above all that it heard of, so that what it releases is the newest.
 #[inline(always)]
@@ -94,6 +98,7 @@ pub fn hear(record: &mut Record, terms: &Terms, source: u8, word: &GroupWord, no
         return false;
     }
     if word.state() != State::Holding {
+        record.promise_t0_ns = 0;
         if record.newest().0 > record.epoch
             && let Some(epoch) = record.highest().next(terms.own)
             && epoch.generation() <= record.generation
@@ -116,8 +121,17 @@ pub fn hear(record: &mut Record, terms: &Terms, source: u8, word: &GroupWord, no
         node: source,
     };
     if ours.outranks(&theirs) {
-        return false;
+        if theirs.epoch.0 <= record.epoch {
+            return false;
+        }
+        if record.promise_t0_ns == 0 {
+            record.promise_t0_ns = now;
+        }
+        if now.saturating_sub(record.promise_t0_ns) < UNHEARD_NS {
+            return false;
+        }
     }
+    record.promise_t0_ns = 0;
     record.stop_holding(State::Idle, now);
     true
 }
@@ -224,6 +238,26 @@ mod tests {
                 let gave_way = hear(&mut record, &available(), OTHER, &word, LATER);
                 assert_eq!(gave_way, other < position, "{ours:?} hears {theirs:?}");
             }
+        }
+    }
+
+    #[test]
+    fn who_is_better_placed_and_is_not_heard_gives_way_to_a_higher_epoch() {
+        let (mut record, epoch) = held();
+        let higher = holding(epoch.next(OTHER).unwrap().0);
+        for later in [0, 1, UNHEARD_NS - 1] {
+            assert!(!hear(&mut record, &available(), OTHER, &higher, LATER + later), "{later}");
+        }
+        // It was heard apart meanwhile: what comes then is another conflict.
+        hear(&mut record, &available(), OTHER, &GroupWord::default(), LATER + UNHEARD_NS);
+        let higher = holding(Epoch(record.epoch).next(OTHER).unwrap().0);
+        let again = LATER + UNHEARD_NS + 1;
+        assert!(!hear(&mut record, &available(), OTHER, &higher, again));
+        assert!(hear(&mut record, &available(), OTHER, &higher, again + UNHEARD_NS));
+        // Not to a lower one, which may wait for as long as it likes.
+        let (mut record, _) = held();
+        for later in [0, 2 * UNHEARD_NS] {
+            assert!(!hear(&mut record, &available(), OTHER, &holding(1), LATER + later));
         }
     }
 

@@ -37,7 +37,8 @@ pub struct Record {
     pub promised: u64,
     /// End of that promise, exclusive.
     pub until_ns: u64,
-    /// Transmit time, on the requester's clock, of the request promised last; `until_ns` covers it.
+    /// Transmit time, on the requester's clock, of the request promised last; `until_ns` covers it. With
+    /// policy `available`: since when this node has held against another one that goes on; 0 for none.
     pub promise_t0_ns: u64,
     /// Takes no part before this instant.
     pub blocked_until_ns: u64,
