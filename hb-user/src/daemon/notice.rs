@@ -140,7 +140,7 @@ impl Daemon {
                 tracing::info!(group = self.group_name(*group), "the path to the clients is back");
             }
             Transition::Isolated(true) => {
-                tracing::warn!("nothing arrives on any interface: look at cables and switch ports")
+                tracing::warn!("nothing arrives on any interface: look at cables and switch ports");
             }
             Transition::Isolated(false) => tracing::info!("packets arrive again"),
             Transition::Leaving => tracing::info!("leaving: handing over what is held"),
