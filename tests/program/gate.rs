@@ -238,12 +238,14 @@ fn without_promises_the_gate_closes_with_the_daemon() {
     gated.rig.shared.stamp_controller(hb_ebpf::time::BootTime(u64::MAX));
     gated.assert_all(true, PASSED, "the daemon is back");
 
-    // A higher epoch by the peer's frame: closed before the daemon hears of it.
+    // A better placed holder by the peer's frame: closed before the daemon hears of it.
     let mut frame = gated.sender.probe();
     frame.groups[0] = GroupWord {
         state: State::Holding as u8,
         health: Health::Healthy as u8,
         epoch: Be64::new(0x7_0001),
+        // It served for longer.
+        promise_t0_ns: Be64::new(u64::MAX),
         fingerprint: Be32::new(FINGERPRINT),
         ..GroupWord::default()
     };

@@ -60,8 +60,8 @@ fn length() {
 
 #[test]
 fn version() {
-    refuse(Refusal::Version, false, |frame| frame.version = 1);
-    refuse(Refusal::Version, false, |frame| frame.version = 3);
+    refuse(Refusal::Version, false, |frame| frame.version -= 1);
+    refuse(Refusal::Version, false, |frame| frame.version += 1);
 }
 
 #[test]
