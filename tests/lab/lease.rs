@@ -143,10 +143,11 @@ const ADDRESSES: [&str; 2] = ["VIPS4", "VIPS6"];
 struct Addresses([OwnedFd; 2]);
 
 impl Addresses {
-    /// Opens what is pinned beside the leases; `None` where a file stands in for those.
+    /// Opens what is pinned beside the leases; `None` where a file stands in for those. What is not
+    /// pinned yet is an error: without it every address would be taken for one of the first group.
     fn open(leases: &Path) -> io::Result<Option<Self>> {
         let [v4, v6] = ADDRESSES.map(|name| leases.with_file_name(name));
-        if !v4.exists() {
+        if !is_pinned(leases)? {
             return Ok(None);
         }
         Ok(Some(Self([object(&v4)?, object(&v6)?])))
@@ -274,8 +275,8 @@ const OBJ_GET: libc::c_int = 7;
 /// Magic number of the BPF file system (`linux/magic.h`).
 const BPF_FS: i64 = 0xcafe_4a11;
 
-/// Opens a pinned object for reading, or an ordinary file.
-fn object(path: &Path) -> io::Result<OwnedFd> {
+/// Tells whether what lies at `path` is a pinned object, and no ordinary file.
+fn is_pinned(path: &Path) -> io::Result<bool> {
     let text = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: all-zero is a valid `statfs`.
     let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
@@ -283,7 +284,13 @@ fn object(path: &Path) -> io::Result<OwnedFd> {
     if unsafe { libc::statfs(text.as_ptr(), &raw mut facts) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    if facts.f_type != BPF_FS {
+    Ok(facts.f_type == BPF_FS)
+}
+
+/// Opens a pinned object for reading, or an ordinary file.
+fn object(path: &Path) -> io::Result<OwnedFd> {
+    let text = CString::new(path.as_os_str().as_bytes())?;
+    if !is_pinned(path)? {
         let file: File = OpenOptions::new().read(true).open(path)?;
         return Ok(file.into());
     }
