@@ -1,4 +1,4 @@
-//! The heartbeat frame, version 2, byte for byte.
+//! The heartbeat frame, version 3, byte for byte.
 //!
 //! One fixed size for probes and answers, so that an answer is the probe rewritten in place and
 //! never larger than what was asked. All integers are big-endian and sit at multiples of their
@@ -21,7 +21,7 @@ pub const UDP_PORT: u16 = 694;
 pub const MAGIC: [u8; 4] = *b"hb\xf5\x94";
 /// The version this crate speaks.
 pub const VERSION: u8 = 3;
-/// Features whose meaning a receiver has to know; version 2 defines none.
+/// Features whose meaning a receiver has to know; version 3 defines none.
 pub const KNOWN_FEATURES: u16 = 0;
 /// Groups whose words one frame carries.
 pub const GROUPS: usize = 8;

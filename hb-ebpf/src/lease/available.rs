@@ -41,6 +41,7 @@ pub fn seek(record: &mut Record, terms: &Terms, now: u64) -> Result<Epoch, SeekE
     record.recorded = epoch.0;
     record.successor = 0;
     record.sought_ns = now;
+    record.promise_t0_ns = 0;
     record.lease_end_ns = ENDLESS;
     Ok(epoch)
 }
@@ -254,6 +255,14 @@ mod tests {
         let again = LATER + UNHEARD_NS + 1;
         assert!(!hear(&mut record, &available(), OTHER, &higher, again));
         assert!(hear(&mut record, &available(), OTHER, &higher, again + UNHEARD_NS));
+        // Nor does an earlier conflict count against a later hold.
+        let (mut record, _) = held();
+        hear(&mut record, &available(), OTHER, &higher, LATER);
+        record.stop_holding(State::Released, LATER);
+        record.unclean = 0;
+        let epoch = seek(&mut record, &available(), LATER).unwrap();
+        let higher = holding(epoch.next(OTHER).unwrap().0);
+        assert!(!hear(&mut record, &available(), OTHER, &higher, LATER + UNHEARD_NS));
         // Not to a lower one, which may wait for as long as it likes.
         let (mut record, _) = held();
         for later in [0, 2 * UNHEARD_NS] {

@@ -120,6 +120,7 @@ pub fn clock_jumped(record: &mut Record, terms: &Terms, now: u64) {
     if matches!(terms.policy(), Policy::Available) {
         // What was not served counts for nothing against who served meanwhile.
         record.sought_ns = now;
+        record.promise_t0_ns = 0;
         return;
     }
     if record.is_endless() {

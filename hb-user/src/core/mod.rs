@@ -12,6 +12,7 @@ pub mod choose;
 mod facts;
 mod group;
 mod input;
+mod isolation;
 mod lacking;
 mod peer;
 mod setup;
@@ -40,6 +41,7 @@ pub use view::{Blocked, GroupView, PeerView, View};
 use self::{
     choose::{Choice, Standing, choose, holder, newest_release},
     group::{Around, Group},
+    isolation::Isolation,
     peer::Peer,
 };
 use crate::id::{GroupId, NodeId};
@@ -58,8 +60,7 @@ pub struct Core {
     now: BootTime,
     joined: bool,
     leaving: Option<BootTime>,
-    /// Nothing arrives at this machine.
-    isolated: bool,
+    isolation: Isolation,
     exited: bool,
     published: Option<([Health; GROUPS], bool)>,
     published_at: BootTime,
@@ -93,7 +94,7 @@ impl Core {
             now,
             joined: false,
             leaving: None,
-            isolated: false,
+            isolation: Isolation::default(),
             exited: false,
             published: None,
             published_at: now,
@@ -159,11 +160,9 @@ impl Core {
             Input::Path { group, result } => {
                 self.with(group, |group| group.path(result.err(), now, &mut out));
             }
-            Input::Isolated(isolated) if isolated != self.isolated => {
-                self.isolated = isolated;
-                out.push(Action::Log(Transition::Isolated(isolated)));
+            Input::Isolated(isolated) => {
+                out.extend(self.isolation.hear(isolated, now).map(Action::Log));
             }
-            Input::Isolated(_) => {}
             Input::Stop if self.leaving.is_none() => {
                 self.leaving = Some(now);
                 out.push(Action::Log(Transition::Leaving));
@@ -229,42 +228,6 @@ impl Core {
         }
     }
 
-    fn group_view(&self, index: usize) -> GroupView {
-        let group = &self.groups[index];
-        let standings = self.standings(index);
-        let own = group.standing(self.leaving.is_some(), self.now);
-        let choice = self.choice(index, &standings);
-        let barred = self.barred(index, None);
-        let blocked = match (group.failure(), choice) {
-            _ if !group.phase.is_apart() => None,
-            (Some(error), _) => Some(Blocked::Failed(error.clone())),
-            _ if group.no_path(self.now).is_some() => {
-                group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))
-            }
-            (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
-            _ if barred.is_some() => barred.map(Blocked::Lacks),
-            _ if self.leaving.is_some() => Some(Blocked::Leaving),
-            _ if group.record.vowed => Some(Blocked::Vowed),
-            _ if !group.ready => Some(Blocked::Joining),
-            _ if group.is_blocked(self.now) => Some(Blocked::Waiting(group.record.blocked_until)),
-            (None, Choice::Take(node)) => Some(Blocked::TurnOf(node)),
-            (None, Choice::Wait(node)) => Some(Blocked::WaitingFor(node)),
-            (None, Choice::Nobody) => None,
-        };
-        let holding = holder(&standings);
-        GroupView {
-            group: group.setup.id,
-            state: own.state,
-            health: own.health,
-            phase: group.phase,
-            holder: holding.map(|standing| standing.node),
-            epoch: holding.map_or(own.epoch, |standing| standing.epoch),
-            reason: group.reason.clone(),
-            since: group.since,
-            blocked,
-        }
-    }
-
     fn with(&mut self, id: GroupId, act: impl FnOnce(&mut Group)) {
         if let Some(index) = self.index(id) {
             act(&mut self.groups[index]);
@@ -320,6 +283,9 @@ impl Core {
     /// shall say, then plans, then effects, then logs.
     fn settle(&mut self, mut out: Vec<Action>) {
         self.join(&mut out);
+        if self.is_node_heard() {
+            out.extend(self.isolation.node_heard().map(Action::Log));
+        }
         for index in 0..self.groups.len() {
             // Each round is a step towards holding or towards being apart; a few are the most.
             for _ in 0..GROUPS {
@@ -395,8 +361,9 @@ impl Core {
             rival: holder(peers).map(|standing| (standing.node, standing.epoch)),
             other: self.other_holder(index),
             barred: self.barred(index, None).is_some(),
-            isolated: self.isolated,
-            heard: self.peers.iter().any(|peer| peer.facts.life.is_alive()),
+            isolated: self.isolation.is_isolated(),
+            reached: self.isolation.is_reached_for(self.bounds.hold_down, self.now),
+            heard: self.is_node_heard(),
             silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
@@ -404,6 +371,10 @@ impl Core {
             },
             failback: setup.preferred.filter(|node| setup.auto_failback && able(*node)),
         }
+    }
+
+    fn is_node_heard(&self) -> bool {
+        self.peers.iter().any(|peer| peer.facts.life.is_alive())
     }
 
     /// Why this node would take a group of which all nodes stand like this.

@@ -6,7 +6,13 @@ use hb_ebpf::{
     wire::{Health, State},
 };
 
-use super::{action::Reason, facts::Life, group::Phase};
+use super::{
+    Core,
+    action::Reason,
+    choose::{Choice, holder},
+    facts::Life,
+    group::Phase,
+};
 use crate::id::{GroupId, NodeId};
 
 /// A snapshot of everything the core knows.
@@ -86,4 +92,43 @@ pub struct PeerView {
     pub left: bool,
     /// Number of its daemon's starts.
     pub incarnation: u32,
+}
+
+impl Core {
+    /// Returns what is known of the group at that place.
+    pub(super) fn group_view(&self, index: usize) -> GroupView {
+        let group = &self.groups[index];
+        let standings = self.standings(index);
+        let own = group.standing(self.leaving.is_some(), self.now);
+        let choice = self.choice(index, &standings);
+        let barred = self.barred(index, None);
+        let blocked = match (group.failure(), choice) {
+            _ if !group.phase.is_apart() => None,
+            (Some(error), _) => Some(Blocked::Failed(error.clone())),
+            _ if group.no_path(self.now).is_some() => {
+                group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))
+            }
+            (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
+            _ if barred.is_some() => barred.map(Blocked::Lacks),
+            _ if self.leaving.is_some() => Some(Blocked::Leaving),
+            _ if group.record.vowed => Some(Blocked::Vowed),
+            _ if !group.ready => Some(Blocked::Joining),
+            _ if group.is_blocked(self.now) => Some(Blocked::Waiting(group.record.blocked_until)),
+            (None, Choice::Take(node)) => Some(Blocked::TurnOf(node)),
+            (None, Choice::Wait(node)) => Some(Blocked::WaitingFor(node)),
+            (None, Choice::Nobody) => None,
+        };
+        let holding = holder(&standings);
+        GroupView {
+            group: group.setup.id,
+            state: own.state,
+            health: own.health,
+            phase: group.phase,
+            holder: holding.map(|standing| standing.node),
+            epoch: holding.map_or(own.epoch, |standing| standing.epoch),
+            reason: group.reason.clone(),
+            since: group.since,
+            blocked,
+        }
+    }
 }

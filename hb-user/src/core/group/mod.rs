@@ -98,6 +98,8 @@ pub(super) struct Around {
     pub(super) barred: bool,
     /// Nothing arrives at this machine.
     pub(super) isolated: bool,
+    /// Something has arrived for a while.
+    pub(super) reached: bool,
     /// A peer is alive.
     pub(super) heard: bool,
     /// A peer that the kernel declared dead.
@@ -128,8 +130,8 @@ pub(super) struct Group {
     path: Option<String>,
     /// What was wrong last, and until when that counts still.
     recovering: Option<(String, BootTime)>,
-    /// Nothing arrived at this machine for a while, and since then no other node was heard that leaves
-    /// the group to it.
+    /// Nothing arrived at this machine for a while. Since then neither was another node heard that leaves
+    /// the group to it, nor, without one, did anything else arrive for long.
     isolated: bool,
     /// What the record was told of both.
     placed: Option<Placed>,

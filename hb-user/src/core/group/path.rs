@@ -38,11 +38,9 @@ impl Group {
 
     /// Tells the record how well this node is placed.
     pub(super) fn place(&mut self, around: &Around, out: &mut Vec<Action>) {
-        if around.isolated {
-            self.isolated = true;
-        } else if around.heard && around.rival.is_none() {
-            self.isolated = false;
-        }
+        // What arrives first when a port begins to forward may be a stranger's frame.
+        let over = if around.heard { around.rival.is_none() } else { around.reached };
+        self.isolated = around.isolated || (self.isolated && !over);
         let standing = Standing::new(self.isolated, self.path.is_some());
         if self.placed != Some(standing) {
             self.placed = Some(standing);

@@ -167,6 +167,35 @@ fn who_was_isolated_gives_way_and_is_not_any_more_once_the_other_is_heard_apart(
 }
 
 #[test]
+fn who_is_reached_for_a_while_without_the_other_node_is_not_isolated_any_more() {
+    let (mut bench, _) = serving(Policy::Available, false);
+    bench.give(peer(B, dead(standby())));
+    let said = |bench: &Bench| {
+        let said = |action: &&Action| matches!(action, Action::Log(Transition::Isolated(_)));
+        bench.actions.iter().filter(said).count()
+    };
+    // Now and then a stranger's packet in a silent network: it is told once.
+    for _ in 0..5 {
+        bench.give(Input::Isolated(true));
+        bench.give(Input::Isolated(false));
+        assert_eq!(placed(&bench), Some(Standing::new(true, false)));
+    }
+    assert_eq!(said(&bench), 1);
+    bench.now = bench.now.after(Duration::from_millis(499));
+    bench.give(Input::Isolated(false));
+    assert_eq!(placed(&bench), Some(Standing::new(true, false)));
+    bench.now = bench.now.after(Duration::from_millis(1));
+    bench.give(Input::Isolated(false));
+    assert_eq!(placed(&bench), Some(Standing::default()));
+    // That the network is well again is told with the other node.
+    assert_eq!(said(&bench), 1);
+    bench.give(peer(B, standby()));
+    assert_eq!(said(&bench), 2);
+    bench.give(peer(B, standby()));
+    assert_eq!(said(&bench), 2);
+}
+
+#[test]
 fn a_holder_that_was_not_isolated_goes_on_whatever_the_other_one_counts() {
     let (mut bench, epoch) = serving(Policy::Available, false);
     bench.give(peer(B, dead(standby())));
