@@ -431,7 +431,6 @@ impl Core {
                 && group.ready
                 && group.phase.is_apart()
                 && group.failure().is_none()
-                && group.no_path(self.now).is_none()
                 && !group.is_blocked(self.now)
                 && self.leaving.is_none()
         };

@@ -63,7 +63,6 @@ impl Group {
             && self.failure().is_none()
             && !around.leaving
             && !around.barred
-            && self.no_path(around.now).is_none()
             && !self.is_blocked(around.now);
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),

@@ -190,6 +190,14 @@ fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
     let epoch = bench.epoch();
     bench.give(peer(A, standby()));
     assert_eq!(bench.phase(), Phase::Seeking, "what was begun is waited for");
+    // What is reported of another epoch is of an earlier fence.
+    for result in [Ok(()), bad()] {
+        let earlier = Epoch::floor(1).next(B.0).unwrap();
+        assert_ne!(earlier, epoch);
+        let mut told = bench.clone();
+        let actions = told.give(Input::Fenced { group: GROUP, epoch: earlier, result });
+        assert_eq!((told.phase(), actions), (Phase::Seeking, Vec::new()));
+    }
     // It failed: told, and tried again later if the node is still silent.
     let mut failed = bench.clone();
     let actions = failed.give(Input::Fenced { group: GROUP, epoch, result: bad() });
