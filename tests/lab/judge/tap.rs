@@ -22,7 +22,7 @@ use crate::{
     capture::{self, ETHERNET},
     clock::{self, RealTime},
     responder::Datagram,
-    socket::Socket,
+    socket::{Received, Socket},
     switch::port_name,
 };
 
@@ -58,7 +58,7 @@ pub(super) fn watch(taps: &Taps, stop: &AtomicBool, seen: &Mutex<Departures>) ->
         let clock = RealTime::sample();
         for (node, link, socket) in &taps.0 {
             while let Some(received) =
-                socket.receive(&mut buffer, clock).context("the judge's tap broke")?
+                receive(socket, &mut buffer, clock).context("the judge's tap broke")?
             {
                 let at = received.at.unwrap_or_else(clock::now);
                 let frame = &buffer[..received.length];
@@ -77,6 +77,17 @@ pub(super) fn watch(taps: &Taps, stop: &AtomicBool, seen: &Mutex<Departures>) ->
         }
         last_round = stop.load(Ordering::Acquire);
         thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// Reads the next frame, if there is one.
+///
+/// A port that a fault sets down says so once to a socket that is bound to it (packet(7)); the
+/// socket hears the port again when it is up.
+fn receive(socket: &Socket, buffer: &mut [u8], clock: RealTime) -> io::Result<Option<Received>> {
+    match socket.receive(buffer, clock) {
+        Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => socket.receive(buffer, clock),
+        received => received,
     }
 }
 
