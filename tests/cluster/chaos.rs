@@ -83,7 +83,8 @@ fn without_the_gate_the_judge_finds_two_servers_under_each_fault() {
     for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
         let report = chaos.run_plan(&mut lab, 0, &plan(kind)).unwrap();
         assert!(report.violations > 0, "{kind}: {}", report.line());
-        assert!(report.failures[0].starts_with("two servers: a answered"), "{}", report.line());
+        // An answer, or another packet from the address: whichever left first.
+        assert!(report.failures[0].starts_with("two servers: a "), "{}", report.line());
     }
 }
 
