@@ -35,6 +35,7 @@ fn standby() -> (Core, PeerFacts) {
         retry: second,
         patience: second,
         hold_down: Duration::from_millis(500),
+        settle: Duration::from_secs(1),
         linger: second,
     };
     let group = GroupSetup {

@@ -1,4 +1,4 @@
-//! The heartbeat frame, version 3, byte for byte.
+//! The heartbeat frame, version 4, byte for byte.
 //!
 //! One fixed size for probes and answers, so that an answer is the probe rewritten in place and
 //! never larger than what was asked. All integers are big-endian and sit at multiples of their
@@ -20,8 +20,8 @@ pub const UDP_PORT: u16 = 694;
 /// First bytes of every heartbeat.
 pub const MAGIC: [u8; 4] = *b"hb\xf5\x94";
 /// The version this crate speaks.
-pub const VERSION: u8 = 3;
-/// Features whose meaning a receiver has to know; version 3 defines none.
+pub const VERSION: u8 = 4;
+/// Features whose meaning a receiver has to know; version 4 defines none.
 pub const KNOWN_FEATURES: u16 = 0;
 /// Groups whose words one frame carries.
 pub const GROUPS: usize = 8;
@@ -115,11 +115,11 @@ pub enum State {
 }
 
 impl State {
-    /// Returns the state of a code from the wire, whatever [`WORD_ENDLESS`], [`WORD_ISOLATED`] and
-    /// [`WORD_NO_PATH`] say beside it; an unknown one is read as idle.
+    /// Returns the state of a code from the wire, whatever [`WORD_ENDLESS`] and the [`Standing`] say
+    /// beside it.
     #[must_use]
     pub const fn from_code(code: u8) -> Self {
-        match code & !(WORD_ENDLESS | WORD_ISOLATED | WORD_NO_PATH) {
+        match code & !(WORD_ENDLESS | Standing::MASK << Standing::SHIFT) {
             1 => Self::Seeking,
             2 => Self::Holding,
             3 => Self::Released,
@@ -128,25 +128,52 @@ impl State {
     }
 }
 
-/// How well a node is placed to hold a group; the lower the better.
+/// How well a node is placed to hold a group; the lower the better. Each flag counts for more than all
+/// before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standing(u8);
 
 impl Standing {
-    /// Returns the standing of a node.
+    /// On a link of an interface of the group's addresses another node is heard, and does not hear this
+    /// one.
+    pub const UNHEARD: Self = Self(1);
+    /// On a link of such an interface the other nodes fell silent, and nothing else arrives there.
+    pub const DEAF: Self = Self(2);
+    /// No target of a ping group of such an interface answers.
+    pub const UNREACHED: Self = Self(4);
+    /// Such an interface is not there, is down or has no carrier.
+    pub const NO_PATH: Self = Self(8);
+    /// Nobody at all was heard while no other node was.
+    pub const ISOLATED: Self = Self(16);
+    const MASK: u8 = 31;
+    const SHIFT: u8 = 2;
+
+    /// Returns the standing with `flag` as well, if `so`.
     #[must_use]
-    pub const fn new(isolated: bool, no_path: bool) -> Self {
-        Self((isolated as u8) << 1 | no_path as u8)
+    pub const fn with(self, flag: Self, so: bool) -> Self {
+        if so { Self(self.0 | flag.0) } else { self }
+    }
+
+    /// Returns the part of it that says what the node hears.
+    #[must_use]
+    pub const fn evidence(self) -> Self {
+        Self(self.0 & (Self::UNHEARD.0 | Self::DEAF.0 | Self::UNREACHED.0))
+    }
+
+    /// Tells whether it has that flag.
+    #[must_use]
+    pub const fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 != 0
     }
 
     /// Returns the standing in the number of [`Self::code`]; further bits mean nothing.
     #[inline(always)]
     #[must_use]
     pub const fn from_code(code: u8) -> Self {
-        Self(code & 3)
+        Self(code & Self::MASK)
     }
 
-    /// Returns its number, below 4.
+    /// Returns its number, below 32.
     #[inline(always)]
     #[must_use]
     pub const fn code(self) -> u8 {
@@ -155,19 +182,16 @@ impl Standing {
 
     #[inline(always)]
     const fn from_word(state: u8) -> Self {
-        Self(state >> 5 & 3)
+        Self::from_code(state >> Self::SHIFT)
     }
 
     /// Returns what a [`GroupWord::state`] says of it.
     #[inline(always)]
     #[must_use]
     pub const fn in_word(self) -> u8 {
-        self.0 << 5
+        self.0 << Self::SHIFT
     }
 }
-
-const _: () = assert!(Standing::new(true, false).in_word() == WORD_ISOLATED);
-const _: () = assert!(Standing::new(false, true).in_word() == WORD_NO_PATH);
 
 /// How a group fares on the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +233,7 @@ impl Health {
 )]
 #[repr(C)]
 pub struct GroupWord {
-    /// A [`State`], with [`WORD_ENDLESS`], [`WORD_ISOLATED`] and [`WORD_NO_PATH`] or without.
+    /// A [`State`] in the low two bits, a [`Standing`] in the five above, and [`WORD_ENDLESS`].
     pub state: u8,
     /// A [`Health`].
     pub health: u8,
@@ -238,10 +262,6 @@ pub struct GroupWord {
 pub const UNLIMITED: u32 = u32::MAX;
 /// In [`GroupWord::state`]: the sender holds without an end.
 pub const WORD_ENDLESS: u8 = 0x80;
-/// In [`GroupWord::state`]: the sender heard nobody at all while it heard no other node.
-pub const WORD_ISOLATED: u8 = 0x40;
-/// In [`GroupWord::state`]: the sender has no path to the clients of the group.
-pub const WORD_NO_PATH: u8 = 0x20;
 
 impl GroupWord {
     /// Makes it the word of no group yet, with the code of a [`Health`].
@@ -451,8 +471,8 @@ mod tests {
 
     #[test]
     fn unknown_codes_are_read_safely() {
-        assert_eq!(State::from_code(9), State::Idle);
-        assert_eq!(State::from_code(State::Holding as u8 | WORD_ENDLESS), State::Holding);
+        let all = WORD_ENDLESS | Standing::from_code(u8::MAX).in_word();
+        assert_eq!(State::from_code(State::Holding as u8 | all), State::Holding);
         assert_eq!(Health::from_code(9), Health::Failed);
         assert_eq!(Kind::from_code(0), None);
     }

@@ -30,4 +30,5 @@ pub mod beginning;
 mod durable;
 mod nonce;
 mod parting;
+mod ping;
 mod socket;

@@ -220,11 +220,24 @@ mod tests {
     }
 
     #[test]
-    fn the_isolated_gives_way_then_the_one_without_a_path() {
+    fn who_is_placed_worse_gives_way() {
         let well = Standing::default();
-        let (alone, dark) = (Standing::new(true, false), Standing::new(false, true));
-        let both = Standing::new(true, true);
-        let order = [well, dark, alone, both];
+        let (mute, deaf, lost) = (Standing::UNHEARD, Standing::DEAF, Standing::UNREACHED);
+        let (dark, alone) = (Standing::NO_PATH, Standing::ISOLATED);
+        let both = |one: Standing, other| one.with(other, true);
+        let order = [
+            well,
+            mute,
+            deaf,
+            both(deaf, mute),
+            lost,
+            both(lost, deaf),
+            dark,
+            both(dark, deaf),
+            alone,
+            both(alone, mute),
+            both(alone, dark),
+        ];
         for (position, ours) in order.into_iter().enumerate() {
             for (other, theirs) in order.into_iter().enumerate() {
                 let (mut record, epoch) = held();
@@ -273,11 +286,11 @@ mod tests {
     #[test]
     fn of_two_that_hear_each_other_one_goes_on() {
         let mut count = 0;
-        for standings in 0..16u8 {
+        for standings in 0..1 << 10 {
             for served in [[0, 0], [5, 0], [0, 5], [50, 0], [0, 50], [100, 91], [91, 100]] {
                 for epochs in [[0x101, 0x202], [0x201, 0x102]] {
                     let claim = |side: usize| Claim {
-                        standing: Standing::from_code(standings >> (2 * side)),
+                        standing: Standing::from_code((standings >> (5 * side)) as u8),
                         served_ns: served[side] * MS,
                         epoch: Epoch(epochs[side]),
                         node: side as u8 + 1,
@@ -287,7 +300,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(count, 16 * 7 * 2);
+        assert_eq!(count, 1024 * 7 * 2);
     }
 
     #[test]

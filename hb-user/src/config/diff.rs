@@ -61,6 +61,7 @@ impl Config {
             witness,
             links,
             groups,
+            pings,
             fence,
             gate,
             log,
@@ -78,6 +79,7 @@ impl Config {
         found.restart("witness", witness, &new.witness);
         of_links(&mut found, links, &new.links);
         of_groups(&mut found, groups, &new.groups);
+        found.live("ping", pings, &new.pings);
         found.restart("fence", fence, &new.fence);
         let Gate { mode, handover_bounce } = gate;
         found.restart("gate.mode", mode, &new.gate.mode);
@@ -91,6 +93,7 @@ impl Config {
     /// Takes what [`Config::differences`] calls live from `new`.
     pub fn adopt(&mut self, new: &Self) {
         self.log.level = new.log.level;
+        self.pings.clone_from(&new.pings);
         self.cluster.network_wait = new.cluster.network_wait;
         for group in &mut self.groups {
             let Some(other) = new.groups.iter().find(|other| other.name == group.name) else {

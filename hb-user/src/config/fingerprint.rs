@@ -5,10 +5,10 @@ use std::{net::IpAddr, time::Duration};
 use hb_ebpf::maps::Transport;
 use sha2::{Digest, Sha256};
 
-use super::{ClusterName, Config, Group, Link, LinkAddress, Resource, ResourceKind};
+use super::{ClusterName, Config, Group, Link, LinkAddress, PingGroup, Resource, ResourceKind};
 
 /// First bytes of the canonical form; changes when the form does.
-const FORM: &str = "hb configuration 2";
+const FORM: &str = "hb configuration 3";
 /// The same of a group's own.
 const GROUP_FORM: &str = "hb group 1";
 
@@ -59,6 +59,10 @@ pub(super) fn fingerprint(config: &Config) -> u64 {
     form.count(config.groups.len());
     for group in &config.groups {
         form.group(group);
+    }
+    form.count(config.pings.len());
+    for ping in &config.pings {
+        form.ping(ping);
     }
     form.finish()
 }
@@ -143,6 +147,21 @@ impl Form {
         self.count(group.resources.len());
         for resource in &group.resources {
             self.resource(resource);
+        }
+    }
+
+    fn ping(&mut self, ping: &PingGroup) {
+        self.text(ping.name.as_str());
+        self.count(ping.targets.len());
+        for target in &ping.targets {
+            self.ip(*target);
+        }
+        self.duration(ping.interval);
+        self.duration(ping.deadping);
+        self.count(ping.interfaces.len());
+        for (node, interface) in &ping.interfaces {
+            self.bytes(&[node.0]);
+            self.text(interface.as_str());
         }
     }
 

@@ -160,7 +160,7 @@ fn device_of_vlan(name: &str) -> io::Result<Option<String>> {
 }
 
 /// Returns the index of the interface called `name`, 0 if there is none.
-fn index_of(name: &str) -> u32 {
+pub(crate) fn index_of(name: &str) -> u32 {
     // SAFETY: the name ends in a zero and outlives the call.
     CString::new(name).map_or(0, |name| unsafe { libc::if_nametoindex(name.as_ptr()) })
 }

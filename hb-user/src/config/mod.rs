@@ -38,6 +38,7 @@ use crate::id::{GroupId, LinkId, NodeId};
 pub use diff::Difference;
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
+pub(crate) use host::index_of;
 pub use host::{HostView, Interface, hostname};
 pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};
 pub use local::{IdentifyError, Local, LocalLink};
@@ -74,6 +75,8 @@ pub struct Config {
     pub links: Vec<Link>,
     /// The groups, at the index of their [`GroupId`]; 1 to 8.
     pub groups: Vec<Group>,
+    /// Machines that answer while an interface works.
+    pub pings: Vec<PingGroup>,
     /// How a silent node is made sure to be off; there is one under policy `safe` alone.
     pub fence: Option<Fence>,
     /// How the gate treats packets of service addresses.
@@ -255,6 +258,28 @@ pub struct ServiceAddress {
 
 impl ServiceAddress {
     /// Returns the interface it goes to on `node`; every node of the configuration has one.
+    #[must_use]
+    pub fn interface(&self, node: NodeId) -> Option<&InterfaceName> {
+        self.interfaces.get(&node)
+    }
+}
+
+/// Machines behind an interface that answer echo requests while it works. One that answers is enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PingGroup {
+    /// Its name.
+    pub name: Name,
+    /// Who is asked: unicast addresses.
+    pub targets: Vec<IpAddr>,
+    /// Time between two requests to a target.
+    pub interval: Duration,
+    /// Silence of all targets that means that the interface leads nowhere; at least two intervals.
+    pub deadping: Duration,
+    interfaces: BTreeMap<NodeId, InterfaceName>,
+}
+
+impl PingGroup {
+    /// Returns the interface on `node` that the targets are behind; every node has one.
     #[must_use]
     pub fn interface(&self, node: NodeId) -> Option<&InterfaceName> {
         self.interfaces.get(&node)

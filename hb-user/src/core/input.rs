@@ -3,6 +3,7 @@
 use hb_ebpf::epoch::Epoch;
 
 use super::{
+    evidence::Evidence,
     facts::{PeerFacts, RecordFacts},
     setup::ResourceBounds,
 };
@@ -103,6 +104,14 @@ pub enum Input {
         group: GroupId,
         /// Or what is wrong with which interface.
         result: Result<(), String>,
+    },
+    /// What is heard on the interfaces of the addresses of a group. Of one of which nothing was said, all
+    /// is.
+    Heard {
+        /// The group.
+        group: GroupId,
+        /// What is not.
+        evidence: Evidence,
     },
     /// Whether nothing at all has arrived at this machine since the last of the others fell silent.
     Isolated(bool),

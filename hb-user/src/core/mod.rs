@@ -9,6 +9,7 @@
 
 mod action;
 pub mod choose;
+mod evidence;
 mod facts;
 mod group;
 mod input;
@@ -28,10 +29,11 @@ use std::{collections::VecDeque, time::Duration};
 
 use hb_ebpf::{
     time::BootTime,
-    wire::{GROUPS, Health, State},
+    wire::{GROUPS, Health, Standing as Placed, State},
 };
 
 pub use action::{Action, Reason, Transition};
+pub use evidence::Evidence;
 pub use facts::{Life, PeerFacts, RecordFacts, RecordState};
 pub use group::Phase;
 pub use input::Input;
@@ -160,6 +162,7 @@ impl Core {
             Input::Path { group, result } => {
                 self.with(group, |group| group.path(result.err(), now, &mut out));
             }
+            Input::Heard { group, evidence } => self.with(group, |group| group.hear(evidence)),
             Input::Isolated(isolated) => {
                 out.extend(self.isolation.hear(isolated, now).map(Action::Log));
             }
@@ -344,6 +347,7 @@ impl Core {
         let setup = &self.groups[index].setup;
         let peers = &standings[1..];
         let cause = self.cause(&standings);
+        let own = self.groups[index].evidence().standing().evidence();
         let able = |node: NodeId| {
             peers.iter().find(|standing| standing.node == node).is_some_and(|standing| {
                 standing.is_candidate() && standing.health == Health::Standby && !standing.holds()
@@ -364,6 +368,8 @@ impl Core {
             isolated: self.isolation.is_isolated(),
             reached: self.isolation.is_reached_for(self.bounds.hold_down, self.now),
             heard: self.is_node_heard(),
+            comparable: self.evidences(index, peers).next().is_some(),
+            outheard: self.evidences(index, peers).any(|theirs| theirs < own),
             silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
@@ -371,6 +377,19 @@ impl Core {
             },
             failback: setup.preferred.filter(|node| setup.auto_failback && able(*node)),
         }
+    }
+
+    /// Returns what those `peers` hear that could serve the group, less being better.
+    fn evidences(&self, index: usize, peers: &[Standing]) -> impl Iterator<Item = Placed> {
+        let place = usize::from(self.groups[index].setup.id.0);
+        let all = self.peers.iter().zip(peers).filter_map(move |(peer, standing)| {
+            let placed = peer.facts.words[place].standing();
+            let serves = standing.may_act()
+                && standing.health != Health::Failed
+                && !placed.has(Placed::NO_PATH);
+            serves.then(|| placed.evidence())
+        });
+        all.collect::<Vec<_>>().into_iter()
     }
 
     fn is_node_heard(&self) -> bool {

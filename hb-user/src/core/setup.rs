@@ -78,6 +78,9 @@ pub struct Bounds {
     /// For how long the interfaces of a group's addresses have to carry before a node that stands by is
     /// ready again.
     pub hold_down: Duration,
+    /// For how long another node has to hear more before that counts against this one: what both hear has
+    /// to cross, and they look at different times.
+    pub settle: Duration,
     /// Between the last thing said and the exit, so that it is heard. Two intervals will do.
     pub linger: Duration,
 }

@@ -26,6 +26,7 @@ mod anew;
 mod clean;
 mod defend;
 mod disk;
+mod evidence;
 mod fence;
 mod gate;
 mod gate_report;
@@ -206,6 +207,7 @@ struct Daemon {
     macs: macs::Macs,
     anew: anew::Anew,
     paths: paths::Paths,
+    hearing: evidence::Hearing,
     /// Nobody else may remove what is pinned.
     pins_lock: PinsLock,
     /// Why what somebody removed could not be pinned anew, as it was told last.

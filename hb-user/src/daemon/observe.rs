@@ -188,6 +188,7 @@ impl Daemon {
             let buddy = alive.iter().find(|other| **other != peer).copied();
             self.shared.set_buddy(peer, buddy);
         }
+        self.listen(now);
         self.keep_warm();
         self.go_on_defending(now);
         self.go_on_with_keys();

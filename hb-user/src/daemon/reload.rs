@@ -105,7 +105,11 @@ impl Daemon {
             groups.map(|group| (group.preferred, group.auto_failback)).collect::<Vec<_>>()
         };
         let before = wishes(&self.config);
+        let asks_others = self.config.pings != new.pings;
         self.config.adopt(new);
+        if asks_others {
+            self.ask_pings();
+        }
         let changed = before.iter().zip(wishes(&self.config)).map(|(old, new)| *old != new);
         let changed: Vec<_> = changed.zip(&self.config.groups).collect();
         self.unsettled.extend(changed.iter().filter(|(did, _)| *did).map(|(_, group)| group.id));

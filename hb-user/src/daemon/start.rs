@@ -343,10 +343,12 @@ fn assemble(
         macs: Default::default(),
         anew,
         paths: Default::default(),
+        hearing: Default::default(),
         pins_lock,
         unpinned: None,
         seen: Default::default(),
     };
+    daemon.ask_pings();
     for peer in daemon.others() {
         daemon.watch(peer, true)?;
     }

@@ -32,10 +32,12 @@ use super::{
 use crate::{
     address::{AddressError, AddressSocket, Interface, Present},
     clock,
-    config::{Config, ConfigErrors, HostView},
+    config::{Config, ConfigErrors, HostView, PingGroup},
     control::Reply,
+    id::NodeId,
     kernel::{Attachment, Gates, Generic, KernelError, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
+    ping::Pings,
     realtime,
     status::GateReport,
 };
@@ -211,6 +213,22 @@ impl Surveyor {
         self.background.spawn_blocking(move || drop(sender.send(work())));
     }
 
+    /// Begins to ask ping groups, as the node `me`.
+    pub(super) fn ask(&self, groups: &[PingGroup], me: NodeId) -> Pings {
+        Pings::start(groups, me, &self.background)
+    }
+
+    /// Has the neighbourhoods of some interfaces asked by `ask`.
+    pub(super) fn ask_around(&self, interfaces: Vec<String>, ask: fn(&str) -> io::Result<()>) {
+        self.background.spawn_blocking(move || {
+            for interface in interfaces {
+                if let Err(error) = ask(&interface) {
+                    tracing::debug!(interface, %error, "neighbourhood not asked");
+                }
+            }
+        });
+    }
+
     /// Has every interface gated that is there now, and those forgotten that are gone.
     pub(super) fn cover(&mut self) {
         self.coverer.ask();
@@ -297,6 +315,7 @@ impl Daemon {
                 self.look_at_macs(&host);
                 self.look_at_anew(&host);
                 self.look_at_paths(&host);
+                self.look_at_ears(&host);
             }
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),

@@ -239,7 +239,7 @@ fn service_address(
     (ip, complete())
 }
 
-fn interfaces(
+pub(super) fn interfaces(
     section: &Section<'_>,
     text: TextOrMap<'_>,
     nodes: &Nodes,

@@ -2,6 +2,7 @@
 
 mod groups;
 mod network;
+mod pings;
 mod policy;
 
 use std::{
@@ -63,6 +64,7 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
     let mut links = network::links(&root, &nodes, witness.as_ref());
     let groups =
         groups::groups(&root, &nodes, &links, auto_failback, gate.as_ref().map(|gate| gate.mode));
+    let pings = pings::pings(&root, &nodes, &links, &groups);
     let log = match root.section("log", "[log]") {
         Some(section) => log(section),
         None => Log { format: None, level: tracing::Level::INFO },
@@ -83,6 +85,7 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
         witness: witness.and_then(|witness| witness.complete),
         links,
         groups,
+        pings,
         fence,
         gate: gate?,
         log,

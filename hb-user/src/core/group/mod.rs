@@ -33,6 +33,8 @@
 //! - `Resuming`: once joined, `Seeking` with Seek: the record holds, and addresses are put up.
 //! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, and for
 //!   `hold_down` after that.
+//! - What is heard on the interfaces counts like their carrier, but only where another node that could
+//!   serve hears more for `settle`, and until this one hears again or there is no such node.
 //! - `Starting`, `Serving`: where an interface does not carry and a peer stands by: `Stopping`, or
 //!   `Dropping` with Release to it. Without such a peer it goes on.
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
@@ -69,6 +71,7 @@ pub use phase::Phase;
 use super::{
     action::{Action, Reason, Transition},
     choose::{Choice, Standing},
+    evidence::Evidence,
     facts::{RecordFacts, RecordState},
     setup::{Bounds, GroupSetup},
 };
@@ -102,6 +105,10 @@ pub(super) struct Around {
     pub(super) reached: bool,
     /// A peer is alive.
     pub(super) heard: bool,
+    /// There is another node that could serve, to compare with what it hears.
+    pub(super) comparable: bool,
+    /// Such a one hears more than this node on the interfaces of the addresses.
+    pub(super) outheard: bool,
     /// A peer that the kernel declared dead.
     pub(super) silent: Option<NodeId>,
     /// Who should have it if not this node.
@@ -130,6 +137,12 @@ pub(super) struct Group {
     path: Option<String>,
     /// What was wrong last, and until when that counts still.
     recovering: Option<(String, BootTime)>,
+    /// What is heard on those interfaces.
+    evidence: Evidence,
+    /// Since when another node hears more there.
+    outdone_since: Option<BootTime>,
+    /// What this node does not hear there, once another one heard more for long enough.
+    outdone: Option<String>,
     /// Nothing arrived at this machine for a while. Since then neither was another node heard that leaves
     /// the group to it, nor, without one, did anything else arrive for long.
     isolated: bool,
@@ -193,6 +206,9 @@ impl Group {
             ungated: None,
             path: None,
             recovering: None,
+            evidence: Evidence::default(),
+            outdone_since: None,
+            outdone: None,
             isolated: false,
             placed: None,
             ready: false,
@@ -243,7 +259,7 @@ impl Group {
         }
         let apart = self.phase.is_apart() && self.no_path(now).is_some();
         let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
-        if apart || (up && self.path.is_some()) {
+        if apart || (up && self.broken().is_some()) {
             return Health::NoPath;
         }
         match self.phase {
@@ -298,7 +314,9 @@ impl Group {
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
         let recovered = self.recovering.as_ref().map(|(_, until)| *until);
-        let all = [self.deadline, waiting, paused, blocked, recovered].into_iter().flatten();
+        let outdone = self.outdone_since.map(|since| since.after(self.bounds.settle));
+        let all = [self.deadline, waiting, paused, blocked, recovered, outdone];
+        let all = all.into_iter().flatten();
         all.filter(|due| *due > now).min()
     }
 

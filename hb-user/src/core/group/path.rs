@@ -1,10 +1,13 @@
-//! How well this node is placed to hold a group: whether its addresses can be reached here, and whether
-//! it hears anybody at all.
+//! How well this node is placed to hold a group: whether its addresses can be reached here, what is heard
+//! on their interfaces, and whether anybody at all is.
 
 use hb_ebpf::{time::BootTime, wire::Standing};
 
 use super::{Around, Group};
-use crate::core::action::{Action, Transition};
+use crate::core::{
+    action::{Action, Transition},
+    evidence::Evidence,
+};
 
 impl Group {
     /// Takes note of what is wrong with an interface of the group's addresses, if anything is.
@@ -29,11 +32,57 @@ impl Group {
         };
     }
 
+    /// Takes note of what is heard on the interfaces of the group's addresses.
+    pub(in crate::core) fn hear(&mut self, evidence: Evidence) {
+        self.evidence = evidence;
+    }
+
+    /// Compares what this node hears with what others say that they hear. Where one of them hears more,
+    /// for long enough that it is no matter of who looked first, this node has no path: until it hears
+    /// again, or there is nobody to compare with.
+    pub(super) fn weigh(&mut self, around: &Around, out: &mut Vec<Action>) {
+        let group = self.id();
+        let Some(error) = self.evidence.wrong().filter(|_| around.comparable) else {
+            self.outdone_since = None;
+            if let Some(error) = self.outdone.take() {
+                out.push(Action::Log(Transition::Path { group }));
+                if self.evidence.wrong().is_none() {
+                    let until = around.now.after(self.bounds.hold_down);
+                    self.recovering = Some((error, until));
+                }
+            }
+            return;
+        };
+        if self.outdone.is_some() {
+            return;
+        }
+        if !around.outheard {
+            self.outdone_since = None;
+            return;
+        }
+        let since = *self.outdone_since.get_or_insert(around.now);
+        if since.after(self.bounds.settle) <= around.now {
+            let error = error.to_owned();
+            out.push(Action::Log(Transition::NoPath { group, error: error.clone() }));
+            self.outdone = Some(error);
+        }
+    }
+
+    /// Returns what this node says of what it hears.
+    pub(in crate::core) fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Returns why the clients do not reach the group here, as far as is known.
+    pub(super) fn broken(&self) -> Option<&String> {
+        self.path.as_ref().or(self.outdone.as_ref())
+    }
+
     /// Returns why this node is not to take the group: what is wrong with an interface, or was a moment
     /// ago. One that comes and goes is none to rely on.
     pub(in crate::core) fn no_path(&self, now: BootTime) -> Option<&str> {
         let recovering = self.recovering.as_ref().filter(|(_, until)| now < *until);
-        self.path.as_deref().or(recovering.map(|(error, _)| error.as_str()))
+        self.broken().or(recovering.map(|(error, _)| error)).map(String::as_str)
     }
 
     /// Tells the record how well this node is placed.
@@ -41,7 +90,11 @@ impl Group {
         // What arrives first when a port begins to forward may be a stranger's frame.
         let over = if around.heard { around.rival.is_none() } else { around.reached };
         self.isolated = around.isolated || (self.isolated && !over);
-        let standing = Standing::new(self.isolated, self.path.is_some());
+        let standing = self
+            .evidence
+            .standing()
+            .with(Standing::NO_PATH, self.path.is_some())
+            .with(Standing::ISOLATED, self.isolated);
         if self.placed != Some(standing) {
             self.placed = Some(standing);
             out.push(Action::Place { group: self.id(), standing });

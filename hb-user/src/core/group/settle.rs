@@ -21,10 +21,11 @@ impl Group {
     /// Does what the state of affairs asks for. Returns whether anything changed that what
     /// is around depends on, in which case it has to be looked at again.
     pub(in crate::core) fn settle(&mut self, around: &Around, out: &mut Vec<Action>) -> bool {
-        let before = (self.phase, self.ready, self.passed_over, self.failure().is_some());
+        let before = self.depended_on();
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
+        self.weigh(around, out);
         self.place(around, out);
         if self.deadline.is_some_and(|deadline| deadline <= around.now) {
             self.expire(around.now, out);
@@ -38,7 +39,13 @@ impl Group {
             | Phase::Stopping { epoch } => self.settle_holding(epoch, around, out),
             Phase::Dropping { .. } | Phase::Yielding { .. } | Phase::Clearing => {}
         }
-        before != (self.phase, self.ready, self.passed_over, self.failure().is_some())
+        before != self.depended_on()
+    }
+
+    /// What is around this group depends on this.
+    fn depended_on(&self) -> (Phase, bool, Option<NodeId>, bool, bool) {
+        let failed = self.failure().is_some();
+        (self.phase, self.ready, self.passed_over, failed, self.outdone.is_some())
     }
 
     fn settle_apart(&mut self, around: &Around, out: &mut Vec<Action>) {
@@ -119,7 +126,7 @@ impl Group {
             out.push(Action::Log(Transition::Fencing { group, node }));
             return;
         }
-        let able = self.failure().is_none() && self.path.is_none() && !around.leaving;
+        let able = self.failure().is_none() && self.broken().is_none() && !around.leaving;
         if !able || around.choice != Choice::Take(self.me) {
             out.push(Action::GiveUp { group: self.id() });
             let reason = match around.choice {
@@ -204,7 +211,7 @@ impl Group {
             return self.release(epoch, Reason::Leaving, now, out);
         }
         let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
-        if let (Some(error), Some(heir), true) = (&self.path, around.successor, up) {
+        if let (Some(error), Some(heir), true) = (self.broken(), around.successor, up) {
             let reason = Reason::NoPath(error.clone());
             self.heir = Some(heir);
             return self.release(epoch, reason, now, out);

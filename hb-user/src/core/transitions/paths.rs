@@ -5,10 +5,13 @@ use std::time::Duration;
 use hb_ebpf::{
     epoch::Epoch,
     lease::Policy,
-    wire::{Health, Standing, State, WORD_ISOLATED},
+    wire::{Health, Standing, State},
 };
 
-use super::{super::Transition, *};
+use super::{
+    super::{Evidence, Transition},
+    *,
+};
 
 /// Node a, which serves, with or without resources, while b stands by.
 fn serving(policy: Policy, resources: bool) -> (Bench, Epoch) {
@@ -154,10 +157,10 @@ fn who_was_isolated_gives_way_and_is_not_any_more_once_the_other_is_heard_apart(
     assert_eq!(placed(&bench), Some(Standing::default()));
     bench.give(peer(B, dead(standby())));
     bench.give(Input::Isolated(true));
-    assert_eq!(placed(&bench), Some(Standing::new(true, false)));
+    assert_eq!(placed(&bench), Some(Standing::ISOLATED));
     // Somebody is heard again, and it is not said who.
     bench.give(Input::Isolated(false));
-    assert_eq!(placed(&bench), Some(Standing::new(true, false)), "no other node is");
+    assert_eq!(placed(&bench), Some(Standing::ISOLATED), "no other node is");
     let lower = facts(State::Holding, Health::Healthy, Epoch::floor(1).next(B.0).unwrap());
     bench.give(peer(B, lower));
     assert!(matches!(bench.phase(), Phase::Yielding { .. }), "a lower epoch, never isolated");
@@ -178,12 +181,12 @@ fn who_is_reached_for_a_while_without_the_other_node_is_not_isolated_any_more() 
     for _ in 0..5 {
         bench.give(Input::Isolated(true));
         bench.give(Input::Isolated(false));
-        assert_eq!(placed(&bench), Some(Standing::new(true, false)));
+        assert_eq!(placed(&bench), Some(Standing::ISOLATED));
     }
     assert_eq!(said(&bench), 1);
     bench.now = bench.now.after(Duration::from_millis(499));
     bench.give(Input::Isolated(false));
-    assert_eq!(placed(&bench), Some(Standing::new(true, false)));
+    assert_eq!(placed(&bench), Some(Standing::ISOLATED));
     bench.now = bench.now.after(Duration::from_millis(1));
     bench.give(Input::Isolated(false));
     assert_eq!(placed(&bench), Some(Standing::default()));
@@ -200,7 +203,7 @@ fn a_holder_that_was_not_isolated_goes_on_whatever_the_other_one_counts() {
     let (mut bench, epoch) = serving(Policy::Available, false);
     bench.give(peer(B, dead(standby())));
     let mut higher = held_by_peer(A, epoch);
-    higher.words[0].state |= WORD_ISOLATED;
+    higher.words[0].state |= Standing::ISOLATED.in_word();
     bench.give(peer(B, higher));
     assert_eq!(bench.phase(), Phase::Serving { epoch });
     // It gave way. What goes on takes a number above, and says that the conflict is over.
@@ -211,4 +214,124 @@ fn a_holder_that_was_not_isolated_goes_on_whatever_the_other_one_counts() {
     assert!(actions.contains(&Action::Announce { group: GROUP }), "{actions:?}");
     let Phase::Serving { epoch: now } = bench.phase() else { panic!("{:?}", bench.phase()) };
     assert!(now > Epoch(higher.words[0].epoch.get()), "{now:?}");
+}
+
+/// What a node says that hears nothing on the interface of the addresses.
+fn deaf() -> Input {
+    heard(Evidence { deaf: Some("nothing arrives on eth0".to_owned()), ..Evidence::default() })
+}
+
+fn heard(evidence: Evidence) -> Input {
+    Input::Heard { group: GROUP, evidence }
+}
+
+fn placed_so(facts: PeerFacts, standing: Standing) -> PeerFacts {
+    let mut facts = facts;
+    facts.words[0].state |= standing.in_word();
+    facts
+}
+
+/// Lets time pass, step by step, for `long`; returns what was done.
+fn pass(bench: &mut Bench, long: Duration) -> Vec<Action> {
+    let (end, mut actions) = (bench.now.after(long), Vec::new());
+    while bench.core.poll_timeout().is_some_and(|due| due <= end) {
+        actions.extend(bench.wait().unwrap());
+    }
+    bench.now = end;
+    bench.core.handle_timeout(end);
+    actions
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn who_hears_less_than_the_other_hands_over_once() {
+    let because = |text: &str| Some(text.to_owned());
+    let unreached = Evidence { unreached: because("no target answers"), ..Evidence::default() };
+    let unheard = Evidence { unheard: because("b does not hear it"), ..Evidence::default() };
+    for policy in POLICIES {
+        for (own, other) in [
+            (deaf(), Standing::default()),
+            (heard(unreached.clone()), Standing::default()),
+            // A target answers on purpose; a stranger's packet is a chance.
+            (heard(unreached.clone()), Standing::DEAF),
+            (heard(unheard.clone()), Standing::default()),
+            // What does not come in is not heard by the other one either.
+            (deaf(), Standing::UNHEARD),
+        ] {
+            let (mut bench, _) = serving(policy, false);
+            bench.give(peer(B, placed_so(standby(), other)));
+            assert!(!hands_over(&bench.give(own)), "the other one may hear as little in a moment");
+            assert!(hands_over(&bench.wait().unwrap()), "{policy:?}");
+            bench.give(dropped(Ok(())));
+            assert_eq!(health(&bench), Health::NoPath);
+            // The other one hears as little now: it goes on.
+            let taken = held_by_peer(A, Epoch(bench.record.epoch));
+            let bad = Standing::DEAF.with(Standing::UNREACHED, true);
+            bench.give(peer(B, placed_so(taken, bad)));
+            pass(&mut bench, LONG);
+            assert_eq!(health(&bench), Health::NoPath);
+            // Hearing again makes it ready after a while.
+            bench.give(heard(Evidence::default()));
+            assert_eq!(health(&bench), Health::NoPath, "it may come and go");
+            pass(&mut bench, LONG);
+            assert_eq!(health(&bench), Health::Standby);
+        }
+    }
+}
+
+#[test]
+fn where_both_hear_as_little_or_nobody_can_serve_the_holder_goes_on() {
+    let unable = |health| facts(State::Idle, health, NONE);
+    for other in [
+        placed_so(standby(), Standing::DEAF),
+        placed_so(standby(), Standing::UNREACHED),
+        placed_so(unable(Health::NoPath), Standing::NO_PATH),
+        unable(Health::Failed),
+        dead(standby()),
+        PeerFacts { controller_dead: true, ..standby() },
+        PeerFacts { leaving: true, ..standby() },
+    ] {
+        let (mut bench, epoch) = serving(Policy::Available, false);
+        bench.give(peer(B, other));
+        bench.give(deaf());
+        pass(&mut bench, LONG);
+        assert_eq!(bench.phase(), Phase::Serving { epoch }, "{other:?}");
+        assert_eq!(health(&bench), Health::Healthy, "{other:?}");
+    }
+    // Nor for a moment in which one looks before the other.
+    let (mut bench, epoch) = serving(Policy::Available, false);
+    bench.give(deaf());
+    pass(&mut bench, Duration::from_millis(500));
+    bench.give(peer(B, placed_so(standby(), Standing::DEAF)));
+    bench.give(peer(B, standby()));
+    pass(&mut bench, Duration::from_millis(600));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+}
+
+#[test]
+fn who_hears_less_takes_nothing_while_the_other_lives_and_what_it_can_after() {
+    for policy in POLICIES {
+        let mut bench = Bench::under(policy, B, None, true).cleaned();
+        let holder = held_by_peer(B, Epoch::floor(1));
+        bench.give(peer(A, holder));
+        bench.give(deaf());
+        let actions = pass(&mut bench, LONG);
+        assert!(actions.contains(&Action::Arm { peer: A, groups: Vec::new() }), "{actions:?}");
+        assert_eq!(health(&bench), Health::NoPath);
+        // There is nobody left who hears more.
+        bench.give(peer(A, dead(holder)));
+        while bench.phase() != Phase::Seeking {
+            bench.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_heard_is_told_to_the_record() {
+    let (mut bench, _) = serving(Policy::Available, false);
+    bench.give(deaf());
+    assert_eq!(placed(&bench), Some(Standing::DEAF));
+    bench.give(heard(Evidence::default()));
+    assert_eq!(placed(&bench), Some(Standing::default()));
 }

@@ -1,0 +1,283 @@
+//! What is heard on the interfaces of service addresses. Where a link fell silent and the other nodes live
+//! elsewhere, the neighbourhood is asked too: what answers says that the interface works here.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hb_ebpf::{
+    maps::Life,
+    time::BootTime,
+    wire::{FLAG_ANSWERS_HEARD, GROUPS},
+};
+
+use super::Daemon;
+use crate::{
+    clock,
+    config::{HostView, Interface},
+    core::{Evidence, Input},
+    kernel::Mode,
+    ping::{Pings, ask_around},
+};
+
+/// Silence of a link that lets the neighbourhood be asked, where deadtime is shorter.
+const SILENT: Duration = Duration::from_millis(200);
+/// An interface to which nothing came for so long is deaf; a node that another one did not hear for so
+/// long is not heard.
+const DEAF: Duration = Duration::from_millis(1500);
+/// Time between two looks, and two questions, while a link is silent.
+const LOOK: Duration = Duration::from_millis(250);
+/// The same once a link has been silent for long.
+const LOOK_LATER: Duration = Duration::from_secs(1);
+/// For how long that is looked at often.
+const OFTEN: Duration = Duration::from_secs(10);
+
+/// What is known of the interfaces of service addresses, and what was told of them.
+#[derive(Default)]
+pub(super) struct Hearing {
+    /// By name.
+    ears: BTreeMap<String, Ear>,
+    told: [Evidence; GROUPS],
+    pings: Pings,
+    asked: BootTime,
+}
+
+/// An interface, as it was seen last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ear {
+    /// What a packet counter means anything for.
+    state: State,
+    received: u32,
+    /// When something was received last, or could be again.
+    since: BootTime,
+    /// Since when another node is heard there that does not hear this one.
+    unheard_since: Option<BootTime>,
+    /// Since when a link of it is silent.
+    silent_since: Option<BootTime>,
+}
+
+/// What makes an interface another one, or deaf for a while by this node's own doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    index: u32,
+    /// It is up and has carrier.
+    works: bool,
+    /// How the program is attached; some cards lose the link when that changes.
+    mode: Option<Mode>,
+}
+
+/// What is known of the links of an interface whose other nodes live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Links {
+    /// On one of them another node is silent.
+    silent: bool,
+    /// On one of them another node is heard.
+    heard: bool,
+    /// On one of them another node is heard, and says that it does not hear this one.
+    unheard: bool,
+}
+
+impl Ear {
+    fn new(state: State, received: u32, now: BootTime) -> Self {
+        Self { state, received, since: now, unheard_since: None, silent_since: None }
+    }
+
+    /// Takes in a look at the interface.
+    fn see(&mut self, state: State, received: u32, now: BootTime) {
+        if self.state != state {
+            *self = Self::new(state, received, now);
+        } else if self.received != received {
+            (self.received, self.since) = (received, now);
+        }
+    }
+
+    /// Takes in a look at its links.
+    fn hear(&mut self, links: Links, now: BootTime) {
+        let works = self.state.works;
+        let since = |so: bool, before: Option<BootTime>| so.then(|| before.unwrap_or(now));
+        self.unheard_since = since(works && links.unheard, self.unheard_since);
+        self.silent_since = since(works && links.silent, self.silent_since);
+        if links.heard {
+            self.since = now;
+        }
+    }
+
+    /// Tells whether nothing arrives, although another node lives.
+    fn is_deaf(&self, now: BootTime) -> bool {
+        self.silent_since.is_some() && now.since(self.since) >= DEAF
+    }
+
+    /// Tells whether another node is heard, and does not hear this one.
+    fn is_unheard(&self, now: BootTime) -> bool {
+        self.unheard_since.is_some_and(|since| now.since(since) >= DEAF)
+    }
+}
+
+impl Hearing {
+    fn evidence(&self, interface: &str, now: BootTime) -> Evidence {
+        let ear = self.ears.get(interface);
+        let deaf = ear.is_some_and(|ear| ear.is_deaf(now));
+        let unheard = ear.is_some_and(|ear| ear.is_unheard(now));
+        Evidence {
+            unheard: unheard
+                .then(|| format!("the other node does not hear this one on {interface}")),
+            deaf: deaf.then(|| format!("nothing arrives on {interface}")),
+            unreached: self.pings.unreached(interface, now),
+        }
+    }
+}
+
+impl Daemon {
+    /// Has the ping groups of the configuration asked, and no others any more.
+    pub(super) fn ask_pings(&mut self) {
+        self.hearing.pings = self.surveyor.ask(&self.config.pings, self.local.me.id);
+    }
+
+    /// Takes in the packets that the interfaces have received.
+    pub(super) fn look_at_ears(&mut self, host: &HostView) {
+        let now = clock::now();
+        let served = self.served();
+        self.hearing.ears.retain(|name, _| served.contains(name));
+        for name in served {
+            let Some(Interface { index, up, carrier, received, .. }) = host.interface(&name) else {
+                self.hearing.ears.remove(&name);
+                continue;
+            };
+            let attached = self.kernel.attachments().iter().find(|held| held.interface == name);
+            let mode = attached.map(|held| held.mode);
+            let state = State { index: *index, works: *up && *carrier, mode };
+            let ears = &mut self.hearing.ears;
+            let ear = ears.entry(name).or_insert_with(|| Ear::new(state, *received, now));
+            ear.see(state, *received, now);
+        }
+    }
+
+    /// Looks at the links, asks the neighbourhood where one is silent, and tells the core what is heard.
+    /// Called at every tick.
+    pub(super) fn listen(&mut self, now: BootTime) {
+        for name in self.served() {
+            let links = self.links_of(&name, now);
+            if let Some(ear) = self.hearing.ears.get_mut(&name) {
+                ear.hear(links, now);
+            }
+        }
+        self.ask_where_silent(now);
+        for group in self.groups() {
+            let place = usize::from(group.0);
+            let Some(vips) = self.vips.get(place) else { continue };
+            let heard = vips.iter().map(|vip| self.hearing.evidence(&vip.interface, now));
+            let evidence = heard.max_by_key(Evidence::standing).unwrap_or_default();
+            let Some(told) = self.hearing.told.get_mut(place) else { continue };
+            if *told != evidence {
+                told.clone_from(&evidence);
+                self.feed(Input::Heard { group, evidence });
+            }
+        }
+    }
+
+    /// The interfaces of service addresses.
+    fn served(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.vips.iter().flatten().map(|vip| vip.interface.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn links_of(&self, interface: &str, now: BootTime) -> Links {
+        let silence = self.config.timers.deadtime().max(SILENT);
+        let mut all = Links::default();
+        for link in self.local.links.iter().filter(|link| link.own.interface.as_str() == interface)
+        {
+            for (peer, _) in &link.peers {
+                let lives = self.maps().peer(*peer).map(|peer| Life::from_code(peer.life));
+                if !matches!(lives, Some(Life::Alive | Life::Late)) {
+                    continue;
+                }
+                let Some((_, state)) = self.shared.link(*peer, link.id) else { continue };
+                let heard = now.since(BootTime(state.last_arrival_ns)) < silence;
+                all.silent |= !heard;
+                all.heard |= heard;
+                all.unheard |= heard && state.flags & FLAG_ANSWERS_HEARD == 0;
+            }
+        }
+        all
+    }
+
+    fn ask_where_silent(&mut self, now: BootTime) {
+        let silent = |ear: &Ear| ear.silent_since.map(|since| now.since(since));
+        let shortest = self.hearing.ears.values().filter_map(silent).min();
+        let Some(shortest) = shortest else { return };
+        let pause = if shortest < OFTEN { LOOK } else { LOOK_LATER };
+        if now.since(self.hearing.asked) < pause {
+            return;
+        }
+        self.hearing.asked = now;
+        let ears = self.hearing.ears.iter();
+        let names: Vec<_> = ears
+            .filter(|(_, ear)| ear.silent_since.is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.surveyor.ask_around(names, ask_around);
+        self.surveyor.cover();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL: State = State { index: 2, works: true, mode: None };
+
+    fn at(ms: u64) -> BootTime {
+        BootTime(1_000_000_000 + ms * 1_000_000)
+    }
+
+    fn silent() -> Links {
+        Links { silent: true, ..Links::default() }
+    }
+
+    #[test]
+    fn an_interface_is_deaf_when_a_link_is_silent_and_nothing_else_comes() {
+        let mut ear = Ear::new(WELL, 7, at(0));
+        ear.hear(Links { heard: true, ..Links::default() }, at(1000));
+        assert!(!ear.is_deaf(at(9000)), "a quiet network is none without a silent link");
+        ear.hear(silent(), at(1200));
+        ear.see(WELL, 7, at(2000));
+        assert!(!ear.is_deaf(at(2400)), "the link was heard a moment ago");
+        assert!(ear.is_deaf(at(2600)));
+        ear.see(WELL, 8, at(2700));
+        assert!(!ear.is_deaf(at(2700)), "somebody answered");
+        assert!(ear.is_deaf(at(4300)));
+        ear.hear(Links { heard: true, silent: true, unheard: false }, at(4400));
+        assert!(!ear.is_deaf(at(4400)), "another link of it is heard");
+    }
+
+    #[test]
+    fn what_this_node_did_to_an_interface_is_waited_out() {
+        let others = [
+            State { index: 3, ..WELL },
+            State { works: false, ..WELL },
+            State { mode: Some(Mode::Generic), ..WELL },
+        ];
+        for other in others {
+            let mut ear = Ear::new(WELL, 7, at(0));
+            ear.hear(silent(), at(100));
+            assert!(ear.is_deaf(at(1600)));
+            ear.see(other, 7, at(1700));
+            ear.hear(silent(), at(1700));
+            assert!(!ear.is_deaf(at(3100)), "{other:?}");
+            assert_eq!(ear.is_deaf(at(3300)), other.works, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_heard_for_a_while_is_not_heard() {
+        let unheard = Links { heard: true, unheard: true, silent: false };
+        let mut ear = Ear::new(WELL, 7, at(0));
+        ear.hear(unheard, at(100));
+        assert!(!ear.is_unheard(at(1500)));
+        assert!(ear.is_unheard(at(1700)) && !ear.is_deaf(at(1700)));
+        ear.hear(Links { unheard: false, ..unheard }, at(1800));
+        ear.hear(unheard, at(1900));
+        assert!(!ear.is_unheard(at(2000)), "an answer was lost");
+    }
+}

@@ -1,0 +1,201 @@
+//! Asks other machines whether they hear this one.
+//!
+//! A ping group is asked all the time. The neighbourhood of an interface is asked only while nobody knows
+//! whose fault a silent link is. Both by echo requests (RFC 792, page 14; RFC 4443, section 4.1).
+
+mod echo;
+mod neighbours;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hb_ebpf::time::BootTime;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    runtime::Handle,
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::echo::{LENGTH, is_reply, request};
+use crate::{
+    clock,
+    config::{PingGroup, index_of},
+    id::NodeId,
+};
+
+pub(crate) use neighbours::ask_around;
+
+/// Ping groups that are asked.
+#[derive(Debug, Default)]
+pub(crate) struct Pings(Vec<Asked>);
+
+/// One of them. Its tasks end with it.
+#[derive(Debug)]
+struct Asked {
+    group: PingGroup,
+    interface: String,
+    answers: Answers,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Pings {
+    /// Begins to ask `groups`, each behind its interface of the node `me`, by tasks of `background`.
+    pub(crate) fn start(groups: &[PingGroup], me: NodeId, background: &Handle) -> Self {
+        let now = clock::now();
+        let asked = groups.iter().filter_map(|group| {
+            let interface = group.interface(me)?.as_str().to_owned();
+            let answers = Answers::new(group.targets.len(), now);
+            let tasks = group.targets.iter().enumerate().map(|(index, target)| {
+                let (interface, answers) = (interface.clone(), answers.clone());
+                let (target, interval) = (*target, group.interval);
+                background.spawn(ask(target, interface, interval, answers, index))
+            });
+            let tasks = tasks.collect();
+            Some(Asked { group: group.clone(), interface, answers, tasks })
+        });
+        Self(asked.collect())
+    }
+
+    /// Returns what to tell people of the groups behind `interface` of which no target answers.
+    pub(crate) fn unreached(&self, interface: &str, now: BootTime) -> Option<String> {
+        let asked = self.0.iter().find(|asked| {
+            let silence = now.since(asked.answers.newest());
+            asked.interface == interface && silence >= asked.group.deadping
+        })?;
+        let name = &asked.group.name;
+        Some(format!("no target of ping group {name} answers on {interface}"))
+    }
+}
+
+/// When each target of a group answered last; at first, when it was asked first.
+#[derive(Clone, Debug)]
+struct Answers(Arc<[AtomicU64]>);
+
+impl Answers {
+    fn new(targets: usize, now: BootTime) -> Self {
+        Self((0..targets).map(|_| AtomicU64::new(now.0)).collect())
+    }
+
+    fn note(&self, target: usize, now: BootTime) {
+        if let Some(last) = self.0.get(target) {
+            last.store(now.0, Ordering::Relaxed);
+        }
+    }
+
+    fn newest(&self) -> BootTime {
+        let all = self.0.iter().map(|last| last.load(Ordering::Relaxed));
+        BootTime(all.max().unwrap_or(u64::MAX))
+    }
+}
+
+/// Asks one target for ever.
+async fn ask(
+    target: IpAddr,
+    interface: String,
+    interval: Duration,
+    answers: Answers,
+    index: usize,
+) {
+    for sequence in 0u16.. {
+        let next = Instant::now() + interval;
+        // A socket for each request: the interface may be another one of the same name.
+        match timeout(interval, ask_once(target, &interface, sequence)).await {
+            Ok(Ok(())) => answers.note(index, clock::now()),
+            Ok(Err(error)) => tracing::debug!(%target, interface, %error, "not asked"),
+            Err(_) => tracing::debug!(%target, interface, "no answer"),
+        }
+        sleep_until(next).await;
+    }
+}
+
+/// Asks a target once, and waits until it answers.
+async fn ask_once(target: IpAddr, interface: &str, sequence: u16) -> io::Result<()> {
+    let socket = open(target, interface)?;
+    socket.connect(&address(target, interface)?.into())?;
+    let identifier = std::process::id() as u16;
+    // SAFETY: the socket is this one until it is dropped, and is dropped after its registration.
+    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+        .map_err(io::Error::from)?;
+    socket.get_ref().send(&request(target, identifier, sequence))?;
+    let mut buffer = [0; 2048];
+    loop {
+        let mut ready = socket.readable().await?;
+        let received = ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), &mut buffer));
+        if let Ok(received) = received
+            && is_reply(target, &buffer[..received?], identifier, sequence)
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// Opens a socket for echo requests to `target` by `interface`. Raw, since those for everybody are for
+/// the groups of `net.ipv4.ping_group_range` only, in which root need not be (icmp(7)).
+fn open(target: IpAddr, interface: &str) -> io::Result<Socket> {
+    let (domain, protocol) = match target {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    Ok(socket)
+}
+
+/// Returns where to send what is for `target`; a link-local address needs the interface (RFC 4007).
+fn address(target: IpAddr, interface: &str) -> io::Result<SocketAddr> {
+    let mut address = SocketAddr::new(target, 0);
+    if let SocketAddr::V6(v6) = &mut address {
+        v6.set_scope_id(index_of(interface));
+    }
+    Ok(address)
+}
+
+const _: () = assert!(LENGTH <= 64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_target_that_answers_is_enough() {
+        let at = |seconds: u64| BootTime(seconds * 1_000_000_000);
+        let answers = Answers::new(3, at(10));
+        assert_eq!(answers.newest(), at(10), "silence counts from the first request");
+        answers.note(1, at(20));
+        answers.note(0, at(15));
+        assert_eq!(answers.newest(), at(20));
+        answers.note(7, at(30));
+        assert_eq!(answers.newest(), at(20), "a target that is not there");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_is_there_answers_and_one_that_is_not_does_not() {
+        // Only root opens raw sockets; what an ordinary user sees is the error.
+        for target in ["127.0.0.1", "::1"] {
+            let target = target.parse().unwrap();
+            match timeout(Duration::from_secs(5), ask_once(target, "lo", 7)).await.unwrap() {
+                Ok(()) => {}
+                Err(error) => assert!(
+                    error.raw_os_error() == Some(libc::EPERM) || target.is_ipv6(),
+                    "{error}"
+                ),
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Who else may be behind an interface: what answers there says that the interface works.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use super::{address, echo::request, open};
+
+/// All nodes of the link (RFC 4291, section 2.7.1).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Neighbours asked at most: one that answers is enough.
+const MOST: usize = 8;
+
+/// Asks all IPv6 nodes behind an interface for an echo, and those IPv4 neighbours and gateways that the
+/// kernel knows there. Nobody reads the answers: the interface counts them.
+///
+/// # Errors
+///
+/// The kernel's, if nobody at all could be asked.
+pub(crate) fn ask_around(interface: &str) -> io::Result<()> {
+    let arp = fs::read_to_string("/proc/net/arp").unwrap_or_default();
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let known: BTreeSet<_> =
+        gateways(&routes, interface).chain(neighbours(&arp, interface).take(MOST)).collect();
+    let targets = [IpAddr::V6(ALL_NODES)].into_iter().chain(known.into_iter().map(IpAddr::V4));
+    let (mut sent, mut failed) = (0, None);
+    for target in targets {
+        match send(target, interface) {
+            Ok(()) => sent += 1,
+            Err(error) => failed = Some(error),
+        }
+    }
+    match failed {
+        Some(error) if sent == 0 => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn send(target: IpAddr, interface: &str) -> io::Result<()> {
+    let socket = open(target, interface)?;
+    if target.is_multicast() {
+        // What this node says to itself is no sign of life.
+        socket.set_multicast_loop_v6(false)?;
+    }
+    let message = request(target, std::process::id() as u16, 0);
+    socket.send_to(&message, &address(target, interface)?.into()).map(drop)
+}
+
+/// Returns the neighbours behind `interface` whose addresses are known, of `/proc/net/arp` (proc(5)).
+fn neighbours(arp: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
+    arp.lines().skip(1).filter_map(move |line| {
+        let mut fields = line.split_whitespace();
+        let address = fields.next()?;
+        // `ATF_COM` of `linux/if_arp.h`: it was resolved.
+        let flags = u32::from_str_radix(fields.nth(1)?.strip_prefix("0x")?, 16).ok()?;
+        let device = fields.nth(2)?;
+        (flags & 2 != 0 && device == interface).then(|| address.parse().ok())?
+    })
+}
+
+/// Returns the gateways behind `interface`, of `/proc/net/route`: its numbers are in the machine's own
+/// order, of an address in network order.
+fn gateways(routes: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
+    routes.lines().skip(1).filter_map(move |line| {
+        let mut fields = line.split_whitespace();
+        let device = fields.next()?;
+        let gateway = u32::from_str_radix(fields.nth(1)?, 16).ok()?;
+        (device == interface && gateway != 0).then(|| Ipv4Addr::from(gateway.to_ne_bytes()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_knows_is_read() {
+        let arp = "IP address       HW type     Flags       HW address            Mask     Device\n\
+                   192.0.2.50       0x1         0x2         02:00:00:00:00:01     *        eth0\n\
+                   192.0.2.51       0x1         0x0         00:00:00:00:00:00     *        eth0\n\
+                   192.0.2.52       0x1         0x6         02:00:00:00:00:03     *        eth0\n\
+                   10.0.0.1         0x1         0x2         02:00:00:00:00:02     *        eth1\n\
+                   garbage\n";
+        let found: Vec<_> = neighbours(arp, "eth0").collect();
+        assert_eq!(found, [Ipv4Addr::new(192, 0, 2, 50), Ipv4Addr::new(192, 0, 2, 52)]);
+        let gateway = u32::from_ne_bytes([192, 0, 2, 254]);
+        let routes = format!(
+            "Iface\tDestination\tGateway \tFlags\n\
+             eth0\t00000000\t{gateway:08X}\t0003\n\
+             eth0\t000200C0\t00000000\t0001\n\
+             eth1\t00000000\t0100000A\t0003\n"
+        );
+        let found: Vec<_> = gateways(&routes, "eth0").collect();
+        assert_eq!(found, [Ipv4Addr::new(192, 0, 2, 254)]);
+    }
+
+    #[test]
+    fn who_is_behind_no_interface_cannot_be_asked() {
+        assert!(ask_around("hb-nowhere").is_err());
+    }
+}
