@@ -134,8 +134,8 @@ impl State {
 pub struct Standing(u8);
 
 impl Standing {
-    /// On a link of an interface of the group's addresses another node is heard, and does not hear this
-    /// one.
+    /// On a link of an interface of the group's addresses another node is silent or does not hear this
+    /// one, and nobody else answers there either.
     pub const UNHEARD: Self = Self(1);
     /// On a link of such an interface the other nodes fell silent, and nothing else arrives there.
     pub const DEAF: Self = Self(2);

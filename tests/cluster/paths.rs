@@ -5,7 +5,7 @@ use lab::{
     addresses::{Link, Machine, VIP4},
     clock,
     config::Settings,
-    switch::port_name,
+    switch::{Direction, port_name},
 };
 
 use super::{
@@ -74,6 +74,104 @@ fn a_holder_whose_service_interface_is_set_down_hands_over() {
         cluster.lab.netns(Machine::A).ip_batch(lines).unwrap();
     }
     hands_over("available", down, up, "interface eth0 is down");
+}
+
+/// What a port of the switch loses, and what the node behind it says then.
+const SILENT: [(Direction, &str); 3] = [
+    (Direction::Both, "nothing arrives on eth0"),
+    (Direction::ToMachine, "nothing arrives on eth0"),
+    (Direction::FromMachine, "nobody answers this node on eth0"),
+];
+
+#[test]
+fn a_holder_behind_a_silent_port_hands_over_under_every_policy() {
+    for policy in ["available", "witness", "safe"] {
+        let silent = |cluster: &Cluster| {
+            cluster.lab.switch().cut_link(Machine::A, Link::Client, Direction::Both);
+        };
+        hands_over(policy, silent, heal, SILENT[0].1);
+    }
+}
+
+#[test]
+fn a_holder_behind_a_port_that_is_silent_one_way_hands_over() {
+    fn in_only(cluster: &Cluster) {
+        cluster.lab.switch().cut_link(Machine::A, Link::Client, Direction::ToMachine);
+    }
+    fn out_only(cluster: &Cluster) {
+        cluster.lab.switch().cut_link(Machine::A, Link::Client, Direction::FromMachine);
+    }
+    hands_over("available", in_only, heal, SILENT[1].1);
+    hands_over("available", out_only, heal, SILENT[2].1);
+}
+
+fn heal(cluster: &Cluster) {
+    cluster.lab.switch().heal_link(Machine::A, Link::Client, Direction::Both);
+}
+
+#[test]
+fn a_holder_stays_where_the_silent_port_is_the_others_or_both_are() {
+    for (direction, why) in SILENT {
+        let mut cluster = Cluster::up(quick("available"));
+        let watch = Watch::start(&cluster);
+        cluster.lab.switch().cut_link(Machine::B, Link::Client, direction);
+        wait_for_no_path(&mut cluster, Machine::B, why);
+        let status = cluster.status(Machine::A);
+        assert_eq!(status["groups"][0]["health"], "healthy", "{status:#}");
+        // The other one is not worse off then, and nobody is moved to it.
+        cluster.lab.switch().cut_link(Machine::A, Link::Client, direction);
+        cluster.wait_for(Machine::A, "asks the neighbourhood", |status| {
+            let links = status["peers"][0]["links"].as_array().unwrap();
+            links.iter().any(|link| link["up"] == false)
+        });
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        let status = cluster.status(Machine::A);
+        assert_eq!(status["groups"][0]["state"], "holding", "{why}: {status:#}");
+        cluster.lab.switch().heal_link(Machine::A, Link::Client, Direction::Both);
+        cluster.wait_until_alone(Machine::A);
+        watch.finish().assert_never(Machine::B);
+    }
+}
+
+/// A ping group of one target, the client.
+fn pinging(policy: &str) -> Settings {
+    let client = Machine::Client.v4(Link::Client);
+    let extra = format!(
+        "[[ping]]\nname = \"gateway\"\ninterface = \"eth0\"\ntargets = [\"{client}\"]\n\
+         interval = \"100ms\"\ndeadping = \"500ms\"\n"
+    );
+    Settings { extra, ..quick(policy) }
+}
+
+/// Has what a node sends to the client go astray, or no more.
+fn lead_astray(cluster: &Cluster, node: Machine, astray: bool) {
+    let client = Machine::Client.v4(Link::Client);
+    let line = if astray {
+        format!("neigh replace {client} lladdr 02:00:00:00:00:99 nud permanent dev eth0\n")
+    } else {
+        format!("neigh del {client} dev eth0\n")
+    };
+    cluster.lab.netns(node).ip_batch(&line).unwrap();
+}
+
+#[test]
+fn a_holder_whose_ping_targets_do_not_answer_hands_over_to_one_whose_do() {
+    for policy in ["available", "witness"] {
+        let mut cluster = Cluster::up(pinging(policy));
+        let watch = Watch::start(&cluster);
+        lead_astray(&cluster, Machine::A, true);
+        cluster.wait_until_alone(Machine::B);
+        let why = "no target of ping group gateway answers on eth0";
+        wait_for_no_path(&mut cluster, Machine::A, why);
+        // The other one's do not answer either: it is as good as this one.
+        lead_astray(&cluster, Machine::B, true);
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        let status = cluster.status(Machine::B);
+        assert_eq!(status["groups"][0]["state"], "holding", "{status:#}");
+        lead_astray(&cluster, Machine::A, false);
+        cluster.wait_until_alone(Machine::A);
+        watch.finish().assert_never_both();
+    }
 }
 
 #[test]

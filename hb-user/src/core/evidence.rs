@@ -6,7 +6,7 @@ use hb_ebpf::wire::Standing;
 /// What a node hears. Empty is as well as can be. Texts for people say what is not heard, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// On a link of one of the interfaces a node is heard that does not hear this one.
+    /// A link of one of the interfaces works one way at most, and nobody else answers there either.
     pub unheard: Option<String>,
     /// On a link of one of the interfaces the other nodes fell silent, while they live elsewhere, and
     /// nothing else arrives there.

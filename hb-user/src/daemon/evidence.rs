@@ -1,7 +1,14 @@
 //! What is heard on the interfaces of service addresses. Where a link fell silent and the other nodes live
 //! elsewhere, the neighbourhood is asked too: what answers says that the interface works here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use hb_ebpf::{
     maps::Life,
@@ -15,13 +22,13 @@ use crate::{
     config::{HostView, Interface},
     core::{Evidence, Input},
     kernel::Mode,
-    ping::{Pings, ask_around},
+    ping::Pings,
 };
 
 /// Silence of a link that lets the neighbourhood be asked, where deadtime is shorter.
 const SILENT: Duration = Duration::from_millis(200);
-/// An interface to which nothing came for so long is deaf; a node that another one did not hear for so
-/// long is not heard.
+/// An interface to which nothing came for so long is deaf; a node that nobody answered for so long is not
+/// heard.
 const DEAF: Duration = Duration::from_millis(1500);
 /// Time between two looks, and two questions, while a link is silent.
 const LOOK: Duration = Duration::from_millis(250);
@@ -38,20 +45,22 @@ pub(super) struct Hearing {
     told: [Evidence; GROUPS],
     pings: Pings,
     asked: BootTime,
+    /// Number of the newest question.
+    sequence: u16,
 }
 
 /// An interface, as it was seen last.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Ear {
     /// What a packet counter means anything for.
     state: State,
     received: u32,
     /// When something was received last, or could be again.
     since: BootTime,
-    /// Since when another node is heard there that does not hear this one.
-    unheard_since: Option<BootTime>,
-    /// Since when a link of it is silent.
-    silent_since: Option<BootTime>,
+    /// Since when a link of it works one way at most.
+    broken_since: Option<BootTime>,
+    /// When the neighbourhood answered last.
+    answered: Arc<AtomicU64>,
 }
 
 /// What makes an interface another one, or deaf for a while by this node's own doing.
@@ -67,17 +76,16 @@ struct State {
 /// What is known of the links of an interface whose other nodes live.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Links {
-    /// On one of them another node is silent.
-    silent: bool,
+    /// On one of them another node is silent, or says that it does not hear this one.
+    broken: bool,
     /// On one of them another node is heard.
     heard: bool,
-    /// On one of them another node is heard, and says that it does not hear this one.
-    unheard: bool,
 }
 
 impl Ear {
     fn new(state: State, received: u32, now: BootTime) -> Self {
-        Self { state, received, since: now, unheard_since: None, silent_since: None }
+        let answered = Arc::new(AtomicU64::new(now.0));
+        Self { state, received, since: now, broken_since: None, answered }
     }
 
     /// Takes in a look at the interface.
@@ -91,10 +99,8 @@ impl Ear {
 
     /// Takes in a look at its links.
     fn hear(&mut self, links: Links, now: BootTime) {
-        let works = self.state.works;
-        let since = |so: bool, before: Option<BootTime>| so.then(|| before.unwrap_or(now));
-        self.unheard_since = since(works && links.unheard, self.unheard_since);
-        self.silent_since = since(works && links.silent, self.silent_since);
+        let broken = self.state.works && links.broken;
+        self.broken_since = broken.then(|| self.broken_since.unwrap_or(now));
         if links.heard {
             self.since = now;
         }
@@ -102,12 +108,13 @@ impl Ear {
 
     /// Tells whether nothing arrives, although another node lives.
     fn is_deaf(&self, now: BootTime) -> bool {
-        self.silent_since.is_some() && now.since(self.since) >= DEAF
+        self.broken_since.is_some() && now.since(self.since) >= DEAF
     }
 
-    /// Tells whether another node is heard, and does not hear this one.
+    /// Tells whether nobody answers, although another node lives.
     fn is_unheard(&self, now: BootTime) -> bool {
-        self.unheard_since.is_some_and(|since| now.since(since) >= DEAF)
+        let answered = BootTime(self.answered.load(Ordering::Relaxed));
+        self.broken_since.is_some_and(|since| now.since(answered.max(since)) >= DEAF)
     }
 }
 
@@ -117,8 +124,7 @@ impl Hearing {
         let deaf = ear.is_some_and(|ear| ear.is_deaf(now));
         let unheard = ear.is_some_and(|ear| ear.is_unheard(now));
         Evidence {
-            unheard: unheard
-                .then(|| format!("the other node does not hear this one on {interface}")),
+            unheard: unheard.then(|| format!("nobody answers this node on {interface}")),
             deaf: deaf.then(|| format!("nothing arrives on {interface}")),
             unreached: self.pings.unreached(interface, now),
         }
@@ -194,29 +200,27 @@ impl Daemon {
                 }
                 let Some((_, state)) = self.shared.link(*peer, link.id) else { continue };
                 let heard = now.since(BootTime(state.last_arrival_ns)) < silence;
-                all.silent |= !heard;
+                all.broken |= !heard || state.flags & FLAG_ANSWERS_HEARD == 0;
                 all.heard |= heard;
-                all.unheard |= heard && state.flags & FLAG_ANSWERS_HEARD == 0;
             }
         }
         all
     }
 
     fn ask_where_silent(&mut self, now: BootTime) {
-        let silent = |ear: &Ear| ear.silent_since.map(|since| now.since(since));
-        let shortest = self.hearing.ears.values().filter_map(silent).min();
+        let broken = |ear: &Ear| ear.broken_since.map(|since| now.since(since));
+        let shortest = self.hearing.ears.values().filter_map(broken).min();
         let Some(shortest) = shortest else { return };
         let pause = if shortest < OFTEN { LOOK } else { LOOK_LATER };
         if now.since(self.hearing.asked) < pause {
             return;
         }
         self.hearing.asked = now;
-        let ears = self.hearing.ears.iter();
-        let names: Vec<_> = ears
-            .filter(|(_, ear)| ear.silent_since.is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        self.surveyor.ask_around(names, ask_around);
+        self.hearing.sequence = self.hearing.sequence.wrapping_add(1);
+        for (name, ear) in self.hearing.ears.iter().filter(|(_, ear)| broken(ear).is_some()) {
+            let (answered, sequence) = (Arc::clone(&ear.answered), self.hearing.sequence);
+            self.surveyor.ask_around(name.clone(), sequence, LOOK_LATER, answered);
+        }
         self.surveyor.cover();
     }
 }
@@ -232,13 +236,13 @@ mod tests {
     }
 
     fn silent() -> Links {
-        Links { silent: true, ..Links::default() }
+        Links { broken: true, heard: false }
     }
 
     #[test]
     fn an_interface_is_deaf_when_a_link_is_silent_and_nothing_else_comes() {
         let mut ear = Ear::new(WELL, 7, at(0));
-        ear.hear(Links { heard: true, ..Links::default() }, at(1000));
+        ear.hear(Links { heard: true, broken: false }, at(1000));
         assert!(!ear.is_deaf(at(9000)), "a quiet network is none without a silent link");
         ear.hear(silent(), at(1200));
         ear.see(WELL, 7, at(2000));
@@ -247,7 +251,7 @@ mod tests {
         ear.see(WELL, 8, at(2700));
         assert!(!ear.is_deaf(at(2700)), "somebody answered");
         assert!(ear.is_deaf(at(4300)));
-        ear.hear(Links { heard: true, silent: true, unheard: false }, at(4400));
+        ear.hear(Links { heard: true, broken: true }, at(4400));
         assert!(!ear.is_deaf(at(4400)), "another link of it is heard");
     }
 
@@ -270,14 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_heard_for_a_while_is_not_heard() {
-        let unheard = Links { heard: true, unheard: true, silent: false };
+    fn who_is_not_answered_for_a_while_is_not_heard() {
         let mut ear = Ear::new(WELL, 7, at(0));
-        ear.hear(unheard, at(100));
-        assert!(!ear.is_unheard(at(1500)));
-        assert!(ear.is_unheard(at(1700)) && !ear.is_deaf(at(1700)));
-        ear.hear(Links { unheard: false, ..unheard }, at(1800));
-        ear.hear(unheard, at(1900));
-        assert!(!ear.is_unheard(at(2000)), "an answer was lost");
+        let heard = Links { broken: true, heard: true };
+        ear.hear(heard, at(5000));
+        assert!(!ear.is_unheard(at(6400)), "nobody was asked before");
+        assert!(ear.is_unheard(at(6600)) && !ear.is_deaf(at(6400)));
+        ear.answered.store(at(6700).0, Ordering::Relaxed);
+        assert!(!ear.is_unheard(at(8100)) && ear.is_unheard(at(8300)));
+        ear.hear(Links { broken: false, heard: true }, at(8400));
+        assert!(!ear.is_unheard(at(9900)), "the link works");
     }
 }

@@ -11,8 +11,13 @@ use std::{
     io,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, mpsc as sync},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc as sync,
+    },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use hb_ebpf::time::BootTime;
@@ -37,7 +42,7 @@ use crate::{
     id::NodeId,
     kernel::{Attachment, Gates, Generic, KernelError, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
-    ping::Pings,
+    ping::{Pings, ask_around},
     realtime,
     status::GateReport,
 };
@@ -218,13 +223,21 @@ impl Surveyor {
         Pings::start(groups, me, &self.background)
     }
 
-    /// Has the neighbourhoods of some interfaces asked by `ask`.
-    pub(super) fn ask_around(&self, interfaces: Vec<String>, ask: fn(&str) -> io::Result<()>) {
-        self.background.spawn_blocking(move || {
-            for interface in interfaces {
-                if let Err(error) = ask(&interface) {
-                    tracing::debug!(interface, %error, "neighbourhood not asked");
-                }
+    /// Has the neighbourhood of an interface asked; `answered` becomes when it last answered, if it does
+    /// within `patience`.
+    pub(super) fn ask_around(
+        &self,
+        interface: String,
+        sequence: u16,
+        patience: Duration,
+        answered: Arc<AtomicU64>,
+    ) {
+        self.background.spawn(async move {
+            let asked = ask_around(&interface, sequence);
+            match tokio::time::timeout(patience, asked).await {
+                Ok(Ok(())) => answered.store(clock::now().0, Ordering::Relaxed),
+                Ok(Err(error)) => tracing::debug!(interface, %error, "neighbourhood not asked"),
+                Err(_) => tracing::debug!(interface, "the neighbourhood does not answer"),
             }
         });
     }

@@ -126,27 +126,33 @@ async fn ask(
 /// Asks a target once, and waits until it answers.
 async fn ask_once(target: IpAddr, interface: &str, sequence: u16) -> io::Result<()> {
     let socket = open(target, interface)?;
-    socket.connect(&address(target, interface)?.into())?;
-    let identifier = std::process::id() as u16;
-    // SAFETY: the socket is this one until it is dropped, and is dropped after its registration.
-    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
-        .map_err(io::Error::from)?;
-    socket.get_ref().send(&request(target, identifier, sequence))?;
+    socket.get_ref().connect(&address(target, interface)?.into())?;
+    socket.get_ref().send(&request(target, identifier(), sequence))?;
+    reply(&socket, target, sequence).await
+}
+
+/// Waits for a reply to a request of that number, of whomever the socket hears.
+async fn reply(socket: &AsyncFd<Socket>, target: IpAddr, sequence: u16) -> io::Result<()> {
     let mut buffer = [0; 2048];
     loop {
         let mut ready = socket.readable().await?;
         let received = ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), &mut buffer));
         if let Ok(received) = received
-            && is_reply(target, &buffer[..received?], identifier, sequence)
+            && is_reply(target, &buffer[..received?], identifier(), sequence)
         {
             return Ok(());
         }
     }
 }
 
+/// What tells the requests of this process from those of others.
+fn identifier() -> u16 {
+    std::process::id() as u16
+}
+
 /// Opens a socket for echo requests to `target` by `interface`. Raw, since those for everybody are for
 /// the groups of `net.ipv4.ping_group_range` only, in which root need not be (icmp(7)).
-fn open(target: IpAddr, interface: &str) -> io::Result<Socket> {
+fn open(target: IpAddr, interface: &str) -> io::Result<AsyncFd<Socket>> {
     let (domain, protocol) = match target {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -154,7 +160,8 @@ fn open(target: IpAddr, interface: &str) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(interface.as_bytes()))?;
-    Ok(socket)
+    // SAFETY: the socket is this one until it is dropped, and is dropped after its registration.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Returns where to send what is for `target`; a link-local address needs the interface (RFC 4007).

@@ -6,7 +6,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{address, echo::request, open};
+use socket2::Socket;
+use tokio::io::unix::AsyncFd;
+
+use super::{address, echo::request, identifier, open, reply};
 
 /// All nodes of the link (RFC 4291, section 2.7.1).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -14,38 +17,53 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const MOST: usize = 8;
 
 /// Asks all IPv6 nodes behind an interface for an echo, and those IPv4 neighbours and gateways that the
-/// kernel knows there. Nobody reads the answers: the interface counts them.
+/// kernel knows there. Returns once one of them answers, which may be never.
 ///
 /// # Errors
 ///
 /// The kernel's, if nobody at all could be asked.
-pub(crate) fn ask_around(interface: &str) -> io::Result<()> {
+pub(crate) async fn ask_around(interface: &str, sequence: u16) -> io::Result<()> {
     let arp = fs::read_to_string("/proc/net/arp").unwrap_or_default();
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let known: BTreeSet<_> =
         gateways(&routes, interface).chain(neighbours(&arp, interface).take(MOST)).collect();
-    let targets = [IpAddr::V6(ALL_NODES)].into_iter().chain(known.into_iter().map(IpAddr::V4));
-    let (mut sent, mut failed) = (0, None);
+    let known: Vec<_> = known.into_iter().map(IpAddr::V4).collect();
+    let all = [IpAddr::V6(ALL_NODES)];
+    match (send(&all, interface, sequence), send(&known, interface, sequence)) {
+        (Ok(v6), Ok(v4)) => tokio::select! {
+            answer = reply(&v6, all[0], sequence) => answer,
+            answer = reply(&v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sequence) => answer,
+        },
+        (Ok(v6), Err(_)) => reply(&v6, all[0], sequence).await,
+        (Err(_), Ok(v4)) => reply(&v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sequence).await,
+        (Err(error), Err(_)) => Err(error),
+    }
+}
+
+/// Asks targets of one family; returns where they answer.
+///
+/// # Errors
+///
+/// The kernel's, if none could be asked.
+fn send(targets: &[IpAddr], interface: &str, sequence: u16) -> io::Result<AsyncFd<Socket>> {
+    let Some(first) = targets.first() else { return Err(io::ErrorKind::NotFound.into()) };
+    let socket = open(*first, interface)?;
+    if first.is_ipv6() {
+        // What this node says to itself is no sign of life.
+        socket.get_ref().set_multicast_loop_v6(false)?;
+    }
+    let (mut sent, mut failed) = (false, None);
     for target in targets {
-        match send(target, interface) {
-            Ok(()) => sent += 1,
+        let message = request(*target, identifier(), sequence);
+        match socket.get_ref().send_to(&message, &address(*target, interface)?.into()) {
+            Ok(_) => sent = true,
             Err(error) => failed = Some(error),
         }
     }
     match failed {
-        Some(error) if sent == 0 => Err(error),
-        _ => Ok(()),
+        Some(error) if !sent => Err(error),
+        _ => Ok(socket),
     }
-}
-
-fn send(target: IpAddr, interface: &str) -> io::Result<()> {
-    let socket = open(target, interface)?;
-    if target.is_multicast() {
-        // What this node says to itself is no sign of life.
-        socket.set_multicast_loop_v6(false)?;
-    }
-    let message = request(target, std::process::id() as u16, 0);
-    socket.send_to(&message, &address(target, interface)?.into()).map(drop)
 }
 
 /// Returns the neighbours behind `interface` whose addresses are known, of `/proc/net/arp` (proc(5)).
@@ -96,8 +114,8 @@ mod tests {
         assert_eq!(found, [Ipv4Addr::new(192, 0, 2, 254)]);
     }
 
-    #[test]
-    fn who_is_behind_no_interface_cannot_be_asked() {
-        assert!(ask_around("hb-nowhere").is_err());
+    #[tokio::test]
+    async fn who_is_behind_no_interface_cannot_be_asked() {
+        assert!(ask_around("hb-nowhere", 1).await.is_err());
     }
 }
