@@ -35,6 +35,7 @@ fn standby() -> (Core, PeerFacts) {
         retry: second,
         patience: second,
         hold_down: Duration::from_millis(500),
+        route_loss: Duration::from_millis(500),
         linger: second,
     };
     let group = GroupSetup {

@@ -1,4 +1,6 @@
-//! A cable, a port or an interface fails, and no machine.
+//! A cable, a port, an interface or its own address fails, and no machine.
+
+use std::{thread, time::Duration};
 
 use hb_ebpf::time::BootTime;
 use lab::{
@@ -74,6 +76,68 @@ fn a_holder_whose_service_interface_is_set_down_hands_over() {
         cluster.lab.netns(Machine::A).ip_batch(lines).unwrap();
     }
     hands_over("available", down, up, "interface eth0 is down");
+}
+
+/// Takes the own address of one kind off a node's service interface, or puts it back.
+fn own_address(cluster: &Cluster, node: Machine, v6: bool, there: bool) {
+    let verb = if there { "add" } else { "del" };
+    let line = if v6 {
+        format!("address {verb} {}/64 dev eth0{}\n", node.v6(), if there { " nodad" } else { "" })
+    } else {
+        format!("address {verb} {}/24 dev eth0\n", node.v4(Link::Client))
+    };
+    cluster.lab.netns(node).ip_batch(&line).unwrap();
+}
+
+#[test]
+fn a_holder_that_loses_its_route_to_the_clients_hands_over() {
+    for policy in ["available", "witness"] {
+        let gone = |cluster: &Cluster| own_address(cluster, Machine::A, false, false);
+        let back = |cluster: &Cluster| own_address(cluster, Machine::A, false, true);
+        hands_over(policy, gone, back, "no route to 192.0.2.0/24 on eth0");
+    }
+    let gone = |cluster: &Cluster| own_address(cluster, Machine::A, true, false);
+    let back = |cluster: &Cluster| own_address(cluster, Machine::A, true, true);
+    hands_over("available", gone, back, "no route to 2001:db8::/64 on eth0");
+}
+
+#[test]
+fn a_standby_without_a_route_to_the_clients_is_given_nothing() {
+    let mut cluster = Cluster::up(quick("available"));
+    own_address(&cluster, Machine::B, false, false);
+    wait_for_no_path(&mut cluster, Machine::B, "no route to 192.0.2.0/24 on eth0");
+    // Said to the other one with the next frame.
+    thread::sleep(Duration::from_millis(200));
+    let refused = cluster.ask(Machine::A, &["move", "web", "b"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("no path"), "{said}");
+    // With none on either node, who holds it goes on.
+    let watch = Watch::start(&cluster);
+    own_address(&cluster, Machine::A, false, false);
+    cluster.wait_for(Machine::A, "has no path", |status| status["groups"][0]["health"] == "no-path");
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(cluster.status(Machine::A)["groups"][0]["state"], "holding");
+    watch.finish().assert_never(Machine::B);
+    // And gives it to the one that has it back first.
+    own_address(&cluster, Machine::B, false, true);
+    cluster.wait_until_alone(Machine::B);
+}
+
+#[test]
+fn a_route_that_is_back_within_half_a_second_moves_nothing() {
+    let mut cluster = Cluster::up(quick("available"));
+    let held = cluster.epoch(Machine::A);
+    let watch = Watch::start(&cluster);
+    for _ in 0..3 {
+        own_address(&cluster, Machine::A, false, false);
+        thread::sleep(Duration::from_millis(500));
+        own_address(&cluster, Machine::A, false, true);
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(cluster.epoch(Machine::A), held);
+    cluster.wait_until_alone(Machine::A);
+    watch.finish().assert_never(Machine::B);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::{
 
 use hb_ebpf::maps::Transport;
 
+use crate::address::network_of;
+
 use super::{
     Config, ConfigError, ConfigErrors, InterfaceName, LinkAddress, Local, LocalLink, Position,
     unready::{self, Unready},
@@ -442,20 +444,8 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-fn network(ip: IpAddr, prefix: u8) -> IpAddr {
-    let prefix = u32::from(prefix);
-    match ip {
-        IpAddr::V4(ip) => {
-            Ipv4Addr::from(u32::from(ip) & !u32::MAX.checked_shr(prefix).unwrap_or(0)).into()
-        }
-        IpAddr::V6(ip) => {
-            Ipv6Addr::from(u128::from(ip) & !u128::MAX.checked_shr(prefix).unwrap_or(0)).into()
-        }
-    }
-}
-
 fn contains((subnet, prefix): (IpAddr, u8), ip: IpAddr) -> bool {
-    subnet.is_ipv4() == ip.is_ipv4() && network(subnet, prefix) == network(ip, prefix)
+    subnet.is_ipv4() == ip.is_ipv4() && network_of(subnet, prefix) == network_of(ip, prefix)
 }
 
 fn listed(subnets: &[(IpAddr, u8)]) -> String {
@@ -463,7 +453,7 @@ fn listed(subnets: &[(IpAddr, u8)]) -> String {
     for (ip, prefix) in subnets {
         let comma = if text.is_empty() { "" } else { ", " };
         // Writing to a string cannot fail.
-        let _ = write!(text, "{comma}{}/{prefix}", network(*ip, *prefix));
+        let _ = write!(text, "{comma}{}/{prefix}", network_of(*ip, *prefix));
     }
     if text.is_empty() { "it has none".into() } else { text }
 }

@@ -160,6 +160,9 @@ impl Core {
             Input::Path { group, result } => {
                 self.with(group, |group| group.path(result.err(), now, &mut out));
             }
+            Input::Route { group, result } => {
+                self.with(group, |group| group.route(result.err(), now, &mut out));
+            }
             Input::Isolated(isolated) => {
                 out.extend(self.isolation.hear(isolated, now).map(Action::Log));
             }

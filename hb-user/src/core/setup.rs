@@ -75,9 +75,11 @@ pub struct Bounds {
     /// For another node to take a group that is its to take; also for how long a node that leaves
     /// waits for that.
     pub patience: Duration,
-    /// For how long the interfaces of a group's addresses have to carry before a node that stands by is
-    /// ready again.
+    /// For how long a node has to have a path to the clients of a group before it is ready again, where
+    /// it stands by.
     pub hold_down: Duration,
+    /// For how long a route has to be missing on an interface that carries before it counts.
+    pub route_loss: Duration,
     /// Between the last thing said and the exit, so that it is heard. Two intervals will do.
     pub linger: Duration,
 }

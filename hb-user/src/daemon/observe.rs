@@ -200,6 +200,7 @@ impl Daemon {
                 self.log_refused(peer, now);
             }
             self.surveyor.begin(self.kernel.pinnings(&self.pins_lock));
+            self.look_at_routes();
         }
     }
 

@@ -17,6 +17,10 @@ const FENCE_RETRY: Duration = Duration::from_secs(5);
 /// Longer than a port that comes and goes stays, and than the kernel holds the news of it back.
 const HOLD_DOWN: Duration = Duration::from_secs(2);
 
+/// A network manager that starts again, or renews a lease, takes addresses away and puts them back: that
+/// takes less, and a move would cost more.
+const ROUTE_LOSS: Duration = Duration::from_secs(1);
+
 /// Returns the epoch at which the record holds a group.
 pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
     let record = shared.record(group)?;
@@ -62,6 +66,7 @@ pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Set
             retry: Duration::from_secs(1),
             patience: Duration::from_secs(2),
             hold_down: HOLD_DOWN,
+            route_loss: ROUTE_LOSS,
             linger: config.timers.interval() * 2,
         },
     }

@@ -343,6 +343,7 @@ fn assemble(
         macs: Default::default(),
         anew,
         paths: Default::default(),
+        routes: Default::default(),
         pins_lock,
         unpinned: None,
         seen: Default::default(),

@@ -31,9 +31,9 @@
 //! - `Seeking` is given up when it is another's turn. A result that comes after that is taken all
 //!   the same: the record holds.
 //! - `Resuming`: once joined, `Seeking` with Seek: the record holds, and addresses are put up.
-//! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, and for
-//!   `hold_down` after that.
-//! - `Starting`, `Serving`: where an interface does not carry and a peer stands by: `Stopping`, or
+//! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, or a route
+//!   out of it is missing for `route_loss`, and for `hold_down` after that.
+//! - `Starting`, `Serving`: where that is so and a peer stands by: `Stopping`, or
 //!   `Dropping` with Release to it. Without such a peer it goes on.
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
 //! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
@@ -127,6 +127,10 @@ pub(super) struct Group {
     /// Why the gate does not stand first at the group's interfaces.
     ungated: Option<String>,
     /// What is wrong with which interface of its addresses.
+    interface: Option<String>,
+    /// Which route to neighbours of its addresses is missing, and since when while the interfaces carry.
+    unrouted: Option<(String, BootTime)>,
+    /// What of both counts.
     path: Option<String>,
     /// What was wrong last, and until when that counts still.
     recovering: Option<(String, BootTime)>,
@@ -191,6 +195,8 @@ impl Group {
             failure: None,
             undropped: None,
             ungated: None,
+            interface: None,
+            unrouted: None,
             path: None,
             recovering: None,
             isolated: false,
@@ -298,7 +304,8 @@ impl Group {
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
         let recovered = self.recovering.as_ref().map(|(_, until)| *until);
-        let all = [self.deadline, waiting, paused, blocked, recovered].into_iter().flatten();
+        let all = [self.deadline, waiting, paused, blocked, recovered, self.route_counts()];
+        let all = all.into_iter().flatten();
         all.filter(|due| *due > now).min()
     }
 

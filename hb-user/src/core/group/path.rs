@@ -14,9 +14,40 @@ impl Group {
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
-        if self.path == error {
+        if let (true, Some((_, since))) = (self.interface != error, &mut self.unrouted) {
+            // What the kernel took along with an interface comes back after it.
+            *since = now;
+        }
+        self.interface = error;
+        self.weigh_path(now, out);
+    }
+
+    /// Takes note of which route to neighbours of the group's addresses is missing, if any is.
+    pub(in crate::core) fn route(
+        &mut self,
+        error: Option<String>,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        let since = self.unrouted.as_ref().map_or(now, |(_, since)| *since);
+        self.unrouted = error.map(|error| (error, since));
+        self.weigh_path(now, out);
+    }
+
+    /// Returns when a missing route begins to count, if one is missing.
+    pub(super) fn route_counts(&self) -> Option<BootTime> {
+        self.unrouted.as_ref().map(|(_, since)| since.after(self.bounds.route_loss))
+    }
+
+    /// Tells whether there is a path to the clients, as far as is known `now`.
+    pub(super) fn weigh_path(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        let lost = self.route_counts().is_some_and(|counts| counts <= now);
+        let unrouted = self.unrouted.as_ref().filter(|_| lost).map(|(error, _)| error);
+        let error = self.interface.as_ref().or(unrouted);
+        if self.path.as_ref() == error {
             return;
         }
+        let error = error.cloned();
         let group = self.id();
         out.push(Action::Log(match &error {
             Some(error) => Transition::NoPath { group, error: error.clone() },
@@ -29,7 +60,7 @@ impl Group {
         };
     }
 
-    /// Returns why this node is not to take the group: what is wrong with an interface, or was a moment
+    /// Returns why this node is not to take the group: what is wrong with its path, or was a moment
     /// ago. One that comes and goes is none to rely on.
     pub(in crate::core) fn no_path(&self, now: BootTime) -> Option<&str> {
         let recovering = self.recovering.as_ref().filter(|(_, until)| now < *until);

@@ -25,6 +25,7 @@ impl Group {
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
+        self.weigh_path(around.now, out);
         self.place(around, out);
         if self.deadline.is_some_and(|deadline| deadline <= around.now) {
             self.expire(around.now, out);
