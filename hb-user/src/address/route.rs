@@ -27,6 +27,13 @@ const NEAREST: u32 = 8;
 /// Bytes of news that the kernel keeps. What is lost is not missed.
 const NEWS_BYTES: libc::c_int = 4096;
 
+/// Addresses that nobody has, and that only a default route leads to: of the future use of RFC 1112, section
+/// 4, and of the global unicast of RFC 4291, section 2.4, where IANA gives nothing out.
+const NOWHERE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(240, 0, 0, 1));
+const NOWHERE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1));
+/// The longest prefix of a default route: some write it as `2000::/3`, or as two of one bit.
+const DEFAULT_BITS: u8 = 3;
+
 /// What the kernel says of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -58,6 +65,27 @@ impl AddressSocket {
     }
 
     fn way(&mut self, vip: &Vip, to: IpAddr, sequence: u32) -> Result<Way, AddressError> {
+        let route = self.route(vip.interface(), to, sequence)?;
+        Ok(route.map_or(Way::None, |route| of_route(&route, vip)))
+    }
+
+    /// Returns the router that packets for no subnet of its own are sent to by the interface of index
+    /// `interface`, of IPv6 or IPv4; none without a default route there.
+    ///
+    /// # Errors
+    /// [`AddressError`].
+    pub fn gateway(&mut self, interface: u32, v6: bool) -> Result<Option<IpAddr>, AddressError> {
+        let route = self.route(interface, if v6 { NOWHERE_V6 } else { NOWHERE_V4 }, 1)?;
+        Ok(route.and_then(|route| gateway_of(&route, interface)))
+    }
+
+    /// Returns the entry of the table that leads to an address by the interface of index `interface`.
+    fn route(
+        &mut self,
+        interface: u32,
+        to: IpAddr,
+        sequence: u32,
+    ) -> Result<Option<RouteMessage>, AddressError> {
         let mut message = RouteMessage::default();
         message.header.address_family =
             if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -66,7 +94,7 @@ impl AddressSocket {
         // the interface that is asked for.
         message.header.flags = RouteFlags::FibMatch;
         message.attributes =
-            vec![RouteAttribute::Destination(to.into()), RouteAttribute::Oif(vip.interface())];
+            vec![RouteAttribute::Destination(to.into()), RouteAttribute::Oif(interface)];
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST;
         header.sequence_number = sequence;
@@ -96,10 +124,10 @@ impl AddressSocket {
             }
             return match reply.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
-                    Ok(of_route(&route, vip))
+                    Ok(Some(route))
                 }
                 NetlinkPayload::Error(error) if is_no_route(error.to_io().raw_os_error()) => {
-                    Ok(Way::None)
+                    Ok(None)
                 }
                 NetlinkPayload::Error(error) => {
                     Err(AddressError::Refused { what: "routes", source: error.to_io() })
@@ -153,6 +181,28 @@ fn of_route(route: &RouteMessage, vip: &Vip) -> Way {
     // A group of next hops may not be listed, and was looked through by interface.
     let out = interfaces.is_empty() || interfaces.contains(&vip.interface());
     if covers && !alone && out { Way::Out } else { Way::None }
+}
+
+/// Returns the next hop of a default route by the interface of index `interface`.
+fn gateway_of(route: &RouteMessage, interface: u32) -> Option<IpAddr> {
+    let default = route.header.destination_prefix_length <= DEFAULT_BITS;
+    if !default || route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let of = |attributes: &[RouteAttribute]| {
+        attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(IpAddr::from(*ip)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => Some(IpAddr::from(*ip)),
+            _ => None,
+        })
+    };
+    of(&route.attributes).or_else(|| {
+        route.attributes.iter().find_map(|attribute| {
+            let RouteAttribute::MultiPath(hops) = attribute else { return None };
+            let hop = hops.iter().find(|hop| hop.interface_index == interface)?;
+            of(&hop.attributes)
+        })
+    })
 }
 
 const fn bits(ip: IpAddr) -> u8 {
@@ -234,6 +284,8 @@ impl AsRawFd for RouteNotices {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::route::RouteNextHop;
+
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -279,6 +331,31 @@ mod tests {
         message.attributes.iter().any(|attribute| {
             matches!(attribute, RouteAttribute::Destination(RouteAddress::Inet6(_)))
         })
+    }
+
+    #[test]
+    fn the_gateway_is_that_of_a_default_route() {
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet([192, 0, 2, 254].into()));
+        let of = |prefix: u8, attributes: Vec<RouteAttribute>| {
+            let mut message = RouteMessage::default();
+            message.header.kind = RouteType::Unicast;
+            message.header.destination_prefix_length = prefix;
+            message.attributes = attributes;
+            gateway_of(&message, 2)
+        };
+        assert_eq!(of(0, vec![RouteAttribute::Oif(2), gateway.clone()]), Some(ip("192.0.2.254")));
+        assert_eq!(of(1, vec![gateway.clone()]), Some(ip("192.0.2.254")));
+        assert_eq!(of(4, vec![gateway.clone()]), None, "multicast, or a network");
+        assert_eq!(of(0, vec![RouteAttribute::Oif(2)]), None, "on the segment");
+        let hop = |interface: u32, last: u8| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface;
+            let ip = RouteAddress::Inet([192, 0, 2, last].into());
+            hop.attributes = vec![RouteAttribute::Gateway(ip)];
+            hop
+        };
+        let hops = vec![RouteAttribute::MultiPath(vec![hop(3, 1), hop(2, 2)])];
+        assert_eq!(of(0, hops), Some(ip("192.0.2.2")));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct GroupSetup {
     pub preferred: Option<NodeId>,
     /// Whether a holder hands it to the preferred node as soon as that one stands by.
     pub auto_failback: bool,
+    /// The links that are on an interface of its addresses, a bit each, by [`LinkId`](crate::id::LinkId).
+    pub links: u8,
     /// Bounds of its resources; `None` for a group of addresses only.
     pub resources: Option<ResourceBounds>,
     /// Epoch at which the record held it when this daemon started, if one was found. Its addresses may still be up and its resources may run.

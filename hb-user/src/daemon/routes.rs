@@ -1,17 +1,24 @@
-//! Whether a route leads from the interface of each service address to its neighbours. An interface may
-//! carry and have lost its own address: what arrives there is answered into nowhere, or by another way.
+//! Whether a route leads from the interface of each service address to its neighbours, and by which router.
+//! An interface may carry and have lost its own address: what arrives there is answered into nowhere, or by
+//! another way. A router may go by nothing but a question put to itself, so announcements ask it.
 //!
 //! The kernel tells that some route changed. Then, and once a second, it is asked.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use hb_ebpf::{time::BootTime, wire::GROUPS};
 
 use super::{Daemon, LocalVip, resources::describe, survey::Found};
 use crate::{
     address::{AddressError, AddressSocket, Vip, network_of},
+    announce::Gateways,
     clock,
     core::Input,
+    fast::Command,
 };
 
 /// Least time from one look at the news to the next: a routing daemon may change routes all the time.
@@ -24,6 +31,8 @@ pub(super) struct Routes {
     looked: BootTime,
     /// What the core was told of each group.
     told: [Option<String>; GROUPS],
+    /// The routers that announcements ask on each interface, by its index.
+    gateways: BTreeMap<u32, Gateways>,
     /// Why the kernel was not asked, as it was told last.
     refused: Option<String>,
 }
@@ -35,25 +44,41 @@ impl Routes {
     }
 }
 
-/// Service addresses without a route to their neighbours.
-pub(super) struct Unrouted(BTreeSet<IpAddr>);
-
-/// Asks the kernel.
-fn look(vips: &[(Vip, u8)]) -> Result<Unrouted, AddressError> {
-    let mut socket = AddressSocket::open()?;
-    let mut unrouted = BTreeSet::new();
-    for (vip, subnet) in vips {
-        if !socket.leads_out(vip, *subnet)? {
-            unrouted.insert(vip.ip());
-        }
-    }
-    Ok(Unrouted(unrouted))
+/// What the kernel says of routes.
+#[derive(Default)]
+pub(super) struct Ways {
+    /// Service addresses without a route to their neighbours.
+    unrouted: BTreeSet<IpAddr>,
+    /// The routers of each interface, by its index.
+    gateways: BTreeMap<u32, Gateways>,
 }
 
-impl Unrouted {
+/// Asks the kernel.
+fn look(vips: &[(Vip, u8)]) -> Result<Ways, AddressError> {
+    let mut socket = AddressSocket::open()?;
+    let mut ways = Ways::default();
+    for (vip, subnet) in vips {
+        if !socket.leads_out(vip, *subnet)? {
+            ways.unrouted.insert(vip.ip());
+        }
+        if !ways.gateways.contains_key(&vip.interface()) {
+            let mut gateways = Gateways::default();
+            if let Some(IpAddr::V4(gateway)) = socket.gateway(vip.interface(), false)? {
+                gateways.v4 = Some(gateway);
+            }
+            if let Some(IpAddr::V6(gateway)) = socket.gateway(vip.interface(), true)? {
+                gateways.v6 = Some(gateway);
+            }
+            ways.gateways.insert(vip.interface(), gateways);
+        }
+    }
+    Ok(ways)
+}
+
+impl Ways {
     /// Returns which route the first of these addresses lacks that has none.
     fn error(&self, vips: &[LocalVip]) -> Option<String> {
-        vips.iter().find(|local| self.0.contains(&local.vip.ip())).map(|local| {
+        vips.iter().find(|local| self.unrouted.contains(&local.vip.ip())).map(|local| {
             let LocalVip { vip, interface, subnet, .. } = local;
             format!("no route to {}/{subnet} on {interface}", network_of(vip.ip(), *subnet))
         })
@@ -75,10 +100,10 @@ impl Daemon {
 
     /// Tells the core of each group whose addresses have routes where they had none, or the other way
     /// round.
-    pub(super) fn on_routes(&mut self, found: Result<Unrouted, AddressError>) {
+    pub(super) fn on_routes(&mut self, found: Result<Ways, AddressError>) {
         self.routes.under_way = false;
-        let unrouted = match found {
-            Ok(unrouted) => unrouted,
+        let ways = match found {
+            Ok(ways) => ways,
             Err(error) => {
                 let error = describe(&error);
                 if self.routes.refused.as_ref() != Some(&error) {
@@ -89,10 +114,19 @@ impl Daemon {
             }
         };
         self.routes.refused = None;
+        for (interface, gateways) in &ways.gateways {
+            let (interface, gateways) = (*interface, *gateways);
+            // Announcements are made without any.
+            let before = self.routes.gateways.get(&interface).copied().unwrap_or_default();
+            if before != gateways {
+                self.command(Command::Gateways { interface, gateways });
+            }
+        }
+        self.routes.gateways.clone_from(&ways.gateways);
         for group in self.groups() {
             let place = usize::from(group.0);
             let Some(vips) = self.vips.get(place) else { continue };
-            let error = unrouted.error(vips);
+            let error = ways.error(vips);
             let Some(told) = self.routes.told.get_mut(place) else { continue };
             if *told != error {
                 told.clone_from(&error);
@@ -115,7 +149,10 @@ mod tests {
             subnet,
         };
         let vips = [local("192.0.2.100", 24), local("2001:db8::100", 64)];
-        let unrouted = |ips: &[&str]| Unrouted(ips.iter().map(|ip| ip.parse().unwrap()).collect());
+        let unrouted = |ips: &[&str]| Ways {
+            unrouted: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            ..Ways::default()
+        };
         assert_eq!(unrouted(&["198.51.100.1"]).error(&vips), None);
         let told = unrouted(&["2001:db8::100"]).error(&vips).unwrap();
         assert_eq!(told, "no route to 2001:db8::/64 on eth0");

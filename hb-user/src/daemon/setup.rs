@@ -5,7 +5,7 @@ use std::time::Duration;
 use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
-    config::{Config, Fence, Group, Local, Policy, Resource},
+    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource},
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
     id::GroupId,
     kernel::Shared,
@@ -36,11 +36,21 @@ pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     (!group.resources.is_empty()).then_some(ResourceBounds { start, stop })
 }
 
+/// Returns the links on interfaces of a group's addresses, a bit each.
+fn links_beside(local: &Local, group: &Group) -> u8 {
+    let here = |name: &InterfaceName| {
+        group.addresses.iter().any(|address| address.interface(local.me.id) == Some(name))
+    };
+    let beside = local.links.iter().filter(|link| here(&link.own.interface));
+    beside.fold(0, |links, link| links | 1 << link.id.0)
+}
+
 pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
     let groups = config.groups.iter().map(|group| GroupSetup {
         id: group.id,
         preferred: Some(group.preferred),
         auto_failback: group.auto_failback,
+        links: links_beside(local, group),
         resources: resource_bounds(group),
         resumed: held(shared, group.id),
     });

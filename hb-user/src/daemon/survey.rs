@@ -27,7 +27,7 @@ use super::{
     gate_report::{self, GateError, GatePlace},
     prepare::{Plan, PrepareError},
     resources::describe,
-    routes::Unrouted,
+    routes::Ways,
     strays::{self, Cleared},
 };
 use crate::{
@@ -49,8 +49,8 @@ pub(super) enum Found {
     Interfaces(HostView),
     /// Addresses that no group names were taken down, or not.
     Cleared(Cleared),
-    /// Which service addresses have no route.
-    Routes(Result<Unrouted, AddressError>),
+    /// Which routes service addresses have.
+    Routes(Result<Ways, AddressError>),
     /// Every interface is gated, or not.
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
@@ -302,7 +302,7 @@ impl Daemon {
                 self.look_at_anew(&host);
                 self.look_at_paths(&host);
             }
-            Found::Routes(unrouted) => self.on_routes(unrouted),
+            Found::Routes(ways) => self.on_routes(ways),
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
             Found::Status(host, reply) => self.on_status(*host, reply),

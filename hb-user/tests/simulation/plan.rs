@@ -142,6 +142,7 @@ impl Plan {
             id: GroupId(group as u8),
             preferred: self.preferred,
             auto_failback: self.auto_failback,
+            links: 1,
             resources: self
                 .resources
                 .then_some(ResourceBounds { start: bound(100), stop: bound(100) }),

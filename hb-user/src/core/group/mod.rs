@@ -132,6 +132,8 @@ pub(super) struct Group {
     unrouted: Option<(String, BootTime)>,
     /// What of both counts.
     path: Option<String>,
+    /// When its neighbours were last told because an interface carried again.
+    told_again: Option<BootTime>,
     /// What was wrong last, and until when that counts still.
     recovering: Option<(String, BootTime)>,
     /// Nothing arrived at this machine for a while. Since then neither was another node heard that leaves
@@ -198,6 +200,7 @@ impl Group {
             interface: None,
             unrouted: None,
             path: None,
+            told_again: None,
             recovering: None,
             isolated: false,
             placed: None,
@@ -403,6 +406,17 @@ impl Group {
         self.pause_until = BootTime::NEVER;
         if let Phase::Starting { .. } | Phase::Serving { .. } | Phase::Stopping { .. } = self.phase
         {
+            out.push(Action::Announce { group: self.id() });
+        }
+    }
+
+    /// Tells the neighbours on an interface that carries again: a switch may have lost its table meanwhile,
+    /// and what was announced went nowhere. A link that comes and goes is no reason to tell them all the time.
+    pub(super) fn carried_again(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
+        let recent = self.told_again.is_some_and(|told| now.since(told) < self.bounds.retry);
+        if up && !recent {
+            self.told_again = Some(now);
             out.push(Action::Announce { group: self.id() });
         }
     }

@@ -54,6 +54,9 @@ impl Group {
             None => Transition::Path { group },
         }));
         let before = std::mem::replace(&mut self.path, error);
+        if self.path.is_none() {
+            self.carried_again(now, out);
+        }
         self.recovering = match (&self.path, before) {
             (None, Some(error)) => Some((error, now.after(self.bounds.hold_down))),
             _ => None,

@@ -225,6 +225,33 @@ fn a_route_that_went_with_its_interface_has_time_to_come_back_with_it() {
     assert_eq!(health(&bench), Health::NoPath);
 }
 
+#[test]
+fn an_interface_that_carries_again_is_told_of_what_is_served() {
+    let announces = |actions: &[Action]| actions.contains(&Action::Announce { group: GROUP });
+    let on = |links| PeerFacts { links, ..facts(State::Idle, Health::NoPath, NONE) };
+    let (mut bench, _) = serving(Policy::Available, false);
+    bench.give(peer(B, on(0b11)));
+    assert!(!announces(&bench.give(path(bad()))));
+    assert!(announces(&bench.give(path(Ok(())))));
+    // One that comes and goes is told now and then.
+    bench.give(path(bad()));
+    assert!(!announces(&bench.give(path(Ok(())))));
+    pass(&mut bench, 500);
+    // A link on the interface of its addresses is heard again, and one elsewhere.
+    assert!(!announces(&bench.give(peer(B, on(0b10)))));
+    assert!(announces(&bench.give(peer(B, on(0b11)))));
+    pass(&mut bench, 500);
+    assert!(!announces(&bench.give(peer(B, on(0b01)))));
+    assert!(!announces(&bench.give(peer(B, on(0b11)))));
+    // Who does not hold it says nothing.
+    let mut bench = Bench::new(B, None, true).cleaned();
+    bench.give(peer(A, PeerFacts { links: 0b10, ..held_by_peer(B, Epoch::floor(1)) }));
+    bench.give(path(bad()));
+    assert!(!announces(&bench.give(path(Ok(())))));
+    let heard = PeerFacts { links: 0b11, ..held_by_peer(B, Epoch::floor(1)) };
+    assert!(!announces(&bench.give(peer(A, heard))));
+}
+
 /// What the record was told last.
 fn placed(bench: &Bench) -> Option<Standing> {
     bench.actions.iter().rev().find_map(|action| match action {
