@@ -141,8 +141,10 @@ impl Announcement {
         Self::new(self.place.ip, self.place.mac, gateways)
     }
 
-    /// The frames, one to three, each to be sent as it is.
+    /// The frames, one to three, each to be sent as it is. On an interface without a MAC address, such as
+    /// loopback, there is nobody to tell, and none.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let told = self.place.mac != [0; 6];
         let frames: [Option<&[u8]>; 3] = match &self.frames {
             Frames::Arp { request, reply, question } => {
                 [Some(request), Some(reply), question.as_ref().map(<[u8; _]>::as_slice)]
@@ -151,7 +153,7 @@ impl Announcement {
                 [Some(advertisement), solicitation.as_ref().map(<[u8; _]>::as_slice), None]
             }
         };
-        frames.into_iter().flatten()
+        frames.into_iter().flatten().filter(move |_| told)
     }
 }
 

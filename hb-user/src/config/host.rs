@@ -285,12 +285,16 @@ impl Config {
             let Some(interface) = check.interface(name, address.interface_position) else {
                 continue;
             };
+            if !address.on_link {
+                continue;
+            }
             let subnets = check.subnets(interface);
             let passes = check.may_get_subnet(local, interface, address.address);
             if !subnets.iter().any(|subnet| contains(*subnet, address.address)) {
                 let message = format!(
                     "address {} is outside every subnet of its interface {name} ({}); correct the \
-                     address or the interface, or give {name} an address in its subnet",
+                     address or the interface, or give {name} an address in its subnet; where routers \
+                     send it here without one, write on_link = false",
                     address.address,
                     listed(&subnets)
                 );

@@ -86,8 +86,8 @@ pub struct LocalVip {
     pub interface: String,
     /// MAC address of the interface.
     pub mac: [u8; 6],
-    /// Prefix length of the subnet that its neighbours are in, in bits.
-    pub subnet: u8,
+    /// Prefix length of the subnet that its neighbours are in, in bits; none if it is in no subnet.
+    pub subnet: Option<u8>,
 }
 
 /// A node that could start.
@@ -247,7 +247,7 @@ fn vips(
                 vip,
                 interface: interface.name.clone(),
                 mac,
-                subnet: address.prefix,
+                subnet: address.on_link.then_some(address.prefix),
             });
         }
         vips.push(found);

@@ -54,11 +54,13 @@ pub(super) struct Ways {
 }
 
 /// Asks the kernel.
-fn look(vips: &[(Vip, u8)]) -> Result<Ways, AddressError> {
+fn look(vips: &[(Vip, Option<u8>)]) -> Result<Ways, AddressError> {
     let mut socket = AddressSocket::open()?;
     let mut ways = Ways::default();
     for (vip, subnet) in vips {
-        if !socket.leads_out(vip, *subnet)? {
+        if let Some(subnet) = subnet
+            && !socket.leads_out(vip, *subnet)?
+        {
             ways.unrouted.insert(vip.ip());
         }
         if !ways.gateways.contains_key(&vip.interface()) {
@@ -78,9 +80,10 @@ fn look(vips: &[(Vip, u8)]) -> Result<Ways, AddressError> {
 impl Ways {
     /// Returns which route the first of these addresses lacks that has none.
     fn error(&self, vips: &[LocalVip]) -> Option<String> {
-        vips.iter().find(|local| self.unrouted.contains(&local.vip.ip())).map(|local| {
-            let LocalVip { vip, interface, subnet, .. } = local;
-            format!("no route to {}/{subnet} on {interface}", network_of(vip.ip(), *subnet))
+        let mut unrouted = vips.iter().filter(|local| self.unrouted.contains(&local.vip.ip()));
+        unrouted.find_map(|LocalVip { vip, interface, subnet, .. }| {
+            let (network, subnet) = (network_of(vip.ip(), (*subnet)?), (*subnet)?);
+            Some(format!("no route to {network}/{subnet} on {interface}"))
         })
     }
 }
@@ -146,7 +149,7 @@ mod tests {
             vip: Vip::new(2, ip.parse().unwrap(), subnet).unwrap(),
             interface: "eth0".to_owned(),
             mac: [0; 6],
-            subnet,
+            subnet: Some(subnet),
         };
         let vips = [local("192.0.2.100", 24), local("2001:db8::100", 64)];
         let unrouted = |ips: &[&str]| Ways {
