@@ -39,7 +39,9 @@ fn messages(criterion: &mut Criterion) {
             });
         });
         criterion.bench_function(&format!("announcement, {name}"), |bencher| {
-            bencher.iter(|| Announcement::new(black_box(address), black_box(PEER_MAC), Gateways::default()));
+            bencher.iter(|| {
+                Announcement::new(black_box(address), black_box(PEER_MAC), Gateways::default())
+            });
         });
     }
 }

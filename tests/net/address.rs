@@ -374,6 +374,50 @@ fn routes_that_change_are_heard_of_however_many() {
 }
 
 #[test]
+fn addresses_are_seen_while_thousands_of_others_come_and_go() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (left, right) = Namespace::pair();
+    left.cable("spare", &right, "spare");
+    let (index, _) = left.end("left");
+    let (spare, _) = left.end("spare");
+    let many = |third: u8| -> Vec<Vip> {
+        (1..=100).map(|last| vip(spare, &format!("10.8.{third}.{last}/32"))).collect()
+    };
+    let mut socket = socket_of(&left);
+    for third in 0..20 {
+        change(&mut socket, Change::Add, &many(third));
+    }
+    let here = |found: &[hb_user::address::Present]| {
+        found.iter().any(|it| it.ip.to_string() == "10.9.0.1" && it.interface == index)
+    };
+    let ended = AtomicBool::new(false);
+    let churn = || {
+        let mut socket = socket_of(&left);
+        while !ended.load(Ordering::Relaxed) {
+            change(&mut socket, Change::Remove, &many(7));
+            change(&mut socket, Change::Add, &many(7));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(churn);
+        for _ in 0..200 {
+            let found = socket.addresses_seen(index).unwrap();
+            assert!(here(&found));
+            assert!(found.len() < 10, "only those of that interface: {}", found.len());
+            let found = socket.addresses_seen(spare).unwrap();
+            let still = |it: &&hb_user::address::Present| it.ip.to_string().starts_with("10.8.3.");
+            let mut still: Vec<_> = found.iter().filter(still).map(|it| it.ip).collect();
+            still.sort_unstable();
+            still.dedup();
+            assert_eq!(still.len(), 100, "what nobody touches is seen");
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    // The whole list is whole again.
+    assert!(here(&socket.addresses(None).unwrap()));
+}
+
+#[test]
 fn too_few_results_change_nothing() {
     let (left, _right) = Namespace::pair();
     let (index, _) = left.end("left");

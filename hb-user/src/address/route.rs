@@ -17,10 +17,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::{
-    AddressError, Vip,
-    socket::AddressSocket,
-};
+use super::{AddressError, Vip, socket::AddressSocket};
 
 /// The nearest neighbours that are asked about, each; those further away are one at each power of two.
 const NEAREST: u32 = 8;
@@ -114,11 +111,10 @@ impl AddressSocket {
                     return Err(AddressError::Socket { action: "receive", source });
                 }
             };
-            let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.buffer(length))
-                .map_err(|error| AddressError::Malformed {
-                    what: "routes",
-                    reason: error.to_string(),
-                })?;
+            let reply =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.buffer(length)).map_err(
+                    |error| AddressError::Malformed { what: "routes", reason: error.to_string() },
+                )?;
             if reply.header.sequence_number != sequence {
                 continue;
             }
@@ -143,13 +139,7 @@ impl AddressSocket {
 fn is_no_route(errno: Option<i32>) -> bool {
     matches!(
         errno,
-        Some(
-            libc::ENETUNREACH
-                | libc::EHOSTUNREACH
-                | libc::EACCES
-                | libc::ENETDOWN
-                | libc::ENODEV
-        )
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::ENETDOWN | libc::ENODEV)
     )
 }
 

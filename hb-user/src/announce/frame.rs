@@ -108,11 +108,7 @@ pub(super) fn arp_reply(ip: Ipv4Addr, mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
 }
 
 /// Builds an ordinary ARP request of `ip` for `target`.
-pub(super) fn arp_question(
-    ip: Ipv4Addr,
-    mac: [u8; 6],
-    target: Ipv4Addr,
-) -> [u8; ARP_FRAME_LEN] {
+pub(super) fn arp_question(ip: Ipv4Addr, mac: [u8; 6], target: Ipv4Addr) -> [u8; ARP_FRAME_LEN] {
     arp(ARP_REQUEST, ip, mac, target, [0; 6])
 }
 

@@ -1,7 +1,7 @@
 //! Checks that need this host: its name and its interfaces.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::{CStr, CString},
     fmt::Write,
     fs, io,
@@ -69,7 +69,8 @@ impl HostView {
         if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let mut interfaces = Vec::new();
+        // There may be thousands, with tens of thousands of addresses.
+        let mut interfaces = BTreeMap::new();
         let mut next = list;
         while !next.is_null() {
             // SAFETY: `next` is an entry of the list, which lives until it is freed below.
@@ -92,13 +93,13 @@ impl HostView {
         }
         // SAFETY: `list` came from `getifaddrs`, and nothing borrows from it any more.
         unsafe { libc::freeifaddrs(list) };
+        let mut interfaces: Vec<_> = interfaces.into_values().collect();
         for interface in interfaces.iter_mut().filter(|interface| interface.index == 0) {
             // Without a link-layer address, as of a tunnel, the list does not tell.
             interface.index = index_of(&interface.name);
         }
         // Gone meanwhile.
         interfaces.retain(|interface| interface.index != 0);
-        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         mark_bonded(&mut interfaces)?;
         unready::mark(&mut interfaces)?;
         Ok(Self { interfaces })
@@ -167,13 +168,12 @@ fn index_of(name: &str) -> u32 {
     CString::new(name).map_or(0, |name| unsafe { libc::if_nametoindex(name.as_ptr()) })
 }
 
-fn interface_called<'i>(interfaces: &'i mut Vec<Interface>, name: &str) -> &'i mut Interface {
-    let found = interfaces.iter().position(|interface| interface.name == name);
-    let index = found.unwrap_or_else(|| {
-        interfaces.push(Interface { name: name.to_owned(), ..Interface::default() });
-        interfaces.len() - 1
-    });
-    &mut interfaces[index]
+fn interface_called<'i>(
+    interfaces: &'i mut BTreeMap<String, Interface>,
+    name: &str,
+) -> &'i mut Interface {
+    let interface = || Interface { name: name.to_owned(), ..Interface::default() };
+    interfaces.entry(name.to_owned()).or_insert_with(interface)
 }
 
 /// The driver has a carrier (`linux/if.h`); `libc` does not name it.

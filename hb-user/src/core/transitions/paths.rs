@@ -231,6 +231,7 @@ fn an_interface_that_carries_again_is_told_of_what_is_served() {
     let on = |links| PeerFacts { links, ..facts(State::Idle, Health::NoPath, NONE) };
     let (mut bench, _) = serving(Policy::Available, false);
     bench.give(peer(B, on(0b11)));
+    pass(&mut bench, 500);
     assert!(!announces(&bench.give(path(bad()))));
     assert!(announces(&bench.give(path(Ok(())))));
     // One that comes and goes is told now and then.

@@ -183,10 +183,13 @@ impl World {
             let result = if broken { Err("no carrier".to_owned()) } else { Ok(()) };
             // By turns a cable and a route.
             let group = GroupId(group);
-            self.feed(host, match host % 2 {
-                0 => Input::Path { group, result },
-                _ => Input::Route { group, result },
-            });
+            self.feed(
+                host,
+                match host % 2 {
+                    0 => Input::Path { group, result },
+                    _ => Input::Route { group, result },
+                },
+            );
         }
         self.feed(host, Input::Isolated(isolated));
     }
