@@ -117,7 +117,7 @@ fn a_standby_without_a_route_to_the_clients_is_given_nothing() {
     own_address(&cluster, Machine::A, false, false);
     cluster
         .wait_for(Machine::A, "has no path", |status| status["groups"][0]["health"] == "no-path");
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(3));
     assert_eq!(cluster.status(Machine::A)["groups"][0]["state"], "holding");
     watch.finish().assert_never(Machine::B);
     // And gives it to the one that has it back first.
@@ -126,13 +126,13 @@ fn a_standby_without_a_route_to_the_clients_is_given_nothing() {
 }
 
 #[test]
-fn a_route_that_is_back_within_half_a_second_moves_nothing() {
+fn a_route_that_is_back_soon_moves_nothing() {
     let mut cluster = Cluster::up(quick("available"));
     let held = cluster.epoch(Machine::A);
     let watch = Watch::start(&cluster);
     for _ in 0..3 {
         own_address(&cluster, Machine::A, false, false);
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(1200));
         own_address(&cluster, Machine::A, false, true);
         thread::sleep(Duration::from_millis(200));
     }

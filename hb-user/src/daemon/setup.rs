@@ -19,7 +19,7 @@ const HOLD_DOWN: Duration = Duration::from_secs(2);
 
 /// A network manager that starts again, or renews a lease, takes addresses away and puts them back: that
 /// takes less, and a move would cost more.
-const ROUTE_LOSS: Duration = Duration::from_secs(1);
+const ROUTE_LOSS: Duration = Duration::from_secs(2);
 
 /// Returns the epoch at which the record holds a group.
 pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
