@@ -13,7 +13,7 @@ use lab::{
     switch::{Direction, port_name},
 };
 
-use super::support::{Cluster, slow, wait_for};
+use super::support::{Cluster, link, slow, wait_for};
 
 fn quick(policy: &str) -> Settings {
     Settings { policy: policy.into(), resource: false, ..slow() }
@@ -133,11 +133,9 @@ fn the_router_is_asked_by_who_holds_the_addresses_and_by_nobody_else() {
 fn neighbours_hear_again_when_an_interface_or_a_link_carries_again() {
     let mut cluster = Cluster::up(quick("available"));
     let arp = Ears::open(&cluster, libc::ETH_P_ARP);
-    let link = |cluster: &mut Cluster, up: bool| {
+    let heard = |cluster: &mut Cluster, up: bool| {
         cluster.wait_for(Machine::A, "its peer's link", |status| {
-            let links = status["peers"][0]["links"].as_array().unwrap().clone();
-            let found = links.iter().find(|link| link["name"] == "client").unwrap().clone();
-            found["up"] == up
+            link(status, Link::Client.name())["up"] == up
         });
     };
     // The burst of the start is over, and the next one is seconds away.
@@ -150,10 +148,10 @@ fn neighbours_hear_again_when_an_interface_or_a_link_carries_again() {
     assert_eq!(quiet(&arp), 0);
     // Beyond the switch, and no carrier is gone.
     cluster.lab.switch().cut_link(Machine::B, Link::Client, Direction::Both);
-    link(&mut cluster, false);
+    heard(&mut cluster, false);
     arp.forget();
     cluster.lab.switch().heal_link(Machine::B, Link::Client, Direction::Both);
-    link(&mut cluster, true);
+    heard(&mut cluster, true);
     thread::sleep(Duration::from_millis(700));
     let told = arp.next().iter().filter(|frame| tells_v4(frame, Machine::A)).count();
     assert!(told >= 4, "{told}");
