@@ -78,33 +78,37 @@ fn a_holder_whose_service_interface_is_set_down_hands_over() {
     hands_over("available", down, up, "interface eth0 is down");
 }
 
-/// Takes the own address of one kind off a node's service interface, or puts it back.
-fn own_address(cluster: &Cluster, node: Machine, v6: bool, there: bool) {
+/// Takes a node's own IPv4 address off its service interface, or puts it back.
+fn own_address(cluster: &Cluster, node: Machine, there: bool) {
     let verb = if there { "add" } else { "del" };
-    let line = if v6 {
-        format!("address {verb} {}/64 dev eth0{}\n", node.v6(), if there { " nodad" } else { "" })
-    } else {
-        format!("address {verb} {}/24 dev eth0\n", node.v4(Link::Client))
-    };
+    let line = format!("address {verb} {}/24 dev eth0\n", node.v4(Link::Client));
+    cluster.lab.netns(node).ip_batch(&line).unwrap();
+}
+
+/// Takes the IPv6 route to the clients off a node's service interface, or puts it back. With the own address
+/// alone it does not go: any other of the subnet keeps it.
+fn route(cluster: &Cluster, node: Machine, there: bool) {
+    let verb = if there { "add" } else { "del" };
+    let line = format!("route {verb} 2001:db8::/64 dev eth0 metric 256\n");
     cluster.lab.netns(node).ip_batch(&line).unwrap();
 }
 
 #[test]
 fn a_holder_that_loses_its_route_to_the_clients_hands_over() {
     for policy in ["available", "witness"] {
-        let gone = |cluster: &Cluster| own_address(cluster, Machine::A, false, false);
-        let back = |cluster: &Cluster| own_address(cluster, Machine::A, false, true);
+        let gone = |cluster: &Cluster| own_address(cluster, Machine::A, false);
+        let back = |cluster: &Cluster| own_address(cluster, Machine::A, true);
         hands_over(policy, gone, back, "no route to 192.0.2.0/24 on eth0");
     }
-    let gone = |cluster: &Cluster| own_address(cluster, Machine::A, true, false);
-    let back = |cluster: &Cluster| own_address(cluster, Machine::A, true, true);
+    let gone = |cluster: &Cluster| route(cluster, Machine::A, false);
+    let back = |cluster: &Cluster| route(cluster, Machine::A, true);
     hands_over("available", gone, back, "no route to 2001:db8::/64 on eth0");
 }
 
 #[test]
 fn a_standby_without_a_route_to_the_clients_is_given_nothing() {
     let mut cluster = Cluster::up(quick("available"));
-    own_address(&cluster, Machine::B, false, false);
+    own_address(&cluster, Machine::B, false);
     wait_for_no_path(&mut cluster, Machine::B, "no route to 192.0.2.0/24 on eth0");
     // Said to the other one with the next frame.
     thread::sleep(Duration::from_millis(200));
@@ -114,14 +118,14 @@ fn a_standby_without_a_route_to_the_clients_is_given_nothing() {
     assert!(said.contains("no path"), "{said}");
     // With none on either node, who holds it goes on.
     let watch = Watch::start(&cluster);
-    own_address(&cluster, Machine::A, false, false);
+    own_address(&cluster, Machine::A, false);
     cluster
         .wait_for(Machine::A, "has no path", |status| status["groups"][0]["health"] == "no-path");
     thread::sleep(Duration::from_secs(3));
     assert_eq!(cluster.status(Machine::A)["groups"][0]["state"], "holding");
     watch.finish().assert_never(Machine::B);
     // And gives it to the one that has it back first.
-    own_address(&cluster, Machine::B, false, true);
+    own_address(&cluster, Machine::B, true);
     cluster.wait_until_alone(Machine::B);
 }
 
@@ -131,9 +135,9 @@ fn a_route_that_is_back_soon_moves_nothing() {
     let held = cluster.epoch(Machine::A);
     let watch = Watch::start(&cluster);
     for _ in 0..3 {
-        own_address(&cluster, Machine::A, false, false);
+        own_address(&cluster, Machine::A, false);
         thread::sleep(Duration::from_millis(1200));
-        own_address(&cluster, Machine::A, false, true);
+        own_address(&cluster, Machine::A, true);
         thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(cluster.epoch(Machine::A), held);

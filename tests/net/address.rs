@@ -304,6 +304,11 @@ fn a_route_to_the_neighbours_is_found_whether_the_vip_is_up_or_not() {
         left.ip("addr add 10.9.0.101/32 dev left");
         left.ip("addr del 10.9.0.1/24 dev left");
         left.ip("addr del fd09::1/64 dev left");
+        if change == Change::Add {
+            // Any address of the subnet keeps its route, one without a route of its own as well.
+            assert_eq!(found([24, 64]), [false, true], "{change:?}");
+            left.ip("-6 route del fd09::/64 dev left");
+        }
         assert_eq!(found([24, 64]), [false, false], "{change:?}");
         assert_eq!(found([32, 128]), [false, false]);
         // Through another interface is not this way.
@@ -324,6 +329,17 @@ fn a_route_to_the_neighbours_is_found_whether_the_vip_is_up_or_not() {
         assert_eq!(found([24, 64]), [true, true]);
         left.ip("-6 route del default dev left");
         left.ip("route del default dev left");
+        // In a table that only rules for some sources lead to.
+        left.ip("route add 10.9.0.0/24 dev spare table 100");
+        left.ip("-6 route add fd09::/64 dev spare table 100");
+        assert_eq!(found([24, 64]), [false, false]);
+        left.ip("route add 10.9.0.0/24 dev left table 101");
+        left.ip("-6 route add fd09::/64 dev left table 101");
+        assert_eq!(found([24, 64]), [true, true]);
+        for table in [100, 101] {
+            left.ip(&format!("route flush table {table}"));
+            left.ip(&format!("-6 route flush table {table}"));
+        }
         left.ip("route add blackhole 10.9.0.0/24");
         left.ip("-6 route add prohibit fd09::/64");
         assert_eq!(found([24, 64]), [false, false]);

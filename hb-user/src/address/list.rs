@@ -164,20 +164,26 @@ impl AddressSocket {
     /// # Errors
     /// [`AddressError`], of which never [`AddressError::Unsteady`].
     pub fn addresses_seen(&mut self, index: u32) -> Result<Vec<Present>, AddressError> {
-        // An older kernel lists all of them.
-        drop(self.set_strict(true));
         let mut message = AddressMessage::default();
         message.header.index = index;
-        let seen = self.look(
-            "addresses",
-            SEEN_ATTEMPTS,
-            RouteNetlinkMessage::GetAddress(message),
-            of_address,
-        );
-        drop(self.set_strict(false));
-        let Look { items: mut addresses, .. } = seen?;
+        let request = RouteNetlinkMessage::GetAddress(message);
+        let mut addresses = self.see("addresses", request, of_address)?;
         addresses.retain(|address| address.interface == index);
         Ok(addresses)
+    }
+
+    /// Lists what is asked for, as far as it could be seen.
+    pub(super) fn see<T>(
+        &mut self,
+        what: &'static str,
+        request: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, AddressError> {
+        // An older kernel lists all there is.
+        drop(self.set_strict(true));
+        let seen = self.look(what, SEEN_ATTEMPTS, request, take);
+        drop(self.set_strict(false));
+        seen.map(|Look { items, .. }| items)
     }
 
     /// Lists the interfaces of the namespace.

@@ -58,7 +58,23 @@ impl AddressSocket {
                 Way::None => none = true,
             }
         }
-        Ok(!none)
+        // Some have their routes in a table that only rules for single sources lead to.
+        Ok(!none || self.is_in_a_table(vip)?)
+    }
+
+    /// Tells whether any table has a route like that. To list them takes the longer the more there are.
+    fn is_in_a_table(&mut self, vip: &Vip) -> Result<bool, AddressError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(vip.ip());
+        message.attributes = vec![RouteAttribute::Oif(vip.interface())];
+        let request = RouteNetlinkMessage::GetRoute(message);
+        let found = self.see("routes", request, |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => {
+                (of_route(&route, vip) == Way::Out).then_some(())
+            }
+            _ => None,
+        })?;
+        Ok(!found.is_empty())
     }
 
     fn way(&mut self, vip: &Vip, to: IpAddr, sequence: u32) -> Result<Way, AddressError> {
@@ -84,8 +100,7 @@ impl AddressSocket {
         sequence: u32,
     ) -> Result<Option<RouteMessage>, AddressError> {
         let mut message = RouteMessage::default();
-        message.header.address_family =
-            if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.address_family = family(to);
         message.header.destination_prefix_length = bits(to);
         // The entry of the table: without it the kernel takes any IPv4 address for one on the segment of
         // the interface that is asked for.
@@ -193,6 +208,10 @@ fn gateway_of(route: &RouteMessage, interface: u32) -> Option<IpAddr> {
             of(&hop.attributes)
         })
     })
+}
+
+const fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 const fn bits(ip: IpAddr) -> u8 {
