@@ -5,7 +5,7 @@
 //! The kernel tells that some route changed. Then, and once a second, it is asked.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     time::Duration,
 };
@@ -63,7 +63,7 @@ fn look(vips: &[(Vip, Option<u8>)]) -> Result<Ways, AddressError> {
         {
             ways.unrouted.insert(vip.ip());
         }
-        if !ways.gateways.contains_key(&vip.interface()) {
+        if let Entry::Vacant(entry) = ways.gateways.entry(vip.interface()) {
             let mut gateways = Gateways::default();
             if let Some(IpAddr::V4(gateway)) = socket.gateway(vip.interface(), false)? {
                 gateways.v4 = Some(gateway);
@@ -71,7 +71,7 @@ fn look(vips: &[(Vip, Option<u8>)]) -> Result<Ways, AddressError> {
             if let Some(IpAddr::V6(gateway)) = socket.gateway(vip.interface(), true)? {
                 gateways.v6 = Some(gateway);
             }
-            ways.gateways.insert(vip.interface(), gateways);
+            entry.insert(gateways);
         }
     }
     Ok(ways)

@@ -68,9 +68,7 @@ fn obstacle(local: &LocalVip, interface: &Interface, arp_ignore_all: i32) -> Opt
         };
     }
     // Nobody need ask for one that routers send here.
-    if local.subnet.is_none() {
-        return None;
-    }
+    local.subnet?;
     // See `address`: the kernel goes by the larger one.
     let ignore = arp_ignore_all.max(*arp_ignore);
     matches!(ignore, 2 | 3 | 8).then(|| {
