@@ -134,6 +134,8 @@ pub(super) struct Group {
     path: Option<String>,
     /// When its neighbours were last told because an interface carried again.
     told_again: Option<BootTime>,
+    /// When they are told again, if that is due.
+    tell_due: Option<BootTime>,
     /// What was wrong last, and until when that counts still.
     recovering: Option<(String, BootTime)>,
     /// Nothing arrived at this machine for a while. Since then neither was another node heard that leaves
@@ -201,6 +203,7 @@ impl Group {
             unrouted: None,
             path: None,
             told_again: None,
+            tell_due: None,
             recovering: None,
             isolated: false,
             placed: None,
@@ -307,7 +310,15 @@ impl Group {
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
         let recovered = self.recovering.as_ref().map(|(_, until)| *until);
-        let all = [self.deadline, waiting, paused, blocked, recovered, self.route_counts()];
+        let all = [
+            self.deadline,
+            waiting,
+            paused,
+            blocked,
+            recovered,
+            self.route_counts(),
+            self.tell_due,
+        ];
         let all = all.into_iter().flatten();
         all.filter(|due| *due > now).min()
     }
@@ -411,14 +422,20 @@ impl Group {
     }
 
     /// Tells the neighbours on an interface that carries again: a switch may have lost its table meanwhile,
-    /// and what was announced went nowhere. A link that comes and goes is no reason to tell them all the time.
+    /// and what was announced went nowhere. A link that comes and goes is no reason to tell them all the time:
+    /// they are told once more after a while.
     pub(super) fn carried_again(&mut self, now: BootTime, out: &mut Vec<Action>) {
-        let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
-        let recent = self.told_again.is_some_and(|told| now.since(told) < self.bounds.retry);
-        if up && !recent {
-            self.told_again = Some(now);
-            out.push(Action::Announce { group: self.id() });
+        self.tell_due = None;
+        if !matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. }) {
+            return;
         }
+        let due = self.told_again.map(|told| told.after(self.bounds.retry));
+        if due.is_some_and(|due| now < due) {
+            self.tell_due = due;
+            return;
+        }
+        self.told_again = Some(now);
+        out.push(Action::Announce { group: self.id() });
     }
 
     /// Gives the group up in order: resources first.

@@ -26,6 +26,9 @@ impl Group {
             self.ready = true;
         }
         self.weigh_path(around.now, out);
+        if self.tell_due.is_some_and(|due| due <= around.now) {
+            self.carried_again(around.now, out);
+        }
         self.place(around, out);
         if self.deadline.is_some_and(|deadline| deadline <= around.now) {
             self.expire(around.now, out);
