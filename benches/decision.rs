@@ -36,12 +36,14 @@ fn standby() -> (Core, PeerFacts) {
         patience: second,
         hold_down: Duration::from_millis(500),
         settle: Duration::from_secs(1),
+        route_loss: Duration::from_millis(500),
         linger: second,
     };
     let group = GroupSetup {
         id: GroupId(0),
         preferred: Some(A),
         auto_failback: false,
+        links: 1,
         resources: None,
         resumed: None,
     };

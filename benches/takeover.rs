@@ -20,7 +20,7 @@ use hb_ebpf::{
 };
 use hb_user::{
     address::{Batch, Change, Vip},
-    announce::Announcement,
+    announce::{Announcement, Gateways},
     clock,
 };
 
@@ -39,7 +39,9 @@ fn messages(criterion: &mut Criterion) {
             });
         });
         criterion.bench_function(&format!("announcement, {name}"), |bencher| {
-            bencher.iter(|| Announcement::new(black_box(address), black_box(PEER_MAC)));
+            bencher.iter(|| {
+                Announcement::new(black_box(address), black_box(PEER_MAC), Gateways::default())
+            });
         });
     }
 }

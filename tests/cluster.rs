@@ -11,6 +11,7 @@ mod cluster {
     mod support;
 
     mod addresses;
+    mod announcements;
     mod attach;
     mod bad_configuration;
     mod boot;

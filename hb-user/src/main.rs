@@ -21,7 +21,7 @@ use hb_user::{
     fence::{self, Action, Asker},
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
-    resource::keep_descriptors,
+    resource::{keep_descriptors, raise_limit},
     status::{GroupHealth, render, render_gate},
     trust,
     witness::{self, DEFAULT_CONFIGS, start::Outcome},
@@ -366,6 +366,7 @@ fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
 
 fn run(which: &Which) -> Result<()> {
     keep_descriptors().context("cannot keep descriptors from the programs of resources")?;
+    raise_limit().context("cannot raise the limit of open descriptors (RLIMIT_NOFILE)")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

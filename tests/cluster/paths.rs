@@ -1,4 +1,6 @@
-//! A cable, a port or an interface fails, and no machine.
+//! A cable, a port, an interface or its own address fails, and no machine.
+
+use std::{thread, time::Duration};
 
 use hb_ebpf::time::BootTime;
 use lab::{
@@ -124,7 +126,7 @@ fn a_holder_stays_where_the_silent_port_is_the_others_or_both_are() {
             let links = status["peers"][0]["links"].as_array().unwrap();
             links.iter().any(|link| link["up"] == false)
         });
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        thread::sleep(Duration::from_secs(4));
         let status = cluster.status(Machine::A);
         assert_eq!(status["groups"][0]["state"], "holding", "{why}: {status:#}");
         cluster.lab.switch().heal_link(Machine::A, Link::Client, Direction::Both);
@@ -154,6 +156,21 @@ fn lead_astray(cluster: &Cluster, node: Machine, astray: bool) {
     cluster.lab.netns(node).ip_batch(&line).unwrap();
 }
 
+/// Takes a node's own IPv4 address off its service interface, or puts it back.
+fn own_address(cluster: &Cluster, node: Machine, there: bool) {
+    let verb = if there { "add" } else { "del" };
+    let line = format!("address {verb} {}/24 dev eth0\n", node.v4(Link::Client));
+    cluster.lab.netns(node).ip_batch(&line).unwrap();
+}
+
+/// Takes the IPv6 route to the clients off a node's service interface, or puts it back. With the own address
+/// alone it does not go: any other of the subnet keeps it.
+fn route(cluster: &Cluster, node: Machine, there: bool) {
+    let verb = if there { "add" } else { "del" };
+    let line = format!("route {verb} 2001:db8::/64 dev eth0 metric 256\n");
+    cluster.lab.netns(node).ip_batch(&line).unwrap();
+}
+
 #[test]
 fn a_holder_whose_ping_targets_do_not_answer_hands_over_to_one_whose_do() {
     for policy in ["available", "witness"] {
@@ -165,13 +182,65 @@ fn a_holder_whose_ping_targets_do_not_answer_hands_over_to_one_whose_do() {
         wait_for_no_path(&mut cluster, Machine::A, why);
         // The other one's do not answer either: it is as good as this one.
         lead_astray(&cluster, Machine::B, true);
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        thread::sleep(Duration::from_secs(4));
         let status = cluster.status(Machine::B);
         assert_eq!(status["groups"][0]["state"], "holding", "{status:#}");
         lead_astray(&cluster, Machine::A, false);
         cluster.wait_until_alone(Machine::A);
         watch.finish().assert_never_both();
     }
+}
+
+#[test]
+fn a_holder_that_loses_its_route_to_the_clients_hands_over() {
+    for policy in ["available", "witness"] {
+        let gone = |cluster: &Cluster| own_address(cluster, Machine::A, false);
+        let back = |cluster: &Cluster| own_address(cluster, Machine::A, true);
+        hands_over(policy, gone, back, "no route to 192.0.2.0/24 on eth0");
+    }
+    let gone = |cluster: &Cluster| route(cluster, Machine::A, false);
+    let back = |cluster: &Cluster| route(cluster, Machine::A, true);
+    hands_over("available", gone, back, "no route to 2001:db8::/64 on eth0");
+}
+
+#[test]
+fn a_standby_without_a_route_to_the_clients_is_given_nothing() {
+    let mut cluster = Cluster::up(quick("available"));
+    own_address(&cluster, Machine::B, false);
+    wait_for_no_path(&mut cluster, Machine::B, "no route to 192.0.2.0/24 on eth0");
+    // Said to the other one with the next frame.
+    thread::sleep(Duration::from_millis(200));
+    let refused = cluster.ask(Machine::A, &["move", "web", "b"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("no path"), "{said}");
+    // With none on either node, who holds it goes on.
+    let watch = Watch::start(&cluster);
+    own_address(&cluster, Machine::A, false);
+    cluster
+        .wait_for(Machine::A, "has no path", |status| status["groups"][0]["health"] == "no-path");
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.status(Machine::A)["groups"][0]["state"], "holding");
+    watch.finish().assert_never(Machine::B);
+    // And gives it to the one that has it back first.
+    own_address(&cluster, Machine::B, true);
+    cluster.wait_until_alone(Machine::B);
+}
+
+#[test]
+fn a_route_that_is_back_soon_moves_nothing() {
+    let mut cluster = Cluster::up(quick("available"));
+    let held = cluster.epoch(Machine::A);
+    let watch = Watch::start(&cluster);
+    for _ in 0..3 {
+        own_address(&cluster, Machine::A, false);
+        thread::sleep(Duration::from_millis(1200));
+        own_address(&cluster, Machine::A, true);
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(cluster.epoch(Machine::A), held);
+    cluster.wait_until_alone(Machine::A);
+    watch.finish().assert_never(Machine::B);
 }
 
 #[test]

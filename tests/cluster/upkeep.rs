@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, thread, time::Duration};
 
-use hb_user::announce::{AnnounceSocket, Announcement};
+use hb_user::announce::{AnnounceSocket, Announcement, Gateways};
 use lab::{
     addresses::{Link, Machine, VIP4, VIP6},
     capture::{Claim, ClaimKind},
@@ -145,7 +145,7 @@ fn claim(cluster: &Cluster, mac: [u8; 6]) {
     let tell = || {
         let socket = AnnounceSocket::open(interface_index("eth0").unwrap()).unwrap();
         for vip in both_vips() {
-            for frame in Announcement::new(vip, mac).frames() {
+            for frame in Announcement::new(vip, mac, Gateways::default()).frames() {
                 socket.send(frame).unwrap();
             }
         }

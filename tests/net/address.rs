@@ -2,7 +2,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use hb_user::address::{
     AddressNotices, AddressSocket, Batch, Change, ChangeError, Conflict, Done, PROTOCOL, Removals,
-    Standing, Vip,
+    RouteNotices, Standing, Vip,
 };
 use serde_json::Value;
 
@@ -274,6 +274,163 @@ fn addresses_that_go_are_heard_of() {
     }
     assert!(notices.take().unwrap().overrun);
     assert_eq!(notices.take().unwrap(), Removals::default());
+}
+
+#[test]
+fn a_route_to_the_neighbours_is_found_whether_the_vip_is_up_or_not() {
+    let (left, right) = Namespace::pair();
+    left.cable("spare", &right, "spare");
+    let (index, _) = left.end("left");
+    let (vip4, vip6) = (vip(index, "10.9.0.100/24"), vip(index, "fd09::100/64"));
+    let mut socket = left.inside(|| AddressSocket::open().unwrap());
+    let mut found = |subnets: [u8; 2]| {
+        [(vip4, subnets[0]), (vip6, subnets[1])]
+            .map(|(vip, subnet)| socket.leads_out(&vip, subnet).unwrap())
+    };
+    let up = |change: Change| {
+        let mut socket = left.inside(|| AddressSocket::open().unwrap());
+        super::address::change(&mut socket, change, &[vip4, vip6])
+            .into_iter()
+            .for_each(|done| drop(done.unwrap()));
+    };
+    for change in [Change::Add, Change::Remove] {
+        up(change);
+        assert_eq!(found([24, 64]), [true, true], "{change:?}");
+        // The file may name another subnet than the host has, and hosts alone.
+        assert_eq!(found([16, 56]), [true, true]);
+        assert_eq!(found([26, 96]), [true, true]);
+        assert_eq!(found([32, 128]), [true, true]);
+        // Own addresses beside it say nothing.
+        left.ip("addr add 10.9.0.101/32 dev left");
+        left.ip("addr del 10.9.0.1/24 dev left");
+        left.ip("addr del fd09::1/64 dev left");
+        if change == Change::Add {
+            // Any address of the subnet keeps its route, one without a route of its own as well.
+            assert_eq!(found([24, 64]), [false, true], "{change:?}");
+            left.ip("-6 route del fd09::/64 dev left");
+        }
+        assert_eq!(found([24, 64]), [false, false], "{change:?}");
+        assert_eq!(found([32, 128]), [false, false]);
+        // Through another interface is not this way.
+        left.ip("link set spare up");
+        left.ip("route add 10.9.0.0/24 dev spare");
+        left.ip("-6 route add fd09::/64 dev spare");
+        assert_eq!(found([24, 64]), [false, false]);
+        left.ip("-6 route add fd09::/64 dev left metric 2048");
+        left.ip("route add 10.9.0.0/24 dev left metric 2048");
+        assert_eq!(found([24, 64]), [true, true], "beside the other one");
+        for route in ["10.9.0.0/24", "fd09::/64"] {
+            left.ip(&format!("route del {route} dev left"));
+            left.ip(&format!("route del {route} dev spare"));
+        }
+        assert_eq!(found([24, 64]), [false, false]);
+        left.ip("-6 route add default dev left");
+        left.ip("route add default dev left");
+        assert_eq!(found([24, 64]), [true, true]);
+        left.ip("-6 route del default dev left");
+        left.ip("route del default dev left");
+        // In a table that only rules for some sources lead to.
+        left.ip("route add 10.9.0.0/24 dev spare table 100");
+        left.ip("-6 route add fd09::/64 dev spare table 100");
+        assert_eq!(found([24, 64]), [false, false]);
+        left.ip("route add 10.9.0.0/24 dev left table 101");
+        left.ip("-6 route add fd09::/64 dev left table 101");
+        assert_eq!(found([24, 64]), [true, true]);
+        for table in [100, 101] {
+            left.ip(&format!("route flush table {table}"));
+            left.ip(&format!("-6 route flush table {table}"));
+        }
+        left.ip("route add blackhole 10.9.0.0/24");
+        left.ip("-6 route add prohibit fd09::/64");
+        assert_eq!(found([24, 64]), [false, false]);
+        left.ip("route del blackhole 10.9.0.0/24");
+        left.ip("-6 route del prohibit fd09::/64");
+        left.ip("addr del 10.9.0.101/32 dev left");
+        left.ip("addr add 10.9.0.1/24 dev left");
+        left.ip("addr add fd09::1/64 dev left nodad");
+    }
+    let none = vip(9999, "10.9.0.100/24");
+    assert!(!socket_of(&left).leads_out(&none, 24).unwrap(), "an interface that is gone");
+}
+
+fn socket_of(namespace: &Namespace) -> AddressSocket {
+    namespace.inside(|| AddressSocket::open().unwrap())
+}
+
+#[test]
+fn routes_that_change_are_heard_of_however_many() {
+    use std::os::fd::AsRawFd;
+    let (left, _right) = Namespace::pair();
+    let notices = left.inside(|| RouteNotices::listen().unwrap());
+    let told = || {
+        let mut poll = libc::pollfd { fd: notices.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, writable, and no wait.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        notices.hush().unwrap();
+        ready == 1
+    };
+    told();
+    assert!(!told());
+    for change in [
+        "route add 198.51.100.0/24 dev left",
+        "route del 198.51.100.0/24 dev left",
+        "-6 route add 2001:db8::/64 dev left",
+        "addr del 10.9.0.1/24 dev left",
+        "addr del fd09::1/64 dev left",
+    ] {
+        left.ip(change);
+        assert!(told(), "{change}");
+        assert!(!told());
+    }
+    for host in 1..=100 {
+        left.ip(&format!("route add 203.0.113.{host} dev left"));
+    }
+    assert!(told());
+    assert!(!told());
+}
+
+#[test]
+fn addresses_are_seen_while_thousands_of_others_come_and_go() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (left, right) = Namespace::pair();
+    left.cable("spare", &right, "spare");
+    let (index, _) = left.end("left");
+    let (spare, _) = left.end("spare");
+    let many = |third: u8| -> Vec<Vip> {
+        (1..=100).map(|last| vip(spare, &format!("10.8.{third}.{last}/32"))).collect()
+    };
+    let mut socket = socket_of(&left);
+    for third in 0..20 {
+        change(&mut socket, Change::Add, &many(third));
+    }
+    let here = |found: &[hb_user::address::Present]| {
+        found.iter().any(|it| it.ip.to_string() == "10.9.0.1" && it.interface == index)
+    };
+    let ended = AtomicBool::new(false);
+    let churn = || {
+        let mut socket = socket_of(&left);
+        while !ended.load(Ordering::Relaxed) {
+            change(&mut socket, Change::Remove, &many(7));
+            change(&mut socket, Change::Add, &many(7));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(churn);
+        for _ in 0..200 {
+            let found = socket.addresses_seen(index).unwrap();
+            assert!(here(&found));
+            assert!(found.len() < 10, "only those of that interface: {}", found.len());
+            let found = socket.addresses_seen(spare).unwrap();
+            let still = |it: &&hb_user::address::Present| it.ip.to_string().starts_with("10.8.3.");
+            let mut still: Vec<_> = found.iter().filter(still).map(|it| it.ip).collect();
+            still.sort_unstable();
+            still.dedup();
+            assert_eq!(still.len(), 100, "what nobody touches is seen");
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    // The whole list is whole again.
+    assert!(here(&socket.addresses(None).unwrap()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::{net::IpAddr, thread, time::Duration};
 
-use hb_user::announce::{AnnounceSocket, Announcement};
+use hb_user::announce::{AnnounceSocket, Announcement, Gateways};
 
 use super::{
     allocations::allocations,
@@ -30,8 +30,10 @@ fn every_frame_moves_a_neighbours_cache_by_itself() {
     let (index, mac) = left.end("left");
     let socket = left.inside(|| AnnounceSocket::open(index).unwrap());
     let expected = mac.map(|byte| format!("{byte:02x}")).join(":");
+    let gateways =
+        Gateways { v4: Some([10, 9, 0, 2].into()), v6: Some("fd09::2".parse().unwrap()) };
     for ip in ["10.9.0.100", "fd09::100"] {
-        let announcement = Announcement::new(ip.parse().unwrap(), mac);
+        let announcement = Announcement::new(ip.parse().unwrap(), mac, gateways);
         for frame in announcement.frames() {
             for state in ["reachable", "stale"] {
                 right.ip(&format!("neigh replace {ip} lladdr {FORMER} dev right nud {state}"));
@@ -49,9 +51,11 @@ fn frames_arrive_as_they_were_built() {
     let (right_index, _) = right.end("right");
     let socket = left.inside(|| AnnounceSocket::open(index).unwrap());
     let capture = right.inside(|| Capture::open(right_index));
+    let gateways =
+        Gateways { v4: Some([10, 9, 0, 2].into()), v6: Some("fd09::2".parse().unwrap()) };
     for ip in ["10.9.0.100", "fd09::100"] {
         let ip: IpAddr = ip.parse().unwrap();
-        let announcement = Announcement::new(ip, mac);
+        let announcement = Announcement::new(ip, mac, gateways);
         for frame in announcement.frames() {
             assert_eq!(allocations(|| socket.send(frame).unwrap()), 0);
             capture.next(|seen| seen == frame);

@@ -5,7 +5,7 @@ use std::{env, fs, process::Command};
 use hb_ebpf::wire::FRAME_LEN;
 use hb_user::{
     address::{AddressSocket, Batch, Change, Done, Vip},
-    announce::{AnnounceSocket, Announcement},
+    announce::{AnnounceSocket, Announcement, Gateways},
     link::{Ends, LinkSocket},
 };
 
@@ -27,7 +27,7 @@ fn traced() {
     let v4 = Ends::Udp4 { own: [10, 9, 0, 1].into(), peer: [10, 9, 0, 2].into() };
     let v6 = Ends::Udp6 { own: "fd09::1".parse().unwrap(), peer: "fd09::2".parse().unwrap() };
     let links = [("ethernet", Ends::Ethernet { own, peer }), ("udp4", v4), ("udp6", v6)];
-    let announcement = Announcement::new([10, 9, 0, 100].into(), own);
+    let announcement = Announcement::new([10, 9, 0, 100].into(), own, Gateways::default());
     let mut batch = Batch::new();
     for last in 100..104 {
         let vip = Vip::new(index, [10, 9, 0, last].into(), 32).unwrap();

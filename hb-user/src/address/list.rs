@@ -19,6 +19,9 @@ use super::socket::{AddressError, AddressSocket};
 /// Attempts to read a list that does not change meanwhile.
 const ATTEMPTS: u32 = 10;
 
+/// The same where a list that changes will do.
+const SEEN_ATTEMPTS: u32 = 3;
+
 /// An address that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
@@ -123,6 +126,20 @@ pub fn link_news(mut rest: &[u8]) -> Vec<LinkNews> {
     news
 }
 
+/// What was read of a list.
+struct Look<T> {
+    items: Vec<T>,
+    /// It did not change meanwhile.
+    steady: bool,
+}
+
+fn of_address(message: RouteNetlinkMessage) -> Option<Present> {
+    match message {
+        RouteNetlinkMessage::NewAddress(message) => present(&message),
+        _ => None,
+    }
+}
+
 fn is_of_itself(link: &LinkMessage) -> bool {
     link.header.interface_family == AddressFamily::Unspec
 }
@@ -134,12 +151,39 @@ impl AddressSocket {
     /// [`AddressError`].
     pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Present>, AddressError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let mut addresses = self.list("addresses", request, |message| match message {
-            RouteNetlinkMessage::NewAddress(message) => present(&message),
-            _ => None,
-        })?;
+        let mut addresses = self.list("addresses", request, of_address)?;
         addresses.retain(|address| index.is_none_or(|index| address.interface == index));
         Ok(addresses)
+    }
+
+    /// Lists the addresses of interface `index` as far as they could be seen: where they, or others in the
+    /// namespace, change all the time, what any of a few attempts showed. One that has just gone may be among
+    /// them, and one that none showed is hardly there. The kernel is asked for that interface alone (Linux
+    /// 4.20), however many there are.
+    ///
+    /// # Errors
+    /// [`AddressError`], of which never [`AddressError::Unsteady`].
+    pub fn addresses_seen(&mut self, index: u32) -> Result<Vec<Present>, AddressError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        let request = RouteNetlinkMessage::GetAddress(message);
+        let mut addresses = self.see("addresses", request, of_address)?;
+        addresses.retain(|address| address.interface == index);
+        Ok(addresses)
+    }
+
+    /// Lists what is asked for, as far as it could be seen.
+    pub(super) fn see<T>(
+        &mut self,
+        what: &'static str,
+        request: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, AddressError> {
+        // An older kernel lists all there is.
+        drop(self.set_strict(true));
+        let seen = self.look(what, SEEN_ATTEMPTS, request, take);
+        drop(self.set_strict(false));
+        seen.map(|Look { items, .. }| items)
     }
 
     /// Lists the interfaces of the namespace.
@@ -160,10 +204,26 @@ impl AddressSocket {
         request: RouteNetlinkMessage,
         take: impl Fn(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, AddressError> {
+        match self.look(what, ATTEMPTS, request, take)? {
+            Look { items, steady: true } => Ok(items),
+            Look { steady: false, .. } => Err(AddressError::Unsteady { what, attempts: ATTEMPTS }),
+        }
+    }
+
+    /// Reads a list until it did not change meanwhile, or so many times; then it has all that was shown,
+    /// each as often as it was.
+    fn look<T>(
+        &mut self,
+        what: &'static str,
+        attempts: u32,
+        request: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Look<T>, AddressError> {
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         let mut request = NetlinkMessage::new(header, NetlinkPayload::from(request));
-        for attempt in 1..=ATTEMPTS {
+        let mut shown = Vec::new();
+        for attempt in 1..=attempts {
             request.header.sequence_number = attempt;
             request.finalize();
             let mut bytes = vec![0; request.buffer_len()];
@@ -171,27 +231,28 @@ impl AddressSocket {
             self.discard_stale();
             self.send(&bytes)?;
             match self.read_list(what, attempt, &take) {
-                Ok(Some(items)) => return Ok(items),
-                Ok(None) => {}
+                Ok(look @ Look { steady: true, .. }) => return Ok(look),
+                Ok(Look { items, steady: false }) => shown.push(items),
                 Err(error) => {
                     self.abandon();
                     return Err(error);
                 }
             }
         }
-        Err(AddressError::Unsteady { what, attempts: ATTEMPTS })
+        Ok(Look { items: shown.into_iter().flatten().collect(), steady: false })
     }
 
-    /// Reads the answer to request `sequence`; `None` if the list changed meanwhile.
+    /// Reads the answer to request `sequence`.
     fn read_list<T>(
         &mut self,
         what: &'static str,
         sequence: u32,
         take: &impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Option<Vec<T>>, AddressError> {
+    ) -> Result<Look<T>, AddressError> {
         let malformed = |reason: String| AddressError::Malformed { what, reason };
         let mut items = Vec::new();
         let mut steady = true;
+        let mut pieces = 0;
         loop {
             let length = match self.receive() {
                 Ok(length) => length,
@@ -199,6 +260,7 @@ impl AddressSocket {
                 Err(source) => return Err(AddressError::Socket { action: "receive", source }),
             };
             let mut rest = self.buffer(length);
+            let mut is_piece = false;
             while !rest.is_empty() {
                 let message = NetlinkBuffer::new_checked(rest)
                     .map_err(|error| malformed(error.to_string()))?;
@@ -212,11 +274,18 @@ impl AddressSocket {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
                     .map_err(|error| malformed(error.to_string()))?;
                 match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(steady.then_some(items)),
+                    // What came in one piece is of one instant, whatever has changed since.
+                    NetlinkPayload::Done(_) => {
+                        return Ok(Look { items, steady: steady || pieces <= 1 });
+                    }
                     NetlinkPayload::Error(error) => {
                         return Err(AddressError::Refused { what, source: error.to_io() });
                     }
-                    NetlinkPayload::InnerMessage(message) => items.extend(take(message)),
+                    NetlinkPayload::InnerMessage(message) => {
+                        pieces += u32::from(!is_piece);
+                        is_piece = true;
+                        items.extend(take(message));
+                    }
                     _ => {}
                 }
             }

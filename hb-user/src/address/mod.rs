@@ -19,6 +19,7 @@ mod batch;
 mod list;
 mod notice;
 mod removal;
+mod route;
 mod socket;
 
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ pub use batch::{Batch, BatchFull, Change, MAX_CHANGES};
 pub use list::{Interface, LinkNews, Present, link_news};
 pub use notice::{AddressNotices, Removals};
 pub use removal::RemoveError;
+pub use route::{RouteNotices, network_of};
 pub use socket::{AddressError, AddressSocket, ChangeError, Done};
 
 /// Who put an address up, as the kernel keeps it beside the address (`IFA_PROTO`, Linux 5.18).

@@ -203,6 +203,11 @@ impl AddressSocket {
         Ok(())
     }
 
+    /// Has the kernel list what is asked for only, or all again (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+    pub(super) fn set_strict(&self, strict: bool) -> io::Result<()> {
+        self.socket.set_netlink_get_strict_chk(strict)
+    }
+
     pub(super) fn send(&self, bytes: &[u8]) -> Result<(), AddressError> {
         let sent = self.socket.send(bytes, 0);
         sent.map(drop).map_err(|source| AddressError::Socket { action: "send", source })

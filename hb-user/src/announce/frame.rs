@@ -9,7 +9,8 @@ use zerocopy::{
 
 /// Bytes of an ARP frame for IPv4 over Ethernet; drivers pad it to the least the medium takes.
 pub const ARP_FRAME_LEN: usize = size_of::<ArpFrame>();
-/// Bytes of a neighbour advertisement with the target's link-layer address.
+/// Bytes of a neighbour advertisement with the target's link-layer address, and of a solicitation with the
+/// source's.
 pub const NEIGHBOR_FRAME_LEN: usize = size_of::<NeighborFrame>();
 
 const _: () = assert!(ARP_FRAME_LEN == 42);
@@ -27,9 +28,11 @@ const ARP_ETHERNET: u16 = 1;
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
 const NEXT_HEADER_ICMPV6: u8 = 58;
+const NEIGHBOR_SOLICITATION: u8 = 135;
 const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 /// Override set; router and solicited clear (RFC 4861 section 4.4).
 const OVERRIDE: u32 = 0x2000_0000;
+const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
 const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
 /// A receiver drops what has any other: it came through a router (RFC 4861 section 7.1.2).
 const HOP_LIMIT: u8 = 255;
@@ -70,10 +73,10 @@ struct Ipv6 {
     destination: [u8; 16],
 }
 
-/// RFC 4861 sections 4.4 and 4.6.1.
+/// RFC 4861 sections 4.3, 4.4 and 4.6.1.
 #[derive(IntoBytes, Immutable, Unaligned)]
 #[repr(C)]
-struct Advertisement {
+struct Discovery {
     kind: u8,
     code: u8,
     checksum: U16,
@@ -89,22 +92,33 @@ struct Advertisement {
 struct NeighborFrame {
     ethernet: Ethernet,
     ipv6: Ipv6,
-    advertisement: Advertisement,
+    discovery: Discovery,
 }
 
 /// Builds an ARP announcement: a request whose sender and target are `ip`, its target MAC left
 /// zero (RFC 5227 sections 2.1.1 and 2.3).
 pub(super) fn arp_request(ip: Ipv4Addr, mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
-    arp(ARP_REQUEST, ip, mac, [0; 6])
+    arp(ARP_REQUEST, ip, mac, ip, [0; 6])
 }
 
 /// Builds a gratuitous ARP reply: sender and target are the same, the MAC too, as that is what
 /// caches are to hold (RFC 5944 section 4.6).
 pub(super) fn arp_reply(ip: Ipv4Addr, mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
-    arp(ARP_REPLY, ip, mac, mac)
+    arp(ARP_REPLY, ip, mac, ip, mac)
 }
 
-fn arp(operation: u16, ip: Ipv4Addr, mac: [u8; 6], target_mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
+/// Builds an ordinary ARP request of `ip` for `target`.
+pub(super) fn arp_question(ip: Ipv4Addr, mac: [u8; 6], target: Ipv4Addr) -> [u8; ARP_FRAME_LEN] {
+    arp(ARP_REQUEST, ip, mac, target, [0; 6])
+}
+
+fn arp(
+    operation: u16,
+    ip: Ipv4Addr,
+    mac: [u8; 6],
+    target: Ipv4Addr,
+    target_mac: [u8; 6],
+) -> [u8; ARP_FRAME_LEN] {
     let frame = ArpFrame {
         ethernet: Ethernet {
             destination: BROADCAST,
@@ -119,17 +133,52 @@ fn arp(operation: u16, ip: Ipv4Addr, mac: [u8; 6], target_mac: [u8; 6]) -> [u8; 
         sender_mac: mac,
         sender_ip: ip.octets(),
         target_mac,
-        target_ip: ip.octets(),
+        target_ip: target.octets(),
     };
     zerocopy::transmute!(frame)
 }
 
 /// Builds an unsolicited neighbour advertisement to all nodes on the link.
 pub(super) fn neighbor_advertisement(ip: Ipv6Addr, mac: [u8; 6]) -> [u8; NEIGHBOR_FRAME_LEN] {
-    let length = size_of::<Advertisement>() as u16;
+    neighbor(mac, ip, (ALL_NODES_MAC, ALL_NODES), |discovery| Discovery {
+        kind: NEIGHBOR_ADVERTISEMENT,
+        flags: U32::new(OVERRIDE),
+        target: ip.octets(),
+        option: TARGET_LINK_LAYER_ADDRESS,
+        ..discovery
+    })
+}
+
+/// Builds a neighbour solicitation of `ip` for `target`, to those whose addresses end like that one (RFC 4291
+/// section 2.7.1, RFC 2464 section 7).
+pub(super) fn neighbor_solicitation(
+    ip: Ipv6Addr,
+    mac: [u8; 6],
+    target: Ipv6Addr,
+) -> [u8; NEIGHBOR_FRAME_LEN] {
+    let [.., a, b, c] = target.octets();
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c];
+    let to = ([0x33, 0x33, 0xff, a, b, c], Ipv6Addr::from(group));
+    neighbor(mac, ip, to, |discovery| Discovery {
+        kind: NEIGHBOR_SOLICITATION,
+        flags: U32::new(0),
+        target: target.octets(),
+        option: SOURCE_LINK_LAYER_ADDRESS,
+        ..discovery
+    })
+}
+
+/// Builds a frame of Neighbour Discovery with the sender's own MAC address in its option.
+fn neighbor(
+    mac: [u8; 6],
+    from: Ipv6Addr,
+    (to_mac, to): ([u8; 6], Ipv6Addr),
+    message: impl FnOnce(Discovery) -> Discovery,
+) -> [u8; NEIGHBOR_FRAME_LEN] {
+    let length = size_of::<Discovery>() as u16;
     let mut frame = NeighborFrame {
         ethernet: Ethernet {
-            destination: ALL_NODES_MAC,
+            destination: to_mac,
             source: mac,
             ethertype: U16::new(ETHERTYPE_IPV6),
         },
@@ -138,28 +187,28 @@ pub(super) fn neighbor_advertisement(ip: Ipv6Addr, mac: [u8; 6]) -> [u8; NEIGHBO
             payload_len: U16::new(length),
             next_header: NEXT_HEADER_ICMPV6,
             hop_limit: HOP_LIMIT,
-            source: ip.octets(),
-            destination: ALL_NODES.octets(),
+            source: from.octets(),
+            destination: to.octets(),
         },
-        advertisement: Advertisement {
-            kind: NEIGHBOR_ADVERTISEMENT,
+        discovery: message(Discovery {
+            kind: 0,
             code: 0,
             checksum: U16::new(0),
-            flags: U32::new(OVERRIDE),
-            target: ip.octets(),
-            option: TARGET_LINK_LAYER_ADDRESS,
+            flags: U32::new(0),
+            target: [0; 16],
+            option: 0,
             // In units of eight bytes.
             option_len: 1,
             mac,
-        },
+        }),
     };
-    frame.advertisement.checksum = U16::new(icmpv6_checksum(&frame.ipv6, &frame.advertisement));
+    frame.discovery.checksum = U16::new(icmpv6_checksum(&frame.ipv6, &frame.discovery));
     zerocopy::transmute!(frame)
 }
 
 /// Returns the checksum over pseudo-header and message (RFC 8200 section 8.1, RFC 4443 section
 /// 2.3).
-fn icmpv6_checksum(ipv6: &Ipv6, message: &Advertisement) -> u16 {
+fn icmpv6_checksum(ipv6: &Ipv6, message: &Discovery) -> u16 {
     let words = |bytes: &[u8]| -> u32 {
         let (words, _) = bytes.as_chunks::<2>();
         words.iter().map(|&word| u32::from(u16::from_be_bytes(word))).sum()

@@ -8,7 +8,7 @@ mod frame;
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
@@ -18,8 +18,9 @@ use hb_ebpf::time::BootTime;
 
 use crate::socket;
 
-/// When announcements leave, counted from the takeover.
-pub const BURST: [Duration; 7] = [
+/// When announcements leave, counted from the takeover. A switch port that has just come up may forward
+/// nothing for 30 s (IEEE 802.1D, twice the forward delay), or for 50 s where the tree changes as well.
+pub const BURST: [Duration; 16] = [
     Duration::ZERO,
     Duration::from_millis(1),
     Duration::from_millis(5),
@@ -27,6 +28,15 @@ pub const BURST: [Duration; 7] = [
     Duration::from_millis(100),
     Duration::from_millis(500),
     Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(7),
+    Duration::from_secs(11),
+    Duration::from_secs(16),
+    Duration::from_secs(22),
+    Duration::from_secs(29),
+    Duration::from_secs(37),
+    Duration::from_secs(46),
+    Duration::from_secs(56),
 ];
 /// Time between announcements after the [`BURST`].
 pub const REFRESH: Duration = Duration::from_secs(60);
@@ -58,12 +68,39 @@ impl Schedule {
 
 /// The ready-made frames that announce one VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement(Frames);
+pub struct Announcement {
+    place: Place,
+    frames: Frames,
+}
+
+/// What an announcement says, and whom it asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    ip: IpAddr,
+    mac: [u8; 6],
+    gateways: Gateways,
+}
+
+/// The routers that an interface sends by what is for no subnet of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gateways {
+    /// Of IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// Of IPv6; link-local most of the time.
+    pub v6: Option<Ipv6Addr>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Frames {
-    Arp { request: [u8; ARP_FRAME_LEN], reply: [u8; ARP_FRAME_LEN] },
-    Neighbor { advertisement: [u8; NEIGHBOR_FRAME_LEN] },
+    Arp {
+        request: [u8; ARP_FRAME_LEN],
+        reply: [u8; ARP_FRAME_LEN],
+        question: Option<[u8; ARP_FRAME_LEN]>,
+    },
+    Neighbor {
+        advertisement: [u8; NEIGHBOR_FRAME_LEN],
+        solicitation: Option<[u8; NEIGHBOR_FRAME_LEN]>,
+    },
 }
 
 impl Announcement {
@@ -71,27 +108,52 @@ impl Announcement {
     ///
     /// IPv4: an ARP request and an ARP reply, as there are neighbours that heed only one of them
     /// (RFC 5227 section 3, RFC 5944 section 4.6). IPv6: one unsolicited neighbour advertisement
-    /// (RFC 4861 section 7.2.6).
+    /// (RFC 4861 section 7.2.6). And for routers that heed neither, an ordinary question from `ip` for the
+    /// router itself: whoever is asked learns where the answer goes to (RFC 826, "Packet Reception"; RFC 4861
+    /// section 7.2.3).
     #[must_use]
-    pub fn new(ip: IpAddr, mac: [u8; 6]) -> Self {
-        Self(match ip {
+    pub fn new(ip: IpAddr, mac: [u8; 6], gateways: Gateways) -> Self {
+        let frames = match ip {
             IpAddr::V4(ip) => Frames::Arp {
                 request: frame::arp_request(ip, mac),
                 reply: frame::arp_reply(ip, mac),
+                question: gateways.v4.map(|gateway| frame::arp_question(ip, mac, gateway)),
             },
-            IpAddr::V6(ip) => {
-                Frames::Neighbor { advertisement: frame::neighbor_advertisement(ip, mac) }
-            }
-        })
+            IpAddr::V6(ip) => Frames::Neighbor {
+                advertisement: frame::neighbor_advertisement(ip, mac),
+                solicitation: gateways
+                    .v6
+                    .map(|gateway| frame::neighbor_solicitation(ip, mac, gateway)),
+            },
+        };
+        Self { place: Place { ip, mac, gateways }, frames }
     }
 
-    /// The frames, one or two, each to be sent as it is.
+    /// Returns the announcement of the same address at another MAC address.
+    #[must_use]
+    pub fn at(&self, mac: [u8; 6]) -> Self {
+        Self::new(self.place.ip, mac, self.place.gateways)
+    }
+
+    /// Returns the same announcement, with questions for other routers.
+    #[must_use]
+    pub fn asking(&self, gateways: Gateways) -> Self {
+        Self::new(self.place.ip, self.place.mac, gateways)
+    }
+
+    /// The frames, one to three, each to be sent as it is. On an interface without a MAC address, such as
+    /// loopback, there is nobody to tell, and none.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
-        let (first, second): (&[u8], Option<&[u8]>) = match &self.0 {
-            Frames::Arp { request, reply } => (request, Some(reply)),
-            Frames::Neighbor { advertisement } => (advertisement, None),
+        let told = self.place.mac != [0; 6];
+        let frames: [Option<&[u8]>; 3] = match &self.frames {
+            Frames::Arp { request, reply, question } => {
+                [Some(request), Some(reply), question.as_ref().map(<[u8; _]>::as_slice)]
+            }
+            Frames::Neighbor { advertisement, solicitation } => {
+                [Some(advertisement), solicitation.as_ref().map(<[u8; _]>::as_slice), None]
+            }
         };
-        std::iter::once(first).chain(second)
+        frames.into_iter().flatten().filter(move |_| told)
     }
 }
 

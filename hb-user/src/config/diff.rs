@@ -191,8 +191,8 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
     found.restart(key("warm_addresses"), warm_addresses, &new.warm_addresses);
     found.restart(key("require"), require, &new.require);
     let place = |one: &ServiceAddress| {
-        let ServiceAddress { address, prefix, interfaces, .. } = one;
-        (*address, *prefix, interfaces.clone())
+        let ServiceAddress { address, prefix, on_link, interfaces, .. } = one;
+        (*address, *prefix, *on_link, interfaces.clone())
     };
     let places = |all: &[ServiceAddress]| all.iter().map(place).collect::<Vec<_>>();
     found.restart(key("address"), &places(addresses), &places(&new.addresses));

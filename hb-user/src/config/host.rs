@@ -1,7 +1,7 @@
 //! Checks that need this host: its name and its interfaces.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::{CStr, CString},
     fmt::Write,
     fs, io,
@@ -9,6 +9,8 @@ use std::{
 };
 
 use hb_ebpf::maps::Transport;
+
+use crate::address::network_of;
 
 use super::{
     Config, ConfigError, ConfigErrors, InterfaceName, LinkAddress, Local, LocalLink, Position,
@@ -67,7 +69,8 @@ impl HostView {
         if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let mut interfaces = Vec::new();
+        // There may be thousands, with tens of thousands of addresses.
+        let mut interfaces = BTreeMap::new();
         let mut next = list;
         while !next.is_null() {
             // SAFETY: `next` is an entry of the list, which lives until it is freed below.
@@ -90,13 +93,13 @@ impl HostView {
         }
         // SAFETY: `list` came from `getifaddrs`, and nothing borrows from it any more.
         unsafe { libc::freeifaddrs(list) };
+        let mut interfaces: Vec<_> = interfaces.into_values().collect();
         for interface in interfaces.iter_mut().filter(|interface| interface.index == 0) {
             // Without a link-layer address, as of a tunnel, the list does not tell.
             interface.index = index_of(&interface.name);
         }
         // Gone meanwhile.
         interfaces.retain(|interface| interface.index != 0);
-        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
         mark_bonded(&mut interfaces)?;
         unready::mark(&mut interfaces)?;
         Ok(Self { interfaces })
@@ -165,13 +168,12 @@ pub(crate) fn index_of(name: &str) -> u32 {
     CString::new(name).map_or(0, |name| unsafe { libc::if_nametoindex(name.as_ptr()) })
 }
 
-fn interface_called<'i>(interfaces: &'i mut Vec<Interface>, name: &str) -> &'i mut Interface {
-    let found = interfaces.iter().position(|interface| interface.name == name);
-    let index = found.unwrap_or_else(|| {
-        interfaces.push(Interface { name: name.to_owned(), ..Interface::default() });
-        interfaces.len() - 1
-    });
-    &mut interfaces[index]
+fn interface_called<'i>(
+    interfaces: &'i mut BTreeMap<String, Interface>,
+    name: &str,
+) -> &'i mut Interface {
+    let interface = || Interface { name: name.to_owned(), ..Interface::default() };
+    interfaces.entry(name.to_owned()).or_insert_with(interface)
 }
 
 /// The driver has a carrier (`linux/if.h`); `libc` does not name it.
@@ -283,12 +285,16 @@ impl Config {
             let Some(interface) = check.interface(name, address.interface_position) else {
                 continue;
             };
+            if !address.on_link {
+                continue;
+            }
             let subnets = check.subnets(interface);
             let passes = check.may_get_subnet(local, interface, address.address);
             if !subnets.iter().any(|subnet| contains(*subnet, address.address)) {
                 let message = format!(
                     "address {} is outside every subnet of its interface {name} ({}); correct the \
-                     address or the interface, or give {name} an address in its subnet",
+                     address or the interface, or give {name} an address in its subnet; where routers \
+                     send it here without one, write on_link = false",
                     address.address,
                     listed(&subnets)
                 );
@@ -442,20 +448,8 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-fn network(ip: IpAddr, prefix: u8) -> IpAddr {
-    let prefix = u32::from(prefix);
-    match ip {
-        IpAddr::V4(ip) => {
-            Ipv4Addr::from(u32::from(ip) & !u32::MAX.checked_shr(prefix).unwrap_or(0)).into()
-        }
-        IpAddr::V6(ip) => {
-            Ipv6Addr::from(u128::from(ip) & !u128::MAX.checked_shr(prefix).unwrap_or(0)).into()
-        }
-    }
-}
-
 fn contains((subnet, prefix): (IpAddr, u8), ip: IpAddr) -> bool {
-    subnet.is_ipv4() == ip.is_ipv4() && network(subnet, prefix) == network(ip, prefix)
+    subnet.is_ipv4() == ip.is_ipv4() && network_of(subnet, prefix) == network_of(ip, prefix)
 }
 
 fn listed(subnets: &[(IpAddr, u8)]) -> String {
@@ -463,7 +457,7 @@ fn listed(subnets: &[(IpAddr, u8)]) -> String {
     for (ip, prefix) in subnets {
         let comma = if text.is_empty() { "" } else { ", " };
         // Writing to a string cannot fail.
-        let _ = write!(text, "{comma}{}/{prefix}", network(*ip, *prefix));
+        let _ = write!(text, "{comma}{}/{prefix}", network_of(*ip, *prefix));
     }
     if text.is_empty() { "it has none".into() } else { text }
 }

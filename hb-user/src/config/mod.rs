@@ -251,6 +251,9 @@ pub struct ServiceAddress {
     pub address: IpAddr,
     /// Its prefix length, 1 to 32 or 128.
     pub prefix: u8,
+    /// Whether it is in a subnet of its interface. Else routers send it to this node as they do any other
+    /// address behind it.
+    pub on_link: bool,
     interfaces: BTreeMap<NodeId, InterfaceName>,
     address_position: Position,
     interface_position: Position,

@@ -54,6 +54,8 @@ pub struct PeerFacts {
     pub leaving: bool,
     /// Number of its daemon's starts.
     pub incarnation: u32,
+    /// The links it is heard on, a bit each, by [`LinkId`](crate::id::LinkId).
+    pub links: u8,
     /// Its words of this node's groups, by [`GroupId`].
     pub words: [GroupWord; GROUPS],
     /// Which of this node's groups it does not have: its configuration is another one.
@@ -87,6 +89,7 @@ impl PeerFacts {
             controller_dead: peer.controller_dead != 0,
             leaving: peer.flags & FLAG_LEAVING != 0,
             incarnation: peer.incarnation,
+            links: peer.links_up,
             words: array::from_fn(|place| word(place).copied().unwrap_or_default()),
             lacks: array::from_fn(|place| groups[place] != 0 && word(place).is_none()),
             holds_other: held.map(GroupWord::epoch).max().unwrap_or_default(),

@@ -113,6 +113,14 @@ pub enum Input {
         /// What is not.
         evidence: Evidence,
     },
+    /// Whether a route leads out of its interface to the neighbours of every address of a group. A group
+    /// of which nothing was said has one.
+    Route {
+        /// The group.
+        group: GroupId,
+        /// Or which route is missing.
+        result: Result<(), String>,
+    },
     /// Whether nothing at all has arrived at this machine since the last of the others fell silent.
     Isolated(bool),
     /// What came of a [`Fence`](super::Action::Fence). The record was told before.

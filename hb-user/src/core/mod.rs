@@ -163,6 +163,9 @@ impl Core {
                 self.with(group, |group| group.path(result.err(), now, &mut out));
             }
             Input::Heard { group, evidence } => self.with(group, |group| group.hear(evidence)),
+            Input::Route { group, result } => {
+                self.with(group, |group| group.route(result.err(), now, &mut out));
+            }
             Input::Isolated(isolated) => {
                 out.extend(self.isolation.hear(isolated, now).map(Action::Log));
             }
@@ -244,7 +247,8 @@ impl Core {
     fn peer(&mut self, id: NodeId, facts: PeerFacts, out: &mut Vec<Action>) {
         if let Some(witness) = self.witness.as_mut().filter(|witness| witness.id == id) {
             let before = std::mem::replace(&mut witness.facts, facts);
-            return witness.log_changes(&before, out);
+            witness.log_changes(&before, out);
+            return self.heard_again(facts.links & !before.links, out);
         }
         let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == id) else {
             return;
@@ -265,6 +269,9 @@ impl Core {
             None => Vec::new(),
         };
         let returned = before.life.is_dead() && facts.life.is_alive();
+        if !returned && before.life != Life::Unheard {
+            self.heard_again(facts.links & !before.links, out);
+        }
         for group in &mut self.groups {
             if returned {
                 group.peer_returned(out);
@@ -279,6 +286,13 @@ impl Core {
             if let (Some(reason), true) = (&gone, armed.contains(&group.setup.id)) {
                 group.armed_peer_gone(reason.clone(), self.now, out);
             }
+        }
+    }
+
+    /// Tells the neighbours on interfaces of links that are heard again.
+    fn heard_again(&mut self, links: u8, out: &mut Vec<Action>) {
+        for group in self.groups.iter_mut().filter(|group| group.setup.links & links != 0) {
+            group.carried_again(self.now, out);
         }
     }
 

@@ -32,6 +32,8 @@ pub struct GroupSetup {
     pub preferred: Option<NodeId>,
     /// Whether a holder hands it to the preferred node as soon as that one stands by.
     pub auto_failback: bool,
+    /// The links that are on an interface of its addresses, a bit each, by [`LinkId`](crate::id::LinkId).
+    pub links: u8,
     /// Bounds of its resources; `None` for a group of addresses only.
     pub resources: Option<ResourceBounds>,
     /// Epoch at which the record held it when this daemon started, if one was found. Its addresses may still be up and its resources may run.
@@ -75,12 +77,14 @@ pub struct Bounds {
     /// For another node to take a group that is its to take; also for how long a node that leaves
     /// waits for that.
     pub patience: Duration,
-    /// For how long the interfaces of a group's addresses have to carry before a node that stands by is
-    /// ready again.
+    /// For how long a node has to have a path to the clients of a group before it is ready again, where
+    /// it stands by.
     pub hold_down: Duration,
     /// For how long another node has to hear more before that counts against this one: what both hear has
     /// to cross, and they look at different times.
     pub settle: Duration,
+    /// For how long a route has to be missing on an interface that carries before it counts.
+    pub route_loss: Duration,
     /// Between the last thing said and the exit, so that it is heard. Two intervals will do.
     pub linger: Duration,
 }

@@ -23,6 +23,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
             id: GROUP,
             preferred: Some(A),
             auto_failback: true,
+            links: 1,
             resources: Some(ResourceBounds { start: second * 20, stop: second * 20 }),
             resumed: None,
         }],
@@ -41,6 +42,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
             patience: second * 2,
             hold_down: second / 2,
             settle: second,
+            route_loss: second / 4,
             linger: Duration::from_millis(2),
         },
     }

@@ -58,7 +58,8 @@ pub struct GroupView {
 pub enum Blocked {
     /// Something failed here, until an operator clears it.
     Failed(String),
-    /// An interface of its addresses does not carry anything, or did not a moment ago.
+    /// An interface of its addresses does not carry anything, or no route leads out of it, or that was so
+    /// a moment ago.
     NoPath(String),
     /// This daemon leaves in order.
     Leaving,

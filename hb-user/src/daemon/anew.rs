@@ -8,7 +8,7 @@ use super::{
     Daemon, LocalVip, log_attachment, resources::describe, start::ends, start_error::StartError,
 };
 use crate::{
-    announce::{AnnounceSocket, Announcement},
+    announce::{AnnounceSocket, Announcement, Gateways},
     config::{HostView, LocalLink},
     fast::{Effect, Rebind},
     id::GroupId,
@@ -33,7 +33,7 @@ pub(super) struct Anew {
 /// [`StartError`].
 pub(super) fn push(effect: &mut Effect, vips: &[LocalVip]) -> Result<(), StartError> {
     for local in vips {
-        let announcement = Announcement::new(local.vip.ip(), local.mac);
+        let announcement = Announcement::new(local.vip.ip(), local.mac, Gateways::default());
         let socket = AnnounceSocket::open(local.vip.interface())?;
         effect.push(local.vip, announcement, socket)?;
     }

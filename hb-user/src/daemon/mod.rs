@@ -44,6 +44,7 @@ mod removal;
 mod report;
 mod requests;
 mod resources;
+mod routes;
 mod selftest;
 mod setup;
 mod signals;
@@ -84,7 +85,7 @@ use self::{
     signals::Asked,
 };
 use crate::{
-    address::AddressNotices,
+    address::{AddressNotices, RouteNotices},
     background::Background,
     clock,
     config::{Config, Local},
@@ -208,6 +209,7 @@ struct Daemon {
     anew: anew::Anew,
     paths: paths::Paths,
     hearing: evidence::Hearing,
+    routes: routes::Routes,
     /// Nobody else may remove what is pinned.
     pins_lock: PinsLock,
     /// Why what somebody removed could not be pinned anew, as it was told last.
@@ -286,6 +288,9 @@ impl Daemon {
         let removals = AddressNotices::listen()
             .and_then(listen)
             .map_err(system("listen for addresses that are removed"))?;
+        let routes = RouteNotices::listen()
+            .and_then(listen)
+            .map_err(system("listen for routes that change"))?;
         // One may have come up since the start looked.
         self.surveyor.cover();
         for refusal in &realtime::prefer_deadline(demand(self.tick)).refused {
@@ -321,6 +326,13 @@ impl Daemon {
                     let removed = ready.get_inner().take().map_err(&listening)?;
                     ready.clear_ready();
                     self.on_addresses_removed(&removed);
+                }
+                ready = routes.readable(), if self.routes.listens(clock::now()) => {
+                    let listening = system("listen for routes that change");
+                    let mut ready = ready.map_err(&listening)?;
+                    ready.get_inner().hush().map_err(&listening)?;
+                    ready.clear_ready();
+                    self.look_at_routes();
                 }
                 _ = ticks.tick() => self.on_tick(),
                 Some(done) = self.results.recv() => self.on_done(done),

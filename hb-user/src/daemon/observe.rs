@@ -200,7 +200,9 @@ impl Daemon {
             for peer in self.others() {
                 self.log_refused(peer, now);
             }
-            self.surveyor.begin(self.kernel.pinnings(&self.pins_lock));
+            let served = self.vips.iter().flatten().map(|local| local.vip.interface()).collect();
+            self.surveyor.begin(self.kernel.pinnings(&self.pins_lock), served);
+            self.look_at_routes();
         }
     }
 

@@ -168,7 +168,7 @@ mod tests {
     fn vips() -> Vec<LocalVip> {
         let ip: IpAddr = "192.0.2.100".parse().unwrap();
         let vip = Vip::new(2, ip, 32).unwrap();
-        vec![LocalVip { vip, interface: "eth0".to_owned(), mac: [0; 6] }]
+        vec![LocalVip { vip, interface: "eth0".to_owned(), mac: [0; 6], subnet: Some(24) }]
     }
 
     #[test]

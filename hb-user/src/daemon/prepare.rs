@@ -86,6 +86,8 @@ pub struct LocalVip {
     pub interface: String,
     /// MAC address of the interface.
     pub mac: [u8; 6],
+    /// Prefix length of the subnet that its neighbours are in, in bits; none if it is in no subnet.
+    pub subnet: Option<u8>,
 }
 
 /// A node that could start.
@@ -241,7 +243,12 @@ fn vips(
             let Some(interface) = host.interface(name.as_str()) else { continue };
             let vip = Vip::new(interface.index, address.address, address.prefix)?;
             let mac = interface.mac.unwrap_or_default();
-            found.push(LocalVip { vip, interface: interface.name.clone(), mac });
+            found.push(LocalVip {
+                vip,
+                interface: interface.name.clone(),
+                mac,
+                subnet: address.on_link.then_some(address.prefix),
+            });
         }
         vips.push(found);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
-    config::{Config, Fence, Group, Local, Policy, Resource},
+    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource},
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
     id::GroupId,
     kernel::Shared,
@@ -19,6 +19,10 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Longer than a port that comes and goes stays, and than the kernel holds the news of it back.
 const HOLD_DOWN: Duration = Duration::from_secs(2);
+
+/// A network manager that starts again, or renews a lease, takes addresses away and puts them back: that
+/// takes less, and a move would cost more.
+const ROUTE_LOSS: Duration = Duration::from_secs(2);
 
 /// Returns the epoch at which the record holds a group.
 pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
@@ -35,11 +39,21 @@ pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     (!group.resources.is_empty()).then_some(ResourceBounds { start, stop })
 }
 
+/// Returns the links on interfaces of a group's addresses, a bit each.
+fn links_beside(local: &Local, group: &Group) -> u8 {
+    let here = |name: &InterfaceName| {
+        group.addresses.iter().any(|address| address.interface(local.me.id) == Some(name))
+    };
+    let beside = local.links.iter().filter(|link| here(&link.own.interface));
+    beside.fold(0, |links, link| links | 1 << link.id.0)
+}
+
 pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
     let groups = config.groups.iter().map(|group| GroupSetup {
         id: group.id,
         preferred: Some(group.preferred),
         auto_failback: group.auto_failback,
+        links: links_beside(local, group),
         resources: resource_bounds(group),
         resumed: held(shared, group.id),
     });
@@ -66,6 +80,7 @@ pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Set
             patience: Duration::from_secs(2),
             hold_down: HOLD_DOWN,
             settle: SETTLE,
+            route_loss: ROUTE_LOSS,
             linger: config.timers.interval() * 2,
         },
     }

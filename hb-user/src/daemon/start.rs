@@ -344,6 +344,7 @@ fn assemble(
         anew,
         paths: Default::default(),
         hearing: Default::default(),
+        routes: Default::default(),
         pins_lock,
         unpinned: None,
         seen: Default::default(),

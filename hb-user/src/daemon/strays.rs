@@ -298,6 +298,7 @@ mod tests {
             vip: Vip::new(2, ip.parse().unwrap(), prefix).unwrap(),
             interface: "eth0".to_owned(),
             mac: [0; 6],
+            subnet: Some(prefix),
         };
         let vips = [vec![vip("192.0.2.1", 32)], vec![vip("2001:db8::1", 128)]];
         let ours = Some(PROTOCOL);

@@ -32,6 +32,7 @@ use super::{
     gate_report::{self, GateError, GatePlace},
     prepare::{Plan, PrepareError},
     resources::describe,
+    routes::Ways,
     strays::{self, Cleared},
 };
 use crate::{
@@ -47,6 +48,9 @@ use crate::{
     status::GateReport,
 };
 
+/// Of the time, a part like this goes into listing all addresses at most: one of so many.
+const REST: u32 = 50;
+
 /// What another thread found or did.
 pub(super) enum Found {
     /// All that is looked at once a second.
@@ -55,6 +59,8 @@ pub(super) enum Found {
     Interfaces(HostView),
     /// Addresses that no group names were taken down, or not.
     Cleared(Cleared),
+    /// Which routes service addresses have.
+    Routes(Result<Ways, AddressError>),
     /// Every interface is gated, or not.
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
@@ -72,7 +78,12 @@ pub(super) enum Found {
 /// What is looked at once a second.
 pub(super) struct Survey {
     began: BootTime,
-    present: Result<Vec<Present>, AddressError>,
+    /// Addresses on the interfaces that service addresses go to.
+    served: Result<Vec<Present>, AddressError>,
+    /// How long it took to list all addresses.
+    took: Duration,
+    /// All addresses, if it is time to look at them.
+    present: Option<Result<Vec<Present>, AddressError>>,
     interfaces: Result<Vec<Interface>, AddressError>,
     /// `net.ipv4.conf.all.arp_ignore`, 0 if it cannot be read.
     arp_ignore: i32,
@@ -98,6 +109,8 @@ pub(super) struct Surveyor {
     sender: mpsc::UnboundedSender<Found>,
     receiver: mpsc::UnboundedReceiver<Found>,
     under_way: bool,
+    /// Not to list all addresses before.
+    all_due: BootTime,
     coverer: Coverer,
 }
 
@@ -187,29 +200,42 @@ impl Surveyor {
         let (sender, receiver) = mpsc::unbounded_channel();
         let coverer = Coverer::start(gates, generic, sender.clone())?;
         let place = Arc::new(place);
-        Ok(Self { background, place, sender, receiver, under_way: false, coverer })
+        let all_due = BootTime::NEVER;
+        Ok(Self { background, place, sender, receiver, under_way: false, all_due, coverer })
     }
 
-    /// Begins a survey, unless one is under way.
-    pub(super) fn begin(&mut self, pinnings: Pinnings) {
+    /// Begins a survey, unless one is under way; `served` are the interfaces of service addresses, by index.
+    pub(super) fn begin(&mut self, pinnings: Pinnings, served: BTreeSet<u32>) {
         if self.under_way {
             return;
         }
         self.under_way = true;
+        let all = clock::now() >= self.all_due;
         let (sender, place) = (self.sender.clone(), Arc::clone(&self.place));
         self.background.spawn_blocking(move || {
             let began = clock::now();
-            let present = addresses();
+            let on_served = addresses_on(&served);
+            let listing = clock::now();
+            let present = all.then(addresses);
+            let took = clock::now().since(listing);
             let others = match (&present, place.node) {
-                (Ok(present), Some(node)) => strays::others(present, node.cluster),
+                (Some(Ok(present)), Some(node)) => strays::others(present, node.cluster),
                 _ => Ok(BTreeSet::new()),
             };
             let interfaces = AddressSocket::open().and_then(|mut socket| socket.interfaces());
             let (arp_ignore, unpinned) = (arp_ignore(), pinnings.look());
-            let survey = Survey { began, present, interfaces, arp_ignore, others, unpinned };
+            let served = on_served;
+            let survey =
+                Survey { began, served, present, took, interfaces, arp_ignore, others, unpinned };
             // A daemon that is gone needs none.
             drop(sender.send(Found::Survey(survey)));
         });
+    }
+
+    /// Has all addresses listed again not before a multiple of how long that `took`: there may be tens of
+    /// thousands.
+    fn rest(&mut self, took: Duration) {
+        self.all_due = clock::now().after(took * REST);
     }
 
     /// Begins something that takes a while.
@@ -286,6 +312,7 @@ impl Surveyor {
             Found::Covered(_) => self.coverer.done(),
             Found::Interfaces(_)
             | Found::Cleared(_)
+            | Found::Routes(_)
             | Found::Attached(..)
             | Found::Status(..)
             | Found::Replaced(_)
@@ -315,6 +342,16 @@ fn addresses() -> Result<Vec<Present>, AddressError> {
     AddressSocket::open().and_then(|mut socket| socket.addresses(None))
 }
 
+/// Returns what is on these interfaces.
+fn addresses_on(interfaces: &BTreeSet<u32>) -> Result<Vec<Present>, AddressError> {
+    let mut socket = AddressSocket::open()?;
+    let mut found = Vec::new();
+    for index in interfaces {
+        found.extend(socket.addresses_seen(*index)?);
+    }
+    Ok(found)
+}
+
 fn arp_ignore() -> i32 {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/arp_ignore");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
@@ -330,6 +367,7 @@ impl Daemon {
                 self.look_at_paths(&host);
                 self.look_at_ears(&host);
             }
+            Found::Routes(ways) => self.on_routes(ways),
             Found::Covered(covered) => self.on_covered(covered),
             Found::Cleared(cleared) => self.on_strays_cleared(cleared),
             Found::Status(host, reply) => self.on_status(*host, reply),
@@ -342,26 +380,36 @@ impl Daemon {
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        let Survey { began, present, interfaces, arp_ignore, others, unpinned } = survey;
+        let Survey { began, served, present, took, interfaces, arp_ignore, others, unpinned } =
+            survey;
+        if present.is_some() {
+            self.surveyor.rest(took);
+        }
         match interfaces {
             Ok(interfaces) => self.look_for_obstacles(&interfaces, arp_ignore),
             Err(error) => tracing::error!(error = describe(&error), "interfaces not looked at"),
         }
-        match present {
-            Ok(present) => {
-                self.restore_addresses(&present, began);
-                self.warm_again(&present, began);
-                match others {
-                    Ok(others) => self.go_on_with_strays(&present, &others),
-                    Err(error) => {
-                        tracing::error!(
-                            error = describe(&error),
-                            "gates of other clusters not looked at"
-                        );
-                    }
-                }
+        match served {
+            Ok(served) => {
+                self.restore_addresses(&served, began);
+                self.warm_again(&served, began);
             }
             Err(error) => tracing::error!(error = describe(&error), "addresses not looked at"),
+        }
+        match present {
+            None => {}
+            Some(Ok(present)) => match others {
+                Ok(others) => self.go_on_with_strays(&present, &others),
+                Err(error) => {
+                    tracing::error!(
+                        error = describe(&error),
+                        "gates of other clusters not looked at"
+                    );
+                }
+            },
+            Some(Err(error)) => {
+                tracing::error!(error = describe(&error), "addresses not looked at");
+            }
         }
         self.pin_again(unpinned);
         // Nobody tells of a program that was put before the gate, or of a gate that was taken off.

@@ -54,9 +54,9 @@ fn is_taken(phase: Phase) -> bool {
 }
 
 /// Returns why an address cannot be served on its interface.
-fn obstacle(vip: &Vip, interface: &Interface, arp_ignore_all: i32) -> Option<String> {
+fn obstacle(local: &LocalVip, interface: &Interface, arp_ignore_all: i32) -> Option<String> {
     let Interface { name, mtu, ipv6, arp_ignore, .. } = interface;
-    if vip.ip().is_ipv6() {
+    if local.vip.ip().is_ipv6() {
         return match *mtu {
             mtu if mtu < IPV6_MTU && mtu != 0 => {
                 Some(format!("the MTU of {name} is {mtu}, and IPv6 needs {IPV6_MTU}: raise it"))
@@ -67,6 +67,8 @@ fn obstacle(vip: &Vip, interface: &Interface, arp_ignore_all: i32) -> Option<Str
             _ => None,
         };
     }
+    // Nobody need ask for one that routers send here.
+    local.subnet?;
     // See `address`: the kernel goes by the larger one.
     let ignore = arp_ignore_all.max(*arp_ignore);
     matches!(ignore, 2 | 3 | 8).then(|| {
@@ -187,7 +189,7 @@ impl Daemon {
             let Some(found) = interfaces.iter().find(|found| found.index == index) else {
                 continue;
             };
-            if let Some(why) = obstacle(&local.vip, found, arp_ignore_all) {
+            if let Some(why) = obstacle(local, found, arp_ignore_all) {
                 now.insert(local.vip.ip(), why);
             }
         }
@@ -236,8 +238,14 @@ mod tests {
 
     #[test]
     fn what_keeps_an_interface_from_serving_is_named() {
-        let vip = |ip: &str, prefix| Vip::new(2, ip.parse().unwrap(), prefix).unwrap();
-        let (v4, v6) = (vip("192.0.2.100", 24), vip("2001:db8::100", 64));
+        let vip = |ip: &str, prefix, subnet| LocalVip {
+            vip: Vip::new(2, ip.parse().unwrap(), prefix).unwrap(),
+            interface: "eth0".to_owned(),
+            mac: [0; 6],
+            subnet,
+        };
+        let (v4, v6) = (vip("192.0.2.100", 24, Some(24)), vip("2001:db8::100", 64, Some(64)));
+        let routed = vip("203.0.113.7", 32, None);
         let why = |vip, change: fn(&mut Interface)| {
             let mut interface = interface();
             change(&mut interface);
@@ -256,6 +264,7 @@ mod tests {
             assert_eq!(obstacle(&v4, &own, 0).is_none(), fine, "{value}");
             assert_eq!(obstacle(&v4, &interface(), value).is_none(), fine, "{value}");
             assert_eq!(obstacle(&v6, &own, value), None);
+            assert_eq!(obstacle(&routed, &own, value), None, "nobody asks for it");
         }
     }
 

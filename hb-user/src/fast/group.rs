@@ -5,7 +5,7 @@ use hb_ebpf::{epoch::Epoch, time::BootTime};
 use super::{Steps, Trigger};
 use crate::{
     address::{AddressSocket, Batch, Change, ChangeError, Done, Vip},
-    announce::{AnnounceSocket, Announcement, Schedule},
+    announce::{AnnounceSocket, Announcement, Gateways, Schedule},
     clock,
 };
 
@@ -258,8 +258,23 @@ impl Group {
         Stepped { refused, done: Some((task, added)) }
     }
 
+    /// Announces once and begins the schedule at `now`, if the addresses were put up for a group that is
+    /// held. The gate would stop the others.
+    pub(super) fn announce_taken(&mut self, now: BootTime) {
+        if self.taken.is_some() {
+            self.announce(now);
+        }
+    }
+
+    /// Announces once more, beside the schedule, likewise.
+    pub(super) fn remind(&self) {
+        if self.taken.is_some() {
+            self.send();
+        }
+    }
+
     /// Announces once and begins the schedule at `now`. Returns how many frames did not leave.
-    pub(super) fn announce(&mut self, now: BootTime) -> u32 {
+    fn announce(&mut self, now: BootTime) -> u32 {
         self.announced = Some((now, Schedule::next(now, now)));
         self.send()
     }
@@ -279,8 +294,8 @@ impl Group {
         self.announced.map(|(_, due)| due)
     }
 
-    /// Announces once more, beside the schedule.
-    pub(super) fn send(&self) -> u32 {
+    /// Returns how many frames did not leave.
+    fn send(&self) -> u32 {
         let up = self.effect.addresses.iter().filter(|address| address.up);
         up.map(Address::announce).sum()
     }
@@ -300,14 +315,28 @@ impl Group {
     /// Announces by this MAC address from now on what is on the interface of this index, and once more
     /// at `now` if the group is held.
     pub(super) fn set_mac(&mut self, interface: u32, mac: [u8; 6], now: BootTime) {
+        self.announce_by(interface, now, |announcement| announcement.at(mac));
+    }
+
+    /// Does so with questions for these routers.
+    pub(super) fn set_gateways(&mut self, interface: u32, gateways: Gateways, now: BootTime) {
+        self.announce_by(interface, now, |announcement| announcement.asking(gateways));
+    }
+
+    fn announce_by(
+        &mut self,
+        interface: u32,
+        now: BootTime,
+        change: impl Fn(&Announcement) -> Announcement,
+    ) {
         let addresses = self.effect.addresses.iter_mut();
         let mut concerned = false;
         for address in addresses.filter(|address| address.vip.interface() == interface) {
-            address.announcement = Announcement::new(address.vip.ip(), mac);
+            address.announcement = change(&address.announcement);
             concerned = true;
         }
-        if concerned && self.taken.is_some() {
-            self.announce(now);
+        if concerned {
+            self.announce_taken(now);
         }
     }
 }

@@ -43,6 +43,7 @@ pub use queue::{Bell, Queue};
 
 use crate::{
     address::{AddressError, Vip},
+    announce::Gateways,
     id::{GroupId, LinkId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
     link::LinkSocket,
@@ -116,6 +117,13 @@ pub enum Command {
         interface: u32,
         /// The address it has now.
         mac: [u8; 6],
+    },
+    /// Ask these routers as well when what is on an interface is announced.
+    Gateways {
+        /// Index of the interface.
+        interface: u32,
+        /// The routers it has now.
+        gateways: Gateways,
     },
     /// Put up the addresses of a group that is not held, behind the closed gate.
     Warm {

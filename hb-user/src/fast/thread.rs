@@ -216,12 +216,12 @@ impl Worker {
             Command::Drop { group } => pursuit.step_down(hands, group),
             Command::Announce { group } => {
                 if let Some(found) = hands.idle(group) {
-                    found.announce(clock::now());
+                    found.announce_taken(clock::now());
                 }
             }
             Command::Remind { group } => {
                 if let Some(found) = hands.idle(group) {
-                    found.send();
+                    found.remind();
                 }
             }
             Command::Restore { group, missing } => {
@@ -236,6 +236,12 @@ impl Worker {
                 let now = clock::now();
                 for group in &mut hands.groups {
                     group.set_mac(interface, mac, now);
+                }
+            }
+            Command::Gateways { interface, gateways } => {
+                let now = clock::now();
+                for group in &mut hands.groups {
+                    group.set_gateways(interface, gateways, now);
                 }
             }
             Command::Rebind => hands.rebind(),

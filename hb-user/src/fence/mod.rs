@@ -30,7 +30,7 @@ use crate::{
     clock,
     config::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Node},
     resource::{
-        confine::confine,
+        confine::{confine, restore_limit},
         output::capture,
         running::{OUTPUT_WAIT, Running, ended_output, search_path},
     },
@@ -188,7 +188,9 @@ fn spawn(fence: &Fence, asker: &Asker) -> io::Result<Child> {
         command.env("HB_EPOCH", epoch.0.to_string());
     }
     confine(&mut command);
-    command.spawn()
+    let child = command.spawn()?;
+    restore_limit(child.id());
+    Ok(child)
 }
 
 /// Returns what the agent reads: one `name=value` line for each option.

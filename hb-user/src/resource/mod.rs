@@ -24,7 +24,7 @@ pub(crate) mod running;
 mod script;
 mod sequence;
 
-pub use confine::keep_descriptors;
+pub use confine::{keep_descriptors, raise_limit};
 pub use error::{Failures, ResourceError, StartError};
 pub use script::{Order, Place, Script, State, Verb};
 pub use sequence::Sequence;

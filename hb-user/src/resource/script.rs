@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     ResourceError,
-    confine::confine,
+    confine::{confine, restore_limit},
     output::{LastLine, capture, last_of},
     running::{OUTPUT_WAIT, Running, ended_output, search_path},
 };
@@ -213,7 +213,9 @@ impl Script {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         confine(&mut command);
-        command.spawn().map_err(|source| self.not_spawned(source))
+        let child = command.spawn().map_err(|source| self.not_spawned(source))?;
+        restore_limit(child.id());
+        Ok(child)
     }
 
     fn not_spawned(&self, source: io::Error) -> ResourceError {

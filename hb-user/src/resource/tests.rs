@@ -318,6 +318,25 @@ fn a_child_inherits_no_scheduling_signal_mask_or_descriptor() {
     }
 }
 
+#[test]
+fn a_program_may_have_as_many_descriptors_as_the_daemon_was_started_with() {
+    // SAFETY: all zero is a valid limit; both are plain calls, and other tests need fewer.
+    let hard = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit), 0);
+        limit.rlim_cur = 1000;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
+        limit.rlim_max
+    };
+    assert_eq!(raise_limit().unwrap(), hard.min(65_536));
+    let bench = Bench::new();
+    let script = bench.script("s", "sleep 0.3; ulimit -Sn > $D/limit");
+    let background = Background::start().unwrap();
+    let started = background.spawn(async move { script.start(&place(), &order()).await });
+    block_on(started).unwrap().unwrap();
+    assert_eq!(bench.read("limit"), "1000\n");
+}
+
 fn three(bench: &Bench, second: &str) -> Sequence {
     let scripts = vec![bench.noting("a", ""), bench.noting("b", second), bench.noting("c", "")];
     Sequence::new(place(), scripts)

@@ -142,6 +142,7 @@ impl Plan {
             id: GroupId(group as u8),
             preferred: self.preferred,
             auto_failback: self.auto_failback,
+            links: 1,
             resources: self
                 .resources
                 .then_some(ResourceBounds { start: bound(100), stop: bound(100) }),
@@ -166,6 +167,7 @@ impl Plan {
                 fence_retry: bound(200),
                 hold_down: Duration::from_nanos(HOLD_DOWN),
                 settle: Duration::from_nanos(HOLD_DOWN),
+                route_loss: bound(20),
                 take: bound(100),
                 drop: bound(100),
                 retry: bound(50),

@@ -37,13 +37,19 @@ pub(super) fn groups(
     if sections.is_empty() && root.has("group").is_none() {
         root.missing("[[group]]", "describe at least one group of addresses and resources");
     }
+    let count = sections.len();
     let mut groups = Vec::new();
     let mut names: Vec<Name> = Vec::new();
     let mut vips = BTreeMap::new();
+    let mut excess = None;
     for (index, section) in sections.into_iter().enumerate() {
-        if index >= GROUPS {
-            let message =
-                format!("this is group {}, and {GROUPS} are the most; remove it", index + 1);
+        // Said once, however many there are.
+        if index == GROUPS {
+            let message = format!(
+                "this is group {} of {count}, and {GROUPS} are the most; put those from here on into \
+                 the file of another cluster, with a daemon of its own",
+                index + 1
+            );
             section.problems.add(section.position, message);
         }
         let text = section.required_text("name", "give every group a name of its own");
@@ -59,6 +65,9 @@ pub(super) fn groups(
         let group = group(section, GroupId(index as u8), name, nodes, auto_failback, gate);
         for (address, owner) in &group.found {
             check_vip(root, *address, owner, links, &mut vips);
+            if vips.len() > MAX_VIPS {
+                excess.get_or_insert(*address);
+            }
         }
         if let Some(group) = &group.complete {
             let same = |known: &&Group| known.fingerprint() == group.fingerprint();
@@ -73,6 +82,15 @@ pub(super) fn groups(
             }
         }
         groups.extend(group.complete);
+    }
+    if let Some(At { value, position }) = excess {
+        let message = format!(
+            "address {value} is service address {} of {}, and {MAX_VIPS} are the most in all groups \
+             together; put those from here on into the file of another cluster, with a daemon of its own",
+            MAX_VIPS + 1,
+            vips.len()
+        );
+        root.problems.add(position, message);
     }
     groups
 }
@@ -187,15 +205,6 @@ fn check_vip(
         let message = format!("address {} is already in {first}; remove one of them", vip.value);
         root.problems.add(vip.position, message);
     }
-    if vips.len() > MAX_VIPS {
-        let message = format!(
-            "address {} is service address {}, and {MAX_VIPS} are the most in all groups together; \
-             remove it",
-            vip.value,
-            vips.len()
-        );
-        root.problems.add(vip.position, message);
-    }
     for link in links {
         for (node, end) in link.ends() {
             if end.address == LinkAddress::Ip(vip.value) {
@@ -224,6 +233,20 @@ fn service_address(
     }
     let interfaces =
         section.text_or_map("interface").and_then(|text| interfaces(&section, text, nodes));
+    let on_link = match section.has("on_link") {
+        Some(_) => section.boolean("on_link"),
+        None => Some(true),
+    };
+    if let (Some(At { value: (ip, prefix), position }), Some(false)) = (&address, on_link) {
+        let host = if ip.is_ipv4() { 32 } else { 128 };
+        if *prefix != host {
+            let message = format!(
+                "address {ip} is in no subnet, by on_link = false, so it has no prefix of {prefix} bits; \
+                 write \"{ip}/{host}\", or remove on_link"
+            );
+            section.problems.add(*position, message);
+        }
+    }
     section.finish();
     let ip = address.as_ref().map(|at| At { value: at.value.0, position: at.position });
     let complete = || {
@@ -231,6 +254,7 @@ fn service_address(
         Some(ServiceAddress {
             address: address.value.0,
             prefix: address.value.1,
+            on_link: on_link?,
             interfaces: interfaces?,
             address_position: address.position,
             interface_position: interface_position?,

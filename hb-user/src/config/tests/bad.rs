@@ -312,7 +312,11 @@ fn groups() {
     let group = format!("[[group]]{}", GOOD.rsplit_once("[[group]]").unwrap().1);
     let more = (0..7).map(|n| group.replace("\"db\"", &format!("\"more{n}\"")));
     let text = parse(&format!("{GOOD}{}", more.collect::<String>())).unwrap_err().to_string();
-    assert!(text.contains("this is group 9, and 8 are the most"), "{text}");
+    assert!(text.contains("this is group 9 of 9, and 8 are the most"), "{text}");
+    let more = (0..12).map(|n| group.replace("\"db\"", &format!("\"more{n}\"")));
+    let text = parse(&format!("{GOOD}{}", more.collect::<String>())).unwrap_err().to_string();
+    assert!(text.contains("this is group 9 of 14, and 8 are the most"), "{text}");
+    assert_eq!(text.matches("are the most").count(), 1, "{text}");
     let text = parse(GOOD.split("[[group]]").next().unwrap()).unwrap_err().to_string();
     assert!(text.contains("hb.toml:1:1: [[group]] is missing in the file"), "{text}");
 }
@@ -363,5 +367,20 @@ fn more_service_addresses_than_the_kernel_half_has_room_for() {
     };
     with(64).unwrap_or_else(|errors| panic!("{errors}"));
     let errors = with(65).unwrap_err().to_string();
-    assert!(errors.contains("is service address 65, and 64 are the most"), "{errors}");
+    assert!(errors.contains("is service address 65 of 65, and 64 are the most"), "{errors}");
+    let errors = with(90).unwrap_err().to_string();
+    assert!(errors.contains("address 198.51.100.64 is service address 65 of 90"), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+#[test]
+fn an_address_in_no_subnet_has_the_prefix_of_a_host() {
+    let interface = "interface = { a = \"eth0\", b = \"ens3\" }";
+    let text = GOOD.replacen(interface, &format!("{interface}\non_link = false"), 1);
+    assert_ne!(text, GOOD);
+    let refused = parse(&text).unwrap_err().to_string();
+    assert!(refused.contains("by on_link = false, so it has no prefix of"), "{refused}");
+    let refused = parse(&text.replace("on_link = false", "on_link = 0")).unwrap_err().to_string();
+    assert!(refused.contains("on_link"), "{refused}");
+    parse(&text.replace("on_link = false", "on_link = true")).unwrap();
 }

@@ -164,12 +164,33 @@ fn service_addresses_lie_in_a_subnet() {
         refusal(&config, &host()),
         "hb.toml:41:11: address 198.51.100.7 is outside every subnet of its interface eth0 \
          (192.0.2.0/24, 2001:db8::/64, fe80::/64); correct the address or the interface, or give \
-         eth0 an address in its subnet"
+         eth0 an address in its subnet; where routers send it here without one, write on_link = false"
     );
     let mut bare = host();
     bare.interfaces[0].addresses.retain(|(ip, _)| ip.is_ipv4());
     let report = refusal(&good(), &bare);
     assert!(report.contains("address 2001:db8::100 is outside every subnet"), "{report}");
+}
+
+#[test]
+fn a_service_address_outside_every_subnet_says_so() {
+    for (address, interface) in [("203.0.113.7/32", "eth0"), ("2001:db8:7::7/128", "lo")] {
+        let file = with("192.0.2.100/24", address);
+        let place = format!("interface = {interface:?}\n");
+        let file = file.replacen("interface = { a = \"eth0\", b = \"ens3\" }\n", &place, 1);
+        assert!(file.contains(&format!("{address}\"\n{place}")), "{file}");
+        let mut host = host();
+        host.interfaces.push(Interface { index: 1, name: "lo".into(), ..Interface::default() });
+        let says = refusal(&parse(&file).unwrap(), &host);
+        assert!(says.contains("write on_link = false"), "{says}");
+        let file = file.replace(
+            &format!("{address}\"\n{place}"),
+            &format!("{address}\"\n{place}on_link = false\n"),
+        );
+        let config = parse(&file).unwrap();
+        check(&config, &host).unwrap();
+        assert!(config.groups.iter().flat_map(|group| &group.addresses).any(|it| !it.on_link));
+    }
 }
 
 /// Left over from a crash or added by hand: adopted where it belongs, but no reason to accept a

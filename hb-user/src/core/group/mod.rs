@@ -31,11 +31,11 @@
 //! - `Seeking` is given up when it is another's turn. A result that comes after that is taken all
 //!   the same: the record holds.
 //! - `Resuming`: once joined, `Seeking` with Seek: the record holds, and addresses are put up.
-//! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, and for
-//!   `hold_down` after that.
+//! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, or a route
+//!   out of it is missing for `route_loss`, and for `hold_down` after that.
 //! - What is heard on the interfaces counts like their carrier, but only where another node that could
 //!   serve hears more for `settle`, and until this one hears again or there is no such node.
-//! - `Starting`, `Serving`: where an interface does not carry and a peer stands by: `Stopping`, or
+//! - `Starting`, `Serving`: where that is so and a peer stands by: `Stopping`, or
 //!   `Dropping` with Release to it. Without such a peer it goes on.
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
 //! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
@@ -134,7 +134,15 @@ pub(super) struct Group {
     /// Why the gate does not stand first at the group's interfaces.
     ungated: Option<String>,
     /// What is wrong with which interface of its addresses.
+    interface: Option<String>,
+    /// Which route to neighbours of its addresses is missing, and since when while the interfaces carry.
+    unrouted: Option<(String, BootTime)>,
+    /// What of both counts.
     path: Option<String>,
+    /// When its neighbours were last told because an interface carried again.
+    told_again: Option<BootTime>,
+    /// When they are told again, if that is due.
+    tell_due: Option<BootTime>,
     /// What was wrong last, and until when that counts still.
     recovering: Option<(String, BootTime)>,
     /// What is heard on those interfaces.
@@ -204,7 +212,11 @@ impl Group {
             failure: None,
             undropped: None,
             ungated: None,
+            interface: None,
+            unrouted: None,
             path: None,
+            told_again: None,
+            tell_due: None,
             recovering: None,
             evidence: Evidence::default(),
             outdone_since: None,
@@ -315,7 +327,16 @@ impl Group {
         let blocked = apart.then_some(self.record.blocked_until);
         let recovered = self.recovering.as_ref().map(|(_, until)| *until);
         let outdone = self.outdone_since.map(|since| since.after(self.bounds.settle));
-        let all = [self.deadline, waiting, paused, blocked, recovered, outdone];
+        let all = [
+            self.deadline,
+            waiting,
+            paused,
+            blocked,
+            recovered,
+            outdone,
+            self.route_counts(),
+            self.tell_due,
+        ];
         let all = all.into_iter().flatten();
         all.filter(|due| *due > now).min()
     }
@@ -416,6 +437,23 @@ impl Group {
         {
             out.push(Action::Announce { group: self.id() });
         }
+    }
+
+    /// Tells the neighbours on an interface that carries again: a switch may have lost its table meanwhile,
+    /// and what was announced went nowhere. A link that comes and goes is no reason to tell them all the time:
+    /// they are told once more after a while.
+    pub(super) fn carried_again(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        self.tell_due = None;
+        if !matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. }) {
+            return;
+        }
+        let due = self.told_again.map(|told| told.after(self.bounds.retry));
+        if due.is_some_and(|due| now < due) {
+            self.tell_due = due;
+            return;
+        }
+        self.told_again = Some(now);
+        out.push(Action::Announce { group: self.id() });
     }
 
     /// Gives the group up in order: resources first.

@@ -17,15 +17,49 @@ impl Group {
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
-        if self.path == error {
+        if let (true, Some((_, since))) = (self.interface != error, &mut self.unrouted) {
+            // What the kernel took along with an interface comes back after it.
+            *since = now;
+        }
+        self.interface = error;
+        self.weigh_path(now, out);
+    }
+
+    /// Takes note of which route to neighbours of the group's addresses is missing, if any is.
+    pub(in crate::core) fn route(
+        &mut self,
+        error: Option<String>,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        let since = self.unrouted.as_ref().map_or(now, |(_, since)| *since);
+        self.unrouted = error.map(|error| (error, since));
+        self.weigh_path(now, out);
+    }
+
+    /// Returns when a missing route begins to count, if one is missing.
+    pub(super) fn route_counts(&self) -> Option<BootTime> {
+        self.unrouted.as_ref().map(|(_, since)| since.after(self.bounds.route_loss))
+    }
+
+    /// Tells whether there is a path to the clients, as far as is known `now`.
+    pub(super) fn weigh_path(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        let lost = self.route_counts().is_some_and(|counts| counts <= now);
+        let unrouted = self.unrouted.as_ref().filter(|_| lost).map(|(error, _)| error);
+        let error = self.interface.as_ref().or(unrouted);
+        if self.path.as_ref() == error {
             return;
         }
+        let error = error.cloned();
         let group = self.id();
         out.push(Action::Log(match &error {
             Some(error) => Transition::NoPath { group, error: error.clone() },
             None => Transition::Path { group },
         }));
         let before = std::mem::replace(&mut self.path, error);
+        if self.path.is_none() {
+            self.carried_again(now, out);
+        }
         self.recovering = match (&self.path, before) {
             (None, Some(error)) => Some((error, now.after(self.bounds.hold_down))),
             _ => None,
@@ -40,7 +74,7 @@ impl Group {
     /// Compares what this node hears with what others say that they hear. Where one of them hears more,
     /// for long enough that it is no matter of who looked first, this node has no path: until it hears
     /// again, or there is nobody to compare with.
-    pub(super) fn weigh(&mut self, around: &Around, out: &mut Vec<Action>) {
+    pub(super) fn compare(&mut self, around: &Around, out: &mut Vec<Action>) {
         let group = self.id();
         let Some(error) = self.evidence.wrong().filter(|_| around.comparable) else {
             self.outdone_since = None;
@@ -78,7 +112,7 @@ impl Group {
         self.path.as_ref().or(self.outdone.as_ref())
     }
 
-    /// Returns why this node is not to take the group: what is wrong with an interface, or was a moment
+    /// Returns why this node is not to take the group: what is wrong with its path, or was a moment
     /// ago. One that comes and goes is none to rely on.
     pub(in crate::core) fn no_path(&self, now: BootTime) -> Option<&str> {
         let recovering = self.recovering.as_ref().filter(|(_, until)| now < *until);

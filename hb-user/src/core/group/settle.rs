@@ -25,7 +25,11 @@ impl Group {
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
-        self.weigh(around, out);
+        self.weigh_path(around.now, out);
+        if self.tell_due.is_some_and(|due| due <= around.now) {
+            self.carried_again(around.now, out);
+        }
+        self.compare(around, out);
         self.place(around, out);
         if self.deadline.is_some_and(|deadline| deadline <= around.now) {
             self.expire(around.now, out);

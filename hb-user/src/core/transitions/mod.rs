@@ -229,6 +229,10 @@ fn path(result: Result<(), String>) -> Input {
     Input::Path { group: GROUP, result }
 }
 
+fn route(result: Result<(), String>) -> Input {
+    Input::Route { group: GROUP, result }
+}
+
 fn stopped(result: Result<(), String>) -> Input {
     Input::ResourcesStopped { group: GROUP, result }
 }
@@ -349,6 +353,8 @@ fn inputs(bench: &Bench) -> Vec<Input> {
             inputs.push(started(epoch, result.clone()));
         }
         inputs.push(dropped(result.clone()));
+        inputs.push(path(result.clone()));
+        inputs.push(route(result.clone()));
         inputs.push(stopped(result));
     }
     inputs

@@ -9,7 +9,7 @@ use hb_ebpf::{
 };
 
 use super::{
-    super::{Evidence, Transition},
+    super::{Blocked, Evidence, Transition},
     *,
 };
 
@@ -141,6 +141,119 @@ fn a_path_that_comes_and_goes_is_said_and_makes_no_node_ready() {
         assert_eq!(bench.give(path(Ok(()))).iter().filter(|action| said(action)).count(), 1);
         assert_eq!(health(&bench), Health::NoPath);
     }
+}
+
+fn unrouted() -> Result<(), String> {
+    Err("no route to 192.0.2.0/24 on eth0".to_owned())
+}
+
+fn pass(bench: &mut Bench, ms: u64) -> Vec<Action> {
+    let until = bench.now.after(Duration::from_millis(ms));
+    let mut actions = Vec::new();
+    while bench.core.poll_timeout().is_some_and(|due| due <= until) {
+        actions.extend(bench.wait().unwrap());
+    }
+    bench.now = until;
+    actions
+}
+
+#[test]
+fn a_route_that_is_missing_for_a_while_counts_like_an_interface_that_does_not_carry() {
+    for policy in POLICIES {
+        let (mut bench, epoch) = serving(policy, false);
+        let actions = bench.give(route(unrouted()));
+        assert!(!hands_over(&actions), "{policy:?}: {actions:?}");
+        assert!(!hands_over(&pass(&mut bench, 249)));
+        // Told again: it is missing since then all the same.
+        bench.give(route(unrouted()));
+        assert_eq!(bench.phase(), Phase::Serving { epoch });
+        assert_eq!(health(&bench), Health::Healthy);
+        assert!(hands_over(&pass(&mut bench, 1)), "{policy:?}");
+        assert_eq!(placed(&bench), Some(Standing::new(false, true)));
+        bench.give(dropped(Ok(())));
+        assert_eq!(health(&bench), Health::NoPath);
+        let reason = bench.core.view().groups[0].blocked.clone();
+        assert!(matches!(reason, Some(Blocked::NoPath(error)) if error.contains("192.0.2.0/24")));
+        bench.give(peer(B, held_by_peer(A, Epoch(bench.record.epoch))));
+        bench.give(route(Ok(())));
+        assert_eq!(health(&bench), Health::NoPath, "it may come and go");
+        pass(&mut bench, 500);
+        assert_eq!(health(&bench), Health::Standby);
+    }
+}
+
+#[test]
+fn a_route_that_is_back_soon_moves_nothing() {
+    let (mut bench, epoch) = serving(Policy::Available, false);
+    for _ in 0..20 {
+        bench.give(route(unrouted()));
+        assert!(!hands_over(&pass(&mut bench, 240)));
+        bench.give(route(Ok(())));
+    }
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    // Without another node that is better, a lasting loss does not either.
+    bench.give(peer(B, facts(State::Idle, Health::NoPath, NONE)));
+    bench.give(route(unrouted()));
+    pass(&mut bench, 1000);
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    assert_eq!(health(&bench), Health::NoPath);
+    bench.give(route(Ok(())));
+    assert_eq!(health(&bench), Health::Healthy);
+}
+
+#[test]
+fn a_route_that_went_with_its_interface_has_time_to_come_back_with_it() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    bench.give(peer(A, held_by_peer(B, Epoch::floor(1))));
+    bench.give(path(bad()));
+    bench.give(route(unrouted()));
+    pass(&mut bench, 1000);
+    let told = |actions: &[Action]| {
+        let said = |action: &&Action| matches!(action, Action::Log(Transition::NoPath { .. }));
+        actions.iter().filter(said).count()
+    };
+    assert_eq!(told(&bench.give(path(Ok(())))), 0);
+    assert_eq!(told(&pass(&mut bench, 200)), 0);
+    bench.give(route(Ok(())));
+    assert_eq!(told(&pass(&mut bench, 1000)), 0);
+    assert_eq!(health(&bench), Health::Standby);
+    // And where it does not.
+    bench.give(path(bad()));
+    bench.give(route(unrouted()));
+    bench.give(path(Ok(())));
+    assert_eq!(told(&pass(&mut bench, 1000)), 1);
+    assert_eq!(health(&bench), Health::NoPath);
+}
+
+#[test]
+fn an_interface_that_carries_again_is_told_of_what_is_served() {
+    let announces = |actions: &[Action]| actions.contains(&Action::Announce { group: GROUP });
+    let on = |links| PeerFacts { links, ..facts(State::Idle, Health::NoPath, NONE) };
+    let (mut bench, _) = serving(Policy::Available, false);
+    bench.give(peer(B, on(0b11)));
+    pass(&mut bench, 500);
+    assert!(!announces(&bench.give(path(bad()))));
+    assert!(announces(&bench.give(path(Ok(())))));
+    // One that comes and goes is told now and then.
+    for _ in 0..3 {
+        bench.give(path(bad()));
+        assert!(!announces(&bench.give(path(Ok(())))));
+    }
+    assert!(announces(&pass(&mut bench, 500)));
+    assert!(!announces(&pass(&mut bench, 500)));
+    // A link on the interface of its addresses is heard again, and one elsewhere.
+    assert!(!announces(&bench.give(peer(B, on(0b10)))));
+    assert!(announces(&bench.give(peer(B, on(0b11)))));
+    pass(&mut bench, 500);
+    assert!(!announces(&bench.give(peer(B, on(0b01)))));
+    assert!(!announces(&bench.give(peer(B, on(0b11)))));
+    // Who does not hold it says nothing.
+    let mut bench = Bench::new(B, None, true).cleaned();
+    bench.give(peer(A, PeerFacts { links: 0b10, ..held_by_peer(B, Epoch::floor(1)) }));
+    bench.give(path(bad()));
+    assert!(!announces(&bench.give(path(Ok(())))));
+    let heard = PeerFacts { links: 0b11, ..held_by_peer(B, Epoch::floor(1)) };
+    assert!(!announces(&bench.give(peer(A, heard))));
 }
 
 /// What the record was told last.

@@ -181,7 +181,15 @@ impl World {
         for group in 0..self.plan.groups as u8 {
             let broken = self.hosts[host].no_path;
             let result = if broken { Err("no carrier".to_owned()) } else { Ok(()) };
-            self.feed(host, Input::Path { group: GroupId(group), result });
+            // By turns a cable and a route.
+            let group = GroupId(group);
+            self.feed(
+                host,
+                match host % 2 {
+                    0 => Input::Path { group, result },
+                    _ => Input::Route { group, result },
+                },
+            );
         }
         self.feed(host, Input::Isolated(isolated));
     }
