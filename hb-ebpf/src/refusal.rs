@@ -61,7 +61,7 @@ refusals! {
 /// not fresh and so changed nothing.
 pub const COUNTERS: usize = 16;
 
-const _: () = assert!(Refusal::ALL.len() < COUNTERS);
+const _: () = assert!(Refusal::ALL.len() < COUNTERS && COUNTERS.is_power_of_two());
 
 #[cfg(test)]
 mod tests {

@@ -20,12 +20,15 @@ use crate::{
 };
 
 /// The compiler flags, apart from those that map paths.
-pub(crate) const FLAGS: [&str; 4] = [
+pub(crate) const FLAGS: [&str; 5] = [
     // The machine whose registers and kernel types the bindings of aya-ebpf describe.
     "--cfg=bpf_target_arch=\"x86_64\"",
     // BTF is made from debug information.
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
+    // Otherwise every store of zeros and every copy that LLVM finds is a call of `memset` or `memcpy`,
+    // under a lock as well, where kernels before 6.9 take no call.
+    "-Clink-arg=--disable-expand-memcpy-in-order",
     // By name, found on a path that begins with its directory: flags are part of what cargo names
     // a crate by, and so of the bytes.
     "-Clinker=bpf-linker",

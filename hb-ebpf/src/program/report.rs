@@ -1,7 +1,10 @@
 //! Telling the daemon: events and counters.
 
 use aya_ebpf::bindings::BPF_RB_FORCE_WAKEUP;
-use hb_ebpf::maps::{Event, EventKind};
+use hb_ebpf::{
+    maps::{Event, EventKind},
+    refusal::COUNTERS,
+};
 
 use crate::maps;
 
@@ -45,9 +48,8 @@ fn lost() {
 #[inline(always)]
 pub(crate) fn refused(slot: u32, reason: usize) {
     if let Some(counters) = maps::REFUSED.get_ptr_mut(slot) {
-        // SAFETY: this CPU's own entry, and the program is not preempted by itself.
-        if let Some(counter) = unsafe { (*counters).get_mut(reason) } {
-            *counter += 1;
-        }
+        // SAFETY: this CPU's own entry, and the program is not preempted by itself. The mask shows the
+        // verifier that the index is in range: Linux 6.1 forgets a comparison with what it keeps on the stack.
+        unsafe { (*counters)[reason & (COUNTERS - 1)] += 1 };
     }
 }

@@ -3,6 +3,7 @@
 use hb_ebpf::{
     homes,
     maps::{Event, EventKind},
+    refusal::COUNTERS,
 };
 
 use crate::maps;
@@ -30,9 +31,8 @@ pub(crate) fn push(_event: Event) {}
 #[inline(always)]
 pub(crate) fn refused(slot: u32, reason: usize) {
     if let Some(counters) = maps::REFUSED.get_ptr_mut(homes::member_of(slot)) {
-        // SAFETY: this CPU's own entry, and the program is not preempted by itself.
-        if let Some(counter) = unsafe { (*counters).get_mut(reason) } {
-            *counter += 1;
-        }
+        // SAFETY: this CPU's own entry, and the program is not preempted by itself. The mask shows the
+        // verifier that the index is in range: Linux 6.1 forgets a comparison with what it keeps on the stack.
+        unsafe { (*counters)[reason & (COUNTERS - 1)] += 1 };
     }
 }

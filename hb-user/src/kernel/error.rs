@@ -41,12 +41,12 @@ pub enum KernelError {
     },
     /// The object does not load.
     #[error(
-        "the kernel refused the maps of the kernel half: kernel 6.6 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+        "the kernel refused the maps of the kernel half: it is known to run on Linux 6.12 and newer with BTF, and needs CAP_BPF and CAP_NET_ADMIN"
     )]
     Load(#[source] Cause),
     /// A program does not load.
     #[error(
-        "the kernel refused the program `{program}`: kernel 6.6 or newer with BTF, and CAP_BPF with CAP_NET_ADMIN are needed"
+        "the kernel refused the program `{program}`: it is known to run on Linux 6.12 and newer with BTF, and needs CAP_BPF and CAP_NET_ADMIN"
     )]
     Program {
         /// Which.
