@@ -1,13 +1,10 @@
 //! Neighbours and routers hear where a service address is, and hear it again when that may have been lost.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use lab::{
     addresses::{Link, Machine, VIP4, VIP6},
-    clock::RealTime,
+    clock::{self, RealTime},
     config::Settings,
     socket::Socket,
     switch::{Direction, port_name},
@@ -117,9 +114,9 @@ fn the_router_is_asked_by_who_holds_the_addresses_and_by_nobody_else() {
         ipv6.wait("b's solicitation", |frame| asks_v6(frame, Machine::B));
         arp.forget();
         ipv6.forget();
-        let until = Instant::now() + Duration::from_millis(2500);
+        let until = clock::now().after(Duration::from_millis(2500));
         let (mut four, mut six) = (Vec::new(), Vec::new());
-        while Instant::now() < until {
+        while clock::now() < until {
             four.extend(arp.next());
             six.extend(ipv6.next());
             thread::sleep(Duration::from_millis(20));

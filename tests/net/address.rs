@@ -289,9 +289,9 @@ fn a_route_to_the_neighbours_is_found_whether_the_vip_is_up_or_not() {
     };
     let up = |change: Change| {
         let mut socket = left.inside(|| AddressSocket::open().unwrap());
-        super::address::change(&mut socket, change, &[vip4, vip6])
-            .into_iter()
-            .for_each(|done| drop(done.unwrap()));
+        for done in super::address::change(&mut socket, change, &[vip4, vip6]) {
+            done.unwrap();
+        }
     };
     for change in [Change::Add, Change::Remove] {
         up(change);
