@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use ::lab::{
     Lab, Options,
     chaos::{self, Lengths, RunReport},
-    faults::Kind,
+    faults::{Kind, NETWORK},
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -35,9 +35,11 @@ pub(crate) struct Chaos {
     /// Have the service addresses on both nodes, so that nothing but the gate tells them apart.
     #[arg(long)]
     warm: bool,
-    /// Choose only among these kinds of faults, separated by commas.
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    faults: Vec<Kind>,
+    /// Choose only among these kinds of faults, separated by commas. `network` stands for those of a
+    /// cable, a port or an interface that lasts for seconds: each run has one then, and is also judged
+    /// by whether the service is where it can be reached, soon enough, and moved no more than once.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = kinds)]
+    faults: Vec<Kinds>,
     /// Go on after a run that failed.
     #[arg(long)]
     keep_going: bool,
@@ -74,6 +76,14 @@ impl Gate {
             Self::Bypass => "bypass",
         }
     }
+}
+
+/// Kinds of faults that one word stands for.
+#[derive(Clone, Debug)]
+struct Kinds(Vec<Kind>);
+
+fn kinds(word: &str) -> Result<Kinds> {
+    if word == "network" { Ok(Kinds(NETWORK.to_vec())) } else { Ok(Kinds(vec![word.parse()?])) }
 }
 
 /// What a series found, as it is written to a file.
@@ -131,10 +141,11 @@ impl Chaos {
         let mut settings = lengths.settings(self.policy.name(), gate);
         settings.warm = self.warm;
         let possible = chaos::Chaos::all_kinds(&settings);
-        for kind in &self.faults {
+        let asked: Vec<_> = self.faults.iter().flat_map(|kinds| &kinds.0).copied().collect();
+        for kind in asked.iter().filter(|kind| kind.needs_witness()) {
             ensure!(possible.contains(kind), "policy {} has no {kind}", self.policy.name());
         }
-        let kinds = if self.faults.is_empty() { possible } else { self.faults.clone() };
+        let kinds = if asked.is_empty() { possible } else { asked };
         let chaos = chaos::Chaos { lengths, kinds };
 
         let mut options = Options::new()?;

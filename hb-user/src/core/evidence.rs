@@ -6,6 +6,9 @@ use hb_ebpf::wire::Standing;
 /// What a node hears. Empty is as well as can be. Texts for people say what is not heard, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
+    /// Nothing was heard yet on one of the interfaces since it is in use, while another node lives, and it
+    /// is too early to say that nothing will be.
+    pub pending: bool,
     /// A link of one of the interfaces works one way at most, and nobody else answers there either.
     pub unheard: Option<String>,
     /// On a link of one of the interfaces the other nodes fell silent, while they live elsewhere, and

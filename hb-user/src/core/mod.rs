@@ -461,10 +461,9 @@ impl Core {
         let peer = self.peers[position].id;
         let able = |index: usize, group: &Group| {
             self.barred(index, Some(peer)).is_none()
-                && group.ready
+                && group.is_ready(self.now)
                 && group.phase.is_apart()
                 && group.failure().is_none()
-                && !group.is_blocked(self.now)
                 && self.leaving.is_none()
         };
         let groups = self.groups.iter().enumerate().filter(|(index, group)| able(*index, group));

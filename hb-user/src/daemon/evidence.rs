@@ -57,6 +57,8 @@ struct Ear {
     received: u32,
     /// When something was received last, or could be again.
     since: BootTime,
+    /// A link of it was heard since.
+    heard: bool,
     /// Since when a link of it works one way at most.
     broken_since: Option<BootTime>,
     /// When the neighbourhood answered last.
@@ -85,7 +87,7 @@ struct Links {
 impl Ear {
     fn new(state: State, received: u32, now: BootTime) -> Self {
         let answered = Arc::new(AtomicU64::new(now.0));
-        Self { state, received, since: now, broken_since: None, answered }
+        Self { state, received, since: now, heard: false, broken_since: None, answered }
     }
 
     /// Takes in a look at the interface.
@@ -102,8 +104,14 @@ impl Ear {
         let broken = self.state.works && links.broken;
         self.broken_since = broken.then(|| self.broken_since.unwrap_or(now));
         if links.heard {
-            self.since = now;
+            (self.since, self.heard) = (now, true);
         }
+    }
+
+    /// Tells whether it is too early to say what is heard here since the interface is in use.
+    fn is_pending(&self, now: BootTime) -> bool {
+        let began = self.broken_since.is_some_and(|since| now.since(since) < DEAF);
+        began && !self.heard && !self.is_deaf(now)
     }
 
     /// Tells whether nothing arrives, although another node lives.
@@ -124,6 +132,7 @@ impl Hearing {
         let deaf = ear.is_some_and(|ear| ear.is_deaf(now));
         let unheard = ear.is_some_and(|ear| ear.is_unheard(now));
         Evidence {
+            pending: ear.is_none_or(|ear| ear.is_pending(now)),
             unheard: unheard.then(|| format!("nobody answers this node on {interface}")),
             deaf: deaf.then(|| format!("nothing arrives on {interface}")),
             unreached: self.pings.unreached(interface, now),
@@ -170,7 +179,10 @@ impl Daemon {
             let place = usize::from(group.0);
             let Some(vips) = self.vips.get(place) else { continue };
             let heard = vips.iter().map(|vip| self.hearing.evidence(&vip.interface, now));
-            let evidence = heard.max_by_key(Evidence::standing).unwrap_or_default();
+            let all: Vec<_> = heard.collect();
+            let pending = all.iter().any(|evidence| evidence.pending);
+            let worst = all.into_iter().max_by_key(Evidence::standing).unwrap_or_default();
+            let evidence = Evidence { pending, ..worst };
             let Some(told) = self.hearing.told.get_mut(place) else { continue };
             if *told != evidence {
                 told.clone_from(&evidence);
@@ -253,6 +265,19 @@ mod tests {
         assert!(ear.is_deaf(at(4300)));
         ear.hear(Links { heard: true, broken: true }, at(4400));
         assert!(!ear.is_deaf(at(4400)), "another link of it is heard");
+    }
+
+    #[test]
+    fn what_was_never_heard_is_pending_until_it_is_sure() {
+        let mut ear = Ear::new(WELL, 7, at(0));
+        assert!(!ear.is_pending(at(0)), "the other node does not live");
+        ear.hear(silent(), at(10));
+        assert!(ear.is_pending(at(10)) && ear.is_pending(at(1400)));
+        assert!(!ear.is_pending(at(1520)) && ear.is_deaf(at(1520)));
+        let mut heard = ear.clone();
+        heard.hear(Links { broken: false, heard: true }, at(20));
+        heard.hear(silent(), at(500));
+        assert!(!heard.is_pending(at(600)), "it was heard before");
     }
 
     #[test]

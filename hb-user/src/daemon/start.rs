@@ -350,6 +350,7 @@ fn assemble(
         seen: Default::default(),
     };
     daemon.ask_pings();
+    daemon.listen(now);
     for peer in daemon.others() {
         daemon.watch(peer, true)?;
     }

@@ -86,6 +86,12 @@ impl Lengths {
         }
     }
 
+    /// Returns by when another node has taken over from one that was not heard any more.
+    pub(super) fn longest_promise(&self) -> Duration {
+        let fence = self.fence_delay.map_or(Duration::ZERO, |_| FENCE);
+        self.promise() * 2 + self.seek() * 8 + fence
+    }
+
     /// Returns how long a vote stays given.
     fn promise(&self) -> Duration {
         (self.lease + self.margin).mul_f64(RATE)

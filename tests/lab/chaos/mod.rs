@@ -5,6 +5,7 @@
 //! judge looks at all that left the nodes meanwhile.
 
 mod lengths;
+mod network;
 pub mod plan;
 mod report;
 
@@ -24,7 +25,7 @@ use crate::{
     clock,
     config::Settings,
     connections::Connections,
-    faults::{self, Deed, KINDS, Kind},
+    faults::{self, Deed, KINDS, Kind, NETWORK},
     fence::PowerSwitch,
     judge::{
         Departure, Departures,
@@ -54,7 +55,12 @@ impl Chaos {
     /// All kinds of faults that a lab with these settings has.
     #[must_use]
     pub fn all_kinds(settings: &Settings) -> Vec<Kind> {
-        KINDS.into_iter().filter(|kind| !kind.needs_witness() || settings.has_witness()).collect()
+        KINDS
+            .into_iter()
+            .filter(|kind| !kind.needs_witness() || settings.has_witness())
+            // What lasts for seconds is a series of its own.
+            .filter(|kind| *kind == Kind::Carrier || !NETWORK.contains(kind))
+            .collect()
     }
 
     /// Sets up a lab and starts the daemons; returns it when one serves and both hear each other.
@@ -77,7 +83,13 @@ impl Chaos {
     ///
     /// If the lab refuses something, or the judge could not watch: there is no verdict then.
     pub fn run(&self, lab: &mut Lab, seed: u64) -> Result<RunReport> {
-        let plan = plan::plan(&mut plan::Random::new(seed), &self.kinds, &self.lengths);
+        let mut random = plan::Random::new(seed);
+        let network = self.kinds.iter().all(|kind| NETWORK.contains(kind));
+        let plan = if network {
+            network::plan(&mut random, &self.kinds, &self.lengths).unwrap_or_default()
+        } else {
+            plan::plan(&mut random, &self.kinds, &self.lengths)
+        };
         self.run_plan(lab, seed, &plan)
     }
 
@@ -92,6 +104,10 @@ impl Chaos {
             drop(switch.take_requests());
         }
         drop(lab.take_edits());
+        let network = network::is_network(plan);
+        if network {
+            wait_until_able(lab)?;
+        }
         let judge = lab.judge()?;
         let addresses = lab.settings().addresses();
         let connections = if self.kinds.contains(&Kind::Connections) {
@@ -108,7 +124,7 @@ impl Chaos {
         let (mut bound, mut back) = (Duration::ZERO, Ok(None));
         for _ in 0..=faults::FENCES {
             bound = self.lengths.bound(lab.settings(), forgets);
-            if plan.faults.iter().any(|planned| planned.fault.kind == Kind::Carrier) {
+            if plan.faults.iter().any(|planned| NETWORK.contains(&planned.fault.kind)) {
                 bound += lengths::HOLD_DOWN;
             }
             back = judge.wait_for_service(&addresses, mended, bound);
@@ -158,6 +174,18 @@ impl Chaos {
         if let Some(first) = violations.first() {
             report.failures.push(format!("two servers: {first}"));
         }
+        if let ([planned], [injected, mended, ..], true) =
+            (plan.faults.as_slice(), deeds.as_slice(), network)
+        {
+            let during = (injected.ended, mended.began);
+            report.failures.extend(network::failures(
+                planned,
+                &self.lengths,
+                &seen.answers,
+                &addresses,
+                during,
+            ));
+        }
         if let Err(missing) = back {
             let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
             let missing = missing.join(", ");
@@ -173,6 +201,27 @@ impl Chaos {
             report.timeline = report::timeline(lab, began, &evidence)?;
         }
         Ok(report)
+    }
+}
+
+/// Waits until each node serves or stands by for each group: what failed before is over.
+fn wait_until_able(lab: &Lab) -> Result<()> {
+    let end = clock::now().after(SETTLE);
+    loop {
+        let able = NODES.into_iter().all(|node| {
+            lab.status(node).is_ok_and(|status| {
+                let groups = status["groups"].as_array().cloned().unwrap_or_default();
+                let able = |group: &serde_json::Value| {
+                    group["health"] == "standby" || group["health"] == "healthy"
+                };
+                !groups.is_empty() && groups.iter().all(able)
+            })
+        });
+        if able {
+            return Ok(());
+        }
+        ensure!(clock::now() < end, "a node is not able to serve within {SETTLE:?}");
+        thread::sleep(LOOK);
     }
 }
 

@@ -4,7 +4,7 @@ mod carry;
 mod edit;
 mod restart;
 
-use std::{fmt, str::FromStr, sync::PoisonError, time::Duration};
+use std::{fmt, str::FromStr, sync::PoisonError, thread, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -37,6 +37,14 @@ pub enum Kind {
     CutLink,
     /// The port of a link of a node is taken down, so that its interface has no carrier.
     Carrier,
+    /// An interface of a node, or every one, is set down.
+    LinkDown,
+    /// A port, or every one, loses all packets, perhaps in one direction, and keeps its carrier.
+    Silent,
+    /// The port of the service addresses goes down and up again a few times.
+    Flap,
+    /// A daemon starts again behind a port that does not forward yet.
+    Late,
     /// Every link of a node is cut, both ways.
     Cut,
     /// A link of a node, or every one, loses all packets in one direction.
@@ -71,12 +79,16 @@ pub enum Kind {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 20] = [
+pub const KINDS: [Kind; 24] = [
     Kind::Freeze,
     Kind::Kill,
     Kind::Stop,
     Kind::CutLink,
     Kind::Carrier,
+    Kind::LinkDown,
+    Kind::Silent,
+    Kind::Flap,
+    Kind::Late,
     Kind::Cut,
     Kind::OneWay,
     Kind::Lossy,
@@ -94,6 +106,10 @@ pub const KINDS: [Kind; 20] = [
     Kind::Pins,
 ];
 
+/// Kinds in which a cable, a port or an interface fails, and no machine; `network` on the command line.
+pub const NETWORK: [Kind; 5] =
+    [Kind::Carrier, Kind::LinkDown, Kind::Silent, Kind::Flap, Kind::Late];
+
 impl Kind {
     /// Returns its word on the command line.
     #[must_use]
@@ -104,6 +120,10 @@ impl Kind {
             Self::Stop => "stop",
             Self::CutLink => "cut-link",
             Self::Carrier => "carrier",
+            Self::LinkDown => "link-down",
+            Self::Silent => "silent",
+            Self::Flap => "flap",
+            Self::Late => "late",
             Self::Cut => "cut",
             Self::OneWay => "one-way",
             Self::Lossy => "lossy",
@@ -219,6 +239,20 @@ impl Fault {
         lab.switch().netns().ip_batch(&lines)
     }
 
+    /// Sets the node's own interfaces up or down. What the kernel takes with one, a network manager puts
+    /// back.
+    fn set_interfaces(&self, lab: &Lab, up: bool) -> Result<()> {
+        let mut lines = String::new();
+        for &link in self.links() {
+            let (interface, state) = (link.interface(), if up { "up" } else { "down" });
+            lines += &format!("link set {interface} {state}\n");
+            if up && link == Link::Client {
+                lines += &format!("address replace {}/64 dev {interface} nodad\n", self.node.v6());
+            }
+        }
+        lab.netns(self.node).ip_batch(&lines)
+    }
+
     /// Lets it happen.
     ///
     /// # Errors
@@ -231,15 +265,34 @@ impl Fault {
             Kind::Kill => end(lab, node, libc::SIGKILL),
             // A frozen daemon leaves in order when it is thawed, or is killed in the end.
             Kind::Stop => signal(lab, node, libc::SIGTERM),
-            Kind::CutLink | Kind::OneWay | Kind::Carrier => {
-                if self.kind == Kind::Carrier {
-                    self.set_ports(lab, "down")?;
+            Kind::CutLink | Kind::OneWay | Kind::Carrier | Kind::LinkDown | Kind::Silent => {
+                match self.kind {
+                    Kind::Carrier => self.set_ports(lab, "down")?,
+                    Kind::LinkDown => self.set_interfaces(lab, false)?,
+                    _ => {}
                 }
                 // The lab goes by this to tell whether the nodes are parted.
                 for &link in self.links() {
                     lab.switch().cut_link(node, link, self.direction);
                 }
                 Ok(())
+            }
+            Kind::Flap => {
+                for _ in 0..FLAPS {
+                    self.set_ports(lab, "down")?;
+                    thread::sleep(FLAP);
+                    self.set_ports(lab, "up")?;
+                    thread::sleep(FLAP);
+                }
+                Ok(())
+            }
+            Kind::Late => {
+                signal(lab, node, libc::SIGTERM)?;
+                wait_for_leave(lab, node)?;
+                for &link in self.links() {
+                    lab.switch().cut_link(node, link, Direction::Both);
+                }
+                lab.start_daemon(node)
             }
             Kind::Cut => {
                 lab.cut(node);
@@ -299,9 +352,16 @@ impl Fault {
                 wait_for_leave(lab, node)?;
                 ensure_daemon(lab, node)
             }
-            Kind::CutLink | Kind::OneWay | Kind::Carrier => while_no_power_is_cut(lab, |lab| {
-                if self.kind == Kind::Carrier {
-                    self.set_ports(lab, "up")?;
+            Kind::CutLink
+            | Kind::OneWay
+            | Kind::Carrier
+            | Kind::LinkDown
+            | Kind::Silent
+            | Kind::Late => while_no_power_is_cut(lab, |lab| {
+                match self.kind {
+                    Kind::Carrier => self.set_ports(lab, "up")?,
+                    Kind::LinkDown => self.set_interfaces(lab, true)?,
+                    _ => {}
                 }
                 // What is switched off sends nothing, and its namespace would.
                 if lab.responder_runs(node)? {
@@ -329,7 +389,7 @@ impl Fault {
                 lab.heal(Machine::Witness);
                 Ok(())
             }
-            Kind::WitnessRestart | Kind::Forget | Kind::Pins => Ok(()),
+            Kind::WitnessRestart | Kind::Forget | Kind::Pins | Kind::Flap => Ok(()),
             Kind::Crash => boot(lab, node),
             Kind::Unread => order(lab, node, Order::Read),
             Kind::Restart => self.restart.mend(lab, node),
@@ -370,7 +430,15 @@ impl fmt::Display for Fault {
                 let (way, place, verdict) = self.foreign;
                 write!(f, "{} on {node}, {way:?} {place:?} {verdict:?}", self.kind)
             }
-            (Kind::CutLink | Kind::Carrier, _) => write!(f, "{} of {node} ({links})", self.kind),
+            (Kind::Silent, Direction::FromMachine) => {
+                write!(f, "{} from {node} ({links})", self.kind)
+            }
+            (Kind::Silent, Direction::ToMachine) => {
+                write!(f, "{} to {node} ({links})", self.kind)
+            }
+            (Kind::CutLink | Kind::Carrier | Kind::LinkDown | Kind::Silent, _) => {
+                write!(f, "{} of {node} ({links})", self.kind)
+            }
             (Kind::OneWay, Direction::FromMachine) => {
                 write!(f, "{} from {node} ({links})", self.kind)
             }
@@ -380,6 +448,10 @@ impl fmt::Display for Fault {
     }
 }
 
+/// How often [`Kind::Flap`] takes the port down.
+const FLAPS: u32 = 5;
+/// For how long it is down, and up, each time.
+const FLAP: Duration = Duration::from_millis(200);
 /// Packets that [`Kind::Lossy`] loses, in percent.
 const LOSS: u32 = 50;
 

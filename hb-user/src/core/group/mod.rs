@@ -287,9 +287,7 @@ impl Group {
             | Phase::Yielding { .. }
             | Phase::Clearing => Health::Stopping,
             Phase::Idle | Phase::Released { .. } if leaving => Health::Stopping,
-            Phase::Idle | Phase::Released { .. } if self.ready && !self.is_blocked(now) => {
-                Health::Standby
-            }
+            Phase::Idle | Phase::Released { .. } if self.is_ready(now) => Health::Standby,
             Phase::Idle | Phase::Released { .. } => Health::Starting,
         }
     }
@@ -303,6 +301,11 @@ impl Group {
             (Phase::Seeking, None) => (State::Seeking, self.record.newest),
             (_, None) => (State::Idle, self.record.newest),
         }
+    }
+
+    /// Tells whether this node knows enough to take the group, and its record may take part.
+    pub(super) fn is_ready(&self, now: BootTime) -> bool {
+        self.ready && !self.evidence.pending && !self.is_blocked(now)
     }
 
     /// Tells whether the record takes no part for now, or is bound to another node without an end.

@@ -1,6 +1,8 @@
 //! How well this node is placed to hold a group: whether its addresses can be reached here, what is heard
 //! on their interfaces, and whether anybody at all is.
 
+use std::time::Duration;
+
 use hb_ebpf::{time::BootTime, wire::Standing};
 
 use super::{Around, Group};
@@ -95,7 +97,9 @@ impl Group {
             return;
         }
         let since = *self.outdone_since.get_or_insert(around.now);
-        if since.after(self.bounds.settle) <= around.now {
+        // A node that stands by had better say so too early than too late.
+        let settle = if self.phase.is_apart() { Duration::ZERO } else { self.bounds.settle };
+        if since.after(settle) <= around.now {
             let error = error.to_owned();
             out.push(Action::Log(Transition::NoPath { group, error: error.clone() }));
             self.outdone = Some(error);

@@ -70,11 +70,10 @@ impl Group {
             // It was won and lost before anybody here knew.
             return self.give_way(Epoch::NONE, Reason::Lost, around.now, out);
         }
-        let able = self.ready
+        let able = self.is_ready(around.now)
             && self.failure().is_none()
             && !around.leaving
-            && !around.barred
-            && !self.is_blocked(around.now);
+            && !around.barred;
         let turn = match around.choice {
             Choice::Take(node) if able => Some(node),
             _ => None,

@@ -438,3 +438,26 @@ fn what_is_heard_is_told_to_the_record() {
     bench.give(heard(Evidence::default()));
     assert_eq!(placed(&bench), Some(Standing::default()));
 }
+
+#[test]
+fn who_starts_behind_a_port_that_is_not_heard_yet_is_not_ready() {
+    for policy in POLICIES {
+        let mut bench = Bench::under(policy, B, None, true).cleaned();
+        let holder = held_by_peer(B, Epoch::floor(1));
+        bench.give(heard(Evidence { pending: true, ..Evidence::default() }));
+        let actions = bench.give(peer(A, holder));
+        assert_eq!(health(&bench), Health::Starting, "{policy:?}");
+        let arms =
+            |action: &Action| matches!(action, Action::Arm { groups, .. } if !groups.is_empty());
+        assert!(!actions.iter().any(arms), "{actions:?}");
+        // Sure of it: no more time is left for a hand-over to it.
+        bench.give(deaf());
+        assert_eq!(health(&bench), Health::NoPath);
+        // And heard in time, it is ready at once.
+        let mut bench = Bench::under(policy, B, None, true).cleaned();
+        bench.give(heard(Evidence { pending: true, ..Evidence::default() }));
+        bench.give(peer(A, holder));
+        bench.give(heard(Evidence::default()));
+        assert_eq!(health(&bench), Health::Standby, "{policy:?}");
+    }
+}
