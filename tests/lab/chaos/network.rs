@@ -6,7 +6,7 @@ use hb_ebpf::time::BootTime;
 
 use super::{Lengths, Plan, plan::Random};
 use crate::{
-    addresses::{Link, Machine, NODES},
+    addresses::{Link, NODES},
     faults::{Fault, Kind, NETWORK, Planned},
     judge::{Departure, verdict},
     switch::Direction,
@@ -105,7 +105,7 @@ pub(super) fn failures(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addresses::VIPS;
+    use crate::addresses::{Machine, VIPS};
 
     const SECOND: u64 = 1_000_000_000;
 

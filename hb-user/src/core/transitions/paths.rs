@@ -418,9 +418,10 @@ fn who_hears_less_takes_nothing_while_the_other_lives_and_what_it_can_after() {
         let mut bench = Bench::under(policy, B, None, true).cleaned();
         let holder = held_by_peer(B, Epoch::floor(1));
         bench.give(peer(A, holder));
-        bench.give(deaf());
-        let actions = pass(&mut bench, LONG);
+        // At once: it has nothing to lose.
+        let actions = bench.give(deaf());
         assert!(actions.contains(&Action::Arm { peer: A, groups: Vec::new() }), "{actions:?}");
+        pass(&mut bench, LONG);
         assert_eq!(health(&bench), Health::NoPath);
         // There is nobody left who hears more.
         bench.give(peer(A, dead(holder)));
