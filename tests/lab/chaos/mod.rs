@@ -177,7 +177,12 @@ impl Chaos {
         if let ([planned], [injected, mended, ..], true) =
             (plan.faults.as_slice(), deeds.as_slice(), network)
         {
-            let during = (injected.ended, mended.began);
+            // What has flapped is well again, and may be failed back to.
+            let during = if planned.fault.kind == Kind::Flap {
+                (injected.began, injected.ended)
+            } else {
+                (injected.ended, mended.began)
+            };
             report.failures.extend(network::failures(
                 planned,
                 &self.lengths,

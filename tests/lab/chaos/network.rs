@@ -18,6 +18,8 @@ const LONGER: Duration = Duration::from_secs(2);
 const CARRIER: Duration = Duration::from_millis(1500);
 /// That a port is silent takes 1.5 s to be seen, and one more to be sure of.
 const SILENCE: Duration = Duration::from_millis(4500);
+/// A node says for so long that it hears one that it hears no more (`L_max`).
+const STILL_HEARD: Duration = Duration::from_secs(2);
 /// A client of a holder that is well may wait so long for a machine that is busy.
 const UNTOUCHED: Duration = Duration::from_millis(500);
 
@@ -39,7 +41,7 @@ pub(super) fn plan(random: &mut Random, kinds: &[Kind], lengths: &Lengths) -> Op
     };
     let fault = Fault { link, direction, ..Fault::of(kind, node) };
     let from = Duration::from_millis(random.below(300));
-    let until = from + bound(kind, lengths) + LONGER + Duration::from_millis(random.below(1000));
+    let until = from + bound(&fault, lengths) + LONGER + Duration::from_millis(random.below(1000));
     Some(Plan { faults: vec![Planned { fault, from, until }], broken: Vec::new() })
 }
 
@@ -49,10 +51,11 @@ pub(super) fn is_network(plan: &Plan) -> bool {
 }
 
 /// How long after such a fault the other node may take to serve.
-fn bound(kind: Kind, lengths: &Lengths) -> Duration {
+fn bound(fault: &Fault, lengths: &Lengths) -> Duration {
     let rules = lengths.longest_promise();
-    match kind {
-        Kind::Silent => SILENCE + rules,
+    match (fault.kind, fault.direction) {
+        (Kind::Silent, Direction::FromMachine) => SILENCE + STILL_HEARD + rules,
+        (Kind::Silent, _) => SILENCE + rules,
         _ => CARRIER + rules,
     }
 }
@@ -81,7 +84,7 @@ pub(super) fn failures(
         // A standby that is cut off from everybody takes a vote along, which the holder replaces.
         let alone = fault.link.is_none();
         let silence = verdict::longest_silence(answers, address, began, ended);
-        let most = if hit || alone { bound(fault.kind, lengths) } else { UNTOUCHED };
+        let most = if hit || alone { bound(&fault, lengths) } else { UNTOUCHED };
         if Duration::from_nanos(silence) > most {
             failures.push(format!(
                 "{address} of {holder} was away for {:?}, and {most:?} are allowed",
@@ -177,7 +180,7 @@ mod tests {
                 let found = plans.iter().map(|plan| plan.faults[0]).any(|planned| {
                     let fault = planned.fault;
                     (fault.kind, fault.node, fault.link) == (kind, node, Some(Link::Client))
-                        && planned.until - planned.from > bound(kind, &Lengths::default())
+                        && planned.until - planned.from > bound(&fault, &Lengths::default())
                 });
                 assert!(found, "{kind} of {node}");
             }
