@@ -313,7 +313,7 @@ impl Live {
         let index = cable.node_index;
         let half = cable.node.enter(|| -> Result<Half> {
             let mut half = Half::open(groups, Transport::Ethernet, index, PEER_MAC)?;
-            half.kernel.attach(INTERFACE, index)?;
+            half.kernel.attach(INTERFACE, index, None)?;
             Ok(half)
         })??;
         let program = half.program("heartbeat")?;

@@ -125,7 +125,7 @@ impl Votes {
                 witness.seat(home, &seat(cluster, Policy::Witness, index)?)?;
                 witness.admit(cluster, home)?;
             }
-            witness.attach(INTERFACE, index, false)?;
+            witness.attach(INTERFACE, index, None)?;
             Ok(witness)
         })??;
         let program = Program::of(witness.program_fd()?).context("no file descriptor is left")?;

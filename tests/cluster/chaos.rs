@@ -8,7 +8,7 @@ use lab::{
     addresses::Machine,
     chaos::{Chaos, Lengths, Plan, RunReport},
     config::Settings,
-    faults::{Fault, Kind, Planned},
+    faults::{Fault, Kind, NETWORK, Planned},
 };
 
 use super::support::options;
@@ -23,8 +23,12 @@ fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
 }
 
 fn start_with(settings: Settings) -> (Chaos, Lab) {
-    let lengths = Lengths::of(&settings.policy);
     let kinds = Chaos::all_kinds(&settings);
+    start_among(settings, kinds)
+}
+
+fn start_among(settings: Settings, kinds: Vec<Kind>) -> (Chaos, Lab) {
+    let lengths = Lengths::of(&settings.policy);
     let options = Options { disks: true, ..options(settings) };
     (Chaos { lengths, kinds }, Chaos::start(options).unwrap())
 }
@@ -37,15 +41,19 @@ fn series(policy: &str) {
     go_through(start(policy, None));
 }
 
-fn go_through((chaos, mut lab): (Chaos, Lab)) {
+fn go_through(lab: (Chaos, Lab)) {
+    go_through_some(lab, RUNS);
+}
+
+fn go_through_some((chaos, mut lab): (Chaos, Lab), runs: u64) {
     let mut answers = 0;
-    for seed in SEED..SEED + RUNS {
+    for seed in SEED..SEED + runs {
         let report = chaos.run(&mut lab, seed).unwrap();
         assert_good(&report);
         answers += report.answers;
     }
     // The judge saw a service, and not an empty wire.
-    assert!(answers > 1000, "{answers} answers in {RUNS} runs");
+    assert!(answers > 1000, "{answers} answers in {runs} runs");
 }
 
 #[test]
@@ -63,6 +71,13 @@ fn never_two_servers_with_the_addresses_on_both_nodes() {
 #[test]
 fn never_two_servers_with_a_fence() {
     series("safe");
+}
+
+/// A run lasts up to eight seconds.
+#[test]
+fn what_fails_in_the_network_leaves_the_service_where_it_can_be_reached() {
+    let settings = Lengths::of("witness").settings("witness", None);
+    go_through_some(start_among(settings, NETWORK.to_vec()), 3);
 }
 
 #[test]

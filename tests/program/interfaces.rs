@@ -45,7 +45,7 @@ fn a_second_daemon_takes_over_the_attachment_without_a_gap() {
     left.inside(|| {
         let pins = Pins::new();
         let mut first = Kernel::open(OBJECT, pins.path()).unwrap();
-        let attachment = first.attach("left", index).unwrap();
+        let attachment = first.attach("left", index, None).unwrap();
         assert_eq!((attachment.mode, &attachment.reason), (Mode::Native, &None));
         let pin = format!("xdp-{index}-native");
         let (mode, program) = attached(&left, "left").unwrap();
@@ -54,7 +54,7 @@ fn a_second_daemon_takes_over_the_attachment_without_a_gap() {
         drop(first);
         assert_eq!(attached(&left, "left"), Some((NATIVE, program)), "answers without a daemon");
         let mut second = Kernel::open(OBJECT, pins.path()).unwrap();
-        assert_eq!(second.attach("left", index).unwrap().mode, Mode::Native);
+        assert_eq!(second.attach("left", index, None).unwrap().mode, Mode::Native);
         assert_eq!(link_id(&pins, &pin), id, "the same link");
         let (mode, newer) = attached(&left, "left").unwrap();
         assert_eq!(mode, NATIVE);
@@ -70,15 +70,39 @@ fn what_the_driver_refuses_is_attached_generically_and_said() {
     namespace.inside(|| {
         let pins = Pins::new();
         let mut kernel = Kernel::open(OBJECT, pins.path()).unwrap();
-        let attachment = kernel.attach("lo", 1).unwrap();
+        let attachment = kernel.attach("lo", 1, None).unwrap();
         assert_eq!(attachment.mode, Mode::Generic);
         assert!(!attachment.reason.as_deref().unwrap().is_empty());
         assert_eq!(attached(&namespace, "lo").unwrap().0, GENERIC);
         drop(kernel);
         let mut second = Kernel::open(OBJECT, pins.path()).unwrap();
-        let attachment = second.attach("lo", 1).unwrap();
+        let attachment = second.attach("lo", 1, None).unwrap();
         assert_eq!(attachment.mode, Mode::Generic);
         assert!(attachment.reason.is_some());
+    });
+}
+
+#[test]
+fn the_mode_that_is_asked_for_is_the_only_one() {
+    let (left, _right) = Namespace::pair();
+    let (index, _) = left.end("left");
+    left.inside(|| {
+        let pins = Pins::new();
+        // Over what an earlier daemon left as well.
+        for (only, mode, xdp) in [
+            (Mode::Generic, Mode::Generic, GENERIC),
+            (Mode::Native, Mode::Native, NATIVE),
+            (Mode::Generic, Mode::Generic, GENERIC),
+        ] {
+            let mut kernel = Kernel::open(OBJECT, pins.path()).unwrap();
+            assert_eq!(kernel.attach("left", index, Some(only)).unwrap().mode, mode);
+            assert_eq!(attached(&left, "left").unwrap().0, xdp);
+            assert_eq!(kernel.attachments().len(), 1);
+        }
+        let mut kernel = Kernel::open(OBJECT, pins.path()).unwrap();
+        let error = kernel.attach("lo", 1, Some(Mode::Native)).unwrap_err().to_string();
+        assert!(error.contains("lo in native mode") && error.contains("attach = "), "{error}");
+        assert_eq!(attached(&left, "lo"), None, "not in another mode");
     });
 }
 
@@ -89,14 +113,14 @@ fn an_interface_made_anew_is_attached_anew() {
     left.inside(|| {
         let pins = Pins::new();
         let mut kernel = Kernel::open(OBJECT, pins.path()).unwrap();
-        kernel.attach("left", index).unwrap();
+        kernel.attach("left", index, None).unwrap();
         let before = link_id(&pins, &format!("xdp-{index}-native"));
         drop(kernel);
         left.ip("link del left");
         // The same index, so that the old pin is found.
         left.ip(&format!("link add left index {index} type veth peer name spare"));
         let mut kernel = Kernel::open(OBJECT, pins.path()).unwrap();
-        assert_eq!(kernel.attach("left", index).unwrap().mode, Mode::Native);
+        assert_eq!(kernel.attach("left", index, None).unwrap().mode, Mode::Native);
         assert_ne!(link_id(&pins, &format!("xdp-{index}-native")), before);
         assert_eq!(attached(&left, "left").unwrap().0, NATIVE);
     });
@@ -109,7 +133,7 @@ fn an_interface_that_is_not_there_is_named() {
     namespace.inside(|| {
         let pins = Pins::new();
         let mut kernel = Kernel::open(OBJECT, pins.path()).unwrap();
-        let error = kernel.attach("gone", 4_000).unwrap_err().to_string();
+        let error = kernel.attach("gone", 4_000, None).unwrap_err().to_string();
         assert!(error.contains("cannot attach to gone"), "{error}");
     });
 }
@@ -153,7 +177,7 @@ impl Node {
             }
         }
         kernel.set_path(peer, LINK, &path).unwrap();
-        kernel.attach(interface, index).unwrap();
+        kernel.attach(interface, index, None).unwrap();
         let socket = LinkSocket::open(index, ends).unwrap();
         Self { kernel, shared, socket, index, me, peer, sequence: 0, _pins: pins }
     }
@@ -238,9 +262,12 @@ fn two_nodes(transport: Transport) {
     for (node, namespace, name) in [(&mut a, &left, "left"), (&mut b, &right, "right")] {
         let index = node.index;
         namespace.inside(|| {
-            let attachment = node.kernel.fall_back(index, "nobody hears its answers").unwrap();
+            let held = node.kernel.lend(index).unwrap();
+            let reason = "nobody hears its answers".to_owned();
+            let attachment = node.kernel.generic().unwrap().replace(held, reason).unwrap();
             assert_eq!(attachment.mode, Mode::Generic);
             assert_eq!(attachment.reason.as_deref(), Some("nobody hears its answers"));
+            node.kernel.hold(attachment);
         });
         assert_eq!(attached(namespace, name).unwrap().0, GENERIC);
         assert_eq!(node.kernel.attachments().len(), 1);

@@ -145,9 +145,10 @@ fn of_links(found: &mut Found, old: &[Link], new: &[Link]) {
         return found.restart(order("link", &before, &after), &before, &after);
     }
     for (old, new) in old.iter().zip(new) {
-        let Link { id: _, name, transport, multihop, ends } = old;
+        let Link { id: _, name, transport, multihop, attach, ends } = old;
         found.restart(format_args!("link.{name}.transport"), transport, &new.transport);
         found.restart(format_args!("link.{name}.multihop"), multihop, &new.multihop);
+        found.restart(format_args!("link.{name}.attach"), attach, &new.attach);
         let place = |end: &LinkEnd| (end.interface.clone(), end.address);
         let before: Vec<_> = ends.iter().map(|(node, end)| (*node, place(end))).collect();
         let after: Vec<_> = new.ends().map(|(node, end)| (node, place(end))).collect();

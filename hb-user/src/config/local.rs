@@ -4,8 +4,11 @@ use std::{net::IpAddr, path::PathBuf};
 
 use hb_ebpf::maps::{Path, Transport};
 
-use super::{Config, Link, LinkAddress, LinkEnd, Name, Node, Witness, nearest::suggestion};
-use crate::id::{LinkId, NodeId};
+use super::{Attach, Config, Link, LinkAddress, LinkEnd, Name, Node, Witness, nearest::suggestion};
+use crate::{
+    id::{LinkId, NodeId},
+    kernel::Mode,
+};
 
 /// The configuration as one node sees it: who it is, who the others are, and which end of each
 /// link is whose.
@@ -37,6 +40,8 @@ pub struct LocalLink {
     pub transport: Transport,
     /// Least TTL or hop limit taken.
     pub min_hops: u8,
+    /// How the program sits on its interface.
+    pub attach: Attach,
     /// This node's end.
     pub own: LinkEnd,
     /// The peers' ends, by rank.
@@ -46,6 +51,13 @@ pub struct LocalLink {
 }
 
 impl Local {
+    /// Returns the only mode in which the program may sit on an interface, if one of its links wants that.
+    #[must_use]
+    pub fn attach(&self, interface: &str) -> Option<Mode> {
+        let mut links = self.links.iter().filter(|link| link.own.interface.as_str() == interface);
+        links.find_map(|link| link.attach.only())
+    }
+
     /// Returns the id of the witness, if there is one.
     #[must_use]
     pub fn witness_id(&self) -> Option<NodeId> {
@@ -182,6 +194,7 @@ fn local_link(link: &Link, me: NodeId, witness: Option<&Witness>) -> Option<Loca
         name: link.name.clone(),
         transport: link.transport,
         min_hops: link.min_hops(),
+        attach: link.attach,
         own: link.end(me)?.clone(),
         peers: link
             .ends()

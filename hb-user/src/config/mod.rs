@@ -33,7 +33,10 @@ use std::{
 
 use hb_ebpf::{lease::identity::Places, maps::Transport, wire::GROUPS};
 
-use crate::id::{GroupId, LinkId, NodeId};
+use crate::{
+    id::{GroupId, LinkId, NodeId},
+    kernel::Mode,
+};
 
 pub use diff::Difference;
 pub use duration::{DurationError, Readable, parse as parse_duration};
@@ -138,6 +141,40 @@ pub struct Node {
     pub id: NodeId,
 }
 
+/// How the program sits on the interfaces of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attach {
+    /// Natively where that works, else in generic mode.
+    #[default]
+    Auto,
+    /// Natively, or the machine does not start.
+    Native,
+    /// In generic mode.
+    Generic,
+}
+
+impl Attach {
+    /// Returns the word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    /// Returns the only mode there may be, if no other will do.
+    #[must_use]
+    pub const fn only(self) -> Option<Mode> {
+        match self {
+            Self::Auto => None,
+            Self::Native => Some(Mode::Native),
+            Self::Generic => Some(Mode::Generic),
+        }
+    }
+}
+
 /// One network path between the nodes.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -149,6 +186,8 @@ pub struct Link {
     pub transport: Transport,
     /// Extra hops its frames may make; 0 for raw Ethernet.
     pub multihop: u8,
+    /// How the program sits on its interfaces.
+    pub attach: Attach,
     ends: BTreeMap<NodeId, LinkEnd>,
 }
 

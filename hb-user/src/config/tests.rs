@@ -3,6 +3,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernel::Mode;
 
 mod bad;
 mod diff;
@@ -297,6 +298,22 @@ fn a_group_needs_one_of_its_addresses_or_all() {
         assert_eq!(config.groups[1].require, require);
         assert_eq!(config.fingerprint(), good().fingerprint());
     }
+}
+
+#[test]
+fn a_link_says_in_which_mode_the_program_sits() {
+    assert_eq!(good().for_node("a").unwrap().attach("eth0"), None);
+    for (word, only) in
+        [("auto", None), ("native", Some(Mode::Native)), ("generic", Some(Mode::Generic))]
+    {
+        let config = parse(&with("\"udp4\"", &format!("\"udp4\"\nattach = \"{word}\""))).unwrap();
+        let local = config.for_node("a").unwrap();
+        assert_eq!(local.attach(local.links[0].own.interface.as_str()), only);
+        assert_eq!(local.attach("elsewhere"), None);
+        assert_eq!(config.fingerprint(), good().fingerprint(), "each machine has its own cards");
+    }
+    let error = parse(&with("\"udp4\"", "\"udp4\"\nattach = \"driver\"")).unwrap_err().to_string();
+    assert!(error.contains("attach") && error.contains("generic"), "{error}");
 }
 
 #[test]

@@ -72,7 +72,8 @@ impl Daemon {
             if !links.is_empty() && !attached {
                 if !self.anew.under_way {
                     self.anew.under_way = true;
-                    self.surveyor.attach(name, found.index);
+                    let only = self.local.attach(&name);
+                    self.surveyor.attach(name, found.index, only);
                 }
                 continue;
             }

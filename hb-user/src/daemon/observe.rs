@@ -244,6 +244,9 @@ impl Daemon {
     fn try_links(&mut self, peer: NodeId, now: BootTime) {
         for link in self.local.links.clone() {
             let interface = link.own.interface.as_str();
+            if self.local.attach(interface) == Some(Mode::Native) {
+                continue;
+            }
             let attached =
                 self.kernel.attachments().iter().find(|held| held.interface == interface);
             let Some((index, Mode::Native)) = attached.map(|held| (held.index, held.mode)) else {

@@ -152,7 +152,7 @@ fn assemble(
     // Attaching may take tens of milliseconds. Frames are answered only once the node has been
     // introduced, so a new kernel half never speaks for a daemon that is not there yet.
     for (name, (index, _)) in &interfaces {
-        let attached = kernel.attach(name, *index)?;
+        let attached = kernel.attach(name, *index, local.attach(name))?;
         super::log_attachment(attached);
     }
     let mode = match config.gate.mode {

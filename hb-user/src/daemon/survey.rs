@@ -41,7 +41,7 @@ use crate::{
     config::{Config, ConfigErrors, HostView, PingGroup},
     control::Reply,
     id::NodeId,
-    kernel::{Attachment, Gates, Generic, KernelError, NotReplaced, Pinnings, Unpinned},
+    kernel::{Attachment, Gates, Generic, KernelError, Mode, NotReplaced, Pinnings, Unpinned},
     key::{ClusterKeys, KeyError},
     ping::{Pings, ask_around},
     realtime,
@@ -119,7 +119,7 @@ enum Ask {
     /// Gate every interface.
     Cover,
     /// Attach to an interface that was made anew.
-    Attach(String, u32),
+    Attach(String, u32, Option<Mode>),
     /// Attach in generic mode instead, because of this.
     Replace(Attachment, String),
 }
@@ -154,8 +154,8 @@ impl Coverer {
                         drop(found.send(Found::Interfaces(host)));
                         covered
                     })),
-                    Ask::Attach(interface, index) => {
-                        let attached = generic.attach_anew(&interface, index);
+                    Ask::Attach(interface, index, only) => {
+                        let attached = generic.attach_anew(&interface, index, only);
                         Found::Attached(interface, attached)
                     }
                     Ask::Replace(held, reason) => Found::Replaced(generic.replace(held, reason)),
@@ -274,9 +274,9 @@ impl Surveyor {
     }
 
     /// Has an interface attached to that was made anew.
-    pub(super) fn attach(&self, interface: String, index: u32) {
+    pub(super) fn attach(&self, interface: String, index: u32, only: Option<Mode>) {
         // The thread ends with this only, and a panic there ends the process.
-        drop(self.coverer.asks.send(Ask::Attach(interface, index)));
+        drop(self.coverer.asks.send(Ask::Attach(interface, index, only)));
     }
 
     /// Has a native attachment replaced by one in generic mode.

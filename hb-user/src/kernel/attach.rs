@@ -69,39 +69,60 @@ impl Attachment {
     }
 }
 
+/// Why an interface is not attached to natively.
+const ASKED_FOR: &str = "asked for";
+
 impl Kernel {
     /// Attaches to an interface: adopts the attachment of an earlier daemon, else natively, else
-    /// in generic mode. Returns how.
+    /// in generic mode; in no mode but `only`, if there is one. Returns how.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`] if neither works.
-    pub fn attach(&mut self, interface: &str, index: u32) -> Result<&Attachment, KernelError> {
+    /// [`KernelError::Attach`] if neither works; [`KernelError::AttachOnly`].
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        index: u32,
+        only: Option<Mode>,
+    ) -> Result<&Attachment, KernelError> {
         for mode in [Mode::Native, Mode::Generic] {
             let pin = self.link_pin(index, mode);
             if pin.exists() {
-                match self.adopt(interface, &pin) {
+                let adopted = if only.is_none_or(|only| only == mode) {
+                    self.adopt(interface, &pin).map_err(drop)
+                } else {
+                    Err(())
+                };
+                match adopted {
                     Ok(link) => {
                         let reason = (mode == Mode::Generic)
                             .then(|| "so attached by an earlier daemon".to_owned());
                         return self.held(interface, index, mode, reason, pin, link);
                     }
                     // The interface is gone, or was made anew: the pin leads nowhere. Where it
-                    // does not, attaching anew says so.
-                    Err(_) => {
+                    // does not, attaching anew says so. Or another mode is wanted now.
+                    Err(()) => {
                         let _ = detach(&pin);
                         let _ = fs::remove_file(&pin);
                     }
                 }
             }
         }
-        let native = match self.link(interface, index, Mode::Native) {
-            Ok(link) => {
-                let pin = self.link_pin(index, Mode::Native);
-                let link = link.pin(interface, &pin)?;
-                return self.held(interface, index, Mode::Native, None, pin, link);
+        let native = if only == Some(Mode::Generic) {
+            ASKED_FOR.to_owned()
+        } else {
+            match self.link(interface, index, Mode::Native) {
+                Ok(link) => {
+                    let pin = self.link_pin(index, Mode::Native);
+                    let link = link.pin(interface, &pin)?;
+                    return self.held(interface, index, Mode::Native, None, pin, link);
+                }
+                Err(source) if only == Some(Mode::Native) => {
+                    let interface = interface.to_owned();
+                    return Err(KernelError::AttachOnly { interface, source });
+                }
+                Err(error) => describe(&*error),
             }
-            Err(error) => describe(&*error),
         };
         let attachment = self.generic()?.attach(interface, index, native)?;
         self.hold(attachment);
@@ -116,24 +137,6 @@ impl Kernel {
         let native = |held: &Attachment| held.index == index && held.mode == Mode::Native;
         let at = self.attachments.iter().position(native)?;
         Some(self.attachments.swap_remove(at))
-    }
-
-    /// Replaces a native attachment by a generic one, because of `reason`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Generic::replace`].
-    pub fn fall_back(&mut self, index: u32, reason: &str) -> Result<&Attachment, KernelError> {
-        let mut generic = self.generic()?;
-        let held = self.lend(index).ok_or(KernelError::Missing("attachment"))?;
-        match generic.replace(held, reason.to_owned()) {
-            Ok(attachment) => self.hold(attachment),
-            Err(failed) => {
-                self.attachments.extend(failed.kept);
-                return Err(failed.error);
-            }
-        }
-        self.attachments.last().ok_or(KernelError::Missing("attachment"))
     }
 
     /// Takes an attachment back.
@@ -242,17 +245,29 @@ impl Generic {
         attached.map_err(|error| Box::new(NotReplaced { interface, kept: None, error }))
     }
 
-    /// Attaches to an interface that is new, natively or else in generic mode.
+    /// Attaches to an interface that is new, natively or else in generic mode; in no mode but `only`, if
+    /// there is one.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`] if neither works.
-    pub fn attach_anew(&mut self, interface: &str, index: u32) -> Result<Attachment, KernelError> {
+    /// [`KernelError::Attach`] if neither works; [`KernelError::AttachOnly`].
+    pub fn attach_anew(
+        &mut self,
+        interface: &str,
+        index: u32,
+        only: Option<Mode>,
+    ) -> Result<Attachment, KernelError> {
+        if only == Some(Mode::Generic) {
+            return self.attach(interface, index, ASKED_FOR.to_owned());
+        }
         match self.program.link(interface, index, Mode::Native) {
             Ok(link) => {
                 let pin = link_pin(&self.pins, index, Mode::Native);
                 let link = link.pin(interface, &pin)?;
                 Attachment::new(interface.to_owned(), index, Mode::Native, None, pin, link)
+            }
+            Err(source) if only == Some(Mode::Native) => {
+                Err(KernelError::AttachOnly { interface: interface.to_owned(), source })
             }
             Err(error) => self.attach(interface, index, describe(&*error)),
         }

@@ -95,6 +95,16 @@ pub enum KernelError {
         /// Why not generically.
         source: Cause,
     },
+    /// The only mode that may be does not work.
+    #[error(
+        "cannot attach to {interface} in native mode: the driver cannot, or another XDP program is there (`ip link show {interface}`); `attach = \"auto\"` of the link allows generic mode"
+    )]
+    AttachOnly {
+        /// Which interface.
+        interface: String,
+        /// Why not.
+        source: Cause,
+    },
     /// A pin of a link cannot be made.
     #[error("cannot pin the attachment to {interface}")]
     PinLink {

@@ -332,23 +332,18 @@ impl Witness {
         self.kernel.program_fd("heartbeat")
     }
 
-    /// Attaches to an interface as [`Kernel::attach`] does; in generic mode if that is wanted.
+    /// Attaches to an interface as [`Kernel::attach`] does.
     ///
     /// # Errors
     ///
-    /// [`KernelError::Attach`].
+    /// Those of [`Kernel::attach`].
     pub fn attach(
         &mut self,
         interface: &str,
         index: u32,
-        generic: bool,
+        only: Option<Mode>,
     ) -> Result<&Attachment, KernelError> {
-        let native = self.kernel.attach(interface, index)?.mode == Mode::Native;
-        if generic && native {
-            self.kernel.fall_back(index, "asked for")?;
-        }
-        let held = self.kernel.attachments().iter().find(|held| held.index == index);
-        held.ok_or(KernelError::Missing("attachment"))
+        self.kernel.attach(interface, index, only)
     }
 
     /// Undoes what this process attached; if it found nothing, nothing is left.

@@ -254,7 +254,9 @@ fn attach(
     }
     let mut attached = Vec::new();
     for (index, name) in wanted {
-        let held = witness.attach(name, index, generic)?;
+        let mut wishes = seats.iter().filter_map(|seat| seat.prepared.local.attach(name));
+        let only = if generic { Some(Mode::Generic) } else { wishes.next() };
+        let held = witness.attach(name, index, only)?;
         attached.push((name.to_owned(), held.mode, held.reason.clone()));
     }
     Ok(attached)

@@ -9,7 +9,7 @@ use hb_ebpf::maps::{MAX_LINKS, MAX_NODES, Transport};
 
 use super::{
     super::{
-        InterfaceName, Link, LinkAddress, LinkEnd, Name, Node, Witness,
+        Attach, InterfaceName, Link, LinkAddress, LinkEnd, Name, Node, Witness,
         error::{At, Position},
         file::Section,
         nearest::suggestion,
@@ -165,7 +165,32 @@ pub(super) fn links(root: &Section<'_>, nodes: &Nodes, witness: Option<&ReadWitn
         );
         root.problems.add(position, message);
     }
+    for (place, link) in links.iter().enumerate() {
+        check_attach(root, link, &links[..place]);
+    }
     links
+}
+
+/// Checks that no interface is to have the program in two modes.
+fn check_attach(root: &Section<'_>, link: &Link, earlier: &[Link]) {
+    for (node, end) in link.ends() {
+        let others = earlier.iter().filter(|other| {
+            let same = |other: &LinkEnd| other.interface == end.interface;
+            other.end(node).is_some_and(same) && other.attach != link.attach
+        });
+        for other in others {
+            let message = format!(
+                "links {:?} and {:?} of {node} share interface {}, and want attach = {:?} and {:?}; give \
+                 both the same",
+                other.name.as_str(),
+                link.name.as_str(),
+                end.interface,
+                other.attach.as_str(),
+                link.attach.as_str()
+            );
+            root.problems.add(end.interface_position, message);
+        }
+    }
 }
 
 fn link(
@@ -193,6 +218,12 @@ fn link(
                        or use udp4 or udp6";
         section.problems.add(multihop.position, message);
     }
+    let attaches =
+        [Attach::Auto, Attach::Native, Attach::Generic].map(|attach| (attach.as_str(), attach));
+    let attach = match section.has("attach") {
+        Some(_) => section.choice("attach", &attaches),
+        None => Some(Attach::Auto),
+    };
 
     let mut ends = BTreeMap::new();
     let label = name.as_ref().map_or("NAME", Name::as_str).to_owned();
@@ -226,7 +257,7 @@ fn link(
     }
     section.finish();
     let multihop = u8::try_from(multihop?.value).ok()?;
-    Some(Link { id, name: name?, transport: transport?, multihop, ends })
+    Some(Link { id, name: name?, transport: transport?, multihop, attach: attach?, ends })
 }
 
 fn link_end(section: Section<'_>, transport: Option<Transport>) -> Option<LinkEnd> {

@@ -79,7 +79,7 @@ impl Engine {
         let index = cable.node_index;
         let mut half = cable.node.enter(|| -> Result<Half> {
             let mut half = Half::open(1, Transport::Ethernet, index, PEER_MAC)?;
-            half.kernel.attach(INTERFACE, index)?;
+            half.kernel.attach(INTERFACE, index, None)?;
             for &id in &ids {
                 half.introduce(id)?;
             }
