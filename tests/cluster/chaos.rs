@@ -14,7 +14,7 @@ use lab::{
 use super::support::options;
 
 /// Runs of each series; a run lasts about a second, with a voter that forgets three.
-const RUNS: u64 = 6;
+const RUNS: u64 = 4;
 /// Every machine that runs this test makes the same choices.
 const SEED: u64 = 20_000;
 

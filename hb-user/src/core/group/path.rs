@@ -89,7 +89,9 @@ impl Group {
             }
             return;
         };
-        if self.outdone.is_some() {
+        if let Some(outdone) = &mut self.outdone {
+            // What is known of it may be more by now.
+            error.clone_into(outdone);
             return;
         }
         if !around.outheard {
