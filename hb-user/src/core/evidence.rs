@@ -14,7 +14,8 @@ pub struct Evidence {
     /// On a link of one of the interfaces the other nodes fell silent, while they live elsewhere, and
     /// nothing else arrives there.
     pub deaf: Option<String>,
-    /// No target of a ping group of one of the interfaces answers.
+    /// No target of a ping group of one of the interfaces answers; or some addresses of the group, which
+    /// needs one of them, have no route to their neighbours.
     pub unreached: Option<String>,
 }
 

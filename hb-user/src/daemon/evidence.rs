@@ -182,7 +182,9 @@ impl Daemon {
             let all: Vec<_> = heard.collect();
             let pending = all.iter().any(|evidence| evidence.pending);
             let worst = all.into_iter().max_by_key(Evidence::standing).unwrap_or_default();
-            let evidence = Evidence { pending, ..worst };
+            let unrouted = self.routes.lacks(place, now).map(str::to_owned);
+            let unreached = worst.unreached.clone().or(unrouted);
+            let evidence = Evidence { pending, unreached, ..worst };
             let Some(told) = self.hearing.told.get_mut(place) else { continue };
             if *told != evidence {
                 told.clone_from(&evidence);

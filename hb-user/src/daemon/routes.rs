@@ -17,6 +17,7 @@ use crate::{
     address::{AddressError, AddressSocket, Vip, network_of},
     announce::Gateways,
     clock,
+    config::Require,
     core::Input,
     fast::Command,
 };
@@ -31,13 +32,24 @@ pub(super) struct Routes {
     looked: BootTime,
     /// What the core was told of each group.
     told: [Option<String>; GROUPS],
+    /// What some addresses of a group lack, where it needs only one of them, and since when.
+    partly: [Option<(String, BootTime)>; GROUPS],
     /// The routers that announcements ask on each interface, by its index.
     gateways: BTreeMap<u32, Gateways>,
     /// Why the kernel was not asked, as it was told last.
     refused: Option<String>,
 }
 
+/// A route that some addresses of a group lack for so long is told of.
+const PARTLY: Duration = Duration::from_secs(1);
+
 impl Routes {
+    /// Returns which route some addresses of a group lack that needs only one of them.
+    pub(super) fn lacks(&self, place: usize, now: BootTime) -> Option<&str> {
+        let (error, since) = self.partly.get(place)?.as_ref()?;
+        (now.since(*since) >= PARTLY).then_some(error.as_str())
+    }
+
     /// Tells whether it is time to see whether there is news.
     pub(super) fn listens(&self, now: BootTime) -> bool {
         !self.under_way && now.since(self.looked) >= EVERY
@@ -78,6 +90,11 @@ fn look(vips: &[(Vip, Option<u8>)]) -> Result<Ways, AddressError> {
 }
 
 impl Ways {
+    /// Tells whether one of these addresses has all that it needs.
+    fn serves_any(&self, vips: &[LocalVip]) -> bool {
+        vips.iter().any(|local| !self.unrouted.contains(&local.vip.ip()))
+    }
+
     /// Returns which route the first of these addresses lacks that has none.
     fn error(&self, vips: &[LocalVip]) -> Option<String> {
         let mut unrouted = vips.iter().filter(|local| self.unrouted.contains(&local.vip.ip()));
@@ -129,7 +146,16 @@ impl Daemon {
         for group in self.groups() {
             let place = usize::from(group.0);
             let Some(vips) = self.vips.get(place) else { continue };
-            let error = ways.error(vips);
+            let lacks = ways.error(vips);
+            let one_will_do =
+                self.config.group(group).is_some_and(|group| group.require == Require::Any);
+            let (partly, error) =
+                if one_will_do && ways.serves_any(vips) { (lacks, None) } else { (None, lacks) };
+            if let Some(before) = self.routes.partly.get_mut(place) {
+                let now = clock::now();
+                let since = before.as_ref().map_or(now, |(_, since)| *since);
+                *before = partly.map(|error| (error, since));
+            }
             let Some(told) = self.routes.told.get_mut(place) else { continue };
             if *told != error {
                 told.clone_from(&error);
@@ -161,6 +187,17 @@ mod tests {
         assert_eq!(told, "no route to 2001:db8::/64 on eth0");
         let told = unrouted(&["2001:db8::100", "192.0.2.100"]).error(&vips).unwrap();
         assert_eq!(told, "no route to 192.0.2.0/24 on eth0");
+        assert!(unrouted(&["2001:db8::100"]).serves_any(&vips));
+        assert!(!unrouted(&["2001:db8::100", "192.0.2.100"]).serves_any(&vips));
+    }
+
+    #[test]
+    fn a_route_that_some_addresses_lack_is_told_of_after_a_while() {
+        let mut routes = Routes::default();
+        let at = |ms: u64| BootTime(1_000_000_000 + ms * 1_000_000);
+        routes.partly[1] = Some(("no route".to_owned(), at(0)));
+        assert_eq!((routes.lacks(1, at(999)), routes.lacks(0, at(5000))), (None, None));
+        assert_eq!(routes.lacks(1, at(1000)), Some("no route"));
     }
 
     #[test]
