@@ -35,7 +35,6 @@ fn standby() -> (Core, PeerFacts) {
         retry: second,
         patience: second,
         hold_down: Duration::from_millis(500),
-        settle: Duration::from_secs(1),
         route_loss: Duration::from_millis(500),
         linger: second,
     };

@@ -1,6 +1,6 @@
 //! What addresses and interfaces there are.
 
-use std::{io, net::IpAddr};
+use std::net::IpAddr;
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
@@ -225,11 +225,7 @@ impl AddressSocket {
         let mut shown = Vec::new();
         for attempt in 1..=attempts {
             request.header.sequence_number = attempt;
-            request.finalize();
-            let mut bytes = vec![0; request.buffer_len()];
-            request.serialize(&mut bytes);
-            self.discard_stale();
-            self.send(&bytes)?;
+            self.request(&mut request)?;
             match self.read_list(what, attempt, &take) {
                 Ok(look @ Look { steady: true, .. }) => return Ok(look),
                 Ok(Look { items, steady: false }) => shown.push(items),
@@ -254,11 +250,8 @@ impl AddressSocket {
         let mut steady = true;
         let mut pieces = 0;
         loop {
-            let length = match self.receive() {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(AddressError::Socket { action: "receive", source }),
-            };
+            let failed = |source| AddressError::Socket { action: "receive", source };
+            let length = self.answer().map_err(failed)?;
             let mut rest = self.buffer(length);
             let mut is_piece = false;
             while !rest.is_empty() {

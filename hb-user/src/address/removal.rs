@@ -94,21 +94,9 @@ impl AddressSocket {
         let mut header = NetlinkHeader::default();
         header.sequence_number = SEQUENCE;
         header.flags = NLM_F_REQUEST | NLM_F_ACK;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(request));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.discard_stale();
-        self.send(&bytes)?;
+        self.request(&mut NetlinkMessage::new(header, NetlinkPayload::from(request)))?;
         loop {
-            let length = match self.receive() {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => {
-                    self.abandon();
-                    return Err(failed(source));
-                }
-            };
+            let length = self.answer().map_err(failed)?;
             match answer(self.buffer(length)) {
                 Some((SEQUENCE, 0)) => return Ok(()),
                 Some((SEQUENCE, errno)) => {

@@ -111,21 +111,10 @@ impl AddressSocket {
         header.flags = NLM_F_REQUEST;
         header.sequence_number = sequence;
         let payload = NetlinkPayload::from(RouteNetlinkMessage::GetRoute(message));
-        let mut request = NetlinkMessage::new(header, payload);
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.discard_stale();
-        self.send(&bytes)?;
+        self.request(&mut NetlinkMessage::new(header, payload))?;
         loop {
-            let length = match self.receive() {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => {
-                    self.abandon();
-                    return Err(AddressError::Socket { action: "receive", source });
-                }
-            };
+            let failed = |source| AddressError::Socket { action: "receive", source };
+            let length = self.answer().map_err(failed)?;
             let reply =
                 NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.buffer(length)).map_err(
                     |error| AddressError::Malformed { what: "routes", reason: error.to_string() },

@@ -2,7 +2,8 @@
 
 use std::{io, os::fd::AsRawFd, time::Duration};
 
-use netlink_packet_core::{ErrorBuffer, NetlinkBuffer};
+use netlink_packet_core::{ErrorBuffer, NetlinkBuffer, NetlinkMessage};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::{Batch, Change, Vip};
@@ -220,6 +221,32 @@ impl AddressSocket {
 
     pub(super) fn buffer(&self, length: usize) -> &[u8] {
         self.buffer.get(..length).unwrap_or(&self.buffer)
+    }
+
+    /// Sends a message, after which only answers to it are read.
+    pub(super) fn request(
+        &mut self,
+        request: &mut NetlinkMessage<RouteNetlinkMessage>,
+    ) -> Result<(), AddressError> {
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.discard_stale();
+        self.send(&bytes)
+    }
+
+    /// Reads the next answer into the buffer and returns its length.
+    pub(super) fn answer(&mut self) -> io::Result<usize> {
+        loop {
+            match self.receive() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.abandon();
+                    return Err(error);
+                }
+                Ok(length) => return Ok(length),
+            }
+        }
     }
 
     /// Says that answers may be left over.

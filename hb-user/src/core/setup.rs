@@ -80,9 +80,6 @@ pub struct Bounds {
     /// For how long a node has to have a path to the clients of a group before it is ready again, where
     /// it stands by.
     pub hold_down: Duration,
-    /// For how long another node has to hear more before that counts against this one: what both hear has
-    /// to cross, and they look at different times.
-    pub settle: Duration,
     /// For how long a route has to be missing on an interface that carries before it counts.
     pub route_loss: Duration,
     /// Between the last thing said and the exit, so that it is heard. Two intervals will do.

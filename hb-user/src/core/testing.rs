@@ -41,7 +41,6 @@ pub(super) fn setup(me: NodeId) -> Setup {
             retry: second / 2,
             patience: second * 2,
             hold_down: second / 2,
-            settle: second,
             route_loss: second / 4,
             linger: Duration::from_millis(2),
         },

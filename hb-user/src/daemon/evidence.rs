@@ -30,6 +30,8 @@ const SILENT: Duration = Duration::from_millis(200);
 /// An interface to which nothing came for so long is deaf; a node that nobody answered for so long is not
 /// heard.
 const DEAF: Duration = Duration::from_millis(1500);
+/// What both nodes hear is looked at four times a second, and a frame carries it at once.
+const LAG: Duration = Duration::from_secs(1);
 /// Time between two looks, and two questions, while a link is silent.
 const LOOK: Duration = Duration::from_millis(250);
 /// The same once a link has been silent for long.
@@ -136,6 +138,7 @@ impl Hearing {
             unheard: unheard.then(|| format!("nobody answers this node on {interface}")),
             deaf: deaf.then(|| format!("nothing arrives on {interface}")),
             unreached: self.pings.unreached(interface, now),
+            lag: LAG + self.pings.interval(interface),
         }
     }
 }
@@ -168,26 +171,29 @@ impl Daemon {
     /// Looks at the links, asks the neighbourhood where one is silent, and tells the core what is heard.
     /// Called at every tick.
     pub(super) fn listen(&mut self, now: BootTime) {
-        for name in self.served() {
-            let links = self.links_of(&name, now);
-            if let Some(ear) = self.hearing.ears.get_mut(&name) {
-                ear.hear(links, now);
-            }
+        let links: Vec<_> = self.hearing.ears.keys().map(|name| self.links_of(name, now)).collect();
+        for (ear, links) in self.hearing.ears.values_mut().zip(links) {
+            ear.hear(links, now);
         }
         self.ask_where_silent(now);
         for group in self.groups() {
             let place = usize::from(group.0);
             let Some(vips) = self.vips.get(place) else { continue };
+            let unreached = self.routes.lacks(place, now).map(str::to_owned);
+            let routed = Evidence { unreached, lag: LAG, ..Evidence::default() };
             let heard = vips.iter().map(|vip| self.hearing.evidence(&vip.interface, now));
-            let all: Vec<_> = heard.collect();
-            let pending = all.iter().any(|evidence| evidence.pending);
-            let worst = all.into_iter().max_by_key(Evidence::standing).unwrap_or_default();
-            let unrouted = self.routes.lacks(place, now).map(str::to_owned);
-            let unreached = worst.unreached.clone().or(unrouted);
-            let evidence = Evidence { pending, unreached, ..worst };
+            let evidence = heard.fold(routed, Evidence::and);
             let Some(told) = self.hearing.told.get_mut(place) else { continue };
             if *told != evidence {
-                told.clone_from(&evidence);
+                let before = std::mem::replace(told, evidence.clone());
+                let name = self.group_name(group);
+                match (&before.unreached, &evidence.unreached) {
+                    (None, Some(error)) => {
+                        tracing::warn!(group = name, error, "clients may not be reached from here");
+                    }
+                    (Some(_), None) => tracing::info!(group = name, "clients are reached again"),
+                    _ => {}
+                }
                 self.feed(Input::Heard { group, evidence });
             }
         }

@@ -14,9 +14,6 @@ use crate::{
 /// Before a fence that failed is tried again: an operator may be at the power switch.
 const FENCE_RETRY: Duration = Duration::from_secs(5);
 
-/// What both nodes hear is looked at four times a second, and a frame carries it at once.
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// Longer than a port that comes and goes stays, and than the kernel holds the news of it back.
 const HOLD_DOWN: Duration = Duration::from_secs(2);
 
@@ -79,7 +76,6 @@ pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Set
             retry: Duration::from_secs(1),
             patience: Duration::from_secs(2),
             hold_down: HOLD_DOWN,
-            settle: SETTLE,
             route_loss: ROUTE_LOSS,
             linger: config.timers.interval() * 2,
         },

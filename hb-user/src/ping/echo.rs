@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// Bytes of a request: type, code, checksum, identifier and sequence, and eight of data.
-pub(super) const LENGTH: usize = 16;
+const LENGTH: usize = 16;
 /// Bytes of the data.
 const DATA: [u8; 8] = *b"hb: here";
 

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use self::echo::{LENGTH, is_reply, request};
+use self::echo::{is_reply, request};
 use crate::{
     clock,
     config::{PingGroup, index_of},
@@ -71,6 +71,13 @@ impl Pings {
         Self(asked.collect())
     }
 
+    /// Returns the longest time between two requests behind `interface`: so much later may another node
+    /// notice that nobody answers any more.
+    pub(crate) fn interval(&self, interface: &str) -> Duration {
+        let asked = self.0.iter().filter(|asked| asked.interface == interface);
+        asked.map(|asked| asked.group.interval).max().unwrap_or_default()
+    }
+
     /// Returns what to tell people of the groups behind `interface` of which no target answers.
     pub(crate) fn unreached(&self, interface: &str, now: BootTime) -> Option<String> {
         let asked = self.0.iter().find(|asked| {
@@ -111,7 +118,9 @@ async fn ask(
     answers: Answers,
     index: usize,
 ) {
-    for sequence in 0u16.. {
+    let mut sequence = 0u16;
+    loop {
+        sequence = sequence.wrapping_add(1);
         let next = Instant::now() + interval;
         // A socket for each request: the interface may be another one of the same name.
         match timeout(interval, ask_once(target, &interface, sequence)).await {
@@ -172,8 +181,6 @@ fn address(target: IpAddr, interface: &str) -> io::Result<SocketAddr> {
     }
     Ok(address)
 }
-
-const _: () = assert!(LENGTH <= 64);
 
 #[cfg(test)]
 mod tests {

@@ -166,7 +166,6 @@ impl Plan {
                 fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE)),
                 fence_retry: bound(200),
                 hold_down: Duration::from_nanos(HOLD_DOWN),
-                settle: Duration::from_nanos(HOLD_DOWN),
                 route_loss: bound(20),
                 take: bound(100),
                 drop: bound(100),

@@ -34,7 +34,7 @@
 //! - `Idle`, `Released`: nothing is sought while an interface of the addresses does not carry, or a route
 //!   out of it is missing for `route_loss`, and for `hold_down` after that.
 //! - What is heard on the interfaces counts like their carrier, but only where another node that could
-//!   serve hears more for `settle`, and until this one hears again or there is no such node.
+//!   serve hears more for longer than it may lag behind, and until this one hears again or there is no such node.
 //! - `Starting`, `Serving`: where that is so and a peer stands by: `Stopping`, or
 //!   `Dropping` with Release to it. Without such a peer it goes on.
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
@@ -329,7 +329,7 @@ impl Group {
         let paused = apart.then_some(self.pause_until);
         let blocked = apart.then_some(self.record.blocked_until);
         let recovered = self.recovering.as_ref().map(|(_, until)| *until);
-        let outdone = self.outdone_since.map(|since| since.after(self.bounds.settle));
+        let outdone = self.outdone_since.map(|since| since.after(self.evidence.lag));
         let all = [
             self.deadline,
             waiting,

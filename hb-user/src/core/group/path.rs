@@ -100,8 +100,8 @@ impl Group {
         }
         let since = *self.outdone_since.get_or_insert(around.now);
         // A node that stands by had better say so too early than too late.
-        let settle = if self.phase.is_apart() { Duration::ZERO } else { self.bounds.settle };
-        if since.after(settle) <= around.now {
+        let lag = if self.phase.is_apart() { Duration::ZERO } else { self.evidence.lag };
+        if since.after(lag) <= around.now {
             let error = error.to_owned();
             out.push(Action::Log(Transition::NoPath { group, error: error.clone() }));
             self.outdone = Some(error);

@@ -331,7 +331,12 @@ fn a_holder_that_was_not_isolated_goes_on_whatever_the_other_one_counts() {
 
 /// What a node says that hears nothing on the interface of the addresses.
 fn deaf() -> Input {
-    heard(Evidence { deaf: Some("nothing arrives on eth0".to_owned()), ..Evidence::default() })
+    heard(Evidence { deaf: Some("nothing arrives on eth0".to_owned()), ..evidence() })
+}
+
+/// Nothing is wrong, and the other node finds out what is within a second.
+fn evidence() -> Evidence {
+    Evidence { lag: Duration::from_secs(1), ..Evidence::default() }
 }
 
 fn heard(evidence: Evidence) -> Input {
@@ -350,8 +355,8 @@ const LONG: u64 = 30_000;
 #[test]
 fn who_hears_less_than_the_other_hands_over_once() {
     let because = |text: &str| Some(text.to_owned());
-    let unreached = Evidence { unreached: because("no target answers"), ..Evidence::default() };
-    let unheard = Evidence { unheard: because("b does not hear it"), ..Evidence::default() };
+    let unreached = Evidence { unreached: because("no target answers"), ..evidence() };
+    let unheard = Evidence { unheard: because("b does not hear it"), ..evidence() };
     for policy in POLICIES {
         for (own, other) in [
             (deaf(), Standing::default()),
@@ -461,4 +466,21 @@ fn who_starts_behind_a_port_that_is_not_heard_yet_is_not_ready() {
         bench.give(heard(Evidence::default()));
         assert_eq!(health(&bench), Health::Standby, "{policy:?}");
     }
+}
+
+#[test]
+fn a_node_that_may_notice_later_is_given_the_time() {
+    let (mut bench, epoch) = serving(Policy::Available, false);
+    let unreached = Some("no target answers".to_owned());
+    let lag = Duration::from_secs(61);
+    bench.give(heard(Evidence { unreached, lag, ..Evidence::default() }));
+    pass(&mut bench, 60_000);
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    // It asks its targets once a minute, and they answer it no more either.
+    bench.give(peer(B, placed_so(standby(), Standing::UNREACHED)));
+    pass(&mut bench, 300_000);
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    // While one whose targets answer gets the group in the end.
+    bench.give(peer(B, standby()));
+    assert!(hands_over(&pass(&mut bench, 61_001)));
 }
