@@ -13,7 +13,8 @@ use toml::{Table, Value};
 use crate::build_ebpf::FLAGS;
 
 /// One hash over everything in the repository that goes into the objects: the sources of
-/// `hb-ebpf`, its manifest, the locked crates that it needs, the profile and the compiler flags.
+/// `hb-ebpf`, its manifest, the locked crates that it needs, the release profile and the compiler
+/// flags.
 ///
 /// # Errors
 ///
@@ -32,7 +33,8 @@ pub(crate) fn fingerprint(root: &Path) -> Result<String> {
     for name in ["package", "features", "bin", "dependencies"] {
         inputs.push((format!("manifest.{name}"), show(manifest.get(name))));
     }
-    inputs.push(("profile".to_owned(), show(shared.get("profile"))));
+    let profile = shared.get("profile").and_then(|profile| profile.get("release"));
+    inputs.push(("profile.release".to_owned(), show(profile)));
     let package = shared.get("workspace").and_then(|workspace| workspace.get("package"));
     inputs.push(("workspace.package".to_owned(), show(package)));
     inputs.push(("locked".to_owned(), locked_crates(&lock, &manifest)?.join("\n").into_bytes()));
@@ -164,11 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_stays_when_other_crates_move() {
+    fn the_fingerprint_stays_when_other_crates_or_profiles_move() {
         let copy = workspace_copy();
         let before = fingerprint(copy.path()).unwrap();
         let lock = LOCK.replace("dd", "de").replace("b1", "b0");
         fs::write(copy.path().join("Cargo.lock"), lock).unwrap();
+        let profiles = "[profile.release]\nopt-level = 3\n[profile.dev]\nopt-level = 1\n";
+        fs::write(copy.path().join("Cargo.toml"), profiles).unwrap();
         assert_eq!(fingerprint(copy.path()).unwrap(), before);
     }
 

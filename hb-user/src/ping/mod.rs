@@ -57,13 +57,21 @@ impl Pings {
     /// Begins to ask `groups`, each behind its interface of the node `me`, by tasks of `background`.
     pub(crate) fn start(groups: &[PingGroup], me: NodeId, background: &Handle) -> Self {
         let now = clock::now();
+        // Each target its own: a socket hears everybody until it is connected.
+        let mut identifiers = (1..).map(|number: u16| identifier().wrapping_add(number));
         let asked = groups.iter().filter_map(|group| {
             let interface = group.interface(me)?.as_str().to_owned();
             let answers = Answers::new(group.targets.len(), now);
             let tasks = group.targets.iter().enumerate().map(|(index, target)| {
                 let (interface, answers) = (interface.clone(), answers.clone());
                 let (target, interval) = (*target, group.interval);
-                background.spawn(ask(target, interface, interval, answers, index))
+                let identifier = identifiers.next().unwrap_or_default();
+                background.spawn(async move {
+                    ask(target, &interface, interval, identifier, || {
+                        answers.note(index, clock::now());
+                    })
+                    .await;
+                })
             });
             let tasks = tasks.collect();
             Some(Asked { group: group.clone(), interface, answers, tasks })
@@ -113,18 +121,18 @@ impl Answers {
 /// Asks one target for ever.
 async fn ask(
     target: IpAddr,
-    interface: String,
+    interface: &str,
     interval: Duration,
-    answers: Answers,
-    index: usize,
+    identifier: u16,
+    answered: impl Fn(),
 ) {
     let mut sequence = 0u16;
     loop {
         sequence = sequence.wrapping_add(1);
         let next = Instant::now() + interval;
         // A socket for each request: the interface may be another one of the same name.
-        match timeout(interval, ask_once(target, &interface, sequence)).await {
-            Ok(Ok(())) => answers.note(index, clock::now()),
+        match timeout(interval, ask_once(target, interface, identifier, sequence)).await {
+            Ok(Ok(())) => answered(),
             Ok(Err(error)) => tracing::debug!(%target, interface, %error, "not asked"),
             Err(_) => tracing::debug!(%target, interface, "no answer"),
         }
@@ -133,21 +141,31 @@ async fn ask(
 }
 
 /// Asks a target once, and waits until it answers.
-async fn ask_once(target: IpAddr, interface: &str, sequence: u16) -> io::Result<()> {
+async fn ask_once(
+    target: IpAddr,
+    interface: &str,
+    identifier: u16,
+    sequence: u16,
+) -> io::Result<()> {
     let socket = open(target, interface)?;
     socket.get_ref().connect(&address(target, interface)?.into())?;
-    socket.get_ref().send(&request(target, identifier(), sequence))?;
-    reply(&socket, target, sequence).await
+    socket.get_ref().send(&request(target, identifier, sequence))?;
+    reply(&socket, target, identifier, sequence).await
 }
 
 /// Waits for a reply to a request of that number, of whomever the socket hears.
-async fn reply(socket: &AsyncFd<Socket>, target: IpAddr, sequence: u16) -> io::Result<()> {
+async fn reply(
+    socket: &AsyncFd<Socket>,
+    target: IpAddr,
+    identifier: u16,
+    sequence: u16,
+) -> io::Result<()> {
     let mut buffer = [0; 2048];
     loop {
         let mut ready = socket.readable().await?;
         let received = ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), &mut buffer));
         if let Ok(received) = received
-            && is_reply(target, &buffer[..received?], identifier(), sequence)
+            && is_reply(target, &buffer[..received?], identifier, sequence)
         {
             return Ok(());
         }
@@ -203,7 +221,7 @@ mod tests {
         // Only root opens raw sockets; what an ordinary user sees is the error.
         for target in ["127.0.0.1", "::1"] {
             let target = target.parse().unwrap();
-            match timeout(Duration::from_secs(5), ask_once(target, "lo", 7)).await.unwrap() {
+            match timeout(Duration::from_secs(5), ask_once(target, "lo", 5, 7)).await.unwrap() {
                 Ok(()) => {}
                 Err(error) => assert!(
                     error.raw_os_error() == Some(libc::EPERM) || target.is_ipv6(),

@@ -31,11 +31,13 @@ pub(crate) async fn ask_around(interface: &str, sequence: u16) -> io::Result<()>
     let all = [IpAddr::V6(ALL_NODES)];
     match (send(&all, interface, sequence), send(&known, interface, sequence)) {
         (Ok(v6), Ok(v4)) => tokio::select! {
-            answer = reply(&v6, all[0], sequence) => answer,
-            answer = reply(&v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sequence) => answer,
+            answer = reply(&v6, all[0], identifier(), sequence) => answer,
+            answer = reply(&v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), identifier(), sequence) => answer,
         },
-        (Ok(v6), Err(_)) => reply(&v6, all[0], sequence).await,
-        (Err(_), Ok(v4)) => reply(&v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), sequence).await,
+        (Ok(v6), Err(_)) => reply(&v6, all[0], identifier(), sequence).await,
+        (Err(_), Ok(v4)) => {
+            reply(&v4, IpAddr::V4(Ipv4Addr::UNSPECIFIED), identifier(), sequence).await
+        }
         (Err(error), Err(_)) => Err(error),
     }
 }
