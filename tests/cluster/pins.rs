@@ -9,6 +9,8 @@ use std::{
     },
     path::Path,
     process::{Command, Output},
+    thread,
+    time::Duration,
 };
 
 use lab::{
@@ -68,6 +70,26 @@ fn pins_that_somebody_removes_are_made_anew() {
     cluster.lab.start_daemon(Machine::A).unwrap();
     cluster.wait_until_serving(Machine::B);
     assert_closed(&cluster, Machine::A);
+}
+
+#[test]
+fn a_start_outlasts_somebody_who_removes_its_pins() {
+    let mut cluster = Cluster::up(slow());
+    cluster.kill(Machine::B);
+    let pins = cluster.lab.pins(Machine::B);
+    fs::remove_dir_all(&pins).unwrap();
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    // The maps are there, and the programs, which take long, are being loaded.
+    let whole = names(&cluster.lab.pins(Machine::A));
+    let maps: BTreeSet<_> =
+        whole.iter().filter(|name| name.to_uppercase() == **name).cloned().collect();
+    wait_for("the maps of b", || (pins.exists() && names(&pins).is_superset(&maps)).then_some(()));
+    thread::sleep(Duration::from_millis(20));
+    fs::remove_dir_all(&pins).unwrap();
+    cluster.wait_for_log(Machine::B, "somebody removed pins: made anew", |_| true);
+    cluster.wait_for(Machine::B, "stands by", |status| status["groups"][0]["state"] == "idle");
+    assert_eq!(names(&pins), whole);
+    assert_closed(&cluster, Machine::B);
 }
 
 /// Kills the daemon of a node whose pins were removed when it could not make them anew any more.

@@ -102,9 +102,18 @@ fn assemble(
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let Prepared { mut config, local, keys, interfaces, vips, stray } = prepared;
-    let mut kernel = Kernel::open(OBJECT, pins)?;
     let in_use = || StartError::InUse(pins.to_owned());
-    let pins_lock = PinsLock::take(pins)?.ok_or_else(in_use)?;
+    let pins_lock = PinsLock::make(pins)?.ok_or_else(in_use)?;
+    let mut kernel = Kernel::open(OBJECT, pins)?;
+    // To load takes long enough for somebody's clean-up.
+    let pins_lock = match kernel.pinnings(&pins_lock).look() {
+        Some(missing) => {
+            let (pins, lock) = kernel.pin_again(&missing)?;
+            tracing::warn!(pins, "somebody removed pins: made anew");
+            lock.unwrap_or(pins_lock)
+        }
+        None => pins_lock,
+    };
     let leases = kernel.leases()?;
     if let Some(ahead_ns) = set_off(&leases)? {
         return Err(StartError::Clock { ahead_ns });

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock,
     id::{GroupId, NodeId},
-    own_path,
+    own_path::{self, NotOurs},
 };
 
 /// A service address at the gate.
@@ -305,8 +305,21 @@ impl PinsLock {
     ///
     /// [`KernelError::Pins`].
     pub fn take(pins: &Path) -> Result<Option<Self>, KernelError> {
+        Self::of(pins, own_path::open(pins))
+    }
+
+    /// Does the same, and makes the directory if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Pins`].
+    pub fn make(pins: &Path) -> Result<Option<Self>, KernelError> {
+        Self::of(pins, own_path::make(pins))
+    }
+
+    fn of(pins: &Path, directory: Result<File, NotOurs>) -> Result<Option<Self>, KernelError> {
         let unusable = |source| KernelError::Pins { path: pins.to_owned(), source };
-        let directory = own_path::open(pins).map_err(|error| program::unusable(pins, error))?;
+        let directory = directory.map_err(|error| program::unusable(pins, error))?;
         match directory.try_lock() {
             Ok(()) => Ok(Some(Self(Arc::new(directory)))),
             Err(TryLockError::WouldBlock) => Ok(None),
