@@ -9,6 +9,7 @@
 #[cfg(test)]
 mod cluster {
     mod support;
+    mod turn;
 
     mod addresses;
     mod announcements;

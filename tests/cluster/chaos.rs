@@ -1,7 +1,7 @@
 //! A short series of random faults under each policy, and the proof that the judge can fail:
 //! `cargo xtask chaos` does longer ones.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use lab::{
     Lab, Options,
@@ -11,26 +11,30 @@ use lab::{
     faults::{Fault, Kind, NETWORK, Planned},
 };
 
-use super::support::options;
+use super::{support::options, turn::Turn};
 
 /// Runs of each series; a run lasts about a second, with a voter that forgets three.
 const RUNS: u64 = 4;
 /// Every machine that runs this test makes the same choices.
 const SEED: u64 = 20_000;
 
-fn start(policy: &str, gate: Option<&str>) -> (Chaos, Lab) {
+/// A series, the lab for it, and the machine: a fault is over in a few milliseconds.
+type Ready = (Chaos, Lab, Arc<Turn>);
+
+fn start(policy: &str, gate: Option<&str>) -> Ready {
     start_with(Lengths::of(policy).settings(policy, gate))
 }
 
-fn start_with(settings: Settings) -> (Chaos, Lab) {
+fn start_with(settings: Settings) -> Ready {
     let kinds = Chaos::all_kinds(&settings);
     start_among(settings, kinds)
 }
 
-fn start_among(settings: Settings, kinds: Vec<Kind>) -> (Chaos, Lab) {
+fn start_among(settings: Settings, kinds: Vec<Kind>) -> Ready {
     let lengths = Lengths::of(&settings.policy);
     let options = Options { disks: true, ..options(settings) };
-    (Chaos { lengths, kinds }, Chaos::start(options).unwrap())
+    let turn = Turn::alone();
+    (Chaos { lengths, kinds }, Chaos::start(options).unwrap(), turn)
 }
 
 fn assert_good(report: &RunReport) {
@@ -41,11 +45,11 @@ fn series(policy: &str) {
     go_through(start(policy, None));
 }
 
-fn go_through(lab: (Chaos, Lab)) {
+fn go_through(lab: Ready) {
     go_through_some(lab, RUNS);
 }
 
-fn go_through_some((chaos, mut lab): (Chaos, Lab), runs: u64) {
+fn go_through_some((chaos, mut lab, _turn): Ready, runs: u64) {
     let mut answers = 0;
     for seed in SEED..SEED + runs {
         let report = chaos.run(&mut lab, seed).unwrap();
@@ -94,7 +98,7 @@ fn plan(kind: Kind) -> Plan {
 
 #[test]
 fn without_the_gate_the_judge_finds_two_servers_under_each_fault() {
-    let (chaos, mut lab) = start("witness", Some("bypass"));
+    let (chaos, mut lab, _turn) = start("witness", Some("bypass"));
     for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
         let report = chaos.run_plan(&mut lab, 0, &plan(kind)).unwrap();
         assert!(report.violations > 0, "{kind}: {}", report.line());
@@ -105,7 +109,7 @@ fn without_the_gate_the_judge_finds_two_servers_under_each_fault() {
 
 #[test]
 fn with_the_gate_the_same_faults_are_takeovers() {
-    let (chaos, mut lab) = start("witness", None);
+    let (chaos, mut lab, _turn) = start("witness", None);
     for kind in [Kind::Freeze, Kind::Kill, Kind::Partition] {
         let report = chaos.run_plan(&mut lab, 0, &plan(kind)).unwrap();
         assert_good(&report);

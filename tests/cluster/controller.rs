@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{
     holders::Watch,
     support::{Cluster, PATIENCE, both_vips, slow},
+    turn::Turn,
 };
 
 /// What a client may miss while a daemon is killed and started, for reasons of this machine.
@@ -98,6 +99,7 @@ fn the_holders_daemon_killed_needs_no_fence_as_its_kernel_half_votes() {
 /// so a daemon that is back before its controller counts as dead goes on where it was.
 #[test]
 fn the_holders_daemon_killed_and_back_in_time_moves_nothing() {
+    let _turn = Turn::alone();
     for policy in ["available", "witness", "safe"] {
         let settings =
             Settings { policy: policy.into(), controller_deadtime: "1900ms".into(), ..slow() };

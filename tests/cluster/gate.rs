@@ -39,7 +39,11 @@ impl Ear {
 
     fn on(cluster: &Cluster, machine: Machine, to: IpAddr) -> Self {
         let netns = cluster.lab.netns(machine);
-        let socket = netns.enter(|| UdpSocket::bind((to, PORT)).unwrap()).unwrap();
+        // A child that another test begins has the socket of an earlier one until its program runs.
+        let socket = wait_for("the port", || match netns.enter(|| UdpSocket::bind((to, PORT))) {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::AddrInUse => None,
+            bound => Some(bound.unwrap().unwrap()),
+        });
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(socket)
     }

@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData};
 use hb_ebpf::{lease::Record, maps::Recorded};
 use hb_user::lease_view::{LeaseView, State, now_ns};
 use lab::{
-    Lab, Options,
+    Options,
     addresses::{Machine, NODES, VIP4},
     clock,
     config::Settings,
@@ -24,8 +24,7 @@ const GAP: Duration = Duration::from_millis(900);
 
 fn cluster(policy: &str) -> Cluster {
     let settings = Settings { policy: policy.into(), resource: false, ..slow() };
-    let mut cluster =
-        Cluster { lab: Lab::up(Options { disks: true, ..options(settings) }).unwrap() };
+    let mut cluster = Cluster::of(Options { disks: true, ..options(settings) });
     cluster.start_both();
     cluster
 }

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
@@ -22,6 +22,8 @@ use lab::{
     tcx,
 };
 use serde_json::Value;
+
+use super::turn::Turn;
 
 /// Long enough for the slowest machine; no test waits that long when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -74,12 +76,20 @@ pub(crate) fn options(settings: Settings) -> Options {
 /// Two nodes and a client.
 pub(crate) struct Cluster {
     pub(crate) lab: Lab,
+    /// Given back last.
+    _turn: Arc<Turn>,
 }
 
 impl Cluster {
     /// A lab without daemons.
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { lab: Lab::up(options(settings)).unwrap() }
+        Self::of(options(settings))
+    }
+
+    /// A lab of those options, without daemons.
+    pub(crate) fn of(options: Options) -> Self {
+        let turn = Turn::of(&options.settings);
+        Self { lab: Lab::up(options).unwrap(), _turn: turn }
     }
 
     /// Both daemons run and `a` serves.

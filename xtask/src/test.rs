@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{packages, privilege, run};
 
+/// The tests that are mostly waiting, two of which run at a time.
+const CLUSTERS: &str = "cluster";
+
 #[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Run only the tests whose name contains this
@@ -148,17 +151,24 @@ fn kernel_tests(
     let chosen = || variables.iter().map(|(name, path)| (name, path));
     run::run(build.args(others).envs(chosen()))?;
 
-    let mut command = run::cargo();
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(others);
-    command.args(layout.kernel_tests.iter().flat_map(|name| ["--test", name]));
-    // The tests share two cores with the nodes that they watch: one at a time.
-    command.args(["--", "--test-threads=1"]).args(filter);
-    command.env("HB_BIN", layout.target_directory.join("release/hb"));
-    command.envs(chosen());
-    if !runner.command.is_empty() {
-        command.env(runner_variable(&host()?), runner.command);
+    // The tests share two cores with the nodes that they watch. Those of clusters take turns, the
+    // others run one at a time.
+    let (clusters, others_alone): (Vec<_>, Vec<_>) =
+        layout.kernel_tests.iter().partition(|name| *name == CLUSTERS);
+    let mut results = Vec::new();
+    for (names, threads) in [(others_alone, "1"), (clusters, "2")] {
+        let mut command = run::cargo();
+        command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(others);
+        command.args(names.into_iter().flat_map(|name| ["--test", name]));
+        command.args(["--", "--test-threads", threads]).args(filter);
+        command.env("HB_BIN", layout.target_directory.join("release/hb"));
+        command.envs(chosen());
+        if !runner.command.is_empty() {
+            command.env(runner_variable(&host()?), runner.command);
+        }
+        results.push(run::run_lines(&mut command, |line| tally.count(line)));
     }
-    run::run_lines(&mut command, |line| tally.count(line))
+    results.into_iter().collect()
 }
 
 /// What cargo knows of the workspace.
