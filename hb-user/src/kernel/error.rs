@@ -97,7 +97,7 @@ pub enum KernelError {
     },
     /// The only mode that may be does not work.
     #[error(
-        "cannot attach to {interface} in native mode: the driver cannot, or another XDP program is there (`ip link show {interface}`); `attach = \"auto\"` of the link allows generic mode"
+        "cannot attach to {interface} in native mode: the driver cannot, it is a bond, or another XDP program is there (`ip link show {interface}`); `attach = \"auto\"` of the link allows generic mode"
     )]
     AttachOnly {
         /// Which interface.

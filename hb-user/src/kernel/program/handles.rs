@@ -1,6 +1,7 @@
 //! Holds on parts of the kernel half that a thread can have for itself.
 
 use std::{
+    io,
     os::fd::{AsRawFd, RawFd},
     path::Path,
 };
@@ -92,7 +93,11 @@ impl Leases {
     }
 }
 
-/// Attaches a program to an interface in one mode.
+/// Where the kernel tells of the bonds of the thread's network namespace, a file for each.
+const BONDS: &str = "/proc/thread-self/net/bonding";
+
+/// Attaches a program to an interface in one mode; never natively to a bond, whose ports would run it,
+/// and no link's interface is a port.
 pub(super) fn link(
     program: &mut Xdp,
     interface: &str,
@@ -103,6 +108,11 @@ pub(super) fn link(
         Mode::Native => XdpMode::Driver,
         Mode::Generic => XdpMode::Skb,
     };
+    if mode == Mode::Native && Path::new(BONDS).join(interface).exists() {
+        let bond =
+            io::Error::other(format!("{interface} is a bond, whose ports would run the program"));
+        return Err(Box::new(bond.into()));
+    }
     let id = program.attach_to_if_index(index, xdp_mode)?;
     let link = program.take_link(id)?;
     let no_links = |_| ProgramError::UnknownInterface {
