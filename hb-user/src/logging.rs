@@ -1,11 +1,13 @@
 //! Where events go: one line each, to standard error or to journald.
 //!
 //! Levels: per-packet matters are TRACE; a state change is INFO, one line with its cause, and the
-//! line's time has microseconds; WARN is worth waking somebody. Values are fields and not part of
-//! the message, so that they can be searched for.
+//! line's time has microseconds; WARN is worth waking somebody. Values are fields, so that they can be
+//! searched for; text, and what `journalctl` shows, has them behind the message.
 //!
-//! Lines for standard error are written by a thread of its own: a reader that hangs, or a full disk
-//! behind it, must not stop the controller. Lines that do not fit are counted and left out.
+//! Lines are written by a thread of its own: a reader that hangs, journald too, or a full disk behind it,
+//! must not stop the controller. Lines that do not fit are counted and left out.
+
+mod journal;
 
 use std::{fmt, io, str::FromStr};
 
@@ -19,6 +21,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use self::journal::{Entries, Journal};
+
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -27,7 +31,8 @@ pub enum Format {
     Text,
     /// One JSON object per line on standard error.
     Json,
-    /// To journald with fields as journal fields; text if there is no journald.
+    /// To journald: message and fields as a line, and each field as one of the journal; text if there is
+    /// no journald.
     Journald,
 }
 
@@ -178,11 +183,20 @@ fn written_by_a_thread(
 /// If `levels` is malformed or this was called before.
 pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
     let (filter, levels) = reload::Layer::new(parse_levels(levels)?);
-    let (writer, guard, lost) = written_by_a_thread(io::stderr(), WAITING_LINES);
-    let (subscriber, warning) = match format {
-        Format::Journald => journald_or_text(tracing_journald::layer(), filter, writer),
-        Format::Text | Format::Json => (lines(format, filter, writer), None),
+    let (journal, warning) = match format {
+        Format::Journald => match Journal::open() {
+            Ok(journal) => (Some(journal), None),
+            Err(error) => (None, Some(error)),
+        },
+        Format::Text | Format::Json => (None, None),
     };
+    let to_journal = journal.is_some();
+    let (writer, guard, lost) = match journal {
+        Some(journal) => written_by_a_thread(journal, WAITING_LINES),
+        None => written_by_a_thread(io::stderr(), WAITING_LINES),
+    };
+    let subscriber =
+        if to_journal { entries(filter, writer) } else { lines(format, filter, writer) };
     subscriber.try_init().map_err(LoggingError::Twice)?;
     if let Some(error) = warning {
         tracing::warn!(%error, "journald does not answer: logging text to standard error");
@@ -192,22 +206,12 @@ pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
 
 type Events = Box<dyn Subscriber + Send + Sync>;
 
-fn journald_or_text<W, F>(
-    journald: io::Result<tracing_journald::Layer>,
-    filter: F,
-    writer: W,
-) -> (Events, Option<io::Error>)
+fn entries<W, F>(filter: F, writer: W) -> Events
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     F: Filter<Registry> + Send + Sync + 'static,
 {
-    match journald {
-        Ok(layer) => {
-            let layer = layer.with_syslog_identifier("hb".to_owned()).with_filter(filter);
-            (Box::new(Registry::default().with(layer)), None)
-        }
-        Err(error) => (lines(Format::Text, filter, writer), Some(error)),
-    }
+    Box::new(Registry::default().with(Entries(writer).with_filter(filter)))
 }
 
 fn lines<W, F>(format: Format, filter: F, writer: W) -> Events
@@ -232,7 +236,10 @@ where
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::{Arc, Mutex, OnceLock};
+    use std::{
+        collections::BTreeMap,
+        sync::{Arc, Mutex, OnceLock},
+    };
 
     use super::*;
 
@@ -343,21 +350,42 @@ pub(crate) mod tests {
         assert_eq!(event["cause"], "silence");
     }
 
+    /// Takes an entry of the journal apart.
+    fn fields(mut entry: &[u8]) -> BTreeMap<String, String> {
+        let mut fields = BTreeMap::new();
+        while !entry.is_empty() {
+            let end = entry.iter().position(|&byte| byte == b'\n').unwrap();
+            let (name, rest) = entry.split_at(end);
+            let (length, rest) = rest[1..].split_first_chunk::<8>().unwrap();
+            let (value, rest) = rest.split_at(u64::from_le_bytes(*length) as usize);
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            assert_eq!(fields.insert(text(name), text(value)), None);
+            entry = rest.strip_prefix(b"\n").unwrap();
+        }
+        fields
+    }
+
     #[test]
-    fn without_journald_it_is_text_and_the_reason_is_kept() {
-        let missing = Err(io::Error::from(io::ErrorKind::NotFound));
-        let mut reason = None;
-        let ((), log) = run(
-            |buffer| {
-                let filter = parse_levels("info").unwrap();
-                let (events, warning) = journald_or_text(missing, filter, writer(buffer));
-                reason = warning;
-                events
+    fn an_entry_of_the_journal_stands_by_itself_and_has_fields() {
+        let buffer = Buffer::default();
+        let filter = parse_levels("info").unwrap();
+        let other = buffer.clone();
+        run(
+            |_| entries(filter, writer(other)),
+            || {
+                let cause = "b died:\nsilence";
+                tracing::info!(group = "web", silence_us = 300, %cause, "group");
+                tracing::debug!("not asked for");
             },
-            || tracing::info!("still here"),
         );
-        assert!(log.ends_with("INFO still here\n"), "{log}");
-        assert_eq!(reason.unwrap().kind(), io::ErrorKind::NotFound);
+        let entry = buffer.0.lock().unwrap().clone();
+        let fields = fields(&entry);
+        assert_eq!(fields["MESSAGE"], "group group=\"web\" silence_us=300 cause=b died:\nsilence");
+        assert_eq!(fields["F_GROUP"], "web");
+        assert_eq!(fields["F_SILENCE_US"], "300");
+        assert_eq!(fields["F_CAUSE"], "b died:\nsilence");
+        assert_eq!(fields["PRIORITY"], "5");
+        assert_eq!(fields["SYSLOG_IDENTIFIER"], "hb");
     }
 
     #[test]
