@@ -34,13 +34,13 @@ pub(crate) fn bind<T: Copy>(fd: RawFd, address: &T) -> io::Result<()> {
     check(unsafe { libc::bind(fd, std::ptr::from_ref(address).cast(), length) })
 }
 
-/// Returns the address of the interface `index` for a packet socket that receives nothing: its
-/// protocol is 0.
-fn link_layer(index: u32) -> io::Result<libc::sockaddr_ll> {
+/// Returns the address of the interface `index` for a packet socket that receives frames of the
+/// protocol `ethertype`; none if that is 0.
+fn link_layer(index: u32, ethertype: u16) -> io::Result<libc::sockaddr_ll> {
     let sll_ifindex = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok(libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: ethertype.to_be(),
         sll_ifindex,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -63,11 +63,34 @@ pub(crate) fn check_sent(sent: isize, length: usize) -> io::Result<()> {
     }
 }
 
-/// Opens a packet socket that sends whole frames on the interface `index`.
+/// Opens a packet socket that sends whole frames on the interface `index`, and receives nothing.
 pub(crate) fn open_packet(index: u32) -> io::Result<OwnedFd> {
+    open_packet_for(index, 0)
+}
+
+/// Opens one that receives the frames of the protocol `ethertype` there as well, 0 for none.
+pub(crate) fn open_packet_for(index: u32, ethertype: u16) -> io::Result<OwnedFd> {
+    // Until it is bound to the interface, it would receive those of every one.
     let socket = open(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
-    bind(socket.as_raw_fd(), &link_layer(index)?)?;
+    bind(socket.as_raw_fd(), &link_layer(index, ethertype)?)?;
     Ok(socket)
+}
+
+/// Returns the Ethernet address of the interface that a packet socket is bound to; `None` if that has
+/// none.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(crate) fn ethernet_address(socket: &OwnedFd) -> io::Result<Option<[u8; 6]>> {
+    let mut address = link_layer(0, 0)?;
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: `address` is writable for `length` bytes; the kernel writes no more than that.
+    check(unsafe {
+        libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+    })?;
+    let is_ethernet = address.sll_hatype == libc::ARPHRD_ETHER && address.sll_halen == 6;
+    Ok(address.sll_addr.first_chunk().copied().filter(|_| is_ethernet))
 }
 
 /// Puts what the socket sends before all else that waits in a queue (`TC_PRIO_CONTROL` of

@@ -1,6 +1,6 @@
 //! A cable, a port, an interface or its own address fails, and no machine.
 
-use std::{thread, time::Duration};
+use std::{fs, net::IpAddr, thread, time::Duration};
 
 use hb_ebpf::time::BootTime;
 use lab::{
@@ -187,6 +187,47 @@ fn a_holder_whose_ping_targets_do_not_answer_hands_over_to_one_whose_do() {
         let status = cluster.status(Machine::B);
         assert_eq!(status["groups"][0]["state"], "holding", "{status:#}");
         lead_astray(&cluster, Machine::A, false);
+        cluster.wait_until_alone(Machine::A);
+        watch.finish().assert_never_both();
+    }
+}
+
+/// Gives a machine the address of a ping target, which another one had. No machine answers its own
+/// question.
+fn place_target(cluster: &Cluster, target: IpAddr, from: Option<Machine>, to: Machine) {
+    let (bits, nodad) = if target.is_ipv4() { (32, "") } else { (128, " nodad") };
+    if let Some(from) = from {
+        let line = format!("address del {target}/{bits} dev eth0\n");
+        cluster.lab.netns(from).ip_batch(&line).unwrap();
+    }
+    let line = format!("address add {target}/{bits} dev eth0{nodad}\n");
+    cluster.lab.netns(to).ip_batch(&line).unwrap();
+}
+
+#[test]
+fn ping_targets_that_answer_no_echo_are_asked_by_arp() {
+    for target in ["192.0.2.77", "2001:db8::77"] {
+        let extra = format!(
+            "[[ping]]\nname = \"gateway\"\ninterface = \"eth0\"\ntargets = [\"{target}\"]\n\
+             method = \"arp\"\ninterval = \"100ms\"\ndeadping = \"500ms\"\n"
+        );
+        let target: IpAddr = target.parse().unwrap();
+        let mut cluster = Cluster::new(Settings { extra, ..quick("available") });
+        place_target(&cluster, target, None, Machine::Client);
+        let client = cluster.lab.netns(Machine::Client);
+        for ignore in ["ipv4/icmp_echo_ignore_all", "ipv6/icmp/echo_ignore_all"] {
+            client.enter(|| fs::write(format!("/proc/sys/net/{ignore}"), "1")).unwrap().unwrap();
+        }
+        cluster.start_both();
+        let watch = Watch::start(&cluster);
+        // With one that is asked in vain, the group would have moved meanwhile, or never.
+        thread::sleep(Duration::from_secs(4));
+        assert_eq!(cluster.status(Machine::A)["groups"][0]["health"], "healthy");
+        place_target(&cluster, target, Some(Machine::Client), Machine::A);
+        cluster.wait_until_alone(Machine::B);
+        let why = "no target of ping group gateway answers on eth0";
+        wait_for_no_path(&mut cluster, Machine::A, why);
+        place_target(&cluster, target, Some(Machine::A), Machine::B);
         cluster.wait_until_alone(Machine::A);
         watch.finish().assert_never_both();
     }

@@ -108,7 +108,7 @@ pub(super) fn arp_reply(ip: Ipv4Addr, mac: [u8; 6]) -> [u8; ARP_FRAME_LEN] {
 }
 
 /// Builds an ordinary ARP request of `ip` for `target`.
-pub(super) fn arp_question(ip: Ipv4Addr, mac: [u8; 6], target: Ipv4Addr) -> [u8; ARP_FRAME_LEN] {
+pub(crate) fn arp_question(ip: Ipv4Addr, mac: [u8; 6], target: Ipv4Addr) -> [u8; ARP_FRAME_LEN] {
     arp(ARP_REQUEST, ip, mac, target, [0; 6])
 }
 
@@ -149,16 +149,21 @@ pub(super) fn neighbor_advertisement(ip: Ipv6Addr, mac: [u8; 6]) -> [u8; NEIGHBO
     })
 }
 
-/// Builds a neighbour solicitation of `ip` for `target`, to those whose addresses end like that one (RFC 4291
-/// section 2.7.1, RFC 2464 section 7).
+/// Returns the multicast address of those whose addresses end like `target` (RFC 4291 section 2.7.1).
+pub(crate) fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = target.octets();
+    [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c].into()
+}
+
+/// Builds a neighbour solicitation of `ip` for `target`, to its [solicited-node address](solicited_node)
+/// (RFC 2464 section 7).
 pub(super) fn neighbor_solicitation(
     ip: Ipv6Addr,
     mac: [u8; 6],
     target: Ipv6Addr,
 ) -> [u8; NEIGHBOR_FRAME_LEN] {
     let [.., a, b, c] = target.octets();
-    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c];
-    let to = ([0x33, 0x33, 0xff, a, b, c], Ipv6Addr::from(group));
+    let to = ([0x33, 0x33, 0xff, a, b, c], solicited_node(target));
     neighbor(mac, ip, to, |discovery| Discovery {
         kind: NEIGHBOR_SOLICITATION,
         flags: U32::new(0),

@@ -14,6 +14,7 @@ use std::{
 };
 
 pub use frame::{ARP_FRAME_LEN, NEIGHBOR_FRAME_LEN};
+pub(crate) use frame::{arp_question, solicited_node};
 use hb_ebpf::time::BootTime;
 
 use crate::socket;
@@ -117,7 +118,7 @@ impl Announcement {
             IpAddr::V4(ip) => Frames::Arp {
                 request: frame::arp_request(ip, mac),
                 reply: frame::arp_reply(ip, mac),
-                question: gateways.v4.map(|gateway| frame::arp_question(ip, mac, gateway)),
+                question: gateways.v4.map(|gateway| arp_question(ip, mac, gateway)),
             },
             IpAddr::V6(ip) => Frames::Neighbor {
                 advertisement: frame::neighbor_advertisement(ip, mac),

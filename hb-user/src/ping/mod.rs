@@ -1,8 +1,10 @@
 //! Asks other machines whether they hear this one.
 //!
 //! A ping group is asked all the time. The neighbourhood of an interface is asked only while nobody knows
-//! whose fault a silent link is. Both by echo requests (RFC 792, page 14; RFC 4443, section 4.1).
+//! whose fault a silent link is. By echo requests (RFC 792, page 14; RFC 4443, section 4.1); a ping group
+//! may want its targets asked for their link-layer addresses instead.
 
+mod arp;
 mod echo;
 mod neighbours;
 
@@ -28,7 +30,7 @@ use tokio::{
 use self::echo::{is_reply, request};
 use crate::{
     clock,
-    config::{PingGroup, index_of},
+    config::{PingGroup, PingMethod, index_of},
     id::NodeId,
 };
 
@@ -64,13 +66,15 @@ impl Pings {
             let answers = Answers::new(group.targets.len(), now);
             let tasks = group.targets.iter().enumerate().map(|(index, target)| {
                 let (interface, answers) = (interface.clone(), answers.clone());
-                let (target, interval) = (*target, group.interval);
-                let identifier = identifiers.next().unwrap_or_default();
+                let target = Target {
+                    address: *target,
+                    interface,
+                    method: group.method,
+                    identifier: identifiers.next().unwrap_or_default(),
+                };
+                let interval = group.interval;
                 background.spawn(async move {
-                    ask(target, &interface, interval, identifier, || {
-                        answers.note(index, clock::now());
-                    })
-                    .await;
+                    target.ask(interval, || answers.note(index, clock::now())).await;
                 })
             });
             let tasks = tasks.collect();
@@ -118,39 +122,47 @@ impl Answers {
     }
 }
 
-/// Asks one target for ever.
-async fn ask(
-    target: IpAddr,
-    interface: &str,
-    interval: Duration,
+/// Who is asked, and how.
+struct Target {
+    address: IpAddr,
+    interface: String,
+    method: PingMethod,
+    /// Of echo requests.
     identifier: u16,
-    answered: impl Fn(),
-) {
-    let mut sequence = 0u16;
-    loop {
-        sequence = sequence.wrapping_add(1);
-        let next = Instant::now() + interval;
-        // A socket for each request: the interface may be another one of the same name.
-        match timeout(interval, ask_once(target, interface, identifier, sequence)).await {
-            Ok(Ok(())) => answered(),
-            Ok(Err(error)) => tracing::debug!(%target, interface, %error, "not asked"),
-            Err(_) => tracing::debug!(%target, interface, "no answer"),
-        }
-        sleep_until(next).await;
-    }
 }
 
-/// Asks a target once, and waits until it answers.
-async fn ask_once(
-    target: IpAddr,
-    interface: &str,
-    identifier: u16,
-    sequence: u16,
-) -> io::Result<()> {
-    let socket = open(target, interface)?;
-    socket.get_ref().connect(&address(target, interface)?.into())?;
-    socket.get_ref().send(&request(target, identifier, sequence))?;
-    reply(&socket, target, identifier, sequence).await
+impl Target {
+    /// Asks it for ever.
+    async fn ask(&self, interval: Duration, answered: impl Fn()) {
+        let (target, interface) = (self.address, &self.interface);
+        let mut sequence = 0u16;
+        loop {
+            sequence = sequence.wrapping_add(1);
+            let next = Instant::now() + interval;
+            match timeout(interval, self.ask_once(sequence)).await {
+                Ok(Ok(())) => answered(),
+                Ok(Err(error)) => tracing::debug!(%target, interface, %error, "not asked"),
+                Err(_) => tracing::debug!(%target, interface, "no answer"),
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// Asks it once, and waits until it answers. By a socket for each request: the interface may be another
+    /// one of the same name.
+    async fn ask_once(&self, sequence: u16) -> io::Result<()> {
+        let Self { address: target, interface, method, identifier } = self;
+        match (method, target) {
+            (PingMethod::Icmp, _) => {
+                let socket = open(*target, interface)?;
+                socket.get_ref().connect(&address(*target, interface)?.into())?;
+                socket.get_ref().send(&request(*target, *identifier, sequence))?;
+                reply(&socket, *target, *identifier, sequence).await
+            }
+            (PingMethod::Arp, IpAddr::V4(target)) => arp::ask(*target, interface).await,
+            (PingMethod::Arp, IpAddr::V6(target)) => arp::solicit(*target, interface).await,
+        }
+    }
 }
 
 /// Waits for a reply to a request of that number, of whomever the socket hears.
@@ -160,12 +172,17 @@ async fn reply(
     identifier: u16,
     sequence: u16,
 ) -> io::Result<()> {
+    answer(socket, |packet| is_reply(target, packet, identifier, sequence)).await
+}
+
+/// Waits for a packet that is one of those.
+async fn answer(socket: &AsyncFd<Socket>, is_one: impl Fn(&[u8]) -> bool) -> io::Result<()> {
     let mut buffer = [0; 2048];
     loop {
         let mut ready = socket.readable().await?;
         let received = ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), &mut buffer));
         if let Ok(received) = received
-            && is_reply(target, &buffer[..received?], identifier, sequence)
+            && is_one(&buffer[..received?])
         {
             return Ok(());
         }
@@ -187,6 +204,11 @@ fn open(target: IpAddr, interface: &str) -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(interface.as_bytes()))?;
+    registered(socket)
+}
+
+/// Has the runtime watch a socket that does not block.
+fn registered(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the socket is this one until it is dropped, and is dropped after its registration.
     unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
 }
@@ -219,15 +241,20 @@ mod tests {
     #[tokio::test]
     async fn a_machine_that_is_there_answers_and_one_that_is_not_does_not() {
         // Only root opens raw sockets; what an ordinary user sees is the error.
-        for target in ["127.0.0.1", "::1"] {
-            let target = target.parse().unwrap();
-            match timeout(Duration::from_secs(5), ask_once(target, "lo", 5, 7)).await.unwrap() {
+        for address in ["127.0.0.1", "::1"] {
+            let address: IpAddr = address.parse().unwrap();
+            let target =
+                Target { address, interface: "lo".into(), method: PingMethod::Icmp, identifier: 5 };
+            match timeout(Duration::from_secs(5), target.ask_once(7)).await.unwrap() {
                 Ok(()) => {}
                 Err(error) => assert!(
-                    error.raw_os_error() == Some(libc::EPERM) || target.is_ipv6(),
+                    error.raw_os_error() == Some(libc::EPERM) || address.is_ipv6(),
                     "{error}"
                 ),
             }
+            // Whose interface has no such addresses cannot be asked for them.
+            let target = Target { method: PingMethod::Arp, ..target };
+            timeout(Duration::from_secs(5), target.ask_once(8)).await.unwrap().unwrap_err();
         }
     }
 }

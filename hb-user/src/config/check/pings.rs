@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    super::{Group, Link, LinkAddress, Name, PingGroup, Readable, file::Section},
+    super::{Group, Link, LinkAddress, Name, PingGroup, PingMethod, Readable, file::Section},
     duration_within,
     groups::interfaces,
     network::{Nodes, not_unicast},
@@ -80,6 +80,11 @@ fn ping(section: Section<'_>, nodes: &Nodes) -> Option<PingGroup> {
     let interfaces =
         section.text_or_map("interface").and_then(|text| interfaces(&section, text, nodes));
     let targets = targets(&section);
+    let methods = [PingMethod::Icmp, PingMethod::Arp].map(|method| (method.as_str(), method));
+    let method = match section.has("method") {
+        Some(_) => section.choice("method", &methods),
+        None => Some(PingMethod::default()),
+    };
     let interval = duration_within(&section, "interval", Duration::from_secs(1), INTERVAL);
     let deadping = duration_within(&section, "deadping", Duration::from_secs(5), DEADPING);
     if let (Some(interval), Some(deadping)) = (interval, deadping)
@@ -97,6 +102,7 @@ fn ping(section: Section<'_>, nodes: &Nodes) -> Option<PingGroup> {
     Some(PingGroup {
         name: name?.value,
         targets: targets?,
+        method: method?,
         interval: interval?,
         deadping: deadping?,
         interfaces: interfaces?,
