@@ -1,7 +1,16 @@
 //! Addresses and routes of the host: ours come and go, all others stay as they are.
 
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
+
 use hb_user::address::{AddressSocket, Batch, Change, Done, Vip};
-use lab::addresses::{Link, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6};
+use lab::{
+    addresses::{Link, Machine, NODES, PREFIX4, PREFIX6, VIP4, VIP6},
+    config::Settings,
+};
 use serde_json::Value;
 
 use super::{
@@ -104,5 +113,57 @@ fn other_addresses_and_routes_stay_as_they_were() {
         for (before, after) in before.iter().zip(host(&cluster, node)) {
             assert_eq!(*before, after, "{node}");
         }
+    }
+}
+
+/// In no subnet of the lab: on the service interface, on `lo`, and of the other family.
+const HOSTED: [(&str, &str); 3] =
+    [("198.51.100.7", "eth0"), ("198.51.100.8", "lo"), ("2001:db8:7::7", "eth0")];
+
+/// Has the client send to `address` behind `node`; returns whether a machine that has it says that
+/// nobody listens at that port.
+fn answers_behind(cluster: &Cluster, node: Machine, address: IpAddr) -> bool {
+    let client = cluster.lab.netns(Machine::Client);
+    let (family, host, gateway, any) = match address {
+        IpAddr::V4(_) => ("-4", format!("{address}/32"), node.v4(Link::Client).into(), "0.0.0.0:0"),
+        IpAddr::V6(_) => ("-6", format!("{address}/128"), IpAddr::from(node.v6()), "[::]:0"),
+    };
+    client.ip(&[family, "route", "replace", &host, "via", &gateway.to_string()]).unwrap();
+    let asked = client.enter(|| {
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(SocketAddr::new(address, 9))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.send(&[0])?;
+        socket.recv(&mut [0; 16])
+    });
+    match asked.unwrap().unwrap_err().kind() {
+        ErrorKind::ConnectionRefused => true,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::HostUnreachable => false,
+        other => panic!("{address} behind {node}: {other}"),
+    }
+}
+
+#[test]
+fn an_address_in_no_subnet_is_served_behind_its_node() {
+    let mut extra = "\n[[group]]\nname = \"hosted\"\npreferred = \"a\"\n".to_owned();
+    for (address, interface) in HOSTED {
+        let bits = if address.contains(':') { 128 } else { 32 };
+        extra += &format!(
+            "[[group.address]]\naddress = \"{address}/{bits}\"\ninterface = \"{interface}\"\n\
+             on_link = false\n"
+        );
+    }
+    let mut cluster = Cluster::up(Settings { extra, ..slow() });
+    let served = |status: &Value| status["groups"][1]["health"] == "healthy";
+    cluster.wait_for(Machine::A, "the hosted group is served", served);
+    for (address, _) in HOSTED {
+        let address = address.parse().unwrap();
+        assert!(!answers_behind(&cluster, Machine::B, address), "{address}");
+        assert!(answers_behind(&cluster, Machine::A, address), "{address}");
+    }
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_for(Machine::B, "the hosted group is served", served);
+    for (address, _) in HOSTED {
+        assert!(answers_behind(&cluster, Machine::B, address.parse().unwrap()), "{address}");
     }
 }

@@ -23,6 +23,7 @@ use lab::{
 
 use super::{
     support::{Cluster, slow, wait_for},
+    turn::Turn,
     witness,
 };
 
@@ -179,6 +180,7 @@ fn epoch(cluster: &mut Cluster, node: Machine, name: &str) -> u64 {
 
 /// Both nodes run, and `a` serves both groups.
 fn up(policy: &str) -> Cluster {
+    let _turn = Turn::alone();
     let mut cluster = Cluster::new(settings(policy));
     write(&cluster, &[("web", &[VIP4]), ("db", &[OTHER])]);
     if policy == "witness" {
@@ -276,6 +278,7 @@ fn another_address(policy: &str, restarts: [fn(&mut Cluster, Machine); 2]) {
     let status = cluster.wait_for(Machine::A, "what differs", |status| {
         find(status, "web")["lacking"] == serde_json::json!(["b"])
     });
+    assert_eq!(status["peers"][0]["config_differs"], serde_json::json!(["group"]));
     let warnings = status["warnings"].to_string();
     assert!(warnings.contains("b has no group web with these addresses"), "{status:#}");
     assert!(warnings.contains("b has a group that this node does not have"), "{status:#}");

@@ -11,6 +11,7 @@ use crate::{
     clock,
     config::{self, GROUP, Settings},
     guard, netns,
+    switch::{Direction, port_name},
     tcx::{Foreign, Place, Verdict, Way},
 };
 
@@ -37,6 +38,29 @@ impl Lab {
         self.daemons.remove(&node);
         self.responders.remove(&node);
         Ok(at)
+    }
+
+    /// Sets the port of a node in the service network down, so that the node loses its carrier;
+    /// returns the time just before. The time it takes to start `ip` is part of what follows.
+    ///
+    /// # Errors
+    ///
+    /// With what `ip` said.
+    pub fn lose_carrier(&self, node: Machine) -> Result<BootTime> {
+        let at = clock::now();
+        self.set_service_port(node, "down")?;
+        Ok(at)
+    }
+
+    /// Has the port of a node in the service network forward nothing either way, while its carrier
+    /// stays; returns the time just before.
+    #[must_use]
+    pub fn silence_port(&self, node: Machine) -> BootTime {
+        self.switch.cut_link(node, Link::Client, Direction::Both)
+    }
+
+    fn set_service_port(&self, node: Machine, state: &str) -> Result<()> {
+        self.switch.netns().ip(&["link", "set", &port_name(node, Link::Client), state])
     }
 
     /// Sends a signal to the daemon of a node; returns the time just before.
@@ -90,6 +114,7 @@ impl Lab {
         let bits = VIP_COUNT.ilog2();
         netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/{}", 32 - bits)])?;
         netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/{}", 128 - bits)])?;
+        self.set_service_port(node, "up")?;
         self.switch.heal(node);
         self.start_responder(node)
     }

@@ -70,7 +70,7 @@ pub(crate) struct Demo {
 /// Two daemons come up and agree within this.
 const START: Duration = Duration::from_secs(15);
 /// The service moves within this, or the run has failed.
-const MOVE: Duration = Duration::from_secs(3);
+const MOVE: Duration = Duration::from_secs(10);
 /// A repaired daemon is alive again within this, a voter without its record included.
 const REPAIR: Duration = Duration::from_secs(10);
 /// How long the client asks before the fault, and after the last event that is waited for.
@@ -329,6 +329,8 @@ pub(crate) fn inject(lab: &mut Lab, fault: Fault, node: Machine) -> Result<BootT
     match fault {
         Fault::Crash => lab.crash(node),
         Fault::Cut => Ok(lab.cut(node)),
+        Fault::Carrier => lab.lose_carrier(node),
+        Fault::SilentPort => Ok(lab.silence_port(node)),
         Fault::Stop => lab.signal(node, libc::SIGTERM),
         Fault::Move | Fault::MoveRestarted => lab.move_group(node.peer()),
         Fault::Kill => lab.signal(node, libc::SIGKILL),
@@ -345,9 +347,13 @@ fn repair(lab: &mut Lab, fault: Fault, at: BootTime, run: &mut Run) -> Result<()
             lab.start_daemon(Machine::A)?;
         }
         Fault::Freeze => drop(lab.signal(Machine::A, libc::SIGCONT)?),
-        Fault::Crash | Fault::Cut | Fault::Stop | Fault::Move | Fault::MoveRestarted => {
-            return Ok(());
-        }
+        Fault::Crash
+        | Fault::Cut
+        | Fault::Carrier
+        | Fault::SilentPort
+        | Fault::Stop
+        | Fault::Move
+        | Fault::MoveRestarted => return Ok(()),
     }
     run.instants.repaired_ns = Some(after(at, repaired));
     let alive = lab.wait_for_controller(Machine::B, true, REPAIR)?;

@@ -9,6 +9,10 @@ pub(crate) enum Fault {
     Crash,
     /// Every link cut in one instant; its processes go on.
     Cut,
+    /// The port of its service network goes down: the node sees that its carrier is lost.
+    Carrier,
+    /// The port of its service network falls silent: the node sees nothing of it.
+    SilentPort,
     /// Its daemon is asked to leave: a planned move.
     Stop,
     /// The group is told to live on node b: a planned move, both daemons go on.
@@ -27,6 +31,8 @@ impl Fault {
         match self {
             Self::Crash => "crash",
             Self::Cut => "cut",
+            Self::Carrier => "carrier",
+            Self::SilentPort => "silent-port",
             Self::Stop => "stop",
             Self::Move => "move",
             Self::MoveRestarted => "move-restarted",
@@ -45,6 +51,8 @@ impl Fault {
         match self {
             Self::Crash => "all links of a fall silent, its processes stand still",
             Self::Cut => "all links of a are cut",
+            Self::Carrier => "the service port of a loses its carrier",
+            Self::SilentPort => "the service port of a falls silent, its carrier stays",
             Self::Stop => "SIGTERM to the daemon of a",
             Self::Move => "hb move: the group is told to live on b",
             Self::MoveRestarted => "hb move to b, which was restarted in order before",

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{ClusterName, Config, Group, Link, LinkAddress, PingGroup, Resource, ResourceKind};
 
 /// First bytes of the canonical form; changes when the form does.
-const FORM: &str = "hb configuration 3";
+const FORM: &str = "hb configuration 4";
 /// The same of a group's own.
 const GROUP_FORM: &str = "hb group 1";
 
@@ -17,54 +17,52 @@ pub(super) fn cluster_id(name: &ClusterName) -> u32 {
     u32::from_be_bytes([a, b, c, d]).max(1)
 }
 
+/// Parts of the configuration that have digits of their own in the fingerprint, most significant first:
+/// [`PART_BITS`] each, after the [`WHOLE_BITS`] of all together.
+const PARTS: [(&str, fn(&mut Form, &Config)); 9] = [
+    ("cluster", Form::cluster),
+    ("timers", Form::timers),
+    ("lease", Form::lease),
+    ("node", Form::nodes),
+    ("witness", Form::witness),
+    ("fence", Form::fence),
+    ("link", Form::links),
+    ("group", Form::groups),
+    ("ping", Form::pings),
+];
+const PART_BITS: u32 = 4;
+const WHOLE_BITS: u32 = 64 - PARTS.len() as u32 * PART_BITS;
+
 pub(super) fn fingerprint(config: &Config) -> u64 {
-    let mut form = Form(Sha256::new());
-    form.text(FORM);
-    form.text(config.cluster.name.as_str());
-    form.text(config.cluster.policy.as_str());
-    let timers = &config.timers;
-    for timer in [
-        timers.interval(),
-        timers.warntime(),
-        timers.deadtime(),
-        timers.initdead(),
-        timers.controller_deadtime(),
-        timers.doubt_max(),
-    ] {
-        form.duration(timer);
+    let mut whole = Form(Sha256::new());
+    let mut digits = 0;
+    for (name, part) in PARTS {
+        let mut form = Form(Sha256::new());
+        form.text(FORM);
+        form.text(name);
+        part(&mut form, config);
+        let hash = form.0.finalize();
+        digits = digits << PART_BITS | u64::from(hash[0]) & ((1 << PART_BITS) - 1);
+        whole.bytes(&hash);
     }
-    let lease = &config.lease;
-    for length in [lease.length, lease.margin, lease.drain, lease.seek] {
-        form.duration(length);
-    }
-    form.bytes(&lease.rho.to_be_bytes());
-    form.count(config.nodes.len());
-    for node in &config.nodes {
-        form.bytes(&[node.id.0]);
-        form.text(node.name.as_str());
-    }
-    if let Some(witness) = &config.witness {
-        form.bytes(&[witness.id.0]);
-        form.text(witness.name.as_str());
-    }
-    // Not the options: they may be secret, and a fingerprint travels in the clear.
-    if let Some(fence) = &config.fence {
-        form.text(fence.action.as_str());
-        form.duration(fence.delay);
-    }
-    form.count(config.links.len());
-    for link in &config.links {
-        form.link(link);
-    }
-    form.count(config.groups.len());
-    for group in &config.groups {
-        form.group(group);
-    }
-    form.count(config.pings.len());
-    for ping in &config.pings {
-        form.ping(ping);
-    }
-    form.finish()
+    let [a, b, c, d, ..] = <[u8; 32]>::from(whole.0.finalize());
+    let whole = u64::from(u32::from_be_bytes([a, b, c, d]) >> (32 - WHOLE_BITS)).max(1);
+    whole << (64 - WHOLE_BITS) | digits
+}
+
+/// Returns the parts in which two configurations differ that have these fingerprints. One in sixteen
+/// differences of a part cannot be seen; that there is one can.
+#[must_use]
+pub fn differing(one: u64, other: u64) -> Vec<&'static str> {
+    let digits = |fingerprint: u64, part: usize| {
+        fingerprint >> ((PARTS.len() - 1 - part) as u32 * PART_BITS) & ((1 << PART_BITS) - 1)
+    };
+    let differs = |part: &usize| digits(one, *part) != digits(other, *part);
+    (0..PARTS.len())
+        .filter(differs)
+        .filter_map(|part| PARTS.get(part))
+        .map(|(name, _)| *name)
+        .collect()
 }
 
 /// What a group is: its name and the set of its addresses. Prefixes, interfaces, resources and the order
@@ -112,6 +110,67 @@ impl Form {
         }
     }
 
+    fn cluster(&mut self, config: &Config) {
+        self.text(config.cluster.name.as_str());
+        self.text(config.cluster.policy.as_str());
+    }
+
+    fn timers(&mut self, config: &Config) {
+        let timers = &config.timers;
+        for timer in [
+            timers.interval(),
+            timers.warntime(),
+            timers.deadtime(),
+            timers.initdead(),
+            timers.controller_deadtime(),
+            timers.doubt_max(),
+        ] {
+            self.duration(timer);
+        }
+    }
+
+    fn lease(&mut self, config: &Config) {
+        let lease = &config.lease;
+        for length in [lease.length, lease.margin, lease.drain, lease.seek] {
+            self.duration(length);
+        }
+        self.bytes(&lease.rho.to_be_bytes());
+    }
+
+    fn nodes(&mut self, config: &Config) {
+        for node in &config.nodes {
+            self.bytes(&[node.id.0]);
+            self.text(node.name.as_str());
+        }
+    }
+
+    fn witness(&mut self, config: &Config) {
+        if let Some(witness) = &config.witness {
+            self.bytes(&[witness.id.0]);
+            self.text(witness.name.as_str());
+        }
+    }
+
+    /// Not its options: they may be secret, and a fingerprint travels in the clear.
+    fn fence(&mut self, config: &Config) {
+        if let Some(fence) = &config.fence {
+            self.text(fence.action.as_str());
+            self.duration(fence.delay);
+        }
+    }
+
+    fn links(&mut self, config: &Config) {
+        config.links.iter().for_each(|link| self.link(link));
+    }
+
+    fn groups(&mut self, config: &Config) {
+        config.groups.iter().for_each(|group| self.group(group));
+    }
+
+    fn pings(&mut self, config: &Config) {
+        config.pings.iter().for_each(|ping| self.ping(ping));
+    }
+
     fn link(&mut self, link: &Link) {
         self.text(link.name.as_str());
         self.text(match link.transport {
@@ -137,7 +196,7 @@ impl Form {
         self.count(group.addresses.len());
         for address in &group.addresses {
             self.ip(address.address);
-            self.bytes(&[address.prefix]);
+            self.bytes(&[address.prefix, u8::from(address.on_link)]);
             self.count(address.interfaces.len());
             for (node, interface) in &address.interfaces {
                 self.bytes(&[node.0]);
@@ -156,6 +215,7 @@ impl Form {
         for target in &ping.targets {
             self.ip(*target);
         }
+        self.text(ping.method.as_str());
         self.duration(ping.interval);
         self.duration(ping.deadping);
         self.count(ping.interfaces.len());
@@ -179,9 +239,31 @@ impl Form {
         }
         self.duration(resource.status_interval.unwrap_or_default());
     }
+}
 
-    fn finish(self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(self.0.finalize());
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]).max(1)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text, std::path::Path::new("hb.toml")).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_told_by_its_digits() {
+        let good = include_str!("../../../packaging/hb.toml");
+        let own = config(good).fingerprint();
+        assert_eq!(differing(own, own), Vec::<&str>::new());
+        for (part, from, to) in [
+            ("timers", "misses = 5", "misses = 6"),
+            ("link", "multihop = 0", "multihop = 1"),
+            ("group", "start_timeout = \"20s\"", "start_timeout = \"21s\""),
+            ("ping", "method = \"icmp\"", "method = \"arp\""),
+        ] {
+            assert!(good.contains(from), "{from}");
+            let other = config(&good.replace(from, to)).fingerprint();
+            assert_ne!(other, own, "{part}");
+            assert_eq!(differing(own, other), [part]);
+        }
     }
 }

@@ -41,6 +41,7 @@ use crate::{
 pub use diff::Difference;
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
+pub use fingerprint::differing;
 pub(crate) use host::index_of;
 pub use host::{HostView, Interface, hostname};
 pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};
@@ -306,13 +307,36 @@ impl ServiceAddress {
     }
 }
 
-/// Machines behind an interface that answer echo requests while it works. One that answers is enough.
+/// How a machine is asked whether it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PingMethod {
+    /// By an echo request (RFC 792, RFC 4443).
+    #[default]
+    Icmp,
+    /// For its link-layer address (RFC 826; RFC 4861, section 4.3): a neighbour alone can tell.
+    Arp,
+}
+
+impl PingMethod {
+    /// Returns the word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Arp => "arp",
+        }
+    }
+}
+
+/// Machines behind an interface that answer while it works. One that answers is enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PingGroup {
     /// Its name.
     pub name: Name,
     /// Who is asked: unicast addresses.
     pub targets: Vec<IpAddr>,
+    /// How.
+    pub method: PingMethod,
     /// Time between two requests to a target.
     pub interval: Duration,
     /// Silence of all targets that means that the interface leads nowhere; at least two intervals.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     address::Present,
     clock,
-    config::{self, LocalLink, Node, Resource},
+    config::{self, LocalLink, Node, Resource, differing},
     core::{Blocked, GroupView, Life, PeerFacts, Phase},
     id::{GroupId, NodeId},
     kernel::{Counters, KernelError, Mode},
@@ -264,6 +264,7 @@ impl Daemon {
             .filter(|link| link.others().any(|(other, _)| *other == peer.id))
             .map(|link| self.link(peer.id, link, now))
             .collect::<Result<Vec<_>, _>>()?;
+        let own_hash = self.maps().node().config_hash;
         let offset = self.local.links.iter().find_map(|link| {
             let (_, link) = self.maps().link(peer.id, link.id)?;
             (link.last_answer_ns != 0).then_some(link.offset_ns as f64 / 1000.0)
@@ -294,7 +295,12 @@ impl Daemon {
                 alive: state.controller_dead == 0,
                 age_us: state.controller_age_ns / 1000,
             }),
-            config_matches: heard.then(|| state.config_hash == self.maps().node().config_hash),
+            config_matches: heard.then(|| state.config_hash == own_hash),
+            config_differs: if heard {
+                differing(own_hash, state.config_hash).into_iter().map(str::to_owned).collect()
+            } else {
+                Vec::new()
+            },
             refuses_us: Refusal::from_code(state.refused)
                 .map(|refusal| refusal.as_str().to_owned()),
             misses: Misses { consecutive: u64::from(state.misses), total: state.misses_total },

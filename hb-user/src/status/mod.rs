@@ -139,6 +139,9 @@ pub struct PeerStatus {
     pub controller: Option<PeerController>,
     /// Whether its configuration is ours; absent before it was heard.
     pub config_matches: Option<bool>,
+    /// Sections in which it is seen to differ; one in sixteen is not.
+    #[serde(default)]
+    pub config_differs: Vec<String>,
     /// Why it refuses our frames, if it says that it does.
     pub refuses_us: Option<String>,
     /// Intervals of silence.

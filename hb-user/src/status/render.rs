@@ -142,9 +142,13 @@ fn peers(page: &mut Page, peers: &[PeerStatus]) {
         ]);
     }
     page.table(&rows, 6);
-    for PeerStatus { node, life, cause, refuses_us, .. } in peers {
+    for PeerStatus { node, life, cause, refuses_us, config_differs, .. } in peers {
         if let Some(cause) = cause {
             page.line(&format!("  {node} is {}: {cause}", life.as_str()));
+        }
+        if !config_differs.is_empty() {
+            let sections: Vec<_> = config_differs.iter().map(|name| format!("[{name}]")).collect();
+            page.line(&format!("  the file of {node} differs in {}", sections.join(", ")));
         }
         if let Some(reason) = refuses_us {
             page.line(&format!("  {node} REFUSES our frames: {reason}"));

@@ -45,6 +45,7 @@ fn peer(node: &str, id: u8, links: Vec<LinkStatus>) -> PeerStatus {
         incarnation: Some(7),
         controller: Some(PeerController { alive: true, age_us: 340 }),
         config_matches: Some(true),
+        config_differs: Vec::new(),
         refuses_us: None,
         misses: Misses { consecutive: 0, total: 12 },
         doubts_total: 3,
@@ -227,6 +228,7 @@ fn broken() -> StatusReport {
     b.last_arrival_us_ago = Some(2_140_500);
     b.controller = Some(PeerController { alive: false, age_us: 52_000 });
     b.config_matches = Some(false);
+    b.config_differs = vec!["timers".into(), "link".into()];
     b.refuses_us = Some("key id".into());
     b.misses = Misses { consecutive: 10_697, total: 10_709 };
     b.links[0].up = false;
@@ -342,6 +344,7 @@ at the gate  now     way  passed  not held  expired  no daemon
 peer  life  for    heard      controller    config
 b     DEAD  2.1 s  2.1 s ago  DEAD 52.0 ms  DIFFERS
   b is dead: silence
+  the file of b differs in [timers], [link]
   b REFUSES our frames: key id
 
 peer  misses   ever  doubts  deaths  clock us

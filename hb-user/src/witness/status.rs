@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{WitnessError, generation::refill};
 use crate::{
     clock,
-    config::{Config, HostView, Local},
+    config::{Config, HostView, Local, differing},
     id::{LinkId, NodeId},
     kernel::{Counters, Mode, Place, WitnessMaps},
 };
@@ -103,6 +103,9 @@ pub struct NodeStatus {
     pub controller_alive: Option<bool>,
     /// Whether its configuration is the one at work here; absent before it was heard.
     pub config_matches: Option<bool>,
+    /// Sections in which it is seen to differ; one in sixteen is not.
+    #[serde(default)]
+    pub config_differs: Vec<String>,
     /// Its links to this machine.
     pub links: Vec<LinkStatus>,
     /// Frames refused, by reason.
@@ -283,6 +286,14 @@ impl Look<'_> {
             incarnation: heard.then_some(peer.incarnation),
             controller_alive: heard.then_some(peer.controller_dead == 0),
             config_matches: heard.then_some(peer.config_hash == own.config_hash),
+            config_differs: if heard {
+                differing(own.config_hash, peer.config_hash)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect()
+            } else {
+                Vec::new()
+            },
             links,
             refused: reasons(&refused),
             unfresh: refused[0],
@@ -345,7 +356,12 @@ impl Look<'_> {
         for node in &status.nodes {
             let who = node.name.clone().unwrap_or_else(|| NodeId(node.id).to_string());
             if node.config_matches == Some(false) {
-                warnings.push(format!("the configuration of {who} differs from the one here"));
+                let within = match &node.config_differs[..] {
+                    [] => String::new(),
+                    sections => format!(" in [{}]", sections.join("], [")),
+                };
+                warnings
+                    .push(format!("the configuration of {who} differs from the one here{within}"));
             }
             for link in &node.links {
                 if link.answered >= UNHEARD_ANSWERS && link.received == 0 {

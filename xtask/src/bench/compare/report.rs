@@ -156,7 +156,7 @@ impl Report {
     /// Draws the table.
     pub(crate) fn text(&self) -> String {
         let mut text = format!(
-            "{:<16}{:<52}{:<8}{:>5}{:>11}{:>11}{:>11}{:>11}{:>11}  {}\n",
+            "{:<16}{:<52}{:<12}{:>5}{:>11}{:>11}{:>11}{:>11}{:>11}  {}\n",
             "system",
             "configuration",
             "fault",
@@ -184,7 +184,7 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
-                "{:<16}{:<52}{:<8}{:>5}{min:>11}{p50:>11}{p99:>11}{max:>11}{detection:>11}  {ratio}",
+                "{:<16}{:<52}{:<12}{:>5}{min:>11}{p50:>11}{p99:>11}{max:>11}{detection:>11}  {ratio}",
                 entry.name, entry.config, entry.fault, entry.runs
             );
             if entry.two_servers > 0 {

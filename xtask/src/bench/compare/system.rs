@@ -154,7 +154,7 @@ impl System for Hb {
     }
 
     fn move_limit(&self) -> Duration {
-        Duration::from_secs(3)
+        Duration::from_secs(10)
     }
 }
 
@@ -197,6 +197,8 @@ impl System for Other {
         match fault {
             Fault::Crash => self.0.lab_mut().crash(node),
             Fault::Cut => Ok(self.0.lab().cut(node)),
+            Fault::Carrier => self.0.lab().lose_carrier(node),
+            Fault::SilentPort => Ok(self.0.lab().silence_port(node)),
             Fault::Stop if self.judged() == Judged::BySession => {
                 bail!("{} serves nothing that could be handed over", self.name())
             }
