@@ -25,7 +25,7 @@ use lab::{
 };
 use serde_json::Value;
 
-use super::support::{Cluster, PATIENCE, both_vips, slow, wait_for};
+use super::support::{Cluster, PATIENCE, both_vips, slow, wait_for, when_free};
 
 const PORT: u16 = 9999;
 
@@ -39,11 +39,7 @@ impl Ear {
 
     fn on(cluster: &Cluster, machine: Machine, to: IpAddr) -> Self {
         let netns = cluster.lab.netns(machine);
-        // A child that another test begins has the socket of an earlier one until its program runs.
-        let socket = wait_for("the port", || match netns.enter(|| UdpSocket::bind((to, PORT))) {
-            Ok(Err(error)) if error.kind() == io::ErrorKind::AddrInUse => None,
-            bound => Some(bound.unwrap().unwrap()),
-        });
+        let socket = when_free(|| netns.enter(|| UdpSocket::bind((to, PORT))).unwrap());
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(socket)
     }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Read, Write},
-    net::{IpAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt,
     process::Output,
     sync::{
@@ -27,7 +27,7 @@ use lab::{
 
 use super::{
     gate::{assert_closed, ip},
-    support::{Cluster, PATIENCE, both_vips, slow, wait_for},
+    support::{Cluster, PATIENCE, both_vips, slow, wait_for, when_free},
 };
 
 const PORT: u16 = 7790;
@@ -130,7 +130,7 @@ impl Talk {
             let any = if vip.is_ipv4() { "0.0.0.0" } else { "::" };
             let any: IpAddr = any.parse().unwrap();
             let netns = cluster.lab.netns(node);
-            let listener = netns.enter(|| TcpListener::bind((any, PORT)).unwrap()).unwrap();
+            let listener = when_free(|| netns.enter(|| TcpListener::bind((any, PORT))).unwrap());
             let client = cluster.lab.netns(Machine::Client);
             let mut asked = client.enter(|| TcpStream::connect((vip, PORT)).unwrap()).unwrap();
             let (mut accepted, _) = listener.accept().unwrap();
@@ -191,6 +191,34 @@ pub(super) fn speak(cluster: &Cluster) {
     }
 }
 
+/// Neighbours that come up later, one of each family.
+const LATE: [(IpAddr, IpAddr, u8); 2] = [
+    (IpAddr::V4(VIP4), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77)), 32),
+    (IpAddr::V6(VIP6), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x77)), 128),
+];
+
+/// Sends from the service addresses of `node` to neighbours that are not there: the kernel keeps the packets
+/// while it looks for them.
+fn send_to_nobody(cluster: &Cluster, node: Machine) {
+    let netns = cluster.lab.netns(node);
+    for family in ["ipv4", "ipv6"] {
+        let patience = format!("/proc/sys/net/{family}/neigh/eth0/mcast_solicit");
+        netns.enter(|| fs::write(patience, "60").unwrap()).unwrap();
+    }
+    for (vip, target, _) in LATE {
+        let send = || UdpSocket::bind((vip, 0)).unwrap().send_to(b"waits", (target, PORT)).unwrap();
+        netns.enter(send).unwrap();
+    }
+}
+
+/// Brings them up.
+fn bring_up_late() -> String {
+    let line = |(_, target, bits)| {
+        format!("address add {target}/{bits} dev eth0{}", if bits == 128 { " nodad" } else { "" })
+    };
+    LATE.map(line).join("\n") + "\n"
+}
+
 fn settings(policy: &str) -> Settings {
     Settings { policy: policy.into(), resource: false, ..slow() }
 }
@@ -241,11 +269,13 @@ fn taken_away(mut cluster: Cluster, leave: impl FnOnce(&mut Cluster, &Wire)) {
     let wire = Wire::watch(&cluster);
     let talk = Talk::begin(&cluster, Machine::A);
     wire.wait_for(Machine::A, clock::now());
+    send_to_nobody(&cluster, Machine::A);
     leave(&mut cluster, &wire);
     cluster.wait_until_alone(Machine::B);
     speak(&cluster);
     assert_detached(&cluster, Machine::A);
     talk.assert_ended();
+    cluster.lab.netns(Machine::Client).ip_batch(&bring_up_late()).unwrap();
     // Whatever is left of them sends again within this.
     thread::sleep(WHILE);
     assert_order(&wire.finish(&cluster, Machine::A), Machine::A, Machine::B);

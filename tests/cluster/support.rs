@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -56,6 +56,15 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
         assert!(clock::now() < end, "not within {PATIENCE:?}: {what}");
         thread::sleep(STEP);
     }
+}
+
+/// Binds a socket, once its port is free: a child that another test begins has what was open here until
+/// its program runs.
+pub(crate) fn when_free<T>(mut bind: impl FnMut() -> io::Result<T>) -> T {
+    wait_for("a port", || match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+        bound => Some(bound.unwrap()),
+    })
 }
 
 /// A lab with the `hb` under test.

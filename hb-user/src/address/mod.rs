@@ -18,6 +18,7 @@
 mod batch;
 mod list;
 mod notice;
+mod queue;
 mod removal;
 mod route;
 mod socket;

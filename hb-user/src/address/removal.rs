@@ -85,7 +85,7 @@ impl AddressSocket {
     }
 
     /// Makes one request and waits for the answer.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         action: &'static str,
         request: RouteNetlinkMessage,

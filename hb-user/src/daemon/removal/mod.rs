@@ -250,6 +250,8 @@ impl Removal {
                 Unswept::Refused(why) => Failure::Refused(why),
             })?;
         }
+        // Nobody sends any more; what was sent while a lease ran may not have left yet.
+        self.socket.drop_waiting().map_err(|error| Failure::Refused(describe(&error)))?;
         self.check_addresses()
     }
 }
