@@ -45,7 +45,6 @@ mod report;
 mod requests;
 mod resources;
 mod routes;
-mod selftest;
 mod setup;
 mod signals;
 mod start;
@@ -81,7 +80,6 @@ pub use start_error::StartError;
 use self::{
     removal::{Records, Removal},
     resources::{Done, Worker},
-    selftest::Trial,
     signals::Asked,
 };
 use crate::{
@@ -96,6 +94,7 @@ use crate::{
     kernel::{Attachment, Kernel, KernelLog, Leases, Mode, PinsLock, Shared, gated_addresses},
     logging,
     realtime::{self, Demand},
+    selftest::Trial,
     state_dir::{StateDir, StateDirError},
 };
 

@@ -7,17 +7,14 @@ use hb_ebpf::{
     time::BootTime,
 };
 
-use super::{
-    Daemon, Done, log_attachment,
-    resources::describe,
-    selftest::{Trial, Verdict},
-};
+use super::{Daemon, Done, log_attachment, resources::describe};
 use crate::{
     clock,
     core::{Input, PeerFacts},
     fast::{EffectError, Report, Steps, Trigger},
     id::{GroupId, NodeId},
     kernel::{Attachment, Mode, NotReplaced},
+    selftest::{Trial, Verdict},
 };
 
 /// How often the kernel half's own counters are looked at.

@@ -38,7 +38,7 @@ use super::{
     warm::Warm,
 };
 use crate::{
-    beginning::{Begin, Beginning, Step},
+    beginning::{Begin, Beginning, Origin, Step, Traces},
     clock,
     config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Require},
     core::{Core, storage::Storage},
@@ -137,15 +137,19 @@ fn assemble(
     config.place(&places);
     let fingerprints = config.fingerprints();
     let vips = records::by_place(&config, vips);
-    let beginning = match state.generation()? {
-        _ if new_voters.is_some() => Beginning::Lost,
-        _ if has_record && places.begun().next().is_none() => Beginning::Found(None),
-        0 if has_record && config.cluster.policy != Policy::Available => Beginning::Found(None),
-        _ if has_record && learns => Beginning::Found(None),
-        _ if has_record => Beginning::Found(Some(state.reserve_generation()?)),
-        // Promises of a life that left no number may bind still; without promises there are none.
-        0 if config.cluster.policy != Policy::Available => Beginning::Lost,
-        _ => Beginning::New(state.reserve_generation()?, parted),
+    let traces = Traces {
+        stored: state.generation()?,
+        records: has_record,
+        learns,
+        lacks: places.begun().next().is_some(),
+        new_voters: new_voters.is_some(),
+        promises: config.cluster.policy != Policy::Available,
+    };
+    let beginning = match traces.origin() {
+        Origin::Found => Beginning::Found(None),
+        Origin::Extended => Beginning::Found(Some(state.reserve_generation()?)),
+        Origin::New => Beginning::New(state.reserve_generation()?, parted),
+        Origin::Lost => Beginning::Lost,
     };
     let nonce =
         if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };

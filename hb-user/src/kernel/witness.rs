@@ -52,7 +52,7 @@ const HALF: Half = Half {
 type LockBytes = [u8; size_of::<PeerLock>()];
 
 /// Where a cluster's voter is kept: the home of its cluster, and its place among the voters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The home.
     pub home: u32,
@@ -344,6 +344,27 @@ impl Witness {
         only: Option<Mode>,
     ) -> Result<&Attachment, KernelError> {
         self.kernel.attach(interface, index, only)
+    }
+
+    /// Replaces a native attachment by a generic one, because of `reason`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Generic::replace`](super::Generic::replace); without a native attachment there,
+    /// [`KernelError::Missing`].
+    pub fn fall_back(&mut self, index: u32, reason: String) -> Result<&Attachment, KernelError> {
+        let missing = KernelError::Missing("native attachment");
+        let held = self.kernel.lend(index).ok_or(missing)?;
+        match self.kernel.generic()?.replace(held, reason) {
+            Ok(attachment) => self.kernel.hold(attachment),
+            Err(failed) => {
+                if let Some(kept) = failed.kept {
+                    self.kernel.hold(kept);
+                }
+                return Err(failed.error);
+            }
+        }
+        self.kernel.attachments().last().ok_or(KernelError::Missing("attachment"))
     }
 
     /// Undoes what this process attached; if it found nothing, nothing is left.

@@ -32,6 +32,7 @@ use crate::{
     config::HostView,
     kernel::{KernelError, Mode, Place, WITNESS_OBJECT, Witness, WitnessMaps},
     nonce,
+    selftest::{Trial, Verdict},
     state_dir::StateDir,
 };
 
@@ -39,6 +40,10 @@ use crate::{
 const NETWORK_LOOK: Duration = Duration::from_millis(200);
 /// How often a learner looks whether it has heard everybody.
 const LOOK: Duration = Duration::from_millis(5);
+/// Who asks at all asks within this.
+const ASKED_WITHIN: Duration = Duration::from_millis(200);
+/// A trial of those who ask is over within this.
+const TRIAL: Duration = Duration::from_secs(2);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -124,7 +129,10 @@ fn seat_all(clusters: Vec<Prepared>, request: &Request) -> Result<Outcome, Witne
         standings.push(seat.take(&mut witness)?);
     }
     witness.detach_others();
+    let attached = try_native(&mut witness, &seats, attached)?;
     wait(&witness, &mut seats, &mut standings, request.wait)?;
+    let attached = attached.into_iter().map(|held| (held.interface, held.mode, held.reason));
+    let attached = attached.collect();
     let names = seats.iter().map(|seat| seat.prepared.name().to_owned());
     Ok(Outcome { attached, clusters: names.zip(standings).collect() })
 }
@@ -233,7 +241,7 @@ fn attach(
     seats: &[Seating],
     host: &HostView,
     generic: bool,
-) -> Result<Vec<(String, Mode, Option<String>)>, WitnessError> {
+) -> Result<Vec<Attached>, WitnessError> {
     let mut wanted: BTreeMap<u32, &str> = BTreeMap::new();
     for seat in seats {
         let interfaces = &seat.prepared.interfaces;
@@ -257,9 +265,84 @@ fn attach(
         let mut wishes = seats.iter().filter_map(|seat| seat.prepared.local.attach(name));
         let only = if generic { Some(Mode::Generic) } else { wishes.next() };
         let held = witness.attach(name, index, only)?;
-        attached.push((name.to_owned(), held.mode, held.reason.clone()));
+        let (mode, reason) = (held.mode, held.reason.clone());
+        attached.push(Attached { interface: name.to_owned(), index, mode, reason, only });
     }
     Ok(attached)
+}
+
+/// An interface that the program is attached to.
+struct Attached {
+    interface: String,
+    index: u32,
+    mode: Mode,
+    /// Why not natively.
+    reason: Option<String>,
+    /// The mode that it has to be.
+    only: Option<Mode>,
+}
+
+/// Puts native attachments on [trial](crate::selftest) for as long as nodes ask and have not said that they
+/// hear the answers. Where nobody hears them, the attachment falls back to generic mode.
+fn try_native(
+    witness: &mut Witness,
+    seats: &[Seating],
+    attached: Vec<Attached>,
+) -> Result<Vec<Attached>, WitnessError> {
+    let (mut on_trial, mut settled): (Vec<_>, Vec<_>) =
+        attached.into_iter().partition(|held| held.mode == Mode::Native && held.only.is_none());
+    let mut trials: BTreeMap<(Place, u32), Trial> = BTreeMap::new();
+    let began = clock::now();
+    while !on_trial.is_empty() {
+        let now = clock::now();
+        let mut pending = Vec::new();
+        for held in on_trial {
+            let mut asked = false;
+            let mut verdicts = Vec::new();
+            for (at, link) in links_by(witness.maps(), seats, held.index)? {
+                let state = witness.maps().link(at, link)?;
+                let trial = trials.entry((at, link)).or_insert_with(|| Trial::new(&state, now));
+                asked |= trial.is_asked(&state);
+                verdicts.push(trial.look(&state, now));
+            }
+            let failed = verdicts.contains(&Verdict::Failed);
+            if verdicts.contains(&Verdict::Passed) {
+                settled.push(held);
+            } else if failed {
+                let reason = "self-test failed: no node heard the answers sent in native mode";
+                let now = witness.fall_back(held.index, reason.to_owned())?;
+                let (mode, reason) = (now.mode, now.reason.clone());
+                settled.push(Attached { mode, reason, ..held });
+            } else if now.since(began) < if asked { TRIAL } else { ASKED_WITHIN } {
+                pending.push(held);
+            } else {
+                settled.push(held);
+            }
+        }
+        on_trial = pending;
+        thread::sleep(LOOK);
+    }
+    Ok(settled)
+}
+
+/// Returns the links of all seats by an interface.
+fn links_by(
+    maps: &WitnessMaps,
+    seats: &[Seating],
+    interface: u32,
+) -> Result<Vec<(Place, u32)>, KernelError> {
+    let mut found = Vec::new();
+    for seat in seats {
+        for place in 0..usize::from(maps.terms(seat.home)?.count) as u32 {
+            for link in 0..MAX_LINKS as u32 {
+                let at = Place { home: seat.home, place };
+                if maps.path(at, link)?.interface == interface {
+                    found.push((at, link));
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 impl Seating {
