@@ -104,7 +104,7 @@ impl Chaos {
             drop(switch.take_requests());
         }
         drop(lab.take_edits());
-        let network = network::is_network(plan);
+        let network = network::is_network(plan, &self.lengths);
         if network {
             wait_until_able(lab)?;
         }

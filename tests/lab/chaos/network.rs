@@ -45,9 +45,11 @@ pub(super) fn plan(random: &mut Random, kinds: &[Kind], lengths: &Lengths) -> Op
     Some(Plan { faults: vec![Planned { fault, from, until }], broken: Vec::new() })
 }
 
-/// Tells whether a plan is one of these.
-pub(super) fn is_network(plan: &Plan) -> bool {
-    matches!(plan.faults.as_slice(), [only] if NETWORK.contains(&only.fault.kind))
+/// Tells whether a plan is one of these: its fault lasts for long enough to be judged.
+pub(super) fn is_network(plan: &Plan, lengths: &Lengths) -> bool {
+    let [only] = plan.faults.as_slice() else { return false };
+    let lasts = only.until.saturating_sub(only.from);
+    NETWORK.contains(&only.fault.kind) && lasts >= bound(&only.fault, lengths) + LONGER
 }
 
 /// How long after such a fault the other node may take to serve.
@@ -174,7 +176,11 @@ mod tests {
         let plans: Vec<_> = (0..400)
             .filter_map(|seed| plan(&mut Random::new(seed), &NETWORK, &Lengths::default()))
             .collect();
-        assert!(plans.iter().all(is_network) && plans.len() == 400);
+        assert_eq!(plans.len(), 400);
+        assert!(plans.iter().all(|plan| is_network(plan, &Lengths::default())));
+        let mut brief = plans[0].clone();
+        brief.faults[0].until = brief.faults[0].from + Duration::from_millis(10);
+        assert!(!is_network(&brief, &Lengths::default()), "over before anybody could judge");
         for kind in NETWORK {
             for node in NODES {
                 let found = plans.iter().map(|plan| plan.faults[0]).any(|planned| {
