@@ -28,6 +28,56 @@ pub enum Beginning {
     Lost,
 }
 
+/// What a start of a node finds beside its configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// The generation on the disk; 0 for none.
+    pub stored: u32,
+    /// There are records of this boot.
+    pub records: bool,
+    /// One of them knows nothing but what it is told.
+    pub learns: bool,
+    /// Groups of the configuration have no record.
+    pub lacks: bool,
+    /// The node took part with other voters last.
+    pub new_voters: bool,
+    /// The policy has promises.
+    pub promises: bool,
+}
+
+/// How a [`Beginning`] comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// [`Beginning::Found`], without a generation.
+    Found,
+    /// [`Beginning::Found`], with one that is to be reserved.
+    Extended,
+    /// [`Beginning::New`], with one that is to be reserved.
+    New,
+    /// [`Beginning::Lost`].
+    Lost,
+}
+
+impl Traces {
+    /// Returns how the node begins.
+    #[must_use]
+    pub const fn origin(self) -> Origin {
+        let Self { stored, records, learns, lacks, new_voters, promises } = self;
+        if new_voters {
+            Origin::Lost
+        } else if records {
+            // A group that is added to records without a number learns, as they do.
+            let learner = learns || (stored == 0 && promises);
+            if lacks && !learner { Origin::Extended } else { Origin::Found }
+        } else if stored == 0 && promises {
+            // Promises of a life that left no number may bind still; without promises there are none.
+            Origin::Lost
+        } else {
+            Origin::New
+        }
+    }
+}
+
 /// One change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -108,5 +158,47 @@ impl Begin {
             node: matches!(self.beginning, Beginning::Found(_)).into(),
             ..Order::new(op, place)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that never ran.
+    const NOTHING: Traces = Traces {
+        stored: 0,
+        records: false,
+        learns: false,
+        lacks: true,
+        new_voters: false,
+        promises: true,
+    };
+
+    #[test]
+    fn without_records_only_a_number_on_the_disk_allows_promises() {
+        assert_eq!(NOTHING.origin(), Origin::Lost);
+        assert_eq!(Traces { stored: 1, ..NOTHING }.origin(), Origin::New);
+        assert_eq!(Traces { promises: false, ..NOTHING }.origin(), Origin::New);
+    }
+
+    #[test]
+    fn a_group_that_is_added_has_a_generation_only_beside_records_that_have_one() {
+        let found = Traces { stored: 7, records: true, ..NOTHING };
+        assert_eq!(found.origin(), Origin::Extended);
+        assert_eq!(Traces { lacks: false, ..found }.origin(), Origin::Found);
+        assert_eq!(Traces { learns: true, ..found }.origin(), Origin::Found);
+        assert_eq!(Traces { stored: 0, ..found }.origin(), Origin::Found);
+        assert_eq!(Traces { stored: 0, promises: false, ..found }.origin(), Origin::Extended);
+    }
+
+    #[test]
+    fn what_was_known_of_other_voters_helps_nowhere() {
+        for records in [false, true] {
+            for stored in [0, 7] {
+                let traces = Traces { new_voters: true, records, stored, ..NOTHING };
+                assert_eq!(traces.origin(), Origin::Lost);
+            }
+        }
     }
 }

@@ -31,4 +31,5 @@ mod durable;
 mod nonce;
 mod parting;
 mod ping;
+mod selftest;
 mod socket;

@@ -95,6 +95,8 @@ fn status(socket: &Socket, json: bool) -> Result<u8> {
 }
 
 fn act_or_fail(verb: &Verb) -> Result<()> {
+    // A gate has descriptors for each interface, whoever looks after it.
+    raise_limit().context("cannot raise the limit of open descriptors (RLIMIT_NOFILE)")?;
     match verb {
         Verb::Run(which) => run(which),
         Verb::Check { file, which } => check(file.as_ref().unwrap_or(&which.config), which),
@@ -366,7 +368,6 @@ fn fence(target: &str, action: FenceVerb, which: &Which) -> Result<()> {
 
 fn run(which: &Which) -> Result<()> {
     keep_descriptors().context("cannot keep descriptors from the programs of resources")?;
-    raise_limit().context("cannot raise the limit of open descriptors (RLIMIT_NOFILE)")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -3,7 +3,8 @@
 //! A driver may take the program and lose what it sends. Only the peer can tell: each frame of its
 //! says whether an answer of ours arrived on that link within `L_max`. So a native attachment is on
 //! trial until the peer has heard an answer; if it was answered often and never heard one, the
-//! attachment falls back to generic mode.
+//! attachment falls back to generic mode. A witness has no process that could look, so its command does, while
+//! the nodes ask.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The trial of one link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trial {
+pub(crate) struct Trial {
     /// Answers sent before the trial began.
     answered: u64,
     began: BootTime,
@@ -25,7 +26,7 @@ pub(super) struct Trial {
 
 /// How a trial stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// The peer has not asked often enough.
     Pending,
     /// The peer heard an answer.
@@ -36,12 +37,17 @@ pub(super) enum Verdict {
 
 impl Trial {
     /// Begins a trial at the first look at a link.
-    pub(super) fn new(link: &Link, now: BootTime) -> Self {
+    pub(crate) fn new(link: &Link, now: BootTime) -> Self {
         Self { answered: link.answered, began: now, verdict: Verdict::Pending }
     }
 
+    /// Tells whether the peer was answered since the trial began.
+    pub(crate) fn is_asked(&self, link: &Link) -> bool {
+        link.answered != self.answered
+    }
+
     /// Looks again. The verdict, once given, stays.
-    pub(super) fn look(&mut self, link: &Link, now: BootTime) -> Verdict {
+    pub(crate) fn look(&mut self, link: &Link, now: BootTime) -> Verdict {
         if self.verdict == Verdict::Pending {
             let answered = link.answered - self.answered;
             if answered == 0 {

@@ -35,7 +35,9 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
 
 fn documents() -> Vec<PathBuf> {
     let mut documents = files(&root().join("docs"), "md");
-    documents.push(root().join("README.md"));
+    for name in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"] {
+        documents.push(root().join(name));
+    }
     assert!(documents.len() > 4, "{documents:?}");
     documents
 }

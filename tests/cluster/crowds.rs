@@ -1,14 +1,20 @@
-//! A service address with so many connections that ending them takes long.
+//! Hosts with much of something: so many connections to a service address that ending them takes long,
+//! more interfaces than a process may have descriptors.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt::Write as _, fs, net::IpAddr, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use lab::{
+    Options,
     addresses::{Link, Machine, VIP4, VIP6},
     config::Settings,
     crowd::Crowd,
 };
 
-use super::support::{Cluster, slow, wait_for};
+use super::{
+    gate::report,
+    support::{Cluster, options, slow, wait_for},
+    turn::Turn,
+};
 
 /// Connections to each service address.
 const EACH: u32 = 30_000;
@@ -26,6 +32,7 @@ fn gather(cluster: &Cluster, node: Machine) -> Vec<Crowd> {
 /// They are no failure, and the node can hold again once they are ended.
 #[test]
 fn a_node_with_sixty_thousand_connections_gives_the_group_away_and_can_have_it_back() {
+    let _turn = Turn::alone();
     let settings = Settings { policy: "witness".into(), resource: false, ..slow() };
     let mut cluster = Cluster::up(settings);
     let crowd = gather(&cluster, Machine::A);
@@ -51,4 +58,39 @@ fn a_node_with_sixty_thousand_connections_gives_the_group_away_and_can_have_it_b
     assert!(status.success(), "{status}");
     cluster.assert_nothing_left(Machine::A);
     drop(crowd);
+}
+
+/// Pairs of interfaces on a node, each of which has a gate both ways.
+const PAIRS: u32 = 60;
+/// The soft limit of descriptors that the daemons begin with.
+const SOFT_LIMIT: u32 = 64;
+
+#[test]
+fn a_node_with_more_interfaces_than_its_soft_limit_of_descriptors_gates_them_all() {
+    // The kernel makes and removes so many under the one lock that every other lab needs.
+    let _turn = Turn::alone();
+    let directory = tempfile::tempdir().unwrap();
+    let limited = directory.path().join("hb");
+    let options = options(slow());
+    let hb = options.hb.as_ref().unwrap().display();
+    let script = format!("#!/bin/sh\nulimit -Sn {SOFT_LIMIT}\nexec {hb} \"$@\"\n");
+    fs::write(&limited, script).unwrap();
+    fs::set_permissions(&limited, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut cluster = Cluster::of(Options { hb: Some(limited), ..options });
+    let mut lines = String::new();
+    for pair in 0..PAIRS {
+        writeln!(lines, "link add more{pair} type veth peer name other{pair}").unwrap();
+    }
+    for node in [Machine::A, Machine::B] {
+        cluster.lab.netns(node).ip_batch(&lines).unwrap();
+    }
+    cluster.start_both();
+    for node in [Machine::A, Machine::B] {
+        let report = report(&cluster, node);
+        let gated = report["interfaces"].as_array().unwrap();
+        assert!(gated.len() > 2 * PAIRS as usize, "{report:#}");
+        assert_eq!(report["not_gated"].as_array().unwrap().len(), 0, "{report:#}");
+    }
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Output, thread, time::Duration};
 
 use hb_user::lease_view::{LeaseView, State};
 use lab::{
-    addresses::{Machine, VIP4},
+    addresses::{Link, Machine, VIP4},
     config::Settings,
 };
 use serde_json::Value;
@@ -207,6 +207,25 @@ fn what_is_wrong_is_refused_and_nothing_is_begun() {
     let available = Cluster::new(slow());
     let other = available.lab.files().config.to_str().unwrap().to_owned();
     refused(&["--config", &other], &["has no [witness]", "available"]);
+}
+
+#[test]
+fn native_answers_that_get_lost_are_noticed_and_mended() {
+    let mut cluster = Cluster::up(settings());
+    succeed(&cluster, &["--detach"]);
+    cluster.lab.switch_mut().lose_native_answers(Machine::Witness, Link::Client).unwrap();
+    let text = succeed(&cluster, &["--wait", "0"]);
+    assert!(text.contains("eth0: attached in generic mode"), "{text}");
+    assert_eq!(cluster.xdp_mode(Machine::Witness, "eth0"), Some(2), "as the kernel says");
+    // Its answers are heard, so its vote decides once it has one again.
+    wait_for("the witness votes", || {
+        (report(&cluster)["clusters"][0]["blocked_us"] == Value::Null).then_some(())
+    });
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    // The mode stays; one that is asked for does as well.
+    let text = succeed(&cluster, &["--wait", "0"]);
+    assert!(text.contains("eth0: attached in generic mode"), "{text}");
 }
 
 #[test]

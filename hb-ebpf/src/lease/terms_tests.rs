@@ -41,6 +41,13 @@ fn timing() -> Timing {
 }
 
 #[test]
+fn a_wait_is_longer_than_the_margin_by_what_clocks_may_differ() {
+    let terms = Terms { margin_ns: 1_000_000, ..terms() };
+    assert_eq!(terms.wait_ns(), stretch(1_000_000, RHO_DEFAULT));
+    assert!(terms.wait_ns() > terms.margin_ns);
+}
+
+#[test]
 fn good_lengths_pass() {
     let terms = Terms::new(Policy::Witness, &timing(), &[1, 2, 9], 2, Some(9)).unwrap();
     assert_eq!((terms.count, terms.own, terms.witness), (3, 2, 0));
