@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hb_user::config::{Config, DEFAULT_FILE, HostView, Interface, LinkAddress, Local};
+use hb_user::{
+    config::{Config, DEFAULT_FILE, HostView, Interface, LinkAddress, Local},
+    status::{GroupHealth, GroupState, PeerLife},
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -162,6 +165,7 @@ fn the_keys_of_the_manual_are_those_of_the_parser() {
         ("## `[[group]]`", "[[group]]"),
         ("### `[[group.address]]`", "[[group.address]]"),
         ("### `[[group.resource]]`", "[[group.resource]]"),
+        ("## `[[ping]]`", "[[ping]]"),
         ("## `[log]`", "[log]"),
     ] {
         let (_, after) = manual.split_once(&format!("\n{heading}")).expect(heading);
@@ -198,6 +202,33 @@ fn the_keys_of_the_manual_are_those_of_the_parser() {
         assert_eq!(documented, known, "{section}");
     }
     assert!(manual.contains("`keepalive`"));
+}
+
+#[test]
+fn every_word_of_the_status_is_in_the_glossary() {
+    let glossary = read(&root().join("docs/glossary.md"));
+    let explained: BTreeSet<&str> = glossary
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|words| words.split(", "))
+        .map(|word| word.trim_matches('`'))
+        .collect();
+    let lives =
+        [PeerLife::Unheard, PeerLife::Alive, PeerLife::Late, PeerLife::Dead, PeerLife::Left];
+    let states = [GroupState::Idle, GroupState::Seeking, GroupState::Holding, GroupState::Released];
+    let healths = [
+        GroupHealth::Starting,
+        GroupHealth::Healthy,
+        GroupHealth::Failed,
+        GroupHealth::Stopping,
+        GroupHealth::Standby,
+        GroupHealth::NoPath,
+    ];
+    let words = lives.map(PeerLife::as_str).into_iter();
+    let words = words.chain(states.map(GroupState::as_str));
+    for word in words.chain(healths.map(GroupHealth::as_str)) {
+        assert!(explained.contains(word), "{word} is not in docs/glossary.md");
+    }
 }
 
 /// Returns the last string literal of each call of `macro_name` in `source`: its message.

@@ -200,6 +200,8 @@ impl Netns {
     pub fn lose_power(&self, pins: &Path) -> Result<()> {
         self.kill_processes()?;
         self.end_connections()?;
+        // What waits for a neighbour is in the memory of the machine.
+        self.ip(&["neigh", "flush", "nud", "incomplete"])?;
         guard::remove_path(pins)
     }
 

@@ -17,9 +17,12 @@ pub(super) fn cluster_id(name: &ClusterName) -> u32 {
     u32::from_be_bytes([a, b, c, d]).max(1)
 }
 
+/// Name of a part of the configuration, and what makes its form.
+type Part = (&'static str, fn(&mut Form, &Config));
+
 /// Parts of the configuration that have digits of their own in the fingerprint, most significant first:
 /// [`PART_BITS`] each, after the [`WHOLE_BITS`] of all together.
-const PARTS: [(&str, fn(&mut Form, &Config)); 9] = [
+const PARTS: [Part; 9] = [
     ("cluster", Form::cluster),
     ("timers", Form::timers),
     ("lease", Form::lease),

@@ -295,7 +295,7 @@ impl Daemon {
                 alive: state.controller_dead == 0,
                 age_us: state.controller_age_ns / 1000,
             }),
-            config_matches: heard.then(|| state.config_hash == own_hash),
+            config_matches: heard.then_some(state.config_hash == own_hash),
             config_differs: if heard {
                 differing(own_hash, state.config_hash).into_iter().map(str::to_owned).collect()
             } else {
