@@ -52,6 +52,15 @@ impl Lab {
         Ok(at)
     }
 
+    /// Sets that port up again.
+    ///
+    /// # Errors
+    ///
+    /// With what `ip` said.
+    pub fn regain_carrier(&self, node: Machine) -> Result<()> {
+        self.set_service_port(node, "up")
+    }
+
     /// Has the port of a node in the service network forward nothing either way, while its carrier
     /// stays; returns the time just before.
     #[must_use]
@@ -114,7 +123,6 @@ impl Lab {
         let bits = VIP_COUNT.ilog2();
         netns.ip(&["-4", "address", "flush", "to", &format!("{VIP4}/{}", 32 - bits)])?;
         netns.ip(&["-6", "address", "flush", "to", &format!("{VIP6}/{}", 128 - bits)])?;
-        self.set_service_port(node, "up")?;
         self.switch.heal(node);
         self.start_responder(node)
     }

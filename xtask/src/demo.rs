@@ -227,6 +227,7 @@ pub(crate) fn once(lab: &mut Lab, fault: Fault, run: &mut Run) -> Result<()> {
 fn start(lab: &mut Lab) -> Result<()> {
     lab.forget_logs()?;
     for node in NODES {
+        lab.regain_carrier(node)?;
         lab.reboot(node)?;
     }
     for node in NODES {

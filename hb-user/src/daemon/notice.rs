@@ -191,7 +191,7 @@ impl Daemon {
             Reason::Failback(node) => format!("failback to {}", name(node)),
             Reason::Moved(node) => format!("moved to {}", name(node)),
             Reason::ControllerDied(node) => format!("the controller of {} died", name(node)),
-            Reason::Outranked(node) => format!("{} holds a higher epoch", name(node)),
+            Reason::Outranked(node) => format!("{} holds it, and is better placed", name(node)),
             other => other.to_string(),
         }
     }

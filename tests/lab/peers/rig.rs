@@ -74,6 +74,7 @@ impl Rig {
         self.rest()?;
         self.lab.forget_logs()?;
         for node in NODES {
+            self.lab.regain_carrier(node)?;
             self.lab.reboot(node)?;
         }
         let directory = self.lab.files().directory.clone();

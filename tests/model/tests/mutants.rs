@@ -226,8 +226,13 @@ fn a_voter_lets_another_node_renumber() {
     caught(RenumbersAnother, &Setup::even(), SAFETY);
 }
 
+/// No violation shows before the whole space is searched: among the larger ones (`HB_MODEL=full`).
 #[test]
-fn a_released_number_renumbered() {
+fn full_a_released_number_renumbered() {
+    if std::env::var("HB_MODEL").as_deref() != Ok("full") {
+        println!("RenumbersReleased: left out, set HB_MODEL=full to run it");
+        return;
+    }
     // Safe by another rule: the voter is bound to that node alone, whose gate its release closed.
     let setup = Setup { restarts: 1, restarting: &[2], releases: 1, ..Setup::even() };
     let outcome = search(&setup, RenumbersReleased, None);

@@ -401,7 +401,9 @@ impl Group {
         match self.record.held() {
             None => {
                 self.lapsed = None;
-                let reason = match self.contender.take() {
+                // One below is better placed, if the record gave way to it.
+                let beaten = self.beaten.take();
+                let reason = match self.contender.take().or(beaten) {
                     Some((peer, theirs)) => {
                         let conflict =
                             Transition::Conflict { group, peer, theirs, ours: epoch, won: false };

@@ -3,7 +3,7 @@
 use hb_ebpf::{
     epoch::Epoch,
     lease::Policy,
-    wire::{Health, State},
+    wire::{Be64, Health, State},
 };
 
 use super::{
@@ -93,6 +93,29 @@ fn a_holder_that_is_outranked_says_by_whom() {
     bench.look();
     let actions = bench.drain();
     assert!(conflict(&actions, false), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Yielding { epoch });
+}
+
+/// One below may be better placed: the record knows, and says so a moment later.
+#[test]
+fn a_holder_that_is_outranked_from_below_says_by_whom() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    let mut lower = facts(State::Holding, Health::Healthy, Epoch::floor(1).next(A.0).unwrap());
+    lower.words[0].promise_t0_ns = Be64::new(3_600_000_000_000);
+    bench.core.handle(peer(A, lower), bench.now);
+    bench.drain();
+    let now = bench.now.0;
+    word::hear(&mut bench.record, &bench.terms, A.0, now, &lower.words[0], now);
+    bench.look();
+    let actions = bench.drain();
+    let lost = |action: &Action| {
+        matches!(action, Action::Log(Transition::Conflict { won: false, peer: A, .. }))
+    };
+    assert!(actions.iter().any(lost), "{actions:?}");
     assert_eq!(bench.phase(), Phase::Yielding { epoch });
 }
 

@@ -105,6 +105,7 @@ impl System for Hb {
     fn boot(&mut self) -> Result<Machine> {
         self.lab.forget_logs()?;
         for node in NODES {
+            self.lab.regain_carrier(node)?;
             self.lab.reboot(node)?;
         }
         for node in NODES {
