@@ -183,20 +183,8 @@ fn written_by_a_thread(
 /// If `levels` is malformed or this was called before.
 pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
     let (filter, levels) = reload::Layer::new(parse_levels(levels)?);
-    let (journal, warning) = match format {
-        Format::Journald => match Journal::open() {
-            Ok(journal) => (Some(journal), None),
-            Err(error) => (None, Some(error)),
-        },
-        Format::Text | Format::Json => (None, None),
-    };
-    let to_journal = journal.is_some();
-    let (writer, guard, lost) = match journal {
-        Some(journal) => written_by_a_thread(journal, WAITING_LINES),
-        None => written_by_a_thread(io::stderr(), WAITING_LINES),
-    };
-    let subscriber =
-        if to_journal { entries(filter, writer) } else { lines(format, filter, writer) };
+    let journal = (format == Format::Journald).then(Journal::open);
+    let (subscriber, guard, lost, warning) = begin(format, journal, filter, io::stderr());
     subscriber.try_init().map_err(LoggingError::Twice)?;
     if let Some(error) = warning {
         tracing::warn!(%error, "journald does not answer: logging text to standard error");
@@ -205,6 +193,29 @@ pub fn init(format: Format, levels: &str) -> Result<Log, LoggingError> {
 }
 
 type Events = Box<dyn Subscriber + Send + Sync>;
+
+/// Begins to write: to the `journal`, if it is wanted and there, else to `other`. Returns why the journal
+/// is not there as well.
+fn begin<F>(
+    format: Format,
+    journal: Option<io::Result<Journal>>,
+    filter: F,
+    other: impl io::Write + Send + 'static,
+) -> (Events, WorkerGuard, Lost, Option<io::Error>)
+where
+    F: Filter<Registry> + Send + Sync + 'static,
+{
+    match journal {
+        Some(Ok(journal)) => {
+            let (writer, guard, lost) = written_by_a_thread(journal, WAITING_LINES);
+            (entries(filter, writer), guard, lost, None)
+        }
+        journal => {
+            let (writer, guard, lost) = written_by_a_thread(other, WAITING_LINES);
+            (lines(format, filter, writer), guard, lost, journal.and_then(Result::err))
+        }
+    }
+}
 
 fn entries<W, F>(filter: F, writer: W) -> Events
 where
@@ -386,6 +397,19 @@ pub(crate) mod tests {
         assert_eq!(fields["F_CAUSE"], "b died:\nsilence");
         assert_eq!(fields["PRIORITY"], "5");
         assert_eq!(fields["SYSLOG_IDENTIFIER"], "hb");
+    }
+
+    #[test]
+    fn without_journald_it_is_text_and_the_reason_is_kept() {
+        let missing = Some(Err(io::Error::from(io::ErrorKind::NotFound)));
+        let buffer = Buffer::default();
+        let filter = parse_levels("info").unwrap();
+        let (events, guard, _, reason) = begin(Format::Journald, missing, filter, buffer.clone());
+        run(|_| events, || tracing::info!("still here"));
+        drop(guard);
+        let log = buffer.text();
+        assert!(log.ends_with("INFO still here\n"), "{log}");
+        assert_eq!(reason.unwrap().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

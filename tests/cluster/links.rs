@@ -90,6 +90,9 @@ fn a_partition_ends_with_the_longer_service() {
     assert!(held > taken, "{held} after {taken}");
     // b has the higher epoch, and is told of a before its record gives way.
     cluster.wait_for_log(Machine::B, CONFLICT, |line| line["won"] == false);
+    let conflicts = cluster.logged(Machine::B, CONFLICT);
+    assert_eq!(conflicts.last().unwrap()["won"], false, "its last word: {conflicts:?}");
+    assert!(conflicts.len() <= 2, "{conflicts:?}");
     // a may have looked too late to see that b held it as well; if it saw, it saw the end of it.
     for conflict in cluster.logged(Machine::A, CONFLICT) {
         assert_eq!(conflict["won"], true, "{conflict}");

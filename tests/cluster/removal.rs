@@ -199,7 +199,7 @@ const LATE: [(IpAddr, IpAddr, u8); 2] = [
 
 /// Sends from the service addresses of `node` to neighbours that are not there: the kernel keeps the packets
 /// while it looks for them.
-fn send_to_nobody(cluster: &Cluster, node: Machine) {
+pub(super) fn send_to_nobody(cluster: &Cluster, node: Machine) {
     let netns = cluster.lab.netns(node);
     for family in ["ipv4", "ipv6"] {
         let patience = format!("/proc/sys/net/{family}/neigh/eth0/mcast_solicit");
@@ -212,7 +212,7 @@ fn send_to_nobody(cluster: &Cluster, node: Machine) {
 }
 
 /// Brings them up.
-fn bring_up_late() -> String {
+pub(super) fn bring_up_late() -> String {
     let line = |(_, target, bits)| {
         format!("address add {target}/{bits} dev eth0{}", if bits == 128 { " nodad" } else { "" })
     };

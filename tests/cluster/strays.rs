@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::{
     gate::{assert_closed, ip},
-    removal::{Talk, Wire, assert_order, speak},
+    removal::{Talk, Wire, assert_order, bring_up_late, send_to_nobody, speak},
     support::{Cluster, both_vips, slow, wait_for},
 };
 
@@ -77,6 +77,7 @@ fn crash_after_an_edit(policy: &str, meanwhile: impl FnOnce(&Cluster)) {
     let wire = Wire::watch(&cluster);
     let talk = Talk::begin(&cluster, Machine::A);
     wire.wait_for(Machine::A, clock::now());
+    send_to_nobody(&cluster, Machine::A);
     edit(&cluster);
     cluster.kill(Machine::A);
     cluster.wait_until_alone(Machine::B);
@@ -86,6 +87,7 @@ fn crash_after_an_edit(policy: &str, meanwhile: impl FnOnce(&Cluster)) {
     wait_until_forgotten(&cluster, Machine::A);
     assert_eq!(said(&cluster, Machine::A), both_vips());
     talk.assert_ended();
+    cluster.lab.netns(Machine::Client).ip_batch(&bring_up_late()).unwrap();
     speak(&cluster);
     thread::sleep(WHILE);
     assert_order(&wire.finish(&cluster, Machine::A), Machine::A, Machine::B);

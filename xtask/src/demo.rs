@@ -70,7 +70,7 @@ pub(crate) struct Demo {
 /// Two daemons come up and agree within this.
 const START: Duration = Duration::from_secs(15);
 /// The service moves within this, or the run has failed.
-const MOVE: Duration = Duration::from_secs(10);
+const MOVE: Duration = Duration::from_secs(3);
 /// A repaired daemon is alive again within this, a voter without its record included.
 const REPAIR: Duration = Duration::from_secs(10);
 /// How long the client asks before the fault, and after the last event that is waited for.
@@ -257,9 +257,10 @@ fn restart_standby(lab: &mut Lab) -> Result<()> {
 fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<()> {
     let log = daemon_log(lab, Machine::B)?;
     let resource = lab.files().resource_log.clone();
+    let limit = fault.limit();
     let at = inject(lab, fault, Machine::A)?;
     run.fault_ns = Some(at.ns());
-    let answered = client.wait_for_answer(Machine::B, at, MOVE);
+    let answered = client.wait_for_answer(Machine::B, at, limit);
     // The resource comes after the addresses, and its program takes its time.
     let started = if lab.settings().resource { wait_for_resource(&resource, at)? } else { None };
     thread::sleep(CALM);
@@ -286,7 +287,7 @@ fn moved(lab: &mut Lab, fault: Fault, client: Client, run: &mut Run) -> Result<(
     if let Some(daemon) = lab.daemon_mut(Machine::B) {
         daemon.check()?;
     }
-    ensure!(answered, "node b did not answer within {MOVE:?}");
+    ensure!(answered, "node b did not answer within {limit:?}");
     let first = seen.first_answer(Machine::B, at).context("no answer of b was kept")?;
     let last = seen.last_answer(Machine::A).context("no answer of a was kept")?;
     run.outage_ns = Some(after(last.received, first.received));

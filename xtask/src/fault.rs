@@ -1,5 +1,7 @@
 //! The faults a demonstration can inject; each must move the service to node b.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 
 /// What happens to node a.
@@ -44,6 +46,15 @@ impl Fault {
     /// Tells whether the daemons of both nodes go on, and the group is moved between them.
     pub(crate) const fn is_move(self) -> bool {
         matches!(self, Self::Move | Self::MoveRestarted)
+    }
+
+    /// Returns within which time the service has to be on the other node. Whose fault a silent port is has to
+    /// be found out first.
+    pub(crate) const fn limit(self) -> Duration {
+        match self {
+            Self::SilentPort => Duration::from_secs(10),
+            _ => Duration::from_secs(3),
+        }
     }
 
     /// Returns what is done, for a person.

@@ -157,6 +157,10 @@ fn kernel_tests(
         layout.kernel_tests.iter().partition(|name| *name == CLUSTERS);
     let mut results = Vec::new();
     for (names, threads) in [(others_alone, "1"), (clusters, "2")] {
+        // Without a name, cargo would run all there are.
+        if names.is_empty() {
+            continue;
+        }
         let mut command = run::cargo();
         command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(others);
         command.args(names.into_iter().flat_map(|name| ["--test", name]));

@@ -78,7 +78,7 @@ fn any_moment(period: Duration) {
 
 fn service(system: &mut dyn System, fault: Fault, holder: Machine) -> Result<Outcome> {
     let next = holder.peer();
-    let limit = system.move_limit();
+    let limit = system.move_limit().max(fault.limit());
     let pace = Pace {
         interval: PACE,
         limit: limit + system.period() + Duration::from_secs(3),

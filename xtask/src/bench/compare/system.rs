@@ -155,7 +155,7 @@ impl System for Hb {
     }
 
     fn move_limit(&self) -> Duration {
-        Duration::from_secs(10)
+        Duration::from_secs(3)
     }
 }
 
