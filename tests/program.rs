@@ -5,6 +5,7 @@ mod program {
     mod answers;
     mod arrivals;
     mod buried;
+    mod carriers;
     mod closing;
     mod foreign;
     mod gate;

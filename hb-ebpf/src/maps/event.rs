@@ -28,6 +28,8 @@ pub enum EventKind {
     Claim = 10,
     /// The first interval of silence of a peer that was heard: it is asked more often.
     Missed = 11,
+    /// An interface loses its carrier.
+    Carrier = 12,
 }
 
 impl EventKind {
@@ -46,6 +48,7 @@ impl EventKind {
             9 => Self::Paused,
             10 => Self::Claim,
             11 => Self::Missed,
+            12 => Self::Carrier,
             _ => return None,
         })
     }
@@ -65,8 +68,8 @@ pub struct Event {
     /// The [`Cause`](super::Cause), for [`EventKind::Dead`]; the [`LeaseNews`](super::LeaseNews), for [`EventKind::Lease`]; 1 if this
     /// machine's clock stood still and 0 if the peer's did, for [`EventKind::Paused`].
     pub cause: u8,
-    /// Zero.
-    pub reserved: u32,
+    /// Index of the interface, for [`EventKind::Carrier`]; else zero.
+    pub interface: u32,
     /// When the kernel decided.
     pub at_ns: u64,
     /// When that was due: the end of deadtime for [`EventKind::Dead`], else the same as `at_ns`.

@@ -1,11 +1,12 @@
 //! The program that answers heartbeats and counts their absence in the kernel.
 //!
 //! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`], [`gate_ingress`]
-//! and [`gate_egress`] are attached to the interfaces; [`arm`], [`watch`], [`judge`] and [`order`] are
+//! and [`gate_egress`] are attached to the interfaces, [`carrier_lost`] to a function of the kernel; [`arm`], [`watch`], [`judge`] and [`order`] are
 //! never attached, the daemon runs them when it wants something done under the kernel's own locks.
 #![no_std]
 #![no_main]
 
+mod carrier;
 mod clock;
 mod gate;
 mod hear;
@@ -17,8 +18,8 @@ mod steps;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{classifier, fentry, xdp},
+    programs::{FEntryContext, TcContext, XdpContext},
 };
 
 /// Answers probes, takes answers, stops what is for a service address that this node may not serve,
@@ -42,6 +43,13 @@ pub(crate) fn gate_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn gate_egress(ctx: TcContext) -> i32 {
     gate::leaving(&ctx)
+}
+
+/// Tells of an interface that loses its carrier.
+#[fentry(function = "netif_carrier_off")]
+pub(crate) fn carrier_lost(ctx: FEntryContext) -> i32 {
+    carrier::lost(&ctx);
+    0
 }
 
 /// Begins to watch the peer of a [`hb_ebpf::maps::Request`] with a timer of the kernel.

@@ -16,7 +16,7 @@ pub(crate) fn event(kind: EventKind, peer: u8, link: u8, now: u64) -> Event {
         peer,
         link,
         cause: 0,
-        reserved: 0,
+        interface: 0,
         at_ns: now,
         due_ns: now,
         silence_ns: 0,

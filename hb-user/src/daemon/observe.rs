@@ -145,6 +145,7 @@ impl Daemon {
             }
             Some(EventKind::Paused) => self.log_pause(peer, event),
             Some(EventKind::Claim) => self.on_claim(event),
+            Some(EventKind::Carrier) => self.on_lost_carrier(event.interface),
             _ => {
                 self.look_at(peer);
             }

@@ -2,7 +2,7 @@
 //!
 //! News come from the kernel when an interface changes; a full look once a second is the net below. On most
 //! cards the kernel holds the news of a carrier back for up to a second after an earlier one
-//! (`net/core/link_watch.c`).
+//! (`net/core/link_watch.c`), so the kernel half tells of its loss first.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -48,6 +48,13 @@ impl Paths {
         if let LinkNews::There(interface) = news {
             let seen = Seen { index, up: interface.up, carrier: interface.carrier };
             self.interfaces.insert(interface.name, seen);
+        }
+    }
+
+    /// An interface loses its carrier, if it had one.
+    fn lose(&mut self, index: u32) {
+        for seen in self.interfaces.values_mut().filter(|seen| seen.index == index) {
+            seen.carrier = false;
         }
     }
 
@@ -106,6 +113,12 @@ impl Daemon {
             return;
         }
         news.into_iter().for_each(|one| self.paths.take(one));
+        self.tell_paths();
+    }
+
+    /// Takes in what the kernel half told. Notices follow, and say where that was wrong.
+    pub(super) fn on_lost_carrier(&mut self, interface: u32) {
+        self.paths.lose(interface);
         self.tell_paths();
     }
 
@@ -189,6 +202,11 @@ mod tests {
         assert!(told(after(LinkNews::Gone(2))).contains("not there"));
         assert!(told(after(interface(4, "eth0", true, true))).contains("made anew"));
         assert_eq!(paths.wrong(&[]), None, "a group without addresses needs no interface");
+        paths.take(interface(2, "eth0", true, true));
+        paths.lose(3);
+        assert_eq!(paths.wrong(&vips()), None, "another one");
+        paths.lose(2);
+        assert!(told(paths.wrong(&vips())).contains("no carrier"));
     }
 
     #[test]

@@ -190,6 +190,9 @@ fn assemble(
     let mut gates = kernel.gates(config.cluster_id(), local.me.id)?;
     super::gate::cover_first(&mut gates, &host)?;
     kernel.detach_others();
+    if let Err(why) = kernel.hear_carriers() {
+        tracing::warn!(why, "a lost carrier is heard of by the kernel's notices alone");
+    }
 
     let mut targets = Vec::new();
     let mut paths = BTreeMap::new();

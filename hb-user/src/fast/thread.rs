@@ -184,6 +184,8 @@ impl Worker {
         match EventKind::from_code(event.kind) {
             // What is not won yet may wait for a fence, which is the daemon's.
             Some(EventKind::Dead) if self.pursuit.is_under_way() => self.hands.end_quiet(),
+            // What is held may have to be handed over.
+            Some(EventKind::Carrier) => self.hands.end_quiet(),
             // No hurry, and a verdict may follow.
             Some(EventKind::Late) => self.hands.quiet.begin_once(seen.ns()),
             _ => {}

@@ -4,10 +4,11 @@
 //! on which interfaces they sit and how, with `chain` and `owner` for the programs of traffic control
 //! beside and before the gate; `pins` removes what outlives a daemon,
 //! and `kept` pins it anew if somebody else removed the pins; `shared` reads and writes the
-//! maps that both halves see; `gate_view` is for whoever only looks at the gate. `witness` is the kernel half of a machine that only votes, and `pinned`
+//! maps that both halves see; `btf` finds fields of the kernel's own types; `gate_view` is for whoever only looks at the gate. `witness` is the kernel half of a machine that only votes, and `pinned`
 //! how its maps are reached.
 
 mod attach;
+mod btf;
 mod chain;
 mod error;
 mod gate;

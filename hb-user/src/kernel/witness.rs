@@ -46,6 +46,7 @@ const HALF: Half = Half {
     programs: &["heartbeat", "order"],
     timers: None,
     gate: false,
+    carriers: false,
 };
 
 /// The bytes of a [`PeerLock`], which userspace may set and never interprets.

@@ -402,7 +402,7 @@ pub(crate) fn event(kind: EventKind, peer: u8, link: u8, now: u64) -> Event {
         peer,
         link,
         cause: Cause::None as u8,
-        reserved: 0,
+        interface: 0,
         at_ns: now,
         due_ns: now,
         silence_ns: 0,

@@ -298,20 +298,22 @@ fn partitions(deeds: &[Deed], heal: Duration) -> Vec<(BootTime, BootTime)> {
 }
 
 /// Tells whether the server of the higher epoch has answered only while the nodes were parted, and so
-/// there are no two any more: nobody could tell the one that is left.
+/// there are no two any more: nobody could tell the one that is left, nor that what waits unread there since
+/// before is old.
 fn left_within(
     violation: &Violation,
     answers: &[Departure],
     allowed: &[(BootTime, BootTime)],
 ) -> bool {
+    let parted = |at: BootTime| allowed.iter().any(|(from, to)| at >= *from && at <= *to);
+    // Whose question is old took a higher number when it heard of the other's.
+    let any = violation.rule == Rule::Stale;
     let mut others = answers.iter().filter(|answer| {
         let of = [violation.address, violation.after.address].contains(&answer.address);
         let before = of && answer.at <= violation.at;
-        before && answer.node != violation.node && answer.epoch >= violation.epoch
+        before && answer.node != violation.node && (any || answer.epoch >= violation.epoch)
     });
-    violation.rule != Rule::Stale
-        && others
-            .all(|answer| allowed.iter().any(|(from, to)| answer.at >= *from && answer.at <= *to))
+    others.all(|answer| parted(answer.at))
 }
 
 /// Parts what a partition allows from what it does not.
@@ -400,7 +402,11 @@ mod tests {
         assert_eq!(left(&[answered(25), answered(70)], &violations), [0; 0]);
         assert_eq!(left(&[answered(25), answered(50)], &violations), [60]);
         assert_eq!(left(&[answered(19), answered(25)], &violations), [47, 60]);
-        let stale = Violation { rule: Rule::Stale, ..violations[0] };
-        assert_eq!(left(&[answered(25)], &[stale]), [47]);
+        // It went on, with questions from before; or came back to them after the other had served.
+        let after = answered(25);
+        let stale = Violation { rule: Rule::Stale, epoch: 3, after, ..violations[0] };
+        assert_eq!(left(&[after], &[stale]), [0; 0]);
+        assert_eq!(left(&[after, answered(47)], &[stale]), [47]);
+        assert_eq!(left(&[answered(19), after], &[stale]), [47]);
     }
 }

@@ -34,11 +34,13 @@ use hb_ebpf::{
     wire::GROUPS,
 };
 
+mod carriers;
 mod gate;
 mod handles;
 mod trial;
 mod values;
 
+use carriers::Traced;
 pub use gate::Way;
 pub(super) use handles::Heard;
 pub use handles::{Events, Judge, KernelLog, Leases};
@@ -91,6 +93,8 @@ pub(super) struct Half {
     pub(super) timers: Option<&'static str>,
     /// Whether it stops what leaves.
     pub(super) gate: bool,
+    /// Whether it has the program that tells of carriers.
+    pub(super) carriers: bool,
 }
 
 /// The kernel half of a node.
@@ -99,6 +103,7 @@ pub(super) const NODE_HALF: Half = Half {
     programs: &["heartbeat", "watch", "judge", "order"],
     timers: Some("arm"),
     gate: true,
+    carriers: true,
 };
 
 const PINNED: [Pinned; 22] = [
@@ -142,6 +147,8 @@ pub struct Kernel {
     pub(super) pins: PathBuf,
     found: bool,
     timers: Result<(), String>,
+    /// Whether the kernel's own types are known well enough to hear of carriers, else why not.
+    traced: Result<(), String>,
     /// What is pinned but for attachments.
     pub(super) kept: Vec<Kept>,
     pub(super) attachments: Vec<Attachment>,
@@ -172,7 +179,11 @@ impl Kernel {
             check_pins(half.pinned, pins)?;
         }
         let paths: Vec<_> = half.pinned.iter().map(|(name, ..)| (*name, pins.join(name))).collect();
+        let traced = if half.carriers { Traced::find() } else { Err("not asked for".to_owned()) };
         let mut loader = EbpfLoader::new();
+        if let Ok(traced) = &traced {
+            traced.tell(&mut loader);
+        }
         for (name, path) in &paths {
             loader.map_pin_path(name, path.as_path());
         }
@@ -190,6 +201,7 @@ impl Kernel {
             pins: pins.to_owned(),
             found,
             timers: Ok(()),
+            traced: traced.map(drop),
             kept,
             attachments: Vec::new(),
         };
