@@ -115,7 +115,7 @@ fn the_holders_daemon_killed_and_back_in_time_moves_nothing() {
             status["peers"][0]["incarnation"].as_u64() == Some(incarnation + 1)
         });
         cluster.wait_until_serving(Machine::A);
-        cluster.wait_for_log(Machine::A, "group", |line| {
+        cluster.wait_for_log(Machine::A, "group changes state", |line| {
             line["cause"] == "held by an earlier start of this daemon"
         });
 

@@ -75,7 +75,7 @@ pub fn steps(log: &Path) -> Result<Vec<String>> {
 }
 
 fn step(line: &str) -> Option<String> {
-    let fields = event(line, "group")?;
+    let fields = event(line, "group changes state")?;
     let (from, to, cause) = (text(&fields, "from"), text(&fields, "to"), text(&fields, "cause"));
     Some(format!("{from} to {to} ({cause})"))
 }
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn steps_of_a_group_are_read() {
-        let line = r#"{"level":"INFO","fields":{"message":"group","group":"web","from":"idle","to":"taking","cause":"a died"}}"#;
+        let line = r#"{"level":"INFO","fields":{"message":"group changes state","group":"web","from":"idle","to":"taking","cause":"a died"}}"#;
         assert_eq!(step(line).as_deref(), Some("idle to taking (a died)"));
         assert_eq!(step(r#"{"fields":{"message":"takeover","group":"web"}}"#), None);
     }

@@ -87,7 +87,7 @@ impl Daemon {
             Transition::Group { group, from, to, reason } => {
                 let group = self.group_name(*group);
                 let epoch = epoch_of(to).or(epoch_of(from)).unwrap_or_default().0;
-                tracing::info!(group, %from, %to, epoch, cause = self.reason(reason), "group");
+                tracing::info!(group, %from, %to, epoch, cause = self.reason(reason), "group changes state");
             }
             Transition::Conflict { group, peer, theirs, ours, won } => tracing::warn!(
                 group = self.group_name(*group),
