@@ -15,6 +15,7 @@ mod policy;
 mod prepare;
 mod privilege;
 mod run;
+mod simulate;
 mod sources;
 mod steady;
 mod test;
@@ -42,6 +43,7 @@ enum Verb {
     Ci,
     Demo(demo::Demo),
     Lab(lab::Lab),
+    Simulate(simulate::Simulate),
     /// Run all tests: those of every crate, then those that need a kernel
     Test(test::Options),
 }
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Ci => ci::run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Lab(verb) => verb.run(),
+        Verb::Simulate(verb) => verb.run(),
         Verb::Test(options) => test::run(&options),
     };
     match done {

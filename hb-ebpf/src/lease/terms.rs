@@ -161,14 +161,6 @@ impl Terms {
         self.promise_ns(self.longest_lease_ns)
     }
 
-    /// Returns how long after giving up the candidate of `rank` (0 goes first) waits before it
-    /// seeks again. The ranks are two seeks apart, so that one whole attempt of the first falls
-    /// before the second begins.
-    #[must_use]
-    pub const fn retry_ns(&self, rank: u8) -> u64 {
-        self.seek_ns.wrapping_mul(2 * rank as u64 + 1)
-    }
-
     /// Returns the place of voter `id`, below [`MAX_VOTERS`].
     #[inline(always)]
     #[must_use]
@@ -432,6 +424,14 @@ impl fmt::Display for TermsError {
 }
 
 impl core::error::Error for TermsError {}
+
+/// Returns how long after giving up a seek of `seek_ns` the candidate of `rank` (0 goes first) waits before
+/// it seeks again. The ranks are two seeks apart, so that one whole attempt of the first falls before the
+/// second begins.
+#[must_use]
+pub const fn retry_ns(seek_ns: u64, rank: u8) -> u64 {
+    seek_ns.saturating_mul(2 * rank as u64 + 1)
+}
 
 #[cfg(test)]
 #[path = "terms_tests.rs"]

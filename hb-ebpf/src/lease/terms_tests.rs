@@ -102,7 +102,7 @@ fn ranks_do_not_seek_at_once() {
     let terms = terms();
     for rank in 0..4 {
         // A whole seek of the one ends before the other begins.
-        assert!(terms.retry_ns(rank) + terms.seek_ns < terms.retry_ns(rank + 1));
+        assert!(retry_ns(terms.seek_ns, rank) + terms.seek_ns < retry_ns(terms.seek_ns, rank + 1));
     }
 }
 

@@ -134,16 +134,6 @@ fn hear_voter(
     heard
 }
 
-/// Tells whether a machine that sends `word` has taken the release of `epoch`, so that it need not
-/// be told again: it remembers the epoch as released, or has gone beyond it.
-#[inline(always)]
-#[must_use]
-pub fn acknowledges_release(word: &GroupWord, epoch: Epoch) -> bool {
-    let promised = Epoch(word.promise_epoch.get());
-    let beyond = matches!(word.state(), State::Seeking | State::Holding) && word.epoch() > epoch;
-    beyond || promised > epoch || (promised == epoch && word.promise_lease_ns.get() == 0)
-}
-
 /// Tells whether a machine that sends `word` gives the group to this one, whose record it is: a release
 /// stays in the word until something else happens there, and counts only while no newer epoch is known.
 /// A floor is none: this node may have started under the hold that is released.

@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     time,
@@ -263,11 +264,12 @@ fn turn_away(stream: &UnixStream) {
 }
 
 /// Answers one request after the other until the client closes or is wrong.
-async fn converse(stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, commands: &mpsc::Sender<Command>) -> io::Result<()> {
     let may_change = may_change(stream.peer_cred()?.uid());
-    let mut stream = BufReader::new(stream);
+    let mut received = BytesMut::new();
     loop {
-        let line = match time::timeout(CLIENT_TIMEOUT, read_line(&mut stream)).await {
+        let read = read_line(&mut stream, &mut received);
+        let line = match time::timeout(CLIENT_TIMEOUT, read).await {
             Ok(line) => line?,
             Err(_) => Line::Wrong(format!(
                 "no complete request arrived within {CLIENT_TIMEOUT:?}: end it with a line feed"
@@ -324,26 +326,33 @@ enum Line {
     /// Nothing more.
     End,
     /// A line.
-    Whole(Vec<u8>),
+    Whole(Bytes),
     /// Something that can be no request, and why.
     Wrong(String),
 }
 
-async fn read_line(stream: &mut BufReader<UnixStream>) -> io::Result<Line> {
-    let mut line = Vec::new();
-    stream.take(LINE_BYTES as u64).read_until(b'\n', &mut line).await?;
-    Ok(if line.ends_with(b"\n") {
-        Line::Whole(line)
-    } else if line.len() >= LINE_BYTES {
-        Line::Wrong(format!("the request is longer than {LINE_BYTES} bytes"))
-    } else if line.is_empty() {
-        Line::End
-    } else {
-        Line::Wrong("the request ends without a line feed".to_owned())
-    })
+/// Takes the next line from what was `received`, with its line feed, and reads more until there is one.
+async fn read_line(stream: &mut UnixStream, received: &mut BytesMut) -> io::Result<Line> {
+    let mut searched = 0;
+    loop {
+        if let Some(at) = received[searched..].iter().position(|byte| *byte == b'\n') {
+            return Ok(Line::Whole(received.split_to(searched + at + 1).freeze()));
+        }
+        searched = received.len();
+        if searched >= LINE_BYTES {
+            return Ok(Line::Wrong(format!("the request is longer than {LINE_BYTES} bytes")));
+        }
+        if stream.read_buf(&mut received.limit(LINE_BYTES - searched)).await? == 0 {
+            return Ok(if received.is_empty() {
+                Line::End
+            } else {
+                Line::Wrong("the request ends without a line feed".to_owned())
+            });
+        }
+    }
 }
 
-async fn write(stream: &mut BufReader<UnixStream>, reply: &Reply) -> io::Result<()> {
+async fn write(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
     match time::timeout(CLIENT_TIMEOUT, stream.write_all(&encode(reply))).await {
         Ok(written) => written,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no reply")),

@@ -1,9 +1,8 @@
 //! Whole clusters under a virtual time, with faults drawn from a seed: the real core, the real
 //! transitions of the records, frames and deadlines, and a model of what lies between.
 //!
-//! `HB_SIM_RUNS=100000` runs more of each kind, `HB_SIM_SEED` says where to begin; a failure prints
-//! its seed and everything that happened, and `HB_SIM_SHOW=1` the same of runs that pass. One run again:
-//! `HB_SIM_SEED=7 HB_SIM_RUNS=1 cargo test -p hb-user --test simulation witness`.
+//! `cargo xtask simulate --seeds 100000` runs more of each kind, and `--seed` says where to begin; a failure
+//! prints its seed and everything that happened, and `--show` the same of runs that pass.
 
 mod clock;
 mod daemon;
@@ -29,6 +28,11 @@ fn number(variable: &str, default: u64) -> u64 {
     }
 }
 
+/// Tells whether somebody chose the seeds: then not everything need happen that a usual run sees.
+fn chosen() -> bool {
+    ["HB_SIM_SEED", "HB_SIM_RUNS"].iter().any(|variable| std::env::var_os(variable).is_some())
+}
+
 fn run(cluster: Cluster, runs: u64) -> Stats {
     let first = number("HB_SIM_SEED", 1);
     let mut total = Stats::default();
@@ -38,7 +42,7 @@ fn run(cluster: Cluster, runs: u64) -> Stats {
             let mut again = World::new(cluster, seed, Bent::Nothing, true);
             assert_eq!(again.run(), Err(wrong.clone()), "seed {seed} is not repeatable");
             let plan = again.plan.clone();
-            panic!("{}\n{plan:?}\nHB_SIM_SEED={seed}, {cluster:?}: {wrong}", again.timeline());
+            panic!("{}\n{plan:?}\nseed {seed} of {cluster:?}: {wrong}", again.timeline());
         }
         if std::env::var("HB_SIM_SHOW").is_ok() {
             let mut again = World::new(cluster, seed, Bent::Nothing, true);
@@ -63,27 +67,27 @@ fn caught(cluster: Cluster, bent: Bent, runs: u64) -> usize {
 #[test]
 fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
     let stats = run(Cluster::Witness, 1000);
-    assert!(stats.armed > 0 && stats.releases > 0 && stats.resumed > 0, "{stats:?}");
-    assert!(stats.jumps > 0, "{stats:?}");
-    assert!(stats.lapses > 0 && stats.regained > 0 && stats.vain > 0, "{stats:?}");
+    assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.resumed > 0), "{stats:?}");
+    assert!(chosen() || stats.jumps > 0, "{stats:?}");
+    assert!(chosen() || (stats.lapses > 0 && stats.regained > 0 && stats.vain > 0), "{stats:?}");
 }
 
 #[test]
 fn three_nodes_never_serve_twice_and_always_again() {
     let stats = run(Cluster::Three, 1000);
-    assert!(stats.armed > 0 && stats.releases > 0 && stats.resumed > 0, "{stats:?}");
+    assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.resumed > 0), "{stats:?}");
 }
 
 #[test]
 fn two_nodes_with_fences_never_serve_twice_and_always_again() {
     let stats = run(Cluster::Safe, 1000);
-    assert!(stats.armed > 0 && stats.releases > 0 && stats.fences > 0, "{stats:?}");
+    assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.fences > 0), "{stats:?}");
 }
 
 #[test]
 fn two_nodes_alone_serve_twice_only_while_they_cannot_hear_each_other() {
     let stats = run(Cluster::Available, 1000);
-    assert!(stats.armed > 0 && stats.releases > 0 && stats.conflicts > 0, "{stats:?}");
+    assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.conflicts > 0), "{stats:?}");
 }
 
 #[test]

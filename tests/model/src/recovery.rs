@@ -11,6 +11,7 @@ use hb_ebpf::{
     lease::{
         fence::{self, Vow},
         holder,
+        terms::retry_ns,
     },
     wire::{GroupWord, State as Holds},
 };
@@ -102,7 +103,7 @@ fn daemon<R: Rules>(protocol: &Protocol<R>, system: &mut System, id: u8, wait: &
     let record = &mut system.machines[usize::from(id) - 1].record;
     let rules = &protocol.rules;
     if record.state() == Holds::Seeking && rules.give_up(record, &terms, NOW) {
-        *wait = terms.retry_ns(id - 1);
+        *wait = retry_ns(terms.seek_ns, id - 1);
     }
     rules.step_down(record, NOW);
     holder::cleaned(record);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hb_ebpf::{epoch::Epoch, time::BootTime};
+use hb_ebpf::{epoch::Epoch, lease::terms::retry_ns, time::BootTime};
 
 use super::{Around, Group, Phase};
 use crate::{
@@ -170,8 +170,9 @@ impl Group {
             out.push(Action::Log(Transition::NoMajority { group: self.id() }));
         }
         self.vain = self.vain.saturating_add(1);
-        let wait = self.bounds.seek * (2 * u32::from(self.rank) + 1);
-        self.pause_until = now.after(wait);
+        let seek_ns = u64::try_from(self.bounds.seek.as_nanos()).unwrap_or(u64::MAX);
+        let wait = retry_ns(seek_ns, self.rank);
+        self.pause_until = now.after(Duration::from_nanos(wait));
         self.phase = Phase::Idle;
         self.since = now;
         self.deadline = None;
