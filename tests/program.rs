@@ -11,6 +11,7 @@ mod program {
     mod gate;
     mod interfaces;
     mod lease_view;
+    mod mutated;
     #[path = "../net/namespace.rs"]
     mod namespace;
     mod packets;

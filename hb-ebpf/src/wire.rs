@@ -399,6 +399,20 @@ impl Frame {
     }
 
     /// Tells whether `key` signed the frame. Takes the same time whatever the tag.
+    ///
+    /// ```
+    /// use hb_ebpf::{
+    ///     siphash::Key,
+    ///     wire::{Be64, Frame, Kind, MAGIC, VERSION},
+    /// };
+    ///
+    /// let key = Key { words: [1, 2] };
+    /// let mut frame = Frame { magic: MAGIC, version: VERSION, kind: Kind::Probe as u8, ..Frame::default() };
+    /// frame.sign(&key);
+    /// assert!(frame.is_signed_by(&key));
+    /// frame.sequence = Be64::new(7);
+    /// assert!(!frame.is_signed_by(&key));
+    /// ```
     #[inline(always)]
     #[must_use]
     pub fn is_signed_by(&self, key: &Key) -> bool {

@@ -6,6 +6,22 @@
 //! nanoseconds and no system call. Layout and the same in C: `packaging/hb_lease.h` and
 //! `docs/application-lease.md`.
 //!
+//! ```
+//! use std::io::ErrorKind;
+//!
+//! use hb_user::lease_view::{LeaseView, now_ns};
+//!
+//! match LeaseView::open(&LeaseView::path("pair", "a")) {
+//!     Ok(leases) => match leases.read(0)?.held_at(now_ns()?) {
+//!         Some(epoch) => println!("node a holds the group in epoch {epoch}"),
+//!         None => println!("node a does not hold the group"),
+//!     },
+//!     Err(error) if error.kind() == ErrorKind::NotFound => println!("no hb runs as a of pair"),
+//!     Err(error) => println!("{error}"),
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! **A look is a hint.** Between it and what is done upon it, the lease may end: the process may be
 //! preempted, the machine stopped. It saves work that would be in vain; what protects data is the
 //! storage that refuses a lower epoch than it has seen. Give it [`Lease::epoch`] with each write.

@@ -6,6 +6,37 @@
 //! taken, however long before, but after what the call is about arrived. A record never travels, so
 //! times of two machines meet only as `t0`, which comes back to its own clock.
 //!
+//! Where a node needs nobody's promise it holds at once, and the gate goes by the record:
+//!
+//! ```
+//! use hb_ebpf::{
+//!     lease::{Policy, Terms, Timing, gate, holder, start},
+//!     time::RHO_DEFAULT,
+//! };
+//!
+//! let timing = Timing {
+//!     lease_ns: 20_000_000,
+//!     margin_ns: 1_000_000,
+//!     drain_ns: 1_000_000,
+//!     seek_ns: 10_000_000,
+//!     rho: RHO_DEFAULT,
+//!     interval_ns: 1_000_000,
+//!     deadtime_ns: 5_000_000,
+//!     controller_deadtime_ns: 20_000_000,
+//! };
+//! let (own, generation, now) = (1, 1, 5_000_000_000);
+//! let terms = Terms::new(Policy::Available, &timing, &[1, 2], own, None)?;
+//! let mut record = start::start(&terms, generation, now);
+//! let epoch = holder::seek(&mut record, &terms, now).expect("nothing binds this node");
+//! assert_eq!(epoch.node(), own);
+//! assert_eq!(gate::open(&record, now), Some(epoch));
+//!
+//! let successor = 2;
+//! assert_eq!(holder::release(&mut record, &terms, successor, now), Some(epoch));
+//! assert_eq!(gate::open(&record, now), None);
+//! # Ok::<(), hb_ebpf::lease::TermsError>(())
+//! ```
+//!
 //! A record that is [closing](Record::closing) after a call wants one more: the caller publishes what
 //! the gate goes by, reads the clock, and tells the record ([`Record::closed`]).
 //!

@@ -447,6 +447,21 @@ impl Config {
     /// # Errors
     ///
     /// All that is wrong with it, in the order of the text.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use hb_user::config::{Config, DEFAULT_FILE};
+    ///
+    /// let path = Path::new("/etc/hb/hb.toml");
+    /// let config = Config::parse(DEFAULT_FILE, path)?;
+    /// assert_eq!(config.nodes.len(), 2);
+    ///
+    /// let wrong = DEFAULT_FILE.replace("interval", "intervall");
+    /// let error = Config::parse(&wrong, path).unwrap_err().to_string();
+    /// assert!(error.contains("intervall") && error.contains("interval"));
+    /// # Ok::<(), hb_user::config::ConfigErrors>(())
+    /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigErrors> {
         check::config(text, path)
     }

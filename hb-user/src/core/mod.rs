@@ -6,6 +6,72 @@
 //!
 //! Facts are states, never events, and every action is idempotent, so a late, lost, repeated or
 //! spurious call does no harm.
+//!
+//! A shell around it is a loop: carry out what it wants, hand it what is new, wake it when it asks to be.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use hb_ebpf::time::BootTime;
+//! use hb_user::{
+//!     core::{Action, Bounds, Core, GroupSetup, Input, Setup},
+//!     id::{GroupId, NodeId},
+//! };
+//!
+//! let (second, ms) = (Duration::from_secs(1), Duration::from_millis(1));
+//! let group = GroupId(0);
+//! let setup = Setup {
+//!     me: NodeId(1),
+//!     nodes: vec![NodeId(1), NodeId(2)],
+//!     groups: vec![GroupSetup {
+//!         id: group,
+//!         preferred: Some(NodeId(1)),
+//!         auto_failback: false,
+//!         links: 1,
+//!         resources: None,
+//!         resumed: None,
+//!     }],
+//!     witness: None,
+//!     promises: false,
+//!     bounds: Bounds {
+//!         initdead: second,
+//!         seek: 10 * ms,
+//!         promise: 3 * ms,
+//!         contend: 2 * ms,
+//!         fence: None,
+//!         fence_retry: second,
+//!         take: second,
+//!         drop: second,
+//!         retry: second,
+//!         patience: second,
+//!         hold_down: second,
+//!         route_loss: second,
+//!         linger: 2 * ms,
+//!     },
+//! };
+//! let mut now = BootTime(1_000_000_000);
+//! let mut core = Core::new(setup, now)?;
+//! let mut sought = false;
+//! while !sought {
+//!     while let Some(action) = core.poll_action() {
+//!         match action {
+//!             // Nothing is left of an earlier start.
+//!             Action::Drop { group, .. } => {
+//!                 core.handle(Input::Dropped { group, result: Ok(()) }, now);
+//!             }
+//!             Action::Seek { .. } => sought = true,
+//!             _ => {}
+//!         }
+//!     }
+//!     // The other node is never heard: this one takes the group after a while.
+//!     if let Some(at) = core.poll_timeout().filter(|_| !sought) {
+//!         now = now.max(at);
+//!         core.handle_timeout(now);
+//!     }
+//! }
+//! assert!(now.since(BootTime(1_000_000_000)) >= second);
+//! # Ok::<(), hb_user::core::SetupError>(())
+//! ```
 
 mod action;
 pub mod choose;
