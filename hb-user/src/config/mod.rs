@@ -457,9 +457,9 @@ impl Config {
     /// let config = Config::parse(DEFAULT_FILE, path)?;
     /// assert_eq!(config.nodes.len(), 2);
     ///
-    /// let wrong = DEFAULT_FILE.replace("interval", "intervall");
+    /// let wrong = DEFAULT_FILE.replacen("interval = ", "intervall = ", 1);
     /// let error = Config::parse(&wrong, path).unwrap_err().to_string();
-    /// assert!(error.contains("intervall") && error.contains("interval"));
+    /// assert!(error.starts_with("/etc/hb/hb.toml:28:") && error.contains("intervall"), "{error}");
     /// # Ok::<(), hb_user::config::ConfigErrors>(())
     /// ```
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigErrors> {
