@@ -29,8 +29,9 @@ fn veth_runs_the_program_in_the_driver() {
             assert_eq!(link["attach_mode"], "native");
             assert_eq!(link["attach_reason"], serde_json::Value::Null);
             assert_eq!(cluster.xdp_mode(node, at.interface()), Some(NATIVE));
-            let attached =
-                cluster.wait_for_log(node, "attached to the interface", |line| line["interface"] == at.interface());
+            let attached = cluster.wait_for_log(node, "attached to the interface", |line| {
+                line["interface"] == at.interface()
+            });
             assert_eq!(attached["mode"], "native");
         }
         assert!(cluster.logged(node, WARNING).is_empty());

@@ -45,9 +45,7 @@ impl Cluster {
             Self::Witness => "two_nodes_and_a_witness_never_serve_twice_and_always_again",
             Self::Three => "three_nodes_never_serve_twice_and_always_again",
             Self::Safe => "two_nodes_with_fences_never_serve_twice_and_always_again",
-            Self::Available => {
-                "two_nodes_alone_serve_twice_only_while_they_cannot_hear_each_other"
-            }
+            Self::Available => "two_nodes_alone_serve_twice_only_while_they_cannot_hear_each_other",
         }
     }
 }

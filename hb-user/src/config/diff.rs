@@ -101,6 +101,7 @@ impl Config {
             };
             group.preferred = other.preferred;
             group.auto_failback = other.auto_failback;
+            group.failure_timeout = other.failure_timeout;
             for (resource, new) in group.resources.iter_mut().zip(&other.resources) {
                 resource.start_timeout = new.start_timeout;
                 resource.stop_timeout = new.stop_timeout;
@@ -181,6 +182,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         name,
         preferred,
         auto_failback,
+        failure_timeout,
         warm_addresses,
         require,
         addresses,
@@ -189,6 +191,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
     let key = |key: &str| format!("group.{name}.{key}");
     found.live(key("preferred"), preferred, &new.preferred);
     found.live(key("auto_failback"), auto_failback, &new.auto_failback);
+    found.live(key("failure_timeout"), failure_timeout, &new.failure_timeout);
     found.restart(key("warm_addresses"), warm_addresses, &new.warm_addresses);
     found.restart(key("require"), require, &new.require);
     let place = |one: &ServiceAddress| {

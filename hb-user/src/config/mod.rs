@@ -255,6 +255,8 @@ pub struct Group {
     pub preferred: NodeId,
     /// Whether it moves back to the preferred node when that returns.
     pub auto_failback: bool,
+    /// For how long a failure keeps a node from the group; `None` until an operator clears it.
+    pub failure_timeout: Option<Duration>,
     /// Whether the addresses are on this node also while it does not serve, behind the closed gate.
     pub warm_addresses: bool,
     /// How many of the addresses it needs.

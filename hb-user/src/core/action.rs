@@ -273,6 +273,15 @@ pub enum Transition {
         /// The group.
         group: GroupId,
     },
+    /// What failed counts no more.
+    Forgotten {
+        /// The group.
+        group: GroupId,
+        /// What, how and why.
+        error: String,
+        /// No other node could serve.
+        alone: bool,
+    },
     /// A node whose turn it was did not take a group in time, and is passed over until it changes.
     PassedOver {
         /// The group.

@@ -1,5 +1,7 @@
 //! What the core is told.
 
+use std::time::Duration;
+
 use hb_ebpf::epoch::Epoch;
 
 use super::{
@@ -63,6 +65,8 @@ pub enum Input {
         preferred: Option<NodeId>,
         /// Whether a holder hands it to the preferred node as soon as that one stands by.
         auto_failback: bool,
+        /// For how long a failure here keeps this node from it; `None` until an operator clears it.
+        failure_timeout: Option<Duration>,
         /// How long its resources may take, from the next start or stop on.
         resources: Option<ResourceBounds>,
     },

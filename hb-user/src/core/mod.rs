@@ -27,6 +27,7 @@
 //!         id: group,
 //!         preferred: Some(NodeId(1)),
 //!         auto_failback: false,
+//!         failure_timeout: None,
 //!         links: 1,
 //!         resources: None,
 //!         resumed: None,
@@ -203,13 +204,13 @@ impl Core {
                     self.groups[index].dropped(result, &around, &mut out);
                 }
             }
-            Input::Wishes { group, preferred, auto_failback, resources } => {
+            Input::Wishes { group, preferred, auto_failback, failure_timeout, resources } => {
                 let known = |node| node == self.me || self.peers.iter().any(|peer| peer.id == node);
                 let preferred = preferred.filter(|node| known(*node));
                 self.with(group, |group| {
                     let setup = &mut group.setup;
                     (setup.preferred, setup.auto_failback) = (preferred, auto_failback);
-                    setup.resources = resources;
+                    (setup.failure_timeout, setup.resources) = (failure_timeout, resources);
                 });
             }
             Input::Dropping { group } => self.with(group, |group| group.still_dropping(now)),
@@ -220,7 +221,7 @@ impl Core {
                 self.with(group, |group| group.resources_stopped(result, now, &mut out));
             }
             Input::ResourcesFailed { group, error } => {
-                self.with(group, |group| group.resources_failed(&error, &mut out));
+                self.with(group, |group| group.resources_failed(&error, now, &mut out));
             }
             Input::Gated { group, result } => {
                 self.with(group, |group| group.gated(result, &mut out));

@@ -32,6 +32,8 @@ pub struct GroupSetup {
     pub preferred: Option<NodeId>,
     /// Whether a holder hands it to the preferred node as soon as that one stands by.
     pub auto_failback: bool,
+    /// For how long a failure here keeps this node from the group; `None` until an operator clears it.
+    pub failure_timeout: Option<Duration>,
     /// The links that are on an interface of its addresses, a bit each, by [`LinkId`](crate::id::LinkId).
     pub links: u8,
     /// Bounds of its resources; `None` for a group of addresses only.

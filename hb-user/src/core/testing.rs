@@ -23,6 +23,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
             id: GROUP,
             preferred: Some(A),
             auto_failback: true,
+            failure_timeout: Some(second * 600),
             links: 1,
             resources: Some(ResourceBounds { start: second * 20, stop: second * 20 }),
             resumed: None,

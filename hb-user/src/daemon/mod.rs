@@ -449,7 +449,9 @@ impl AsRawFd for Ears {
 fn log_attachment(attachment: &Attachment) {
     let Attachment { interface, mode, reason, .. } = attachment;
     match (mode, reason) {
-        (Mode::Native, _) => tracing::info!(interface, mode = mode.as_str(), "attached to the interface"),
+        (Mode::Native, _) => {
+            tracing::info!(interface, mode = mode.as_str(), "attached to the interface")
+        }
         (Mode::Generic, reason) => tracing::warn!(
             interface,
             mode = mode.as_str(),

@@ -108,6 +108,16 @@ impl Daemon {
             Transition::Cleared { group } => {
                 tracing::info!(group = self.group_name(*group), "failure cleared");
             }
+            Transition::Forgotten { group, error, alone: true } => tracing::warn!(
+                group = self.group_name(*group),
+                error,
+                "tried again although it failed here: no other node can serve"
+            ),
+            Transition::Forgotten { group, error, alone: false } => tracing::info!(
+                group = self.group_name(*group),
+                error,
+                "the failure is old: this node may take the group again"
+            ),
             Transition::PassedOver { group, node } => tracing::warn!(
                 group = self.group_name(*group),
                 node = self.node_name(*node),

@@ -132,6 +132,7 @@ impl Daemon {
             group: id,
             preferred: Some(group.preferred),
             auto_failback: group.auto_failback && !self.unsettled.contains(&id),
+            failure_timeout: group.failure_timeout,
             resources: resource_bounds(group),
         });
     }

@@ -50,6 +50,7 @@ pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Set
         id: group.id,
         preferred: Some(group.preferred),
         auto_failback: group.auto_failback,
+        failure_timeout: group.failure_timeout,
         links: links_beside(local, group),
         resources: resource_bounds(group),
         resumed: held(shared, group.id),

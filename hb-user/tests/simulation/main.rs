@@ -87,7 +87,10 @@ fn two_nodes_with_fences_never_serve_twice_and_always_again() {
 #[test]
 fn two_nodes_alone_serve_twice_only_while_they_cannot_hear_each_other() {
     let stats = run(Cluster::Available, 1000);
-    assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.conflicts > 0), "{stats:?}");
+    assert!(
+        chosen() || (stats.armed > 0 && stats.releases > 0 && stats.conflicts > 0),
+        "{stats:?}"
+    );
 }
 
 #[test]

@@ -142,6 +142,7 @@ impl Plan {
             id: GroupId(group as u8),
             preferred: self.preferred,
             auto_failback: self.auto_failback,
+            failure_timeout: Some(bound(250)),
             links: 1,
             resources: self
                 .resources

@@ -11,8 +11,8 @@ use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 
 use super::{
     super::{
-        GateMode, Group, InterfaceName, Link, LinkAddress, Name, Require, Resource, ResourceKind,
-        ServiceAddress,
+        GateMode, Group, InterfaceName, Link, LinkAddress, Name, Readable, Require, Resource,
+        ResourceKind, ServiceAddress,
         error::At,
         file::{Section, TextOrMap},
     },
@@ -24,6 +24,12 @@ use crate::id::{GroupId, NodeId};
 /// Least and most of a resource's timeouts.
 const TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+
+/// For how long a failure counts if the file does not say.
+const FAILURE_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long it may be told to.
+const FAILURE_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 
 /// Reads the groups. `auto_failback` is for those that do not say; `gate` is what the gate does.
 pub(super) fn groups(
@@ -118,6 +124,22 @@ fn group(
         Some(_) => section.boolean("auto_failback"),
         None => auto_failback,
     };
+    let failure_timeout = match section.has("failure_timeout") {
+        Some(position) => section.duration("failure_timeout").and_then(|At { value, .. }| {
+            if !value.is_zero() && !FAILURE_TIMEOUTS.contains(&value) {
+                let message = format!(
+                    "failure_timeout = {} is out of range; give {} to {}, or \"0s\" for never",
+                    Readable(value),
+                    Readable(*FAILURE_TIMEOUTS.start()),
+                    Readable(*FAILURE_TIMEOUTS.end())
+                );
+                section.problems.add(position, message);
+                return None;
+            }
+            Some(Some(value).filter(|value| !value.is_zero()))
+        }),
+        None => Some(Some(FAILURE_TIMEOUT)),
+    };
     let warm_addresses = match section.has("warm_addresses") {
         Some(position) => {
             let warm = section.boolean("warm_addresses");
@@ -178,12 +200,14 @@ fn group(
     section.finish();
     let complete = || {
         let (name, preferred, auto_failback) = (name?, preferred?, auto_failback?);
-        let (warm_addresses, require) = (warm_addresses?, require?);
+        let (failure_timeout, warm_addresses) = (failure_timeout?, warm_addresses?);
+        let require = require?;
         Some(Group {
             id,
             name,
             preferred,
             auto_failback,
+            failure_timeout,
             warm_addresses,
             require,
             addresses,

@@ -166,6 +166,12 @@ fn timers() {
             "require = \"some\" is unknown; choose one of: any, all",
         ),
         case("preferred = \"b\"", "preferred = \"b\"\nrequire = 1", "require", "no text"),
+        case(
+            "preferred = \"b\"",
+            "preferred = \"b\"\nfailure_timeout = \"1ms\"",
+            "failure_timeout",
+            "failure_timeout = 1ms is out of range; give 1s to",
+        ),
     ]);
 }
 

@@ -31,6 +31,12 @@ fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
         ("auto_failback = false", "auto_failback = true", &["group.db.auto_failback"], &none),
         ("auto_failback = true", "auto_failback = false", &["group.web.auto_failback"], &none),
         (
+            "auto_failback = false",
+            "auto_failback = false\nfailure_timeout = \"1m\"",
+            &["group.db.failure_timeout"],
+            &none,
+        ),
+        (
             "stop_timeout = \"1m\"",
             "stop_timeout = \"2m\"",
             &["group.web.resource.svc.stop_timeout"],

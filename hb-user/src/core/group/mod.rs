@@ -50,8 +50,10 @@
 //! - Any phase: a group that the fast path took though nobody asked any more is adopted (`Idle`,
 //!   `Released`: as taken; `Dropping`, `Yielding`, `Clearing`: given up once more).
 //!
-//! A failure lasts until the operator clears it or the daemon restarts; "undropped" is one that ends with
-//! the next good result, or when the operator clears it. Connections to a dropped address may be many:
+//! A failure counts until the operator clears it, the daemon restarts, or `failure_timeout` has passed, twice
+//! as long after each one in a row; where no node can serve, the one that failed first tries again after
+//! seconds. A failed stop counts until the operator clears it, since something may still run. "Undropped" is a
+//! failure that ends with the next good result, or when the operator clears it. Connections to a dropped address may be many:
 //! while they are being destroyed, and that goes forward, `Dropping` and `Yielding` wait. The first phase is
 //! `Resuming`, or else `Yielding` at no epoch, which removes what an earlier start may have left.
 
@@ -61,12 +63,15 @@ use hb_ebpf::{
     wire::{Health, Standing as Placed, State},
 };
 
+mod failure;
 mod path;
 mod phase;
 mod results;
 mod settle;
 
 pub use phase::Phase;
+
+use failure::Failures;
 
 use super::{
     action::{Action, Reason, Transition},
@@ -128,7 +133,7 @@ pub(super) struct Group {
     pub(super) phase: Phase,
     pub(super) since: BootTime,
     pub(super) reason: Reason,
-    failure: Option<String>,
+    failures: Failures,
     /// Why what was left is still here. It ends with the next try that succeeds.
     undropped: Option<String>,
     /// Why the gate does not stand first at the group's interfaces.
@@ -209,7 +214,7 @@ impl Group {
             phase: Phase::Idle,
             since: now,
             reason: Reason::Leftover,
-            failure: None,
+            failures: Failures::default(),
             undropped: None,
             ungated: None,
             interface: None,
@@ -330,8 +335,11 @@ impl Group {
         let blocked = apart.then_some(self.record.blocked_until);
         let recovered = self.recovering.as_ref().map(|(_, until)| *until);
         let outdone = self.outdone_since.map(|since| since.after(self.evidence.lag));
+        let [forgotten, retried] = self.failures.due(self.setup.failure_timeout);
         let all = [
             self.deadline,
+            forgotten.filter(|_| apart),
+            retried.filter(|_| apart),
             waiting,
             paused,
             blocked,
@@ -502,7 +510,7 @@ impl Group {
 
     /// Returns why this node must not take the group.
     pub(super) fn failure(&self) -> Option<&String> {
-        self.failure.as_ref().or(self.undropped.as_ref()).or(self.ungated.as_ref())
+        self.failures.error().or(self.undropped.as_ref()).or(self.ungated.as_ref())
     }
 
     fn fail_to_drop(&mut self, error: String, out: &mut Vec<Action>) {
@@ -510,14 +518,6 @@ impl Group {
             let group = self.id();
             out.push(Action::Log(Transition::Failed { group, error: error.clone() }));
             self.undropped = Some(error);
-        }
-    }
-
-    fn fail(&mut self, error: String, out: &mut Vec<Action>) {
-        if self.failure.as_ref() != Some(&error) {
-            let group = self.id();
-            out.push(Action::Log(Transition::Failed { group, error: error.clone() }));
-            self.failure = Some(error);
         }
     }
 

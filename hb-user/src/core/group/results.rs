@@ -61,7 +61,7 @@ impl Group {
             self.deadline = Some(self.deadline.map_or(retry, |deadline| deadline.min(retry)));
             return;
         }
-        if self.undropped.take().is_some() && self.failure.is_none() {
+        if self.undropped.take().is_some() && self.failures.error().is_none() {
             out.push(Action::Log(Transition::Cleared { group: self.id() }));
         }
         let reason = self.reason.clone();
@@ -101,7 +101,7 @@ impl Group {
                 self.go(Phase::Serving { epoch }, Reason::Done, now, out);
             }
             (Phase::Starting { .. }, Err(error)) => {
-                self.fail(format!("starting resources: {error}"), out);
+                self.fail(format!("starting resources: {error}"), now, out);
             }
             _ => {}
         }
@@ -117,7 +117,7 @@ impl Group {
             return;
         }
         if let Err(error) = result {
-            self.fail(format!("stopping resources: {error}"), out);
+            self.fail_for_good(format!("stopping resources: {error}"), now, out);
         }
         self.started = false;
         let reason = self.reason.clone();
@@ -129,9 +129,14 @@ impl Group {
         }
     }
 
-    pub(in crate::core) fn resources_failed(&mut self, error: &str, out: &mut Vec<Action>) {
+    pub(in crate::core) fn resources_failed(
+        &mut self,
+        error: &str,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
         if matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. }) {
-            self.fail(format!("running resources: {error}"), out);
+            self.fail(format!("running resources: {error}"), now, out);
         }
     }
 
@@ -151,7 +156,7 @@ impl Group {
 
     pub(in crate::core) fn clear(&mut self, out: &mut Vec<Action>) {
         let undropped = self.undropped.take().is_some();
-        if self.failure.take().is_some() || undropped {
+        if self.failures.clear() || undropped {
             out.push(Action::Log(Transition::Cleared { group: self.id() }));
             if self.phase.is_apart() {
                 self.reason = Reason::Cleared;
@@ -171,7 +176,7 @@ impl Group {
         self.record.epoch = epoch;
         self.record.lease_end = self.record.lease_end.max(now.after(self.bounds.promise));
         if let Err(error) = result {
-            self.fail(format!("adding addresses: {error}"), out);
+            self.fail(format!("adding addresses: {error}"), now, out);
             let reason = Reason::Failed(error);
             return self.release(epoch, reason, now, out);
         }

@@ -70,6 +70,7 @@ impl Group {
             // It was won and lost before anybody here knew.
             return self.give_way(Epoch::NONE, Reason::Lost, around.now, out);
         }
+        self.forget_failure(around, out);
         let able = self.is_ready(around.now)
             && self.failure().is_none()
             && !around.leaving

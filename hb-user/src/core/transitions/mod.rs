@@ -3,6 +3,7 @@
 //! The core runs beside a real record of the kernel half, which its actions change and whose state
 //! it is told, as the daemon does it.
 
+mod failures;
 mod paths;
 mod stories;
 

@@ -45,6 +45,7 @@ fn other_wishes_count_at_once_and_move_a_group_that_serves() {
         group: GROUP,
         preferred: Some(preferred),
         auto_failback,
+        failure_timeout: None,
         resources: None,
     };
     bench.give(wishes(A, false));
