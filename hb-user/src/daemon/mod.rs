@@ -450,7 +450,7 @@ fn log_attachment(attachment: &Attachment) {
     let Attachment { interface, mode, reason, .. } = attachment;
     match (mode, reason) {
         (Mode::Native, _) => {
-            tracing::info!(interface, mode = mode.as_str(), "attached to the interface")
+            tracing::info!(interface, mode = mode.as_str(), "attached to the interface");
         }
         (Mode::Generic, reason) => tracing::warn!(
             interface,

@@ -81,7 +81,7 @@ fn where_both_nodes_failed_the_first_tries_again_ever_later() {
 fn a_node_alone_tries_again_and_serves() {
     for other in [dead(standby()), PeerFacts { leaving: true, ..standby() }, failed()] {
         let mut bench = failing(other);
-        let actions = pass(&mut bench, SECOND * 6);
+        let actions = pass(&mut bench, SECOND * 5 + Duration::from_millis(10));
         assert!(seeks(&actions), "{other:?}");
         let epoch = bench.epoch();
         bench.give(took(epoch, Ok(())));

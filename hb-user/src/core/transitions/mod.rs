@@ -456,8 +456,8 @@ fn every_phase_has_an_exit() {
                 phases.push(after.phase());
             }
             let last = after.phase();
-            // Removing an address that does not go is tried for ever.
-            let rests = last.is_apart()
+            // Removing an address that does not go is tried for ever, and so is a seek, which ends each time.
+            let rests = phases.iter().rev().take(2).any(|phase| phase.is_apart())
                 || matches!(last, Phase::Serving { .. })
                 || matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. });
             assert!(rests, "{name}: {input:?}: {phases:?}");
