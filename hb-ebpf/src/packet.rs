@@ -153,9 +153,15 @@ pub const MAX_TAGS: usize = 8;
 /// VLAN tags that a heartbeat may have.
 const HEARTBEAT_TAGS: usize = 2;
 /// The VLAN in a tag's control word.
-const VLAN_MASK: u16 = 0x0fff;
+pub const VLAN_MASK: u16 = 0x0fff;
 const PROTOCOL_UDP: u8 = 17;
-const UDP_LEN: u16 = (size_of::<Udp>() + FRAME_LEN) as u16;
+/// Length of a heartbeat in UDP, its header included.
+pub const UDP_LEN: u16 = (size_of::<Udp>() + FRAME_LEN) as u16;
+/// Bytes of the longest packet that a heartbeat can be.
+pub const LONGEST: usize = size_of::<Ethernet>()
+    + HEARTBEAT_TAGS * size_of::<Vlan>()
+    + size_of::<Ipv6>()
+    + UDP_LEN as usize;
 /// More fragments, or a fragment offset.
 const FRAGMENT_MASK: u16 = 0x3fff;
 /// TTL and hop limit of what we send (RFC 5082).
@@ -355,35 +361,66 @@ pub fn check<B: Bytes + ?Sized>(
     Ok(kind)
 }
 
+impl Ethernet {
+    /// Turns it round.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        let (source, destination) = (self.source, self.destination);
+        words::copy_mac(&mut self.source, destination);
+        words::copy_mac(&mut self.destination, source);
+    }
+}
+
+impl Ipv4 {
+    /// Turns it round, as a packet that begins its way.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        (self.source, self.destination) = (self.destination, self.source);
+        self.ttl = HOPS;
+        self.checksum = [0; 2];
+        let sum = sum_of(self.as_bytes());
+        self.checksum = fold(sum);
+    }
+}
+
+impl Ipv6 {
+    /// Turns it round, as a packet that begins its way.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        (self.source, self.destination) = (self.destination, self.source);
+        self.hop_limit = HOPS;
+    }
+}
+
+impl Udp {
+    /// Turns it round; the checksum holds what it held.
+    #[inline(always)]
+    pub fn turn(&mut self) {
+        (self.source, self.destination) = (self.destination, self.source);
+    }
+}
+
 /// Turns the headers of a probe round, for `answer` to go back where the probe came from. The
 /// packet keeps its length and VLAN tags. `None`, with the packet half turned, only where
 /// [`find`] and [`check`] have not been passed.
 #[inline(always)]
 pub fn turn<B: Bytes + ?Sized>(packet: &mut B, envelope: Envelope, answer: &Frame) -> Option<()> {
-    let ethernet: &mut Ethernet = packet.at_mut(0)?;
-    let (source, destination) = (ethernet.source, ethernet.destination);
-    words::copy_mac(&mut ethernet.source, destination);
-    words::copy_mac(&mut ethernet.destination, source);
+    packet.at_mut::<Ethernet>(0)?.turn();
     let pseudo = match envelope.transport {
         Transport::Ethernet => return Some(()),
         Transport::Udp4 => {
             let ip: &mut Ipv4 = packet.at_mut(envelope.network)?;
-            (ip.source, ip.destination) = (ip.destination, ip.source);
-            ip.ttl = HOPS;
-            ip.checksum = [0; 2];
-            let sum = sum_of(ip.as_bytes());
-            ip.checksum = fold(sum);
+            ip.turn();
             sum_of(&ip.source) + sum_of(&ip.destination)
         }
         Transport::Udp6 => {
             let ip: &mut Ipv6 = packet.at_mut(envelope.network)?;
-            (ip.source, ip.destination) = (ip.destination, ip.source);
-            ip.hop_limit = HOPS;
+            ip.turn();
             sum_of(&ip.source) + sum_of(&ip.destination)
         }
     };
     let udp: &mut Udp = packet.at_mut(envelope.frame - size_of::<Udp>())?;
-    (udp.source, udp.destination) = (udp.destination, udp.source);
+    udp.turn();
     udp.length = UDP_LEN.to_be_bytes();
     udp.checksum = [0; 2];
     let header = sum_of(udp.as_bytes());

@@ -15,10 +15,8 @@ use hb_ebpf::{
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::{clock, hear::Packet, maps, report};
+use crate::{clock, hear::Packet, maps, report, skb::TCX_NEXT};
 
-/// Lets the next program decide, `TCX_NEXT` in `linux/bpf.h`.
-const TCX_NEXT: i32 = -1;
 /// Bytes of a packet that the gate may have to look at: tags, IPv6, Neighbour Discovery.
 const LOOKED_AT: u32 = 14 + 4 * MAX_TAGS as u32 + 40 + 24;
 /// The daemon is told of claims of an address at most this often.

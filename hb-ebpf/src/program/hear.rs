@@ -1,4 +1,6 @@
-//! A packet has arrived.
+//! A packet has arrived, by whichever hook.
+
+use core::ptr;
 
 use aya_ebpf::{
     helpers::{bpf_xdp_load_bytes, bpf_xdp_store_bytes},
@@ -7,7 +9,7 @@ use aya_ebpf::{
 use hb_ebpf::{
     packet::{self, Bytes, Envelope, Ethernet},
     refusal::Refusal,
-    wire::{FRAME_LEN, GROUPS, Kind},
+    wire::{FRAME_LEN, Frame, GROUPS, Kind},
     words,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -26,7 +28,24 @@ pub(crate) enum Heard {
     Answered,
 }
 
-/// The linear part of a packet.
+/// A packet in the hands of a hook.
+pub(crate) trait Arrived: Bytes {
+    /// Returns the index of the interface it came by.
+    fn interface(&self) -> u32;
+
+    /// Copies the frame at `offset` to `frame`; `None` where the packet ends first.
+    ///
+    /// # Safety
+    ///
+    /// `frame` must be valid for writes.
+    unsafe fn load(&self, offset: usize, frame: *mut Frame) -> Option<()>;
+
+    /// Turns it round with `answer` in the place of its frame. `None`, with the packet half turned, only
+    /// where it is no probe that was checked.
+    fn answer(&mut self, envelope: Envelope, answer: &Frame) -> Option<()>;
+}
+
+/// The linear part of a packet before the stack.
 pub(crate) struct Packet<'a>(pub(crate) &'a XdpContext);
 
 impl Bytes for Packet<'_> {
@@ -61,10 +80,34 @@ impl Bytes for Packet<'_> {
     }
 }
 
+impl Arrived for Packet<'_> {
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        self.0.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    unsafe fn load(&self, offset: usize, frame: *mut Frame) -> Option<()> {
+        let length = FRAME_LEN as u32;
+        // SAFETY: the helper writes `FRAME_LEN` bytes, the size of the frame; it fails where the packet is
+        // shorter.
+        let loaded = unsafe { bpf_xdp_load_bytes(self.0.ctx, offset as u32, frame.cast(), length) };
+        (loaded == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn answer(&mut self, envelope: Envelope, answer: &Frame) -> Option<()> {
+        packet::turn(self, envelope, answer)?;
+        let (offset, frame) = (envelope.frame as u32, ptr::from_ref(answer).cast_mut().cast());
+        // SAFETY: the helper reads `FRAME_LEN` bytes, the size of the frame.
+        let stored = unsafe { bpf_xdp_store_bytes(self.0.ctx, offset, frame, FRAME_LEN as u32) };
+        (stored == 0).then_some(())
+    }
+}
+
 /// Looks for a heartbeat and deals with it.
 #[inline(always)]
-pub(crate) fn hear(ctx: &XdpContext) -> Heard {
-    let packet = Packet(ctx);
+pub(crate) fn hear(mut packet: impl Arrived) -> Heard {
     let Some(envelope) = packet::find(&packet) else { return Heard::NotOurs };
     let Some(home) = maps::home_of(&packet, envelope) else { return Heard::NotOurs };
     let Some(node) = maps::NODE.get(home) else { return Heard::NotOurs };
@@ -81,7 +124,7 @@ pub(crate) fn hear(ctx: &XdpContext) -> Heard {
             return Heard::Refused;
         }
     };
-    match take(ctx, envelope, &claim, slot) {
+    match take(&mut packet, envelope, &claim, slot) {
         Ok(heard) => heard,
         Err(code) => {
             report::refused(slot, code as usize);
@@ -93,24 +136,17 @@ pub(crate) fn hear(ctx: &XdpContext) -> Heard {
 /// Takes a frame for us through its steps; an error is the code of a [`Refusal`].
 #[inline(always)]
 fn take(
-    ctx: &XdpContext,
+    packet: &mut impl Arrived,
     envelope: Envelope,
     claim: &packet::Claim,
     slot: u32,
 ) -> Result<Heard, u64> {
-    let mut packet = Packet(ctx);
     let path = maps::PATHS.get(slot).ok_or(Refusal::Link as u64)?;
-    let interface = ctx.ingress_ifindex() as u32;
-    let kind = packet::check(&packet, envelope, claim, path, interface)
+    let kind = packet::check(packet, envelope, claim, path, packet.interface())
         .map_err(|refusal| refusal as u64)?;
     let frame = maps::SCRATCH.get_ptr_mut(0).ok_or(Refusal::Length as u64)?;
-    let offset = envelope.frame as u32;
-    // SAFETY: the helper writes `FRAME_LEN` bytes, the size of the entry, which belongs to this
-    // CPU while the program runs; it fails where the packet is shorter.
-    let loaded = unsafe { bpf_xdp_load_bytes(ctx.ctx, offset, frame.cast(), FRAME_LEN as u32) };
-    if loaded != 0 {
-        return Err(Refusal::Length as u64);
-    }
+    // SAFETY: the entry belongs to this CPU while the program runs.
+    unsafe { packet.load(envelope.frame, frame) }.ok_or(Refusal::Length as u64)?;
 
     let authentic = steps::authenticate(slot);
     if authentic != 0 && authentic != Refusal::MustUnderstand as u64 {
@@ -138,7 +174,7 @@ fn take(
     let groups = maps::NODE.get(maps::home(slot)).map_or(0, |node| u32::from(node.groups));
     let listened = refused == 0;
     if listened {
-        remember_sender(&packet, slot);
+        remember_sender(packet, slot);
         for group in 0..GROUPS as u32 {
             if group < groups {
                 if jump != 0 {
@@ -166,19 +202,14 @@ fn take(
         return Err(Refusal::KeyId as u64);
     }
     // SAFETY: the entry belongs to this CPU while the program runs, and nothing writes it here.
-    packet::turn(&mut packet, envelope, unsafe { &*frame }).ok_or(Refusal::Length as u64)?;
-    // SAFETY: the helper reads `FRAME_LEN` bytes, the size of the frame.
-    let stored = unsafe { bpf_xdp_store_bytes(ctx.ctx, offset, frame.cast(), FRAME_LEN as u32) };
-    if stored != 0 {
-        return Err(Refusal::Length as u64);
-    }
+    packet.answer(envelope, unsafe { &*frame }).ok_or(Refusal::Length as u64)?;
     Ok(Heard::Answered)
 }
 
 /// Notes which MAC address the frame came from: what is handed over to its sender may be sent on to
 /// there.
 #[inline(always)]
-fn remember_sender(packet: &Packet<'_>, slot: u32) {
+fn remember_sender(packet: &impl Bytes, slot: u32) {
     if let (Some(ethernet), Some(link)) = (packet.at::<Ethernet>(0), maps::LINKS.get_ptr_mut(slot))
     {
         // SAFETY: the element outlives the program; nobody else writes these bytes, but for another

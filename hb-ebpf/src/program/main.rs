@@ -1,6 +1,6 @@
 //! The program that answers heartbeats and counts their absence in the kernel.
 //!
-//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`], [`gate_ingress`]
+//! Only hooks, maps and helper calls: every decision is in the library. [`heartbeat`] or [`hear_ingress`], [`gate_ingress`]
 //! and [`gate_egress`] are attached to the interfaces, [`carrier_lost`] to a function of the kernel; [`arm`], [`watch`], [`judge`] and [`order`] are
 //! never attached, the daemon runs them when it wants something done under the kernel's own locks.
 #![no_std]
@@ -14,6 +14,7 @@ mod maps;
 mod records;
 mod report;
 mod silence;
+mod skb;
 mod steps;
 
 use aya_ebpf::{
@@ -26,14 +27,21 @@ use aya_ebpf::{
 /// passes everything else untouched.
 #[xdp(frags)]
 pub(crate) fn heartbeat(ctx: XdpContext) -> u32 {
-    match hear::hear(&ctx) {
+    match hear::hear(hear::Packet(&ctx)) {
         hear::Heard::NotOurs => gate::arriving(&ctx),
         hear::Heard::Answered => XDP_TX,
         hear::Heard::Taken | hear::Heard::Refused => XDP_DROP,
     }
 }
 
-/// Stops what is for a service address that this node may not serve, where no heartbeats are heard.
+/// Answers probes and takes answers where the hook of [`heartbeat`] is somebody else's, behind
+/// [`gate_ingress`]; leaves everything else to the next program.
+#[classifier]
+pub(crate) fn hear_ingress(ctx: TcContext) -> i32 {
+    skb::hear(&ctx)
+}
+
+/// Stops what is for a service address that this node may not serve, where [`heartbeat`] does not sit.
 #[classifier]
 pub(crate) fn gate_ingress(ctx: TcContext) -> i32 {
     gate::arriving_late(&ctx)
