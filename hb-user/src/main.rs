@@ -305,8 +305,9 @@ fn witness(verb: &WitnessVerb) -> Result<()> {
     let request = witness::start::Request { configs, pins, confirm, wait, generic };
     let mut said = Ok(());
     let tell = |outcome: &Outcome| {
-        for (interface, reason) in outcome.slow() {
-            eprintln!("hb: warning: {interface} is attached in generic mode: {reason}");
+        for (interface, mode, reason) in outcome.slow() {
+            let mode = mode.as_str();
+            eprintln!("hb: warning: {interface} is attached in {mode} mode: slower, {reason}");
         }
         if let Err(error) = say(&outcome.to_string()) {
             said = Err(error);

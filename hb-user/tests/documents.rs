@@ -10,7 +10,7 @@ use std::{
 
 use hb_user::{
     config::{Config, DEFAULT_FILE, HostView, Interface, LinkAddress, Local},
-    status::{GroupHealth, GroupState, PeerLife},
+    status::{AttachMode, GroupHealth, GroupState, PeerLife},
 };
 
 fn root() -> PathBuf {
@@ -226,7 +226,9 @@ fn every_word_of_the_status_is_in_the_glossary() {
     ];
     let words = lives.map(PeerLife::as_str).into_iter();
     let words = words.chain(states.map(GroupState::as_str));
-    for word in words.chain(healths.map(GroupHealth::as_str)) {
+    let words = words.chain(healths.map(GroupHealth::as_str));
+    let modes = [AttachMode::Native, AttachMode::Generic, AttachMode::Tcx, AttachMode::None];
+    for word in words.chain(modes.map(AttachMode::as_str)) {
         assert!(explained.contains(word), "{word} is not in docs/glossary.md");
     }
 }

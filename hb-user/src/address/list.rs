@@ -11,6 +11,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{
         AfSpecInet, AfSpecInet6, AfSpecUnspec, InetDevConf, LinkAttribute, LinkFlags, LinkMessage,
+        LinkXdp,
     },
 };
 
@@ -86,6 +87,8 @@ pub struct Interface {
     pub arp_ignore: i32,
     /// The next address of an IPv4 subnet takes the place of the first one when that is removed.
     pub promotes_secondaries: bool,
+    /// Id of the XDP program that is there, if there is one.
+    pub xdp: Option<u32>,
 }
 
 /// News of an interface, as the kernel tells who subscribed to it.
@@ -314,11 +317,18 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
     let flags = message.header.flags;
     let (mut name, mut mac, mut mtu) = (None, None, 0);
     let (mut ipv6, mut ipv4) = (false, InetDevConf::default());
+    let mut xdp = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::Address(bytes) => mac = <[u8; 6]>::try_from(&bytes[..]).ok(),
             LinkAttribute::Mtu(bytes) => mtu = *bytes,
+            LinkAttribute::Xdp(hook) => {
+                xdp = hook.iter().find_map(|found| match found {
+                    LinkXdp::ProgId(id) => Some(*id),
+                    _ => None,
+                });
+            }
             LinkAttribute::AfSpecUnspec(families) => {
                 for family in families {
                     match family {
@@ -344,6 +354,7 @@ fn interface(message: &LinkMessage) -> Option<Interface> {
         ipv6,
         arp_ignore: ipv4.arp_ignore,
         promotes_secondaries: ipv4.promote_secondaries != 0,
+        xdp,
     })
 }
 

@@ -145,13 +145,15 @@ pub struct Node {
 /// How the program sits on the interfaces of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Attach {
-    /// Natively where that works, else in generic mode.
+    /// Natively where that works, else in generic mode, else in traffic control.
     #[default]
     Auto,
     /// Natively, or the machine does not start.
     Native,
     /// In generic mode.
     Generic,
+    /// In traffic control.
+    Tcx,
 }
 
 impl Attach {
@@ -162,6 +164,7 @@ impl Attach {
             Self::Auto => "auto",
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Tcx => "tcx",
         }
     }
 
@@ -172,6 +175,7 @@ impl Attach {
             Self::Auto => None,
             Self::Native => Some(Mode::Native),
             Self::Generic => Some(Mode::Generic),
+            Self::Tcx => Some(Mode::Tcx),
         }
     }
 }

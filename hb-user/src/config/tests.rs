@@ -309,9 +309,12 @@ fn a_group_needs_one_of_its_addresses_or_all() {
 #[test]
 fn a_link_says_in_which_mode_the_program_sits() {
     assert_eq!(good().for_node("a").unwrap().attach("eth0"), None);
-    for (word, only) in
-        [("auto", None), ("native", Some(Mode::Native)), ("generic", Some(Mode::Generic))]
-    {
+    for (word, only) in [
+        ("auto", None),
+        ("native", Some(Mode::Native)),
+        ("generic", Some(Mode::Generic)),
+        ("tcx", Some(Mode::Tcx)),
+    ] {
         let config = parse(&with("\"udp4\"", &format!("\"udp4\"\nattach = \"{word}\""))).unwrap();
         let local = config.for_node("a").unwrap();
         assert_eq!(local.attach(local.links[0].own.interface.as_str()), only);

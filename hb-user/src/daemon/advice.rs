@@ -7,13 +7,22 @@ use std::{
     path::Path,
 };
 
-use crate::config::{Config, HostView, InterfaceName, Local, ResourceKind};
+use crate::{
+    config::{Config, HostView, InterfaceName, Local, ResourceKind},
+    kernel::Mode,
+};
 
 /// Permission bits by which somebody runs a file.
 const RUN: u32 = 0o111;
 
-/// Returns what an operator should look at, one sentence each.
-pub(super) fn advice(config: &Config, local: &Local, host: &HostView) -> Vec<String> {
+/// Returns what an operator should look at, one sentence each; `taken` are interfaces with an XDP program of
+/// somebody else, and its name.
+pub(super) fn advice(
+    config: &Config,
+    local: &Local,
+    host: &HostView,
+    taken: &BTreeMap<String, String>,
+) -> Vec<String> {
     let mut found = Vec::new();
     let mut links: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for link in &local.links {
@@ -33,6 +42,21 @@ pub(super) fn advice(config: &Config, local: &Local, host: &HostView) -> Vec<Str
                     .push(format!("interface {name} has no carrier: look at its cable and switch"));
             }
             _ => {}
+        }
+    }
+    for name in links.keys() {
+        let Some(program) = taken.get(*name) else { continue };
+        match local.attach(name) {
+            None => found.push(format!(
+                "the XDP program {program} is on interface {name}: heartbeats will be heard in mode tcx, which \
+                 is slower; free it (`ip link show {name}`), or say attach = \"tcx\""
+            )),
+            Some(Mode::Tcx) => {}
+            Some(mode) => found.push(format!(
+                "the XDP program {program} is on interface {name}, and attach = \"{mode}\" will fail the \
+                 start: free it (`ip link show {name}`), or say attach = \"auto\"",
+                mode = mode.as_str()
+            )),
         }
     }
     if let [only] = local.links.as_slice() {
@@ -94,7 +118,27 @@ mod tests {
     fn advised(text: &str, host: &HostView) -> String {
         let config = Config::parse(text, Path::new("hb.toml")).unwrap();
         let local = config.for_node("a").unwrap();
-        advice(&config, &local, host).join("\n")
+        advice(&config, &local, host, &BTreeMap::new()).join("\n")
+    }
+
+    #[test]
+    fn a_hook_that_is_taken_is_named_with_what_follows() {
+        let taken = BTreeMap::from([("eth0".to_owned(), "theirs (program 7)".to_owned())]);
+        for (attach, wanted) in [
+            ("auto", Some("heard in mode tcx, which is slower")),
+            ("native", Some("attach = \"native\" will fail the start")),
+            ("generic", Some("attach = \"generic\" will fail the start")),
+            ("tcx", None),
+        ] {
+            let text = DEFAULT_FILE.replace("attach = \"auto\"", &format!("attach = \"{attach}\""));
+            let config = Config::parse(&text, Path::new("hb.toml")).unwrap();
+            let local = config.for_node("a").unwrap();
+            let advised = advice(&config, &local, &host(true, true), &taken).join("\n");
+            match wanted {
+                Some(wanted) => assert!(advised.contains(wanted), "{advised}"),
+                None => assert!(!advised.contains("theirs"), "{advised}"),
+            }
+        }
     }
 
     #[test]

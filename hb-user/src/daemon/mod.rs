@@ -458,5 +458,11 @@ fn log_attachment(attachment: &Attachment) {
             reason = reason.as_deref().unwrap_or("unknown"),
             "attached in generic mode: slower, native mode does not work"
         ),
+        (Mode::Tcx, reason) => tracing::warn!(
+            interface,
+            mode = mode.as_str(),
+            reason = reason.as_deref().unwrap_or("unknown"),
+            "attached at TCX: slower, the hook of XDP is not free"
+        ),
     }
 }

@@ -175,6 +175,7 @@ mod tests {
             ipv6: true,
             arp_ignore: 0,
             promotes_secondaries: false,
+            xdp: None,
         })
     }
 

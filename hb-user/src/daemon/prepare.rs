@@ -16,6 +16,7 @@ use crate::{
         Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, ResourceKind, hostname,
     },
     id::NodeId,
+    kernel::stranger,
     key::{ClusterKeys, KeyError},
     trust::{self, Untrusted},
 };
@@ -128,10 +129,13 @@ impl Prepared {
     ///
     /// # Errors
     ///
-    /// [`PrepareError::Host`].
+    /// [`PrepareError::Host`], [`PrepareError::Addresses`].
     pub fn warnings(&self) -> Result<Vec<String>, PrepareError> {
         let host = HostView::read().map_err(unread("the interfaces"))?;
-        Ok(advice::advice(&self.config, &self.local, &host))
+        let interfaces = AddressSocket::open()?.interfaces()?;
+        let taken = interfaces.into_iter().filter_map(|found| Some((found.name, found.xdp?)));
+        let taken = taken.filter_map(|(interface, id)| Some((interface, stranger(id)?))).collect();
+        Ok(advice::advice(&self.config, &self.local, &host, &taken))
     }
 }
 

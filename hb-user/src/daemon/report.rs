@@ -342,6 +342,7 @@ impl Daemon {
             attach_mode: match attachment.map(|held| held.mode) {
                 Some(Mode::Native) => AttachMode::Native,
                 Some(Mode::Generic) => AttachMode::Generic,
+                Some(Mode::Tcx) => AttachMode::Tcx,
                 None => AttachMode::None,
             },
             attach_reason: attachment.and_then(|held| held.reason.clone()),

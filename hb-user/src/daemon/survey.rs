@@ -158,7 +158,9 @@ impl Coverer {
                         let attached = generic.attach_anew(&interface, index, only);
                         Found::Attached(interface, attached)
                     }
-                    Ask::Replace(held, reason) => Found::Replaced(generic.replace(held, reason)),
+                    Ask::Replace(held, reason) => {
+                        Found::Replaced(replace(&mut gates, &mut generic, held, reason))
+                    }
                 };
                 // A daemon that is gone needs none.
                 drop(found.send(done));
@@ -180,6 +182,27 @@ impl Coverer {
         self.under_way = false;
         if self.again {
             self.ask();
+        }
+    }
+}
+
+/// Replaces a native attachment; before it goes, the gate looks at what arrives by itself.
+fn replace(
+    gates: &mut Gates,
+    generic: &mut Generic,
+    held: Attachment,
+    reason: String,
+) -> Result<Attachment, Box<NotReplaced>> {
+    match gates.gate_alone(&held.interface, held.index) {
+        Ok(displaced) => {
+            let displaced: Vec<_> =
+                displaced.into_iter().map(|program| (held.interface.clone(), program)).collect();
+            log_displaced(&displaced);
+            generic.replace(held, reason)
+        }
+        Err(error) => {
+            let interface = held.interface.clone();
+            Err(Box::new(NotReplaced { interface, kept: Some(held), error }))
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{error::Error, io, path::PathBuf};
 
+use super::attach::Mode;
 use crate::{id::NodeId, own_path::NotOurs};
 
 /// What the kernel or the loader said.
-type Cause = Box<dyn Error + Send + Sync>;
+pub(super) type Cause = Box<dyn Error + Send + Sync>;
 
 /// Why the kernel half is not at work.
 #[derive(Debug, thiserror::Error)]
@@ -85,23 +86,24 @@ pub enum KernelError {
     Mmap(#[source] io::Error),
     /// No attach mode works.
     #[error(
-        "cannot attach to {interface}: native mode was refused ({native}), and so was generic mode; is another XDP program there (`ip link show {interface}`)?"
+        "cannot attach to {interface} in any mode ({why}); is another XDP program there (`ip link show {interface}`)? Beside it heartbeats are heard at TCX, which Linux has since 6.6"
     )]
     Attach {
         /// Which interface.
         interface: String,
-        /// Why not natively.
-        native: String,
-        /// Why not generically.
-        source: Cause,
+        /// Why not, by mode.
+        why: String,
     },
     /// The only mode that may be does not work.
     #[error(
-        "cannot attach to {interface} in native mode: the driver cannot, it is a bond, or another XDP program is there (`ip link show {interface}`); `attach = \"auto\"` of the link allows generic mode"
+        "cannot attach to {interface} in {mode} mode: {hint}; `attach = \"auto\"` of the link allows the other modes",
+        mode = .mode.as_str(), hint = hint(*.mode, interface)
     )]
     AttachOnly {
         /// Which interface.
         interface: String,
+        /// How it was to be.
+        mode: Mode,
         /// Why not.
         source: Cause,
     },
@@ -180,6 +182,16 @@ pub enum KernelError {
     /// The log of the kernel half cannot be read.
     #[error("cannot read the log of the kernel half")]
     Log(#[source] Cause),
+}
+
+/// Says what may be in the way of a mode.
+fn hint(mode: Mode, interface: &str) -> String {
+    let taken = format!("another XDP program is there (`ip link show {interface}`)");
+    match mode {
+        Mode::Native => format!("the driver cannot, it is a bond, or {taken}"),
+        Mode::Generic => taken,
+        Mode::Tcx => "it needs TCX, which Linux has since 6.6".to_owned(),
+    }
 }
 
 /// Returns the whole chain of causes in one line, without the verifier's log.

@@ -1,5 +1,5 @@
-//! Where the gate sits: on what goes through every interface, both ways. Where heartbeats are heard,
-//! the program that hears them looks at what arrives; elsewhere a program of traffic control does,
+//! Where the gate sits: on what goes through every interface, both ways. Where heartbeats are heard by the
+//! hook of XDP, the program that hears them looks at what arrives; elsewhere a program of traffic control does,
 //! which leaves XDP, and the order of devices upon devices, to others. Loopback is one of them:
 //! programs of a node reach a service address there that it still has, as after its daemon froze,
 //! and would be served by the node that lost the group.
@@ -89,7 +89,7 @@ pub struct Gates {
     map: u32,
     /// What looks at what arrives, and at what leaves, each twice.
     programs: [[Program; 2]; 2],
-    /// Interfaces where the program that hears heartbeats looks at what arrives.
+    /// Interfaces where the program that hears heartbeats, by the hook of XDP, looks at what arrives.
     heard: BTreeSet<u32>,
     gated: BTreeMap<(u32, Way), Gated>,
 }
@@ -212,8 +212,11 @@ impl Gates {
                 };
                 if self.is_earlier(&program)? {
                     earlier.push((at, program));
+                } else if owner::hears(&program)? {
+                    // The gate comes before it as well, but it lets nothing past it.
+                    others.push((at, None));
                 } else if !owner::is_gate(&program)? {
-                    others.push((at, owner::name(&program)));
+                    others.push((at, Some(owner::name(&program))));
                 }
             }
             let place = own.first().map(|(at, _)| *at).or(earlier.first().map(|(at, _)| *at));
@@ -229,7 +232,7 @@ impl Gates {
                 return Ok(ahead);
             }
             if ahead.is_empty() {
-                ahead = before.iter().map(|(_, name)| name.clone()).collect();
+                ahead = before.iter().filter_map(|(_, name)| name.clone()).collect();
             }
             let placed = match (own.as_slice(), earlier.first()) {
                 ([], Some((_, old))) if before.is_empty() => {
@@ -279,6 +282,21 @@ impl Gates {
         }
         self.gated.remove(&(index, way));
         Ok(())
+    }
+
+    /// Has the gate look at what arrives by itself from now on, since the program that hears heartbeats may
+    /// not do so any more; else as [`gate`](Self::gate).
+    ///
+    /// # Errors
+    ///
+    /// As for [`gate`](Self::gate).
+    pub fn gate_alone(
+        &mut self,
+        interface: &str,
+        index: u32,
+    ) -> Result<Vec<Displaced>, KernelError> {
+        self.heard.remove(&index);
+        self.gate(interface, index)
     }
 
     /// Forgets interfaces that are gone; `present` are the indices of those there are.

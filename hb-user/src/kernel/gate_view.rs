@@ -18,6 +18,7 @@ use hb_ebpf::{
 };
 
 use super::{
+    attach::read_pin,
     error::KernelError,
     gate::{Displaced, NO_GROUP},
     owner::{self, Attached, GateMaps, Wanted},
@@ -103,7 +104,9 @@ impl GateView {
         let mut interfaces = BTreeMap::new();
         for pin in link_pins(pins).map_err(unusable)? {
             // None of an interface that is gone.
-            if let index @ 1.. = attached_to(&pin).map_err(unusable)? {
+            if let index @ 1.. = attached_to(&pin).map_err(unusable)?
+                && read_pin(&pin).is_none_or(|(_, mode)| mode.is_xdp())
+            {
                 at(&mut interfaces, index).xdp = true;
             }
         }

@@ -64,6 +64,14 @@ impl Kept {
         Ok(Self { object: Object::map(fd.as_fd())?, pin, fd })
     }
 
+    /// Returns the id of the map, if it is one.
+    pub(super) fn map_id(&self) -> Option<u32> {
+        match self.object {
+            Object::Map(id) => Some(id),
+            Object::Program(_) | Object::Link(_) => None,
+        }
+    }
+
     /// Keeps the program pinned at `pin`.
     pub(super) fn program(pin: PathBuf) -> io::Result<Self> {
         let fd = open(&pin)?;

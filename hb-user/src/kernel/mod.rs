@@ -27,7 +27,7 @@ pub use error::KernelError;
 pub use gate::{Displaced, Gates, Guarded};
 pub use gate_view::{GateView, GatedInterface, GatedVip, PinsLock, gated_addresses, pinned_terms};
 pub use kept::{Pinnings, Unpinned};
-pub use owner::addresses_of_others;
+pub use owner::{addresses_of_others, stranger};
 pub use pins::{remove_gate, remove_pins};
 pub use program::{
     Counters, Events, GateCounters, Judge, Kernel, KernelLog, Leases, OBJECT, WITNESS_OBJECT, Way,

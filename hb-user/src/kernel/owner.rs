@@ -25,6 +25,12 @@ use super::{
 };
 use crate::id::NodeId;
 
+/// The program that hears heartbeats in traffic control.
+pub(super) const HEARS: &str = "hear_ingress";
+
+/// The program that hears them in the hook of XDP.
+const HEARTBEAT: &str = "heartbeat";
+
 /// A node of a cluster, by their ids.
 pub(super) type Whose = (u32, NodeId);
 
@@ -40,10 +46,9 @@ impl GateMaps {
     ///
     /// The kernel's.
     pub(super) fn of(program: &Program) -> io::Result<Option<Self>> {
-        // SAFETY: takes nothing and cannot fail.
-        let own = unsafe { libc::geteuid() };
-        let ours = program.uid == 0 || program.uid == own;
-        if !ours || ![Way::In, Way::Out].iter().any(|way| way.program() == program.name) {
+        if !is_trusted(program)
+            || ![Way::In, Way::Out].iter().any(|way| way.program() == program.name)
+        {
             return Ok(None);
         }
         let mut maps = BTreeMap::new();
@@ -131,6 +136,37 @@ pub(super) fn is_gate(program: &Program) -> Result<bool, KernelError> {
     maps_of(program).map(|maps| maps.is_some())
 }
 
+/// Tells whether a program ends the chain for heartbeats of its node alone: by its name, its maps, and who
+/// loaded it.
+pub(super) fn hears(program: &Program) -> Result<bool, KernelError> {
+    if !is_trusted(program) || program.name != HEARS {
+        return Ok(false);
+    }
+    let mut wanted = BTreeSet::from(["NODE", "PATHS", "KEYS", "RECORDS"]);
+    for id in &program.maps {
+        if let Some(map) = chain::map(*id).map_err(KernelError::Chain)? {
+            let map = chain::describe_map(map.as_fd()).map_err(KernelError::Chain)?;
+            wanted.remove(map.name.as_str());
+        }
+    }
+    Ok(wanted.is_empty())
+}
+
+/// Tells whether root loaded a program, or whoever runs this.
+fn is_trusted(program: &Program) -> bool {
+    // SAFETY: takes nothing and cannot fail.
+    let own = unsafe { libc::geteuid() };
+    program.uid == 0 || program.uid == own
+}
+
+/// Names the program of this id, if it is not one of ours that hears heartbeats; `None` also for one that is
+/// gone, or that this process may not look at.
+#[must_use]
+pub fn stranger(id: u32) -> Option<String> {
+    let program = chain::program(id).ok().flatten()?;
+    (program.name != HEARTBEAT || !is_trusted(&program)).then(|| name(&program))
+}
+
 /// Names a program for people.
 pub(super) fn name(program: &Program) -> String {
     let name = if program.name.is_empty() { "without a name" } else { &program.name };
@@ -156,7 +192,7 @@ pub(super) fn find(wanted: Wanted) -> Result<Vec<Attached>, KernelError> {
                     found.push(Attached { index, way, program, before });
                     break;
                 }
-                if !is_gate(&program)? {
+                if !is_gate(&program)? && !hears(&program)? {
                     before.push(name(&program));
                 }
             }

@@ -21,8 +21,10 @@ use super::{
 };
 use crate::{id::NodeId, own_path};
 
-/// How names of the pins of attachments begin.
-pub(super) const LINK_PIN: &str = "xdp-";
+/// How names of the pins of attachments begin, by the hook of XDP.
+pub(super) const XDP_PIN: &str = "xdp-";
+/// How they begin in traffic control.
+pub(super) const TCX_PIN: &str = "tcx-";
 /// The map that the gate goes by.
 pub(super) const GATE_MAP: &str = "GATE";
 
@@ -253,7 +255,9 @@ pub(super) fn link_pins(pins: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(pins)? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(LINK_PIN.as_bytes()) {
+        let name = entry.file_name();
+        if [XDP_PIN, TCX_PIN].iter().any(|pin| name.as_encoded_bytes().starts_with(pin.as_bytes()))
+        {
             found.push(entry.path());
         }
     }

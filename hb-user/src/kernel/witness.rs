@@ -21,10 +21,10 @@ use hb_ebpf::{
 use zerocopy::FromZeros as _;
 
 use super::{
-    attach::{Attachment, Mode},
+    attach::{Attachment, Mode, read_pin},
     error::KernelError,
     pinned::{PinnedMap, sum},
-    pins::{self, LINK_PIN, detach, remove_pins},
+    pins::{self, detach, remove_pins},
     program::{Counters, Half, Kernel, Leases},
 };
 
@@ -216,16 +216,8 @@ impl WitnessMaps {
     ///
     /// [`KernelError::Pins`] if the pins cannot be listed.
     pub fn interfaces(&self) -> Result<Vec<(u32, Mode)>, KernelError> {
-        let mut found: Vec<_> = link_pins(&self.pins)?
-            .iter()
-            .filter_map(|pin| {
-                let name = pin.file_name()?.to_str()?.strip_prefix(LINK_PIN)?;
-                let (index, mode) = name.split_once('-')?;
-                let mode =
-                    [Mode::Native, Mode::Generic].into_iter().find(|m| m.as_str() == mode)?;
-                Some((index.parse().ok()?, mode))
-            })
-            .collect();
+        let mut found: Vec<_> =
+            link_pins(&self.pins)?.iter().filter_map(|pin| read_pin(pin)).collect();
         found.sort_unstable_by_key(|(index, _)| *index);
         Ok(found)
     }
@@ -294,7 +286,7 @@ impl Witness {
     /// # Errors
     ///
     /// As for [`Kernel::open`]; new pins are removed again.
-    pub fn open(object: &[u8], pins: &FilePath) -> Result<Self, KernelError> {
+    pub fn open(object: &'static [u8], pins: &FilePath) -> Result<Self, KernelError> {
         let found = WitnessMaps::open(pins)?.is_some();
         let opened = Self::load(object, pins, found);
         if opened.is_err() && !found {
@@ -304,7 +296,7 @@ impl Witness {
         opened
     }
 
-    fn load(object: &[u8], pins: &FilePath, found: bool) -> Result<Self, KernelError> {
+    fn load(object: &'static [u8], pins: &FilePath, found: bool) -> Result<Self, KernelError> {
         let earlier = if found { link_pins(pins)? } else { Vec::new() };
         let mut kernel = Kernel::open_half(&HALF, object, pins)?;
         let maps = WitnessMaps::open(pins)?.ok_or(KernelError::Missing("CLUSTERS"))?;

@@ -272,6 +272,8 @@ pub enum AttachMode {
     Native,
     /// In the network stack, after it made a packet of the frame: slower.
     Generic,
+    /// In traffic control, after XDP: slower.
+    Tcx,
     /// Not at all: nothing is heard or answered there.
     None,
 }
@@ -283,6 +285,7 @@ impl AttachMode {
         match self {
             Self::Native => "native",
             Self::Generic => "generic",
+            Self::Tcx => "tcx",
             Self::None => "none",
         }
     }

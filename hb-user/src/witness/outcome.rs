@@ -33,10 +33,10 @@ pub enum Standing {
 
 impl Outcome {
     /// Returns the interfaces that are not attached to natively, and why.
-    pub fn slow(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.attached
-            .iter()
-            .filter_map(|(interface, _, reason)| Some((interface.as_str(), reason.as_deref()?)))
+    pub fn slow(&self) -> impl Iterator<Item = (&str, Mode, &str)> {
+        self.attached.iter().filter_map(|(interface, mode, reason)| {
+            Some((interface.as_str(), *mode, reason.as_deref()?))
+        })
     }
 }
 

@@ -218,8 +218,8 @@ fn link(
                        or use udp4 or udp6";
         section.problems.add(multihop.position, message);
     }
-    let attaches =
-        [Attach::Auto, Attach::Native, Attach::Generic].map(|attach| (attach.as_str(), attach));
+    let attaches = [Attach::Auto, Attach::Native, Attach::Generic, Attach::Tcx]
+        .map(|attach| (attach.as_str(), attach));
     let attach = match section.has("attach") {
         Some(_) => section.choice("attach", &attaches),
         None => Some(Attach::Auto),

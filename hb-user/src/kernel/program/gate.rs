@@ -40,7 +40,7 @@ impl Way {
 
 impl Kernel {
     /// Returns what puts the gate of node `me` of `cluster` on interfaces, for a thread of its own.
-    /// What arrives at those that were attached to is gated already.
+    /// What arrives at those that were attached to by the hook of XDP is gated already.
     ///
     /// # Errors
     ///
@@ -49,7 +49,8 @@ impl Kernel {
         let arriving = self.twice(Way::In)?;
         let leaving = self.twice(Way::Out)?;
         let map = chain::describe_map(self.fd(GATE_MAP)?).map_err(KernelError::Chain)?.id;
-        let heard = self.attachments.iter().map(|held| held.index).collect();
+        let by_xdp = self.attachments.iter().filter(|held| held.mode.is_xdp());
+        let heard = by_xdp.map(|held| held.index).collect();
         Ok(Gates::new((cluster, me), map, [arriving, leaving], heard))
     }
 

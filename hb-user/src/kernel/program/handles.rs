@@ -96,7 +96,7 @@ impl Leases {
 /// Where the kernel tells of the bonds of the thread's network namespace, a file for each.
 const BONDS: &str = "/proc/thread-self/net/bonding";
 
-/// Attaches a program to an interface in one mode; never natively to a bond, whose ports would run it,
+/// Attaches a program by the hook of XDP in one mode; never natively to a bond, whose ports would run it,
 /// and no link's interface is a port.
 pub(super) fn link(
     program: &mut Xdp,
@@ -104,14 +104,10 @@ pub(super) fn link(
     index: u32,
     mode: Mode,
 ) -> Result<Hold, Refused> {
-    let xdp_mode = match mode {
-        Mode::Native => XdpMode::Driver,
-        Mode::Generic => XdpMode::Skb,
-    };
+    let xdp_mode = if mode == Mode::Native { XdpMode::Driver } else { XdpMode::Skb };
     if mode == Mode::Native && Path::new(BONDS).join(interface).exists() {
-        let bond =
-            io::Error::other(format!("{interface} is a bond, whose ports would run the program"));
-        return Err(Box::new(bond.into()));
+        let bond = format!("{interface} is a bond, whose ports would run the program");
+        return Err(io::Error::other(bond).into());
     }
     let id = program.attach_to_if_index(index, xdp_mode)?;
     let link = program.take_link(id)?;

@@ -16,7 +16,7 @@ use aya::{
     maps::{Map, MapData, MapInfo, RingBuf},
     pin::PinError,
     programs::{
-        ProgramError, Xdp,
+        Xdp,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -37,6 +37,7 @@ use hb_ebpf::{
 mod carriers;
 mod gate;
 mod handles;
+mod tcx;
 mod trial;
 mod values;
 
@@ -44,12 +45,13 @@ use carriers::Traced;
 pub use gate::Way;
 pub(super) use handles::Heard;
 pub use handles::{Events, Judge, KernelLog, Leases};
+pub(super) use tcx::Tcx;
 pub use values::GateCounters;
 
 use super::{
     attach::{Attachment, Generic, Mode},
     chain,
-    error::{KernelError, describe},
+    error::{Cause, KernelError, describe},
     kept::Kept,
     owner::{self, Wanted},
     pins::{GATE_MAP, freeze, remove_pins},
@@ -151,6 +153,7 @@ pub struct Kernel {
     traced: Result<(), String>,
     /// What is pinned but for attachments.
     pub(super) kept: Vec<Kept>,
+    tcx: Tcx,
     pub(super) attachments: Vec<Attachment>,
 }
 
@@ -161,14 +164,14 @@ impl Kernel {
     /// # Errors
     ///
     /// [`KernelError::Foreign`] if the maps there are of another layout; they are left alone.
-    pub fn open(object: &[u8], pins: &FilePath) -> Result<Self, KernelError> {
+    pub fn open(object: &'static [u8], pins: &FilePath) -> Result<Self, KernelError> {
         Self::open_half(&NODE_HALF, object, pins)
     }
 
     /// Does the same for any kernel half.
     pub(super) fn open_half(
-        half: &Half,
-        object: &[u8],
+        half: &'static Half,
+        object: &'static [u8],
         pins: &FilePath,
     ) -> Result<Self, KernelError> {
         let _undisturbed = Undisturbed::begin();
@@ -178,7 +181,7 @@ impl Kernel {
         if found {
             check_pins(half.pinned, pins)?;
         }
-        let paths: Vec<_> = half.pinned.iter().map(|(name, ..)| (*name, pins.join(name))).collect();
+        let paths = pinned_paths(half, pins);
         let traced = if half.carriers { Traced::find() } else { Err("not asked for".to_owned()) };
         let mut loader = EbpfLoader::new();
         if let Ok(traced) = &traced {
@@ -195,7 +198,8 @@ impl Kernel {
             let failed = |source| KernelError::Pins { path: pin.clone(), source };
             Kept::map(pin.clone()).map_err(failed)
         });
-        let kept = kept.collect::<Result<_, _>>()?;
+        let kept = kept.collect::<Result<Vec<_>, _>>()?;
+        let maps = kept.iter().filter_map(Kept::map_id).collect();
         let mut kernel = Self {
             ebpf,
             pins: pins.to_owned(),
@@ -203,6 +207,7 @@ impl Kernel {
             timers: Ok(()),
             traced: traced.map(drop),
             kept,
+            tcx: Tcx::new(half, object, pins.to_owned(), maps),
             attachments: Vec::new(),
         };
         for &program in half.programs {
@@ -301,24 +306,25 @@ impl Kernel {
         index: u32,
         mode: Mode,
     ) -> Result<Hold, Refused> {
-        let gone = |_| ProgramError::UnknownInterface { name: interface.to_owned() };
-        handles::link(self.program("heartbeat").map_err(gone)?, interface, index, mode)
+        match mode {
+            Mode::Native | Mode::Generic => {
+                handles::link(self.program("heartbeat")?, interface, index, mode)
+            }
+            Mode::Tcx => self.tcx.link(interface),
+        }
     }
 
     /// Puts this daemon's program in the place of the one at the other end of a pinned link.
-    pub(super) fn adopt(&mut self, interface: &str, pin: &FilePath) -> Result<Hold, KernelError> {
-        let failed = |source| KernelError::Link {
-            interface: interface.to_owned(),
-            source: Box::new(source),
-        };
-        let link = FdLink::from(PinnedLink::from_pin(pin).map_err(failed)?);
-        let link = XdpLink::try_from(link).map_err(failed)?;
-        let refused =
-            |source| KernelError::Program { program: "heartbeat", source: Box::new(source) };
-        let program = self.program("heartbeat")?;
-        let id = program.attach_to_link(link).map_err(refused)?;
-        let link = program.take_link(id).map_err(refused)?;
-        FdLink::try_from(link).map(Hold).map_err(failed)
+    pub(super) fn adopt(&mut self, mode: Mode, pin: &FilePath) -> Result<Hold, Refused> {
+        match mode {
+            Mode::Native | Mode::Generic => {
+                let link = XdpLink::try_from(FdLink::from(PinnedLink::from_pin(pin)?))?;
+                let program = self.program("heartbeat")?;
+                let id = program.attach_to_link(link)?;
+                Ok(Hold(FdLink::try_from(program.take_link(id)?)?))
+            }
+            Mode::Tcx => self.tcx.adopt(pin),
+        }
     }
 
     /// Begins to watch `peer`, with a timer of the kernel. `forget` that it was ever heard, and
@@ -387,7 +393,7 @@ impl Kernel {
         self.handle("order").map(Leases)
     }
 
-    /// Returns what attaches in generic mode, for a thread of its own.
+    /// Returns what attaches in generic mode, and to interfaces made anew, for a thread of its own.
     ///
     /// # Errors
     ///
@@ -398,7 +404,7 @@ impl Kernel {
         if let Some(pinned) = self.kept.pop() {
             let _ = fs::remove_file(pinned.pin);
         }
-        Ok(Generic::new(self.pins.clone(), program))
+        Ok(Generic::new(self.pins.clone(), program, self.tcx.again()))
     }
 
     /// Returns one more hold on a program.
@@ -462,7 +468,7 @@ fn unpinned(pin: &FilePath) -> impl FnOnce(PinError) -> KernelError {
 }
 
 /// Why the kernel did not attach a program.
-pub(super) type Refused = Box<ProgramError>;
+pub(super) type Refused = Cause;
 
 impl Hold {
     /// Pins the link, so that it outlives this process.
@@ -473,6 +479,11 @@ impl Hold {
         })?;
         Ok(Self(pinned.into()))
     }
+}
+
+/// Returns where each map of a half is pinned.
+fn pinned_paths(half: &Half, pins: &FilePath) -> Vec<(&'static str, PathBuf)> {
+    half.pinned.iter().map(|(name, ..)| (*name, pins.join(name))).collect()
 }
 
 /// Compares the kinds and sizes of pinned maps with those of this version.

@@ -6,6 +6,7 @@ use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use zerocopy::IntoBytes;
 
 use super::{Kernel, KernelError, Way};
+use crate::kernel::owner::HEARS;
 
 impl Kernel {
     /// Runs the attached program on `packet` as if it had arrived by the interface of index
@@ -39,6 +40,34 @@ impl Kernel {
         })?;
         left.truncate(done.data_size_out as usize);
         Ok((done.return_value, left))
+    }
+
+    /// Runs the program that hears heartbeats in traffic control as [`run_packet`](Self::run_packet) runs the
+    /// other one. Returns the verdict (`TC_ACT_*`, or `TCX_NEXT` as -1) and the packet it left.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run_packet`](Self::run_packet), and if the kernel does not take the program.
+    pub fn run_late(
+        &mut self,
+        packet: &[u8],
+        interface: u32,
+    ) -> Result<(i32, Vec<u8>), KernelError> {
+        let failed = |source| KernelError::Program { program: HEARS, source };
+        let program = self.tcx.program().map_err(failed)?;
+        // `struct __sk_buff`: `ifindex` is its eleventh word.
+        let mut context = [0; 11];
+        context[10] = interface;
+        let mut left = vec![0; packet.len()];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut left),
+            ctx_in: Some(context.as_bytes()),
+            ..TestRunOptions::new()
+        };
+        let done = program.test_run(options).map_err(|source| failed(Box::new(source)))?;
+        left.truncate(done.data_size_out as usize);
+        Ok((done.return_value.cast_signed(), left))
     }
 
     /// Returns a loaded program, for whoever looks at it or runs it with a system call of their own.
