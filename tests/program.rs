@@ -19,6 +19,7 @@ mod program {
     mod pins;
     mod refusals;
     mod rig;
+    mod tcx;
     mod timers;
     mod verifier;
     mod vip_packets;

@@ -1,15 +1,18 @@
 //! How the program gets onto an interface, and what happens where it cannot.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use lab::{
     addresses::{LINKS, Link, Machine, NODES, VIP4},
     config::Settings,
+    tcx::{Occupant, Way},
 };
 
 use super::{
+    chain::names,
     crash::crash_and_take_over,
-    support::{Cluster, PATIENCE, brisk, link, slow},
+    gate::{assert_closed, assert_open, gate, report, what_arrives},
+    support::{Cluster, PATIENCE, both_vips, brisk, link, slow, wait_for},
 };
 
 /// `mode` of a program in the driver, as `ip` prints it.
@@ -17,6 +20,8 @@ const NATIVE: u64 = 1;
 /// `mode` of a program in the network stack.
 const GENERIC: u64 = 2;
 
+const LATE: &str = "attached at TCX: slower, the hook of XDP is not free";
+const DISPLACED: &str = "a program stood before the gate: put behind it";
 const WARNING: &str = "attached in generic mode: slower, native mode does not work";
 
 #[test]
@@ -146,4 +151,145 @@ fn native_answers_that_get_lost_are_noticed_and_mended() {
     assert!(client.wait_for_answer(Machine::A, crash, PATIENCE));
     cluster.wait_until_alone(Machine::A);
     client.finish().unwrap();
+}
+
+/// Somebody else's program is in the hook of XDP at every interface of a node.
+fn occupy(cluster: &Cluster, node: Machine, native: bool) -> Vec<Occupant> {
+    let netns = cluster.lab.netns(node);
+    LINKS.iter().map(|at| Occupant::put(netns, at.interface(), native).unwrap()).collect()
+}
+
+/// Asserts that a node hears at TCX, behind its gate, and says so.
+fn assert_late(cluster: &mut Cluster, node: Machine) {
+    let status = cluster.wait_for(node, "answers on both links", |status| {
+        LINKS.iter().all(|at| {
+            let link = link(status, at.name());
+            link["up"] == true && link["answers_heard_by_peer"] == true
+        })
+    });
+    for at in LINKS {
+        assert_eq!(link(&status, at.name())["attach_mode"], "tcx", "{status:#}");
+        wait_for(&format!("the gate first at {} of {node}", at.interface()), || {
+            let chain = names(cluster, node, at.interface(), Way::In);
+            (chain == ["gate_ingress", "hear_ingress"]).then_some(())
+        });
+    }
+    assert!(gate(cluster, node, &[]).status.success());
+    for interface in report(cluster, node)["interfaces"].as_array().unwrap() {
+        assert_eq!(interface["arriving"], "tcx", "{interface}");
+    }
+}
+
+#[test]
+fn heartbeats_are_heard_beside_another_program_in_the_hook() {
+    for (occupied, native, policy) in [
+        (&[Machine::A][..], true, "available"),
+        (&[Machine::B][..], false, "available"),
+        (&NODES[..], false, "witness"),
+        (&NODES[..], true, "available"),
+    ] {
+        let mut cluster = Cluster::new(Settings { policy: policy.into(), ..brisk() });
+        let theirs: Vec<_> = occupied.iter().map(|node| occupy(&cluster, *node, native)).collect();
+        cluster.start_both();
+        let mode = Some(if native { NATIVE } else { GENERIC });
+        for &node in occupied {
+            assert_late(&mut cluster, node);
+            let status = cluster.status(node);
+            for at in LINKS {
+                let reason = link(&status, at.name())["attach_reason"].as_str().unwrap();
+                assert!(reason.contains("native: ") && reason.contains("generic: "), "{reason}");
+                assert_eq!(cluster.xdp_mode(node, at.interface()), mode, "theirs stays");
+                let warned =
+                    cluster.wait_for_log(node, LATE, |line| line["interface"] == at.interface());
+                assert_eq!(warned["reason"], reason);
+            }
+            // Nobody takes our own program for one that was in the way.
+            assert!(cluster.logged(node, DISPLACED).is_empty());
+        }
+        assert_open(&cluster, Machine::A);
+        assert_closed(&cluster, Machine::B);
+        crash_and_take_over(&mut cluster, std::time::Duration::from_millis(30));
+        drop(theirs);
+    }
+}
+
+#[test]
+fn what_hears_at_tcx_outlives_its_daemon_and_goes_with_it_in_order() {
+    let mut cluster = Cluster::new(slow());
+    let _theirs = NODES.map(|node| occupy(&cluster, node, true));
+    cluster.start_both();
+    let chain = |cluster: &Cluster| names(cluster, Machine::B, "eth0", Way::In);
+
+    // A killed daemon's goes on answering, and the next one takes it over.
+    cluster.kill(Machine::B);
+    assert_eq!(chain(&cluster), ["gate_ingress", "hear_ingress"]);
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    assert_late(&mut cluster, Machine::B);
+    let status = cluster.status(Machine::B);
+    let reason = link(&status, "client")["attach_reason"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "so attached by an earlier daemon");
+    assert!(cluster.logged(Machine::B, DISPLACED).is_empty());
+
+    // In order nothing is left, by a signal or by a command.
+    cluster.lab.signal(Machine::B, libc::SIGTERM).unwrap();
+    cluster.wait_for_end(Machine::B);
+    assert_eq!(chain(&cluster), [""; 0]);
+    cluster.lab.start_daemon(Machine::B).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    assert_late(&mut cluster, Machine::B);
+    cluster.kill(Machine::B);
+    let config = cluster.lab.files().config.to_str().unwrap().to_owned();
+    let output = cluster.hb(Machine::B, &["detach", "--config", &config, "--node", "b"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(chain(&cluster), [""; 0]);
+    assert!(!cluster.lab.pins(Machine::B).exists());
+}
+
+/// The program in the hook does not gate, and is not ours to rely on.
+#[test]
+fn what_arrives_is_gated_where_heartbeats_are_heard_at_tcx() {
+    let mut cluster = Cluster::new(Settings { policy: "witness".into(), ..slow() });
+    let _theirs = occupy(&cluster, Machine::A, true);
+    cluster.start_both();
+    for vip in both_vips() {
+        let all = BTreeSet::from(["to it".to_owned()]);
+        assert_eq!(what_arrives(&cluster, Machine::A, vip), all, "{vip}");
+    }
+    cluster.kill(Machine::A);
+    cluster.wait_until_alone(Machine::B);
+    assert_eq!(cluster.vips(Machine::A), both_vips(), "nobody took them away");
+    for vip in both_vips() {
+        assert_eq!(what_arrives(&cluster, Machine::A, vip), BTreeSet::new(), "{vip}");
+    }
+    assert_closed(&cluster, Machine::A);
+}
+
+/// The file asks for it, then for the driver again: the gate is there all the while.
+#[test]
+fn the_mode_changes_with_the_file_in_place() {
+    let mut cluster = Cluster::up(slow());
+    for (mode, chain) in [("tcx", true), ("native", false)] {
+        for at in LINKS {
+            let name = format!("name = \"{}\"\n", at.name());
+            cluster.edit(&name, &format!("{name}attach = \"{mode}\"\n"));
+            if !chain {
+                cluster.edit("attach = \"tcx\"\n", "");
+            }
+        }
+        for node in [Machine::B, Machine::A] {
+            cluster.kill(node);
+            cluster.lab.start_daemon(node).unwrap();
+            let holder = cluster.holder();
+            cluster.wait_until_serving(holder);
+            let status = cluster.status(node);
+            for at in LINKS {
+                assert_eq!(link(&status, at.name())["attach_mode"], mode);
+                let found = names(&cluster, node, at.interface(), Way::In);
+                let wanted: &[&str] = if chain { &["gate_ingress", "hear_ingress"] } else { &[] };
+                assert_eq!(found, wanted, "{node} {}", at.interface());
+                assert_eq!(cluster.xdp_mode(node, at.interface()), (!chain).then_some(NATIVE));
+            }
+        }
+    }
 }

@@ -33,7 +33,7 @@ fn put(cluster: &Cluster, node: Machine, place: Place) -> Vec<Foreign> {
 }
 
 /// Returns the names of the programs of a chain, in their order.
-fn names(cluster: &Cluster, node: Machine, interface: &str, way: Way) -> Vec<String> {
+pub(super) fn names(cluster: &Cluster, node: Machine, interface: &str, way: Way) -> Vec<String> {
     let chain = tcx::chain(cluster.lab.netns(node), interface, way).unwrap();
     chain.into_iter().map(|(_, name)| name).collect()
 }

@@ -266,6 +266,22 @@ pub(super) fn what_stays(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTree
     seen.into_iter().map(|(text, _)| String::from_utf8(text).unwrap()).collect()
 }
 
+/// Has the client send to `vip` at the MAC address of `node`, and returns what of it the programs there got.
+pub(super) fn what_arrives(cluster: &Cluster, node: Machine, vip: IpAddr) -> BTreeSet<String> {
+    let (client, own) = (Machine::Client, address(node, vip));
+    let any: IpAddr =
+        if vip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let ear = Ear::on(cluster, node, any);
+    let links = cluster.lab.netns(node).ip_json(&["link", "show", "dev", "eth0"]).unwrap();
+    let mac = links[0]["address"].as_str().unwrap();
+    ip(cluster, client, &format!("neigh replace {vip} lladdr {mac} dev eth0 nud permanent"));
+    send_udp(cluster, client, address(client, vip), (vip, PORT).into(), b"to it");
+    send_udp(cluster, client, address(client, vip), (own, PORT).into(), b"last");
+    let seen = ear.until(b"last");
+    ip(cluster, client, &format!("neigh del {vip} dev eth0"));
+    seen.into_iter().map(|(text, _)| String::from_utf8(text).unwrap()).collect()
+}
+
 /// A program beside the service would otherwise go on writing to the node that lost the group.
 #[test]
 fn a_frozen_holder_serves_not_even_the_programs_of_its_own_node() {

@@ -231,8 +231,8 @@ impl Netns {
         }
     }
 
-    /// Takes what is left of gates off the interfaces of the namespace, and waits until no XDP program
-    /// is attached to any: one that outlived its machine would answer for it.
+    /// Takes what is left of gates off the interfaces of the namespace, and waits until no program that hears
+    /// heartbeats is attached to any: one that outlived its machine would answer for it.
     ///
     /// # Errors
     ///
@@ -242,7 +242,7 @@ impl Netns {
         let end = clock::now().after(Duration::from_secs(5));
         loop {
             let links = read("ip", &["-n", &self.name, "-json", "link", "show"])?;
-            if !links.contains("\"xdp\"") {
+            if !links.contains("\"xdp\"") && !tcx::has(self, "hear_ingress")? {
                 return Ok(());
             }
             ensure!(clock::now() < end, "a program is still attached in {}: {links}", self.name);

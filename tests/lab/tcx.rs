@@ -23,6 +23,9 @@ const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_XDP`, and `BPF_XDP`, where one is attached.
+const XDP: u32 = 6;
+const XDP_HOOK: u32 = 37;
 /// `BPF_F_BEFORE`: without another program named, before all.
 const BEFORE: u32 = 1 << 3;
 /// Programs that one chain can have (`BPF_MPROG_MAX`).
@@ -133,6 +136,43 @@ impl Foreign {
     }
 }
 
+/// A program of somebody else in the hook of XDP, which lets everything pass. It stays there until this is
+/// dropped or the interface goes.
+#[derive(Debug)]
+pub struct Occupant {
+    _program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Occupant {
+    /// Puts one at an interface, in the driver (`native`) or behind it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such interface, the hook is taken, or the kernel refuses.
+    pub fn put(netns: &Netns, interface: &str, native: bool) -> Result<Self> {
+        let what = || format!("cannot occupy the hook of {} {interface}", netns.name());
+        netns.enter(|| occupy(interface, native))?.with_context(what)
+    }
+}
+
+fn occupy(interface: &str, native: bool) -> io::Result<Occupant> {
+    /// `XDP_PASS`.
+    const PASS: i32 = 2;
+    /// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE`.
+    const MODES: [u32; 2] = [1 << 1, 1 << 2];
+    let index = index(interface)?;
+    let program = [instruction(SET, 0, PASS), instruction(EXIT, 0, 0)];
+    let program = load_program(XDP, XDP_HOOK, &program, "occupant")?;
+    let mut attribute = Attribute::default();
+    attribute.put(0, program.as_raw_fd() as u32).put(4, index).put(8, XDP_HOOK);
+    attribute.put(12, MODES[usize::from(native)]);
+    let link = attribute.call(LINK_CREATE)?;
+    // SAFETY: just made, and nobody else's.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    Ok(Occupant { _program: program, _link: link })
+}
+
 fn put(
     interface: &str,
     way: Way,
@@ -176,11 +216,18 @@ fn take_off(program: &OwnedFd, index: u32, way: Way) -> io::Result<()> {
 ///
 /// If there is no such interface, or the kernel refuses.
 pub fn chain(netns: &Netns, interface: &str, way: Way) -> Result<Vec<(u32, String)>> {
-    let read = || -> io::Result<Vec<(u32, String)>> {
-        let index = index(interface)?;
-        ids(index, way)?.into_iter().map(|id| info(&open(id)?)).collect()
-    };
+    let read = || chain_here(interface, way);
     netns.enter(read)?.with_context(|| format!("cannot read a chain of {interface}"))
+}
+
+/// Does the same in the namespace of the calling thread.
+///
+/// # Errors
+///
+/// As for [`chain`].
+pub fn chain_here(interface: &str, way: Way) -> io::Result<Vec<(u32, String)>> {
+    let index = index(interface)?;
+    ids(index, way)?.into_iter().map(|id| info(&open(id)?)).collect()
 }
 
 /// Takes every program off every chain of the namespace, as the loss of power does; those that a
@@ -190,17 +237,38 @@ pub fn chain(netns: &Netns, interface: &str, way: Way) -> Result<Vec<(u32, Strin
 ///
 /// If the kernel refuses to list them.
 pub fn clear(netns: &Netns) -> Result<()> {
-    let clear = || -> io::Result<()> {
-        for index in 1..=indexes()? {
-            for way in [Way::In, Way::Out] {
-                for id in ids(index, way)? {
-                    drop(open(id).and_then(|program| take_off(&program, index, way)));
+    let clear =
+        || -> io::Result<()> { each(|index, way, program| drop(take_off(program, index, way))) };
+    netns.enter(clear)?.context("cannot take programs off")
+}
+
+/// Tells whether a program of this name is in a chain of the namespace.
+///
+/// # Errors
+///
+/// If the kernel refuses to list them.
+pub fn has(netns: &Netns, name: &str) -> Result<bool> {
+    let look = || -> io::Result<bool> {
+        let mut found = false;
+        each(|_, _, program| found |= info(program).is_ok_and(|(_, its)| its == name))?;
+        Ok(found)
+    };
+    netns.enter(look)?.context("cannot look at programs")
+}
+
+/// Does something with every program in the chains of the calling thread's namespace.
+fn each(mut work: impl FnMut(u32, Way, &OwnedFd)) -> io::Result<()> {
+    for index in 1..=indexes()? {
+        for way in [Way::In, Way::Out] {
+            for id in ids(index, way)? {
+                // It may be gone by now.
+                if let Ok(program) = open(id) {
+                    work(index, way, &program);
                 }
             }
         }
-        Ok(())
-    };
-    netns.enter(clear)?.context("cannot take programs off")
+    }
+    Ok(())
 }
 
 /// Returns the highest index of an interface of this thread's namespace.
@@ -268,21 +336,19 @@ fn info(program: &OwnedFd) -> io::Result<(u32, String)> {
     Ok((id, String::from_utf8_lossy(&name).into_owned()))
 }
 
+/// Sets a register to a number; calls a helper; ends.
+const SET: u8 = 0xb7;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+
+fn instruction(code: u8, register: u8, number: i32) -> u64 {
+    let [a, b, c, d] = number.to_ne_bytes();
+    u64::from_ne_bytes([code, register, 0, 0, a, b, c, d])
+}
+
 fn load(verdict: Verdict, way: Way, name: &str) -> io::Result<OwnedFd> {
-    /// Sets a register to a number; calls a helper; ends.
-    const SET: u8 = 0xb7;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
     /// `bpf_redirect`.
     const REDIRECT: i32 = 23;
-    let instruction = |code: u8, register: u8, number: i32| {
-        u64::from_ne_bytes(
-            [&[code, register, 0, 0][..], &number.to_ne_bytes()]
-                .concat()
-                .try_into()
-                .unwrap_or([0; 8]),
-        )
-    };
     let program = match verdict {
         Verdict::Next => vec![instruction(SET, 0, -1), instruction(EXIT, 0, 0)],
         Verdict::Pass => vec![instruction(SET, 0, 0), instruction(EXIT, 0, 0)],
@@ -293,9 +359,13 @@ fn load(verdict: Verdict, way: Way, name: &str) -> io::Result<OwnedFd> {
             instruction(EXIT, 0, 0),
         ],
     };
+    load_program(SCHED_CLS, way.code(), &program, name)
+}
+
+fn load_program(kind: u32, hook: u32, program: &[u64], name: &str) -> io::Result<OwnedFd> {
     let license = c"GPL";
     let mut attribute = Attribute::default();
-    attribute.put(0, SCHED_CLS).put(4, program.len() as u32).put(68, way.code());
+    attribute.put(0, kind).put(4, program.len() as u32).put(68, hook);
     attribute.put_address(8, program.as_ptr() as u64);
     attribute.put_address(16, license.as_ptr() as u64);
     attribute.put_name(48, name);

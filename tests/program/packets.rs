@@ -80,6 +80,21 @@ pub(crate) fn wrap(shape: Shape, frame: &Frame) -> Vec<u8> {
     packet
 }
 
+/// Completes the checksum of a packet of [`wrap`].
+pub(crate) fn complete(shape: Shape, packet: &mut [u8]) {
+    let (network, frame) = (shape.network(), shape.frame());
+    if shape.transport == Transport::Ethernet {
+        return;
+    }
+    let length = (packet.len() - frame + 8) as u16;
+    let (headers, udp) = packet.split_at_mut(frame - 8);
+    udp[6..8].fill(0);
+    let addresses = if shape.transport == Transport::Udp4 { network + 12 } else { network + 8 };
+    let [high, low] = length.to_be_bytes();
+    let sum = checksum(&[&headers[addresses..], &[0, 17, high, low], udp]);
+    udp[6..8].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Reads an answer to a packet of [`wrap`]: checks every header, returns the frame.
 pub(crate) fn unwrap(shape: Shape, probe: &[u8], answer: &[u8]) -> Frame {
     assert_eq!(answer.len(), probe.len(), "{shape:?}: an answer is as long as its probe");

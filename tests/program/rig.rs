@@ -134,6 +134,11 @@ impl Rig {
         rig
     }
 
+    /// A kernel half alone, introduced to nobody.
+    pub(crate) fn of(pins: &Pins) -> Kernel {
+        Kernel::open(OBJECT, pins.path()).unwrap()
+    }
+
     /// One that has heard the peer, and the peer.
     pub(crate) fn acquainted() -> (Self, Sender) {
         let mut rig = Self::new();
