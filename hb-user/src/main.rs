@@ -307,7 +307,7 @@ fn witness(verb: &WitnessVerb) -> Result<()> {
     let tell = |outcome: &Outcome| {
         for (interface, mode, reason) in outcome.slow() {
             let mode = mode.as_str();
-            eprintln!("hb: warning: {interface} is attached in {mode} mode: slower, {reason}");
+            eprintln!("hb: warning: {interface} is attached in {mode} mode, slower: {reason}");
         }
         if let Err(error) = say(&outcome.to_string()) {
             said = Err(error);

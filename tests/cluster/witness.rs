@@ -241,7 +241,7 @@ fn it_votes_in_generic_mode_where_that_is_asked_for() {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     assert!(output.status.success(), "{out}{err}");
     assert!(out.contains("eth0: attached in generic mode"), "{out}");
-    assert!(err.contains("eth0 is attached in generic mode:"), "{err}");
+    assert!(err.contains("eth0 is attached in generic mode, slower:"), "{err}");
     assert_eq!(cluster.xdp_mode(Machine::Witness, "eth0"), Some(2), "as the kernel says");
     assert_eq!(report(&cluster)["interfaces"][0]["mode"], "generic");
     // It was restarted, so it votes for nobody for a while; then its vote decides.

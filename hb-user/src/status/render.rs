@@ -186,7 +186,7 @@ fn links(page: &mut Page, peers: &[PeerStatus]) {
         ));
 
         if let Some(reason) = &link.attach_reason {
-            notes.push(format!("  {name} is attached in {attached} mode: {reason}"));
+            notes.push(format!("  {name} is attached in {attached} mode, slower: {reason}"));
         }
         if refused > 0 {
             let mut note = format!("  {name} refused:");

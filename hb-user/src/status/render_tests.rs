@@ -361,7 +361,7 @@ b/lan     1234570       0   1234567   1234560        2        0
 link      rtt us p50   p99   max  gap us p50    p99  max
 b/direct        12.3  45.0  1311       200.0  310.2    -
 b/lan              -     -     -           -      -    -
-  b/direct is attached in generic mode: the driver has no native mode
+  b/direct is attached in generic mode, slower: the driver has no native mode
   b/direct refused: replay 41, tag 3
   b/lan: we hear b, b does NOT hear our answers
 

@@ -53,7 +53,7 @@ pub struct InterfaceStatus {
     pub name: Option<String>,
     /// Its index.
     pub index: u32,
-    /// `native` or `generic`.
+    /// `native`, `generic` or `tcx`.
     pub mode: String,
 }
 
