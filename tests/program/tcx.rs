@@ -13,7 +13,10 @@ use hb_ebpf::{
     refusal::Refusal,
     wire::{FRAME_LEN, Frame, Kind},
 };
-use hb_user::kernel::{Mode, WITNESS_OBJECT, Witness};
+use hb_user::{
+    clock,
+    kernel::{Mode, WITNESS_OBJECT, Witness},
+};
 use lab::tcx;
 use proptest::{
     prelude::*,
@@ -223,8 +226,8 @@ impl Drop for Capture {
     }
 }
 
-/// A kernel half that hears by TCX at `right`, the far end of the cable, from [`PEER`] at `left`.
-fn hearing(right: &Namespace, transport: Transport, left_mac: [u8; 6]) -> Rig {
+/// A kernel half that hears in that mode at `right`, the far end of the cable, from [`PEER`] at `left`.
+fn hearing(right: &Namespace, transport: Transport, left_mac: [u8; 6], mode: Mode) -> Rig {
     let (index, mac) = right.end("right");
     right.inside(|| {
         let mut rig = Rig::with(Shape { transport, tags: 0 });
@@ -242,8 +245,9 @@ fn hearing(right: &Namespace, transport: Transport, left_mac: [u8; 6]) -> Rig {
             }
         }
         rig.kernel.set_path(PEER, LINK, &way).unwrap();
-        let held = rig.kernel.attach("right", index, Some(Mode::Tcx)).unwrap();
-        assert_eq!((held.mode, held.reason.as_deref()), (Mode::Tcx, Some("asked for")));
+        let held = rig.kernel.attach("right", index, Some(mode)).unwrap();
+        let reason = (mode != Mode::Native).then_some("asked for");
+        assert_eq!((held.mode, held.reason.as_deref()), (mode, reason));
         rig
     })
 }
@@ -259,7 +263,7 @@ fn an_ordinary_socket_takes_the_answers() {
         (Transport::Udp6, "[fd09::2]:694", "[fd09::1]:694"),
     ] {
         let (mine, peer): (SocketAddr, SocketAddr) = (mine.parse().unwrap(), peer.parse().unwrap());
-        let rig = hearing(&right, transport, left_mac);
+        let rig = hearing(&right, transport, left_mac, Mode::Tcx);
         let socket = left.inside(|| UdpSocket::bind(peer).unwrap());
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let capture = left.inside(|| Capture::at(left_index));
@@ -301,13 +305,51 @@ fn an_ordinary_socket_takes_the_answers() {
     }
 }
 
+/// From a probe to its answer at an ordinary socket, over a veth cable, the three modes in turn.
+#[test]
+#[ignore = "prints figures, of use on a quiet machine"]
+fn how_long_an_answer_takes() {
+    const ROUNDS: usize = 5;
+    const PROBES: usize = 2_000;
+    let (left, right) = Namespace::pair();
+    let (left_index, left_mac) = left.end("left");
+    // A veth takes what a native program sends only while the other end has one too.
+    let pins = Pins::new();
+    let mut far = Rig::of(&pins);
+    left.inside(|| far.attach("left", left_index, Some(Mode::Native)).map(drop)).unwrap();
+    let socket = left.inside(|| UdpSocket::bind("10.9.0.1:694").unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let modes = [Mode::Native, Mode::Generic, Mode::Tcx];
+    let mut took = modes.map(|_| Vec::new());
+    for _ in 0..ROUNDS {
+        for (mode, took) in modes.into_iter().zip(&mut took) {
+            let rig = hearing(&right, Transport::Udp4, left_mac, mode);
+            let mut sender = Sender::new();
+            for _ in 0..PROBES {
+                let (probe, mut answer) = (sender.probe(), [0; FRAME_LEN]);
+                let before = clock::now();
+                socket.send_to(probe.as_bytes(), "10.9.0.2:694").unwrap();
+                socket.recv(&mut answer).unwrap();
+                took.push(clock::now().since(before));
+            }
+            assert_eq!(rig.link().answered, PROBES as u64, "{mode:?}");
+        }
+    }
+    for (mode, mut took) in modes.into_iter().zip(took) {
+        took.sort_unstable();
+        let at = |part: usize| took[took.len() * part / 1_000];
+        let (least, half, most) = (at(0), at(500), at(990));
+        println!("{:8} min {least:?} p50 {half:?} p99 {most:?} of {}", mode.as_str(), took.len());
+    }
+}
+
 /// A tag beside the packet: of a VLAN it is on its way to another interface, with none of a VLAN it is ours.
 #[test]
 fn tags_that_the_kernel_took_off_are_heeded() {
     let (left, right) = Namespace::pair();
     let (left_index, left_mac) = left.end("left");
     let (_, right_mac) = right.end("right");
-    let rig = hearing(&right, Transport::Ethernet, left_mac);
+    let rig = hearing(&right, Transport::Ethernet, left_mac, Mode::Tcx);
     let capture = left.inside(|| Capture::at(left_index));
     let mut sender = Sender::new();
     let mut send = |tag: Option<u8>| {
