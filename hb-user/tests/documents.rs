@@ -133,9 +133,16 @@ fn host(local: &Local) -> HostView {
 fn examples_are_accepted_on_the_hosts_they_are_for() {
     for document in ["README.md", "docs/configuration.md"] {
         let text = read(&root().join(document));
+        // A whole file first, then resources that go at its end.
         let examples = blocks(&text, "toml");
-        assert_eq!(examples.len(), 1, "{document}");
-        for example in examples {
+        let resources = if document == "README.md" { 0 } else { 4 };
+        assert_eq!(examples.len(), 1 + resources, "{document}");
+        let (whole, parts) = examples.split_first().expect("an example");
+        let with_part = parts.iter().map(|part| {
+            assert!(part.starts_with("[[group.resource]]"), "{part}");
+            format!("{whole}\n{part}")
+        });
+        for example in with_part.chain([whole.clone()]) {
             let config = Config::parse(&example, Path::new(document))
                 .unwrap_or_else(|errors| panic!("{errors}"));
             for node in ["a", "b"] {

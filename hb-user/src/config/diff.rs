@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::{
-    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Resource, ServiceAddress, Timers,
+    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Resource, ResourceKind,
+    ServiceAddress, Timers,
 };
 
 /// A key whose value differs.
@@ -103,6 +104,13 @@ impl Config {
             group.auto_failback = other.auto_failback;
             group.failure_timeout = other.failure_timeout;
             for (resource, new) in group.resources.iter_mut().zip(&other.resources) {
+                if let (
+                    ResourceKind::Ocf { check_level, .. },
+                    ResourceKind::Ocf { check_level: new, .. },
+                ) = (&mut resource.kind, &new.kind)
+                {
+                    *check_level = *new;
+                }
                 resource.start_timeout = new.start_timeout;
                 resource.stop_timeout = new.stop_timeout;
                 resource.status_timeout = new.status_timeout;
@@ -209,10 +217,51 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         let Resource { name, kind, start_timeout, stop_timeout, status_timeout, status_interval } =
             old;
         let key = |what: &str| key(&format!("resource.{name}.{what}"));
-        found.restart(key("program"), kind, &new.kind);
+        of_kind(found, key, kind, &new.kind);
         found.live(key("start_timeout"), start_timeout, &new.start_timeout);
         found.live(key("stop_timeout"), stop_timeout, &new.stop_timeout);
         found.live(key("status_timeout"), status_timeout, &new.status_timeout);
         found.live(key("status_interval"), status_interval, &new.status_interval);
+    }
+}
+
+/// Names the keys by which two kinds differ.
+fn of_kind(
+    found: &mut Found,
+    key: impl Fn(&str) -> String,
+    old: &ResourceKind,
+    new: &ResourceKind,
+) {
+    match (old, new) {
+        (
+            ResourceKind::Script { program, args },
+            ResourceKind::Script { program: new_program, args: new_args },
+        ) => {
+            found.restart(key("program"), program, new_program);
+            found.restart(key("args"), args, new_args);
+        }
+        (
+            ResourceKind::Ocf { provider, agent, params, check_level },
+            ResourceKind::Ocf {
+                provider: new_provider,
+                agent: new_agent,
+                params: new_params,
+                check_level: new_level,
+            },
+        ) => {
+            found.restart(key("agent"), &(provider, agent), &(new_provider, new_agent));
+            found.restart(key("params"), params, new_params);
+            found.live(key("check_level"), check_level, new_level);
+        }
+        (ResourceKind::Lsb { program }, ResourceKind::Lsb { program: new }) => {
+            found.restart(key("program"), program, new);
+        }
+        (
+            ResourceKind::Heartbeat { script, args },
+            ResourceKind::Heartbeat { script: new_script, args: new_args },
+        ) => {
+            found.restart(key("agent"), &(script, args), &(new_script, new_args));
+        }
+        _ => found.restart(key("type"), old.as_str(), new.as_str()),
     }
 }

@@ -5,7 +5,9 @@ use std::{net::IpAddr, time::Duration};
 use hb_ebpf::maps::Transport;
 use sha2::{Digest, Sha256};
 
-use super::{ClusterName, Config, Group, Link, LinkAddress, PingGroup, Resource, ResourceKind};
+use super::{
+    ClusterName, Config, Group, Link, LinkAddress, PingGroup, Resource, ResourceKind, Timeout,
+};
 
 /// First bytes of the canonical form; changes when the form does.
 const FORM: &str = "hb configuration 4";
@@ -100,6 +102,11 @@ impl Form {
 
     fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
+    }
+
+    fn texts<'t>(&mut self, texts: impl ExactSizeIterator<Item = &'t String>) {
+        self.count(texts.len());
+        texts.for_each(|text| self.text(text));
     }
 
     fn duration(&mut self, duration: Duration) {
@@ -230,15 +237,31 @@ impl Form {
 
     fn resource(&mut self, resource: &Resource) {
         self.text(resource.name.as_str());
-        let ResourceKind::Script { program, args } = &resource.kind;
-        self.text("script");
-        self.bytes(program.as_os_str().as_encoded_bytes());
-        self.count(args.len());
-        for arg in args {
-            self.text(arg);
+        self.text(resource.kind.as_str());
+        match &resource.kind {
+            ResourceKind::Script { program, args } => {
+                self.bytes(program.as_os_str().as_encoded_bytes());
+                self.texts(args.iter());
+            }
+            // Not the values of parameters: they may be secret, and a fingerprint travels in the clear.
+            ResourceKind::Ocf { provider, agent, params, check_level } => {
+                self.text(provider);
+                self.text(agent);
+                self.texts(params.iter().map(|(name, _)| name));
+                self.bytes(&check_level.to_be_bytes());
+            }
+            ResourceKind::Lsb { program } => self.bytes(program.as_os_str().as_encoded_bytes()),
+            ResourceKind::Heartbeat { script, args } => {
+                self.text(script);
+                self.texts(args.iter());
+            }
         }
         for timeout in [resource.start_timeout, resource.stop_timeout, resource.status_timeout] {
-            self.duration(timeout);
+            match timeout {
+                Timeout::Fixed(time) => self.duration(time),
+                // What it advises may differ from machine to machine, and is no key of the file.
+                Timeout::Advised(_) => self.text("advised"),
+            }
         }
         self.duration(resource.status_interval.unwrap_or_default());
     }

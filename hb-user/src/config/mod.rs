@@ -20,6 +20,7 @@ mod names;
 mod nearest;
 mod policy;
 mod queue;
+mod resource;
 mod timers;
 mod unready;
 
@@ -38,6 +39,7 @@ use crate::{
     kernel::Mode,
 };
 
+pub(crate) use check::resources::TIMEOUT as RESOURCE_TIMEOUT;
 pub use diff::Difference;
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
@@ -47,8 +49,10 @@ pub use host::{HostView, Interface, hostname};
 pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};
 pub use local::{IdentifyError, Local, LocalLink};
 pub use names::{ClusterName, InterfaceName, Name, NameError};
+pub(crate) use nearest::suggestion;
 pub use policy::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness};
 pub use queue::Queue;
+pub use resource::{Resource, ResourceKind, Timeout};
 pub use timers::{
     CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,
     TimersError,
@@ -356,35 +360,6 @@ impl PingGroup {
     pub fn interface(&self, node: NodeId) -> Option<&InterfaceName> {
         self.interfaces.get(&node)
     }
-}
-
-/// Something to start and stop with a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resource {
-    /// Its name, unique in its group.
-    pub name: Name,
-    /// What it is.
-    pub kind: ResourceKind,
-    /// How long a start may take.
-    pub start_timeout: Duration,
-    /// How long a stop may take.
-    pub stop_timeout: Duration,
-    /// How long a status check may take.
-    pub status_timeout: Duration,
-    /// Time between two checks while the group serves; none if it is not watched.
-    pub status_interval: Option<Duration>,
-}
-
-/// What a resource is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ResourceKind {
-    /// A program, called as `program VERB args..`.
-    Script {
-        /// Its path, absolute.
-        program: PathBuf,
-        /// Arguments after the verb.
-        args: Vec<String>,
-    },
 }
 
 /// How to log.

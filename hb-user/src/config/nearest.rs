@@ -42,7 +42,7 @@ fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Opt
 
 /// Returns what to say after an unknown word: the nearest of `candidates`, else all of them, which
 /// are `what`, as in "known keys: a, b".
-pub(super) fn suggestion<'c, I>(word: &str, what: &str, candidates: I) -> String
+pub(crate) fn suggestion<'c, I>(word: &str, what: &str, candidates: I) -> String
 where
     I: IntoIterator<Item = &'c str> + Clone,
 {

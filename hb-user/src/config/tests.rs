@@ -9,6 +9,7 @@ mod bad;
 mod diff;
 mod host;
 mod policy;
+mod resources;
 
 /// A small configuration without an error.
 const GOOD: &str = r#"[cluster]
@@ -124,9 +125,9 @@ fn what_is_written_is_read() {
                 program: "/usr/local/bin/svc".into(),
                 args: vec!["x".into(), "y z".into()],
             },
-            start_timeout: Duration::from_secs(20),
-            stop_timeout: Duration::from_secs(60),
-            status_timeout: Duration::from_secs(5),
+            start_timeout: Timeout::Fixed(Duration::from_secs(20)),
+            stop_timeout: Timeout::Fixed(Duration::from_secs(60)),
+            status_timeout: Timeout::Fixed(Duration::from_secs(5)),
             status_interval: None,
         }
     );

@@ -8,8 +8,9 @@ use std::{
 };
 
 use crate::{
-    config::{Config, HostView, InterfaceName, Local, ResourceKind},
+    config::{Config, HostView, InterfaceName, Local},
     kernel::Mode,
+    resource::Roots,
 };
 
 /// Permission bits by which somebody runs a file.
@@ -74,9 +75,20 @@ pub(super) fn advice(
     }
     for group in &config.groups {
         for resource in &group.resources {
-            let ResourceKind::Script { program, .. } = &resource.kind;
             let what = format!("resource {} of group {}", resource.name, group.name);
-            found.extend(program_trouble(&what, program));
+            let roots = Roots::default();
+            match roots.program(&resource.kind) {
+                Some(program) => found.extend(program_trouble(&what, &program)),
+                None => {
+                    let places: Vec<_> =
+                        roots.heartbeat.iter().map(|place| place.display().to_string()).collect();
+                    found.push(format!(
+                        "{what}: no script of {} is in {}: install it, or correct the name",
+                        resource.kind,
+                        places.join(" or ")
+                    ));
+                }
+            }
         }
     }
     let fence = config.fence.as_ref();

@@ -22,6 +22,7 @@
 
 mod act;
 mod advice;
+mod agents;
 mod anew;
 mod clean;
 mod defend;

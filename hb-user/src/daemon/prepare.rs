@@ -9,15 +9,18 @@ use std::{
 
 use hb_ebpf::lease::{Terms, TermsError};
 
-use super::{advice, strays::strays};
+use super::{
+    advice,
+    agents::{self, AgentError},
+    strays::strays,
+};
 use crate::{
     address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
-    config::{
-        Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, ResourceKind, hostname,
-    },
+    config::{Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, hostname},
     id::NodeId,
     kernel::stranger,
     key::{ClusterKeys, KeyError},
+    resource::Roots,
     trust::{self, Untrusted},
 };
 
@@ -30,6 +33,9 @@ pub enum PrepareError {
     /// Somebody else may change it, or a program that it names.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
+    /// A resource does not fit its agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     /// This host is no node of it.
     #[error(transparent)]
     Identify(#[from] IdentifyError),
@@ -164,12 +170,14 @@ pub struct Fit {
 ///
 /// [`PrepareError`], of which none passes by itself.
 pub fn plan(path: &Path, node: Option<&str>) -> Result<Plan, PrepareError> {
-    let config = Config::load(path)?;
+    let mut config = Config::load(path)?;
     trust::check(path)?;
+    let roots = Roots::default();
     let resources = config.groups.iter().flat_map(|group| &group.resources);
     for resource in resources {
-        let ResourceKind::Script { program, .. } = &resource.kind;
-        trust::check_program(program)?;
+        if let Some(program) = roots.program(&resource.kind) {
+            trust::check_program(&program)?;
+        }
     }
     if let Some(fence) = &config.fence {
         trust::check_program(&fence.command)?;
@@ -177,6 +185,7 @@ pub fn plan(path: &Path, node: Option<&str>) -> Result<Plan, PrepareError> {
     let hostname = hostname().map_err(unread("the name"))?;
     let local = config.identify(node, &hostname)?;
     let keys = ClusterKeys::load(&config.cluster.key_file)?;
+    agents::ask(&mut config, &local, &roots)?;
     Ok(Plan { config, local, keys })
 }
 

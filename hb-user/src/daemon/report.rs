@@ -396,6 +396,7 @@ impl Daemon {
                 .iter()
                 .map(|resource| ResourceStatus {
                     name: resource.name.to_string(),
+                    kind: resource.kind.to_string(),
                     state: state.unwrap_or("not started").to_owned(),
                 })
                 .collect(),

@@ -1,6 +1,6 @@
 //! Resources in the background: one worker per group, so that a slow script holds up nothing else.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use hb_ebpf::epoch::Epoch;
 use tokio::{
@@ -9,9 +9,9 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Group, Local, Resource, ResourceKind},
+    config::{Config, Group, Local, Resource},
     id::GroupId,
-    resource::{Order, Place, Script, Sequence, State},
+    resource::{Agent, Order, Place, Roots, Sequence, State},
 };
 
 /// What a worker is asked for.
@@ -170,17 +170,29 @@ async fn failure(
     let (Some(order), Some(interval)) = (running, interval) else {
         return std::future::pending().await;
     };
+    let mut degraded = BTreeSet::new();
     loop {
         tokio::time::sleep(interval).await;
-        for (name, state) in sequence.status_all(order).await {
+        for (resource, state) in sequence.status_all(order).await {
             match state {
-                Ok(State::Running) => {}
-                Ok(State::Stopped) => return format!("resource {name} does not run any more"),
-                Ok(State::Failed { code, last_line }) => {
-                    let said = last_line.map_or_else(String::new, |line| format!(": {line}"));
-                    return format!("resource {name} is broken (status {code}){said}");
+                Ok(State::Running) => {
+                    if degraded.remove(&resource) {
+                        tracing::info!(resource, "runs degraded no more");
+                    }
                 }
-                Err(error) => return format!("resource {name}: {}", describe(&error)),
+                Ok(State::Degraded { last_line }) => {
+                    if !degraded.contains(&resource) {
+                        tracing::warn!(resource, last_line, "runs degraded");
+                        degraded.insert(resource);
+                    }
+                }
+                Ok(State::Stopped) => return format!("resource {resource} does not run any more"),
+                Ok(State::Failed { code, meaning, last_line }) => {
+                    let means = meaning.map_or_else(String::new, |words| format!(", {words}"));
+                    let said = last_line.map_or_else(String::new, |line| format!(": {line}"));
+                    return format!("resource {resource} is broken (status {code}{means}){said}");
+                }
+                Err(error) => return format!("resource {resource}: {}", describe(&error)),
             }
         }
     }
@@ -188,25 +200,30 @@ async fn failure(
 
 /// Returns what the worker of a group with resources goes by.
 pub(super) fn rule(config: &Config, local: &Local, group: &Group) -> Rule {
-    let place = Place {
+    let interval = group.resources.iter().filter_map(|resource| resource.status_interval).min();
+    let agents = group.resources.iter().map(|resource| agent(resource, interval)).collect();
+    Rule { sequence: Sequence::new(place(config, local, group), agents), interval }
+}
+
+/// Returns where agents of a group run.
+pub(super) fn place(config: &Config, local: &Local, group: &Group) -> Place {
+    Place {
         cluster: config.cluster.name.to_string(),
         node: local.me.name.to_string(),
         group: group.name.to_string(),
-    };
-    let scripts = group.resources.iter().map(script).collect();
-    let interval = group.resources.iter().filter_map(|resource| resource.status_interval).min();
-    Rule { sequence: Sequence::new(place, scripts), interval }
+    }
 }
 
-fn script(resource: &Resource) -> Script {
-    let ResourceKind::Script { program, args } = &resource.kind;
-    Script {
+/// Returns the agent of a resource that is looked at every `interval`.
+pub(super) fn agent(resource: &Resource, interval: Option<Duration>) -> Agent {
+    Agent {
         name: resource.name.to_string(),
-        program: program.clone(),
-        args: args.clone(),
-        start_timeout: resource.start_timeout,
-        stop_timeout: resource.stop_timeout,
-        status_timeout: resource.status_timeout,
+        kind: resource.kind.clone(),
+        roots: Roots::default(),
+        start_timeout: resource.start_timeout.get(),
+        stop_timeout: resource.stop_timeout.get(),
+        status_timeout: resource.status_timeout.get(),
+        interval,
     }
 }
 
@@ -230,6 +247,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
     use super::*;
+    use crate::config::ResourceKind;
 
     const GROUP: GroupId = GroupId(0);
     const TIMEOUT: Duration = Duration::from_secs(10);
@@ -245,13 +263,14 @@ mod tests {
         );
         fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let script = Script {
+        let script = Agent {
             name: "svc".into(),
-            program,
-            args: vec![],
+            kind: ResourceKind::Script { program, args: vec![] },
+            roots: Roots::default(),
             start_timeout: TIMEOUT,
             stop_timeout: TIMEOUT,
             status_timeout: TIMEOUT,
+            interval: None,
         };
         let word = |word: &str| word.to_owned();
         Sequence::new(Place { cluster: word("c"), node: word("a"), group: word("g") }, vec![script])

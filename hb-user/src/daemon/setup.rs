@@ -5,7 +5,7 @@ use std::time::Duration;
 use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
-    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource},
+    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource, Timeout},
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
     id::GroupId,
     kernel::Shared,
@@ -30,9 +30,13 @@ pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
 /// Returns what the core allows the resources of a group: what the workers allow themselves, and then some.
 pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     let slack = Duration::from_secs(5);
-    let sum = |time: fn(&Resource) -> Duration| group.resources.iter().map(time).sum::<Duration>();
-    let stop = sum(|resource| resource.stop_timeout) + slack;
-    let start = sum(|resource| resource.start_timeout + resource.status_timeout) + stop;
+    let sum = |time: fn(&Resource) -> Timeout| {
+        group.resources.iter().map(|resource| time(resource).get()).sum::<Duration>()
+    };
+    // A start may look twice whether it is needed, and a stop that failed once whether it was.
+    let status = sum(|resource| resource.status_timeout);
+    let stop = sum(|resource| resource.stop_timeout) + status + slack;
+    let start = sum(|resource| resource.start_timeout) + status * 2 + stop;
     (!group.resources.is_empty()).then_some(ResourceBounds { start, stop })
 }
 

@@ -2,10 +2,10 @@
 
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-use super::script::Verb;
+use super::call::Verb;
 use crate::trust::Untrusted;
 
-/// Why a script could not do what it was asked for.
+/// Why an agent could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum ResourceError {
     /// The configured path could mean another program tomorrow.
@@ -29,6 +29,19 @@ pub enum ResourceError {
         resource: String,
         /// The program as configured.
         program: PathBuf,
+    },
+    /// There is no such script where Heartbeat looks for them.
+    #[error(
+        "resource {resource}: there is no script {script} in {}: install it or correct the name",
+        listed_paths(places)
+    )]
+    NoScript {
+        /// Name of the resource.
+        resource: String,
+        /// Name of the script.
+        script: String,
+        /// The directories.
+        places: Vec<PathBuf>,
     },
     /// The program exists; what its first line names does not.
     #[error(
@@ -73,7 +86,11 @@ pub enum ResourceError {
         source: io::Error,
     },
     /// It said that it failed.
-    #[error("resource {resource}: {verb} failed with exit code {code}{}", said(last_line))]
+    #[error(
+        "resource {resource}: {verb} failed with exit code {code}{}{}",
+        meant(meaning),
+        said(last_line)
+    )]
     Exit {
         /// Name of the resource.
         resource: String,
@@ -81,6 +98,8 @@ pub enum ResourceError {
         verb: Verb,
         /// Its exit code, 1 to 255.
         code: i32,
+        /// What that means, where the kind of agent has a word for it.
+        meaning: Option<&'static str>,
         /// Last line it wrote to standard error.
         last_line: Option<String>,
     },
@@ -131,6 +150,7 @@ impl ResourceError {
         match self {
             Self::NotAbsolute { .. }
             | Self::NotFound { .. }
+            | Self::NoScript { .. }
             | Self::NoInterpreter { .. }
             | Self::NotExecutable { .. }
             | Self::Untrusted { .. }
@@ -140,6 +160,15 @@ impl ResourceError {
             }
         }
     }
+}
+
+fn meant(meaning: &Option<&'static str>) -> String {
+    meaning.map_or_else(String::new, |meaning| format!(", {meaning}"))
+}
+
+fn listed_paths(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(" or ")
 }
 
 fn said(last_line: &Option<String>) -> String {

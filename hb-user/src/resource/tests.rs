@@ -13,7 +13,9 @@ use hb_ebpf::epoch::Epoch;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{background::Background, clock, logging::tests::captured};
+use crate::{background::Background, clock, config::ResourceKind, logging::tests::captured};
+
+mod kinds;
 
 /// Long enough on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +37,7 @@ impl Bench {
     ///
     /// Another process writes it: a descriptor open for writing that leaked into a child forked
     /// by a test beside this one would make the kernel refuse to run it ("text file busy").
-    fn script(&self, name: &str, body: &str) -> Script {
+    fn script(&self, name: &str, body: &str) -> Agent {
         let program = self.path(name);
         let mut writer = Command::new("/bin/sh")
             .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
@@ -46,18 +48,24 @@ impl Bench {
         let text = format!("#!/bin/sh\nD={}\n{body}\n", self.dir.path().display());
         writer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         assert!(writer.wait().unwrap().success());
-        Script {
+        Agent {
             name: name.to_owned(),
-            program,
-            args: Vec::new(),
+            kind: ResourceKind::Script { program, args: Vec::new() },
+            roots: Roots { ocf: self.path("ocf"), heartbeat: self.directories() },
             start_timeout: PATIENCE,
             stop_timeout: PATIENCE,
             status_timeout: PATIENCE,
+            interval: None,
         }
     }
 
+    /// Where scripts of Heartbeat lie here.
+    fn directories(&self) -> Vec<PathBuf> {
+        ["resource.d", "init.d"].map(|name| self.path(name)).into()
+    }
+
     /// A script that notes each verb in `log`, and then runs `body`.
-    fn noting(&self, name: &str, body: &str) -> Script {
+    fn noting(&self, name: &str, body: &str) -> Agent {
         self.script(name, &format!("echo {name} $1 >> $D/log\n{body}"))
     }
 
@@ -82,8 +90,17 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
-fn start(script: &Script) -> Result<(), ResourceError> {
+fn start(script: &Agent) -> Result<(), ResourceError> {
     block_on(script.start(&place(), &order()))
+}
+
+fn program(agent: &Agent) -> PathBuf {
+    agent.roots.program(&agent.kind).unwrap()
+}
+
+/// Has a script be another program.
+fn be(agent: &mut Agent, program: PathBuf) {
+    agent.kind = ResourceKind::Script { program, args: Vec::new() };
 }
 
 /// Whether that process is there: a leader that was reaped is not, at once; what was killed with
@@ -107,7 +124,8 @@ fn a_script_sees_its_variables_and_no_other() {
     let bench = Bench::new();
     let mut script =
         bench.script("web-server", "env > $D/env; echo \"$@\" > $D/args; pwd > $D/cwd");
-    script.args = vec!["--port".into(), "80 80".into()];
+    let program = program(&script);
+    script.kind = ResourceKind::Script { program, args: vec!["--port".into(), "80 80".into()] };
     start(&script).unwrap();
 
     assert_eq!(bench.read("args"), "start --port 80 80\n");
@@ -142,35 +160,40 @@ fn exit_codes_of_status_are_those_of_lsb_and_ocf() {
     fs::write(bench.path("why"), "first\ndisk full\n").unwrap();
     let status = |code: &str| {
         fs::write(bench.path("code"), code).unwrap();
-        block_on(script.status(&place(), &order())).unwrap()
+        block_on(script.status(Look::Watch, &place(), &order())).unwrap()
     };
     assert_eq!(status("0"), State::Running);
     assert_eq!(status("3"), State::Stopped);
     assert_eq!(status("7"), State::Stopped);
     let last_line = Some("disk full".to_owned());
-    assert_eq!(status("1"), State::Failed { code: 1, last_line });
+    assert_eq!(status("1"), State::Failed { code: 1, meaning: None, last_line });
 }
 
 #[test]
 fn errors_name_the_resource_and_what_to_do() {
     let bench = Bench::new();
     let mut script = bench.script("db", "echo no room >&2; exit 5");
-    let text = |script: &Script| start(script).unwrap_err().to_string();
+    let text = |script: &Agent| start(script).unwrap_err().to_string();
     assert_eq!(text(&script), "resource db: start failed with exit code 5 (it said: no room)");
 
-    let program = script.program.display().to_string();
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-    assert!(text(&script).contains(&format!("program {program} is not executable: run `chmod")));
+    let path = program(&script).display().to_string();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(text(&script).contains(&format!("program {path} is not executable: run `chmod")));
 
-    script.program = bench.path("nothing");
+    be(&mut script, bench.path("nothing"));
     assert!(text(&script).ends_with("nothing does not exist: install it or correct the path"));
-    script.program = "relative".into();
+    be(&mut script, "relative".into());
     assert!(text(&script).contains("program relative is not an absolute path"));
 
     let odd = bench.script("odd", "");
     let rewrite = "printf '#!/no/such/shell\\n' > \"$0\"";
     assert!(
-        Command::new("/bin/sh").args(["-c", rewrite]).arg(&odd.program).status().unwrap().success()
+        Command::new("/bin/sh")
+            .args(["-c", rewrite])
+            .arg(program(&odd))
+            .status()
+            .unwrap()
+            .success()
     );
     let error = start(&odd).unwrap_err();
     assert!(matches!(error, ResourceError::NoInterpreter { .. }), "{error}");
@@ -365,7 +388,7 @@ fn a_failing_start_takes_down_what_came_up() {
 fn what_never_ran_is_not_stopped() {
     let bench = Bench::new();
     let mut missing = bench.noting("b", "");
-    missing.program = bench.path("missing");
+    be(&mut missing, bench.path("missing"));
     let group = Sequence::new(place(), vec![bench.noting("a", ""), missing]);
     let error = block_on(group.start_all(&order(), false)).unwrap_err();
     assert!(error.not_stopped.is_empty());

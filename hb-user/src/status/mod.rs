@@ -420,6 +420,8 @@ pub struct AddressStatus {
 pub struct ResourceStatus {
     /// Its name.
     pub name: String,
+    /// Its type and agent, as `script` or `ocf:heartbeat:Dummy`.
+    pub kind: String,
     /// `running`, `stopped`, `starting`, `stopping`, `failed` or `unknown`, and the reason after a
     /// colon if there is one.
     pub state: String,

@@ -94,7 +94,7 @@ fn contents(page: &mut Page, report: &StatusReport, group: &GroupStatus) {
         } else {
             resource.state.clone()
         };
-        row(["  resource", &resource.name, "", &state])
+        row(["  resource", &resource.name, &resource.kind, &state])
     });
     let rows: Vec<_> = addresses.chain(resources).collect();
     if !rows.is_empty() {

@@ -109,7 +109,11 @@ pub(in crate::status) fn healthy() -> StatusReport {
                     warm: false,
                 },
             ],
-            resources: vec![ResourceStatus { name: "nginx".into(), state: "running".into() }],
+            resources: vec![ResourceStatus {
+                name: "nginx".into(),
+                kind: "ocf:heartbeat:nginx".into(),
+                state: "running".into(),
+            }],
             reason: None,
             since_us_ago: 4_980_000_000,
         }],
@@ -267,9 +271,9 @@ web: served here by a for 1 h 23 min, epoch 513, healthy
     votes (2 of 3 needed): a, b 4.7 ms, witness 4.6 ms
 
 web here:
-  address   192.0.2.10/24    on eth0  present
-  address   2001:db8::10/64  on eth0  MISSING
-  resource  nginx                     running
+  address   192.0.2.10/24    on eth0              present
+  address   2001:db8::10/64  on eth0              MISSING
+  resource  nginx            ocf:heartbeat:nginx  running
 
 gate: on
 at the gate   now      way  passed  not held  expired  no daemon
@@ -328,12 +332,12 @@ db: served by b for 2.1 s, epoch 513; here idle, failed
     this node's vote: promised to b, epoch 770, for 6.1 ms
 
 web here:
-  address   192.0.2.10/24  on eth0  absent
-  resource  nginx                   stopped
+  address   192.0.2.10/24  on eth0              absent
+  resource  nginx          ocf:heartbeat:nginx  stopped
 
 db here:
-  address   192.0.2.10/24  on eth0  STILL PRESENT
-  resource  nginx                   FAILED: exit code 1
+  address   192.0.2.10/24  on eth0              STILL PRESENT
+  resource  nginx          ocf:heartbeat:nginx  FAILED: exit code 1
 
 GATE IS DRY-RUN: it counts and stops nothing; two nodes may serve at once
 NOT GATED: eth3: packets of service addresses pass there without a lease

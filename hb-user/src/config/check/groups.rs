@@ -12,18 +12,14 @@ use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 use super::{
     super::{
         GateMode, Group, InterfaceName, Link, LinkAddress, Name, Readable, Require, Resource,
-        ResourceKind, ServiceAddress,
+        ServiceAddress,
         error::At,
         file::{Section, TextOrMap},
     },
-    absolute_path, duration_within,
     network::{Nodes, not_unicast},
+    resources::resource,
 };
 use crate::id::{GroupId, NodeId};
-
-/// Least and most of a resource's timeouts.
-const TIMEOUT: RangeInclusive<Duration> =
-    Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
 
 /// For how long a failure counts if the file does not say.
 const FAILURE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -375,57 +371,4 @@ fn subnet_ends(address: Ipv4Addr, prefix: u8) -> (Ipv4Addr, Ipv4Addr) {
 
 fn host_part(address: Ipv6Addr, prefix: u8) -> u128 {
     u128::from(address) & u128::MAX.checked_shr(u32::from(prefix)).unwrap_or(0)
-}
-
-fn resource(section: Section<'_>) -> Option<Resource> {
-    let text = section.required_text("name", "give every resource a name of its own");
-    let name = section.checked(text, Name::new);
-    let kind = match section.required_text("type", "write type = \"script\"") {
-        Some(text) if text.value == "script" => script(&section),
-        Some(text) => {
-            // Keys of another type are not worth a word each.
-            let _ = (section.has("program"), section.has("args"));
-            section.unknown_choice("type", text, ["script"]);
-            None
-        }
-        None => {
-            let _ = (section.has("program"), section.has("args"));
-            None
-        }
-    };
-    let start_timeout = timeout(&section, "start_timeout", Duration::from_secs(20));
-    let stop_timeout = timeout(&section, "stop_timeout", Duration::from_secs(20));
-    let status_timeout = timeout(&section, "status_timeout", Duration::from_secs(5));
-    let status_interval = match section.has("status_interval") {
-        Some(_) => timeout(&section, "status_interval", Duration::ZERO).map(Some),
-        None => Some(None),
-    };
-    section.finish();
-    Some(Resource {
-        name: name?.value,
-        kind: kind?,
-        start_timeout: start_timeout?,
-        stop_timeout: stop_timeout?,
-        status_timeout: status_timeout?,
-        status_interval: status_interval?,
-    })
-}
-
-fn script(section: &Section<'_>) -> Option<ResourceKind> {
-    let hint = "name the program to call, such as \"/usr/local/bin/svc\"";
-    let program = section.required_text("program", hint);
-    let program = absolute_path(section, "program", program);
-    let args = section.texts("args")?;
-    for arg in &args {
-        if arg.value.contains('\0') {
-            let message = format!("argument {:?} has a zero byte in it; remove that", arg.value);
-            section.problems.add(arg.position, message);
-        }
-    }
-    let args = args.iter().map(|arg| arg.value.to_owned()).collect();
-    Some(ResourceKind::Script { program: program?, args })
-}
-
-fn timeout(section: &Section<'_>, key: &'static str, default: Duration) -> Option<Duration> {
-    duration_within(section, key, default, TIMEOUT)
 }

@@ -4,6 +4,7 @@ mod groups;
 mod network;
 mod pings;
 mod policy;
+pub(super) mod resources;
 
 use std::{
     ops::RangeInclusive,

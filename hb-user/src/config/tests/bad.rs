@@ -303,7 +303,7 @@ fn groups() {
             "type = \"script\"\nprogram = \"/usr/local/bin/svc\"",
             "type = \"systemd\"\nprogram = \"/usr/local/bin/svc\"",
             "systemd",
-            "type = \"systemd\" is unknown; choose one of: script",
+            "type = \"systemd\" is unknown; choose one of: script, ocf, lsb, heartbeat",
         ),
         case("preferred = \"b\"", "preferred = 2", "preferred", "preferred = 2 is no text"),
     ]);

@@ -1,0 +1,224 @@
+//! Resources of a group: what each type has for keys, and what they may be.
+
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::{
+    super::{
+        Name, Resource, ResourceKind, Timeout,
+        error::{At, Position},
+        file::Section,
+    },
+    absolute_path, duration_within,
+};
+
+/// Least and most of a resource's timeouts.
+pub(crate) const TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+const START: Duration = Duration::from_secs(20);
+const STOP: Duration = Duration::from_secs(20);
+const STATUS: Duration = Duration::from_secs(5);
+/// Most of `check_level`: OCF knows 0, 10 and 20.
+const CHECK_LEVEL: u32 = 99;
+
+/// The types, each with its keys. The first says which agent it is.
+const TYPES: [(&str, &[&str]); 4] = [
+    ("script", &["program", "args"]),
+    ("ocf", &["agent", "params", "check_level"]),
+    ("lsb", &["program"]),
+    ("heartbeat", &["agent"]),
+];
+/// All of their keys.
+const KEYS: [&str; 5] = ["program", "args", "agent", "params", "check_level"];
+
+/// Reads `[[group.resource]]`.
+pub(super) fn resource(section: Section<'_>) -> Option<Resource> {
+    let text = section.required_text("name", "give every resource a name of its own");
+    let name = section.checked(text, Name::new);
+    let text = section.required_text("type", "write type = \"script\", or another of the types");
+    // Asked for, so that each is known whatever the type is.
+    let given: Vec<_> = KEYS.into_iter().filter_map(|key| Some((key, section.has(key)?))).collect();
+    let kind = text.and_then(|text| {
+        let Some((word, keys)) = TYPES.into_iter().find(|(word, _)| *word == text.value) else {
+            section.unknown_choice("type", text, TYPES.map(|(word, _)| word));
+            return None;
+        };
+        for (key, position) in given {
+            if !keys.contains(&key) {
+                out_of_place(&section, key, position, word, keys);
+            }
+        }
+        match word {
+            "ocf" => ocf(&section),
+            "lsb" => lsb(&section),
+            "heartbeat" => heartbeat(&section),
+            _ => script(&section),
+        }
+    });
+    let advises = matches!(kind, Some(ResourceKind::Ocf { .. }));
+    let timeout = |key, default| match section.has(key) {
+        None if advises => Some(Timeout::Advised(default)),
+        _ => time(&section, key, default).map(Timeout::Fixed),
+    };
+    let start_timeout = timeout("start_timeout", START);
+    let stop_timeout = timeout("stop_timeout", STOP);
+    let status_timeout = timeout("status_timeout", STATUS);
+    let status_interval = match section.has("status_interval") {
+        Some(_) => time(&section, "status_interval", Duration::ZERO).map(Some),
+        None => Some(None),
+    };
+    section.finish();
+    Some(Resource {
+        name: name?.value,
+        kind: kind?,
+        start_timeout: start_timeout?,
+        stop_timeout: stop_timeout?,
+        status_timeout: status_timeout?,
+        status_interval: status_interval?,
+    })
+}
+
+/// Says whose key it is, and what this type has instead.
+fn out_of_place(section: &Section<'_>, key: &str, position: Position, word: &str, keys: &[&str]) {
+    let owners: Vec<_> = TYPES
+        .into_iter()
+        .filter(|(_, keys)| keys.contains(&key))
+        .map(|(word, _)| format!("{word:?}"))
+        .collect();
+    let instead = match (key, word) {
+        ("program", "ocf") => "name its agent with `agent = \"PROVIDER:TYPE\"`".to_owned(),
+        ("program", "heartbeat") => "name its script with `agent = \"SCRIPT::ARG\"`".to_owned(),
+        ("agent", _) => "name its program with `program = \"/..\"`".to_owned(),
+        ("args", "ocf") => "give it `params = { NAME = \"VALUE\" }`".to_owned(),
+        ("args", "heartbeat") => "write arguments as `agent = \"SCRIPT::ARG\"`".to_owned(),
+        ("params", "script") => "give it `args = [\"..\"]`".to_owned(),
+        ("params", "heartbeat") => "write arguments as `agent = \"SCRIPT::ARG\"`".to_owned(),
+        _ => format!("remove it; type {word:?} has {}", keys.join(", ")),
+    };
+    let message = format!(
+        "{key} is a key of type {}, and this resource has type = {word:?}; {instead}",
+        owners.join(" and ")
+    );
+    section.problems.add(position, message);
+}
+
+fn script(section: &Section<'_>) -> Option<ResourceKind> {
+    let program = program(section, "name the program to call, such as \"/usr/local/bin/svc\"");
+    let args = section.texts("args")?;
+    for arg in &args {
+        if arg.value.contains('\0') {
+            let message = format!("argument {:?} has a zero byte in it; remove that", arg.value);
+            section.problems.add(arg.position, message);
+        }
+    }
+    let args = args.iter().map(|arg| arg.value.to_owned()).collect();
+    Some(ResourceKind::Script { program: program?, args })
+}
+
+fn lsb(section: &Section<'_>) -> Option<ResourceKind> {
+    let program = program(section, "name the init script, such as \"/etc/init.d/svc\"");
+    Some(ResourceKind::Lsb { program: program? })
+}
+
+fn program(section: &Section<'_>, hint: &str) -> Option<PathBuf> {
+    let program = section.required_text("program", hint);
+    absolute_path(section, "program", program)
+}
+
+fn ocf(section: &Section<'_>) -> Option<ResourceKind> {
+    let hint = "name the agent by provider and type, such as \"heartbeat:Dummy\"";
+    let agent = section.required_text("agent", hint).and_then(|text| {
+        // Other cluster managers put the class before it.
+        let value = text.value.strip_prefix("ocf:").unwrap_or(text.value);
+        match value.split_once(':') {
+            Some((provider, agent)) if is_file_name(provider) && is_file_name(agent) => {
+                Some((provider.to_owned(), agent.to_owned()))
+            }
+            _ => {
+                let message = format!(
+                    "agent = {:?} is no provider and type; write them as \"heartbeat:Dummy\" for \
+                     resource.d/heartbeat/Dummy",
+                    text.value
+                );
+                section.problems.add(text.position, message);
+                None
+            }
+        }
+    });
+    let params = match section.has("params") {
+        Some(_) => section.section("params", "params = { NAME = \"VALUE\" }").and_then(params),
+        None => Some(Vec::new()),
+    };
+    let check_level = match section.has("check_level") {
+        Some(_) => section.integer("check_level", 0, CHECK_LEVEL).map(|at| at.value),
+        None => Some(0),
+    };
+    let (provider, agent) = agent?;
+    Some(ResourceKind::Ocf { provider, agent, params: params?, check_level: check_level? })
+}
+
+/// Reads instance parameters, sorted by name.
+fn params(section: Section<'_>) -> Option<Vec<(String, String)>> {
+    let problems = section.problems;
+    let mut params = Vec::new();
+    let mut sound = true;
+    for (name, value) in section.scalars() {
+        let why = if !is_param(name.value) {
+            "is no name of a parameter; use letters, digits and _"
+        } else if name.value.starts_with("CRM_meta_") {
+            "is set by hb; remove it"
+        } else if value.as_ref().is_some_and(|value| value.contains('\0')) {
+            "has a zero byte in its value; remove that"
+        } else {
+            sound &= value.is_some();
+            params.extend(value.map(|value| (name.value.to_owned(), value)));
+            continue;
+        };
+        problems.add(name.position, format!("parameter {:?} {why}", name.value));
+        sound = false;
+    }
+    params.sort();
+    sound.then_some(params)
+}
+
+/// Tells whether a shell can read it as a part of a variable's name.
+fn is_param(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn is_file_name(name: &str) -> bool {
+    Name::new(name).is_ok()
+}
+
+fn heartbeat(section: &Section<'_>) -> Option<ResourceKind> {
+    let hint = "write it as in haresources, such as \"Filesystem::/dev/sdb1::/srv::ext4\"";
+    let At { value, position } = section.required_text("agent", hint)?;
+    let refuse = |why: &str| {
+        section.problems.add(position, format!("agent = {value:?} {why}"));
+        None
+    };
+    let mut parts = value.split("::").map(str::to_owned);
+    let script = parts.next().unwrap_or_default();
+    let args: Vec<_> = parts.collect();
+    if script.split('/').next().is_some_and(|address| address.parse::<IpAddr>().is_ok()) {
+        return refuse("is an address; write it as [[group.address]], or as \"IPaddr::ADDRESS\"");
+    }
+    if !is_file_name(&script) {
+        return refuse(
+            "names no script; write that of one in /etc/ha.d/resource.d or /etc/init.d, then its \
+             arguments, each after ::",
+        );
+    }
+    if args.iter().any(String::is_empty) {
+        return refuse("has an argument without a letter; remove its ::");
+    }
+    if value.contains(|c: char| c == '\0' || c.is_whitespace()) {
+        return refuse(
+            "has a space or a zero byte in it, which haresources cannot have; remove it",
+        );
+    }
+    Some(ResourceKind::Heartbeat { script, args })
+}
+
+fn time(section: &Section<'_>, key: &'static str, default: Duration) -> Option<Duration> {
+    duration_within(section, key, default, TIMEOUT)
+}
