@@ -12,6 +12,7 @@ mod cluster {
     mod turn;
 
     mod addresses;
+    mod agents;
     mod announcements;
     mod attach;
     mod bad_configuration;

@@ -3,7 +3,10 @@
 //! First those of every crate, which need nothing, then those in `tests`, which load programs into
 //! the kernel and build networks of their own to do it.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -111,8 +114,27 @@ fn prepare() -> Result<Runner> {
     packages::require("ip", "iproute2")?;
     // Counts the system calls of the fast path.
     packages::require("strace", "strace")?;
+    agents()?;
     let status = privilege::Status::of_this_process()?;
     choose_runner(status.is_root(), &status.missing(), run::which("sudo").is_some())
+}
+
+/// Installs the agents of the Open Cluster Framework, and what some of them manage in tests.
+fn agents() -> Result<()> {
+    for (file, package, service, why) in [
+        (
+            "/usr/lib/ocf/resource.d/heartbeat/Dummy",
+            "resource-agents",
+            "logd.service",
+            "agents of resources",
+        ),
+        ("/usr/sbin/nginx", "nginx-light", "nginx.service", "a service for agents of resources"),
+    ] {
+        if !Path::new(file).exists() {
+            packages::install_unstarted(&[package], &[service], why)?;
+        }
+    }
+    Ok(())
 }
 
 fn choose_runner(is_root: bool, missing: &[&str], has_sudo: bool) -> Result<Runner> {
