@@ -42,6 +42,7 @@ fn standby() -> (Core, PeerFacts) {
         id: GroupId(0),
         preferred: Some(A),
         auto_failback: false,
+        failure_timeout: None,
         links: 1,
         resources: None,
         resumed: None,

@@ -123,7 +123,7 @@ fn sources(path: &str) -> Vec<String> {
     }
     let mut found = Vec::new();
     for entry in fs::read_dir(&full).unwrap_or_else(|error| panic!("{path}: {error}")) {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+        let name = entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
         let below = format!("{}/{name}", path.trim_end_matches('/'));
         if root().join(&below).is_dir() {
             if name != "tests" {

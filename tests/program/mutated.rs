@@ -75,7 +75,7 @@ fn verdict(rig: &Rig, transport: Transport, packet: &[u8]) -> (u32, bool) {
     let frame = Frame::read_from_bytes(&packet[envelope.frame..]).unwrap();
     let authentic = keys()
         .of(frame.key_id)
-        .is_some_and(|(receive, _)| frame.expected_tag(&receive) == frame.tag);
+        .is_some_and(|(receive, _)| frame.expected_tag(receive) == frame.tag);
     if authentic && kind == Kind::Probe { (XDP_TX, true) } else { (XDP_DROP, authentic) }
 }
 
