@@ -188,7 +188,7 @@ fn heartbeats_are_heard_beside_another_program_in_the_hook() {
         (&NODES[..], false, "witness"),
         (&NODES[..], true, "available"),
     ] {
-        let mut cluster = Cluster::new(Settings { policy: policy.into(), ..brisk() });
+        let mut cluster = Cluster::new(Settings { policy: policy.into(), ..slow() });
         let theirs: Vec<_> = occupied.iter().map(|node| occupy(&cluster, *node, native)).collect();
         cluster.start_both();
         let mode = Some(if native { NATIVE } else { GENERIC });
@@ -208,7 +208,7 @@ fn heartbeats_are_heard_beside_another_program_in_the_hook() {
         }
         assert_open(&cluster, Machine::A);
         assert_closed(&cluster, Machine::B);
-        crash_and_take_over(&mut cluster, std::time::Duration::from_millis(30));
+        crash_and_take_over(&mut cluster, std::time::Duration::from_millis(200));
         drop(theirs);
     }
 }
