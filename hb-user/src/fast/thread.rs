@@ -92,9 +92,11 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
     let thread = std::thread::Builder::new()
         .name("hb-fast".to_owned())
         .spawn(move || {
+            // Before it has a budget, which is short.
+            let locked = realtime::lock_memory();
             let running = Running {
                 scheduling: realtime::prefer_deadline(demand),
-                locked: realtime::lock_memory(),
+                locked,
                 stack: realtime::prefault_stack(STACK)
                     .map_err(|error| error.to_string())
                     .and_then(|()| realtime::tighten_timers().map_err(|error| error.to_string())),

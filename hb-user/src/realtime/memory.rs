@@ -31,6 +31,12 @@ fn hint(error: &io::Error) -> &'static str {
 /// # Errors
 /// [`LockError`], with what to do.
 pub fn lock_memory() -> Result<(), LockError> {
+    // What the start read and dropped, the kernel's own types above all, would be locked as well.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives back to the kernel what no allocation is in; others stay where they are.
+    unsafe {
+        libc::malloc_trim(0);
+    }
     let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
     // SAFETY: takes flags only; locked memory stays as valid as it was.
     crate::socket::check(unsafe { libc::mlockall(flags) }).map_err(|source| LockError { source })
