@@ -72,7 +72,7 @@ pub(crate) fn run() -> Result<()> {
     });
     for smoke in [
         &["compare", "--hb-as", "hb-200us", "--peer", "keepalived", "--runs", "1"][..],
-        &["load", "--smoke", "--level", "L0", "--level", "L5", "--level", "L6", "--level", "L7"],
+        &["load", "--smoke", "--level", "L0", "--level", "L7"],
         &["kernel", "--smoke"],
         &[&["failover", "--smoke", "--fault", "crash"][..], &CALM].concat(),
         &["heartbeat", "--smoke"],

@@ -66,7 +66,7 @@ fn caught(cluster: Cluster, bent: Bent, runs: u64) -> usize {
 
 #[test]
 fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
-    let stats = run(Cluster::Witness, 1000);
+    let stats = run(Cluster::Witness, 600);
     assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.resumed > 0), "{stats:?}");
     assert!(chosen() || stats.jumps > 0, "{stats:?}");
     assert!(chosen() || (stats.lapses > 0 && stats.regained > 0 && stats.vain > 0), "{stats:?}");
@@ -74,19 +74,19 @@ fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
 
 #[test]
 fn three_nodes_never_serve_twice_and_always_again() {
-    let stats = run(Cluster::Three, 1000);
+    let stats = run(Cluster::Three, 600);
     assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.resumed > 0), "{stats:?}");
 }
 
 #[test]
 fn two_nodes_with_fences_never_serve_twice_and_always_again() {
-    let stats = run(Cluster::Safe, 1000);
+    let stats = run(Cluster::Safe, 600);
     assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.fences > 0), "{stats:?}");
 }
 
 #[test]
 fn two_nodes_alone_serve_twice_only_while_they_cannot_hear_each_other() {
-    let stats = run(Cluster::Available, 1000);
+    let stats = run(Cluster::Available, 600);
     assert!(
         chosen() || (stats.armed > 0 && stats.releases > 0 && stats.conflicts > 0),
         "{stats:?}"
