@@ -6,18 +6,18 @@
 //! taken, however long before, but after what the call is about arrived. A record never travels, so
 //! times of two machines meet only as `t0`, which comes back to its own clock.
 //!
-//! Where a node needs nobody's promise it holds at once, and the gate goes by the record:
+//! A node that seeks takes an epoch above all that it knows, and lets no packet pass before it holds:
 //!
 //! ```
 //! use hb_ebpf::{
-//!     lease::{Policy, Terms, Timing, gate, holder, start},
-//!     time::RHO_DEFAULT,
+//!     lease::{Policy, Terms, Timing, gate, holder, start, terms::RHO_DEFAULT},
+//!     wire::State,
 //! };
 //!
 //! let timing = Timing {
 //!     lease_ns: 20_000_000,
 //!     margin_ns: 1_000_000,
-//!     drain_ns: 1_000_000,
+//!     drain_ns: 2_000_000,
 //!     seek_ns: 10_000_000,
 //!     rho: RHO_DEFAULT,
 //!     interval_ns: 1_000_000,
@@ -25,15 +25,13 @@
 //!     controller_deadtime_ns: 20_000_000,
 //! };
 //! let (own, generation, now) = (1, 1, 5_000_000_000);
-//! let terms = Terms::new(Policy::Available, &timing, &[1, 2], own, None)?;
+//! let terms = Terms::new(Policy::Witness, &timing, &[1, 2, 3], own, Some(3))?;
 //! let mut record = start::start(&terms, generation, now);
+//! assert!(holder::seek(&mut record, &terms, now).is_err(), "an earlier life may have promised");
+//! let now = record.blocked_until_ns;
 //! let epoch = holder::seek(&mut record, &terms, now).expect("nothing binds this node");
 //! assert_eq!(epoch.node(), own);
-//! assert_eq!(gate::open(&record, now), Some(epoch));
-//!
-//! let successor = 2;
-//! assert_eq!(holder::release(&mut record, &terms, successor, now), Some(epoch));
-//! assert_eq!(gate::open(&record, now), None);
+//! assert_eq!((record.state(), gate::open(&record, now)), (State::Seeking, None));
 //! # Ok::<(), hb_ebpf::lease::TermsError>(())
 //! ```
 //!
