@@ -85,16 +85,8 @@ fn lsb_meaning(code: i32) -> Option<&'static str> {
 
 /// What the other verbs of an init script say (the same section).
 fn lsb_failure(code: i32) -> Option<&'static str> {
-    Some(match code {
-        1 => "for no particular reason",
-        2 => "invalid argument",
-        3 => "not implemented",
-        4 => "insufficient privilege",
-        5 => "not installed",
-        6 => "not configured",
-        7 => "not running",
-        _ => return None,
-    })
+    // OCF took these over.
+    (1..=7).contains(&code).then(|| ocf::meaning(code)).flatten()
 }
 
 impl Agent {

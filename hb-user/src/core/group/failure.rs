@@ -47,7 +47,11 @@ impl Failures {
             return false;
         }
         self.row = self.row.saturating_add(1);
-        self.counts = Some(Failure { error, since: now, passes });
+        let lasts = self.counts.as_ref().is_some_and(|failure| !failure.passes);
+        // What may still run here is not over because something else failed since.
+        if !lasts || !passes {
+            self.counts = Some(Failure { error, since: now, passes });
+        }
         true
     }
 
@@ -114,5 +118,26 @@ impl Group {
             self.reason = Reason::Cleared;
             out.push(Action::Log(Transition::Forgotten { group, error, alone }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_still_run_counts_on_whatever_else_fails() {
+        let (now, timeout) = (BootTime(1_000_000_000), Some(STEADY));
+        let mut failures = Failures::default();
+        assert!(failures.note("stop".to_owned(), false, now));
+        assert!(failures.note("addresses".to_owned(), true, now));
+        assert_eq!(failures.due(timeout), [None, None]);
+        assert_eq!(failures.error().map(String::as_str), Some("stop"));
+        // The other way round it is the later one that lasts.
+        assert!(failures.clear() && failures.error().is_none());
+        failures.note("start".to_owned(), true, now);
+        assert!(failures.due(timeout).iter().all(Option::is_some));
+        failures.note("stop".to_owned(), false, now);
+        assert_eq!(failures.due(timeout), [None, None]);
     }
 }
