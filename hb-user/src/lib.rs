@@ -13,7 +13,6 @@ pub mod fence;
 pub mod id;
 pub mod kernel;
 pub mod key;
-pub mod lease_view;
 pub mod link;
 pub mod logging;
 pub mod own_path;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hb_user::lease_view::{LeaseView, State, now_ns};
+use hb_lease::{LeaseView, State, now_ns};
 use lab::{
     addresses::{Machine, NODES},
     clock,

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hb_user::lease_view::{LeaseView, State};
+use hb_lease::{LeaseView, State};
 use lab::{
     addresses::{Machine, SERVICE_PORT, VIP4},
     clock,

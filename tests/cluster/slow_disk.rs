@@ -5,7 +5,7 @@ use std::{fs, process::Stdio, thread, time::Duration};
 
 use aya::maps::{Array, Map, MapData};
 use hb_ebpf::{lease::Record, maps::Recorded};
-use hb_user::lease_view::{LeaseView, State, now_ns};
+use hb_lease::{LeaseView, State, now_ns};
 use lab::{
     Options,
     addresses::{Machine, NODES, VIP4},

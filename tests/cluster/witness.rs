@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Output, thread, time::Duration};
 
-use hb_user::lease_view::{LeaseView, State};
+use hb_lease::{LeaseView, State};
 use lab::{
     addresses::{Link, Machine, VIP4},
     config::Settings,

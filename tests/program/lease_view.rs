@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
@@ -14,10 +14,8 @@ use std::{
     thread,
 };
 
-use hb_user::{
-    kernel::{Kernel, KernelError, OBJECT},
-    lease_view::{ENDLESS, GROUPS, Lease, LeaseView, ReadError, State, now_ns},
-};
+use hb_lease::{ENDLESS, GROUPS, Lease, LeaseView, ReadError, State, now_ns};
+use hb_user::kernel::{Kernel, KernelError, OBJECT};
 
 use super::rig::Pins;
 
@@ -52,8 +50,12 @@ struct Leases {
 
 impl Leases {
     fn new(directory: &Path) -> Self {
+        Self::of_size(directory, 32, GROUPS as u32)
+    }
+
+    fn of_size(directory: &Path, value: u32, entries: u32) -> Self {
         fs::create_dir_all(directory).unwrap();
-        let attribute = [pair(ARRAY, 4), pair(32, GROUPS as u32), pair(MMAPABLE, 0)];
+        let attribute = [pair(ARRAY, 4), pair(value, entries), pair(MMAPABLE, 0)];
         let map = bpf(CREATE, &attribute).unwrap();
         // SAFETY: just made, and nobody else's.
         let map = unsafe { OwnedFd::from_raw_fd(map) };
@@ -110,6 +112,30 @@ fn a_view_sees_what_is_written() {
     let again = Leases::new(pins.path());
     assert!(!view.is_current(), "another map under the same name");
     assert!(LeaseView::open(&again.pin).unwrap().is_current());
+}
+
+/// For a process that may not open the pin, and may be given what is open.
+#[test]
+fn a_descriptor_is_as_good_as_a_pin() {
+    let pins = Pins::new();
+    let leases = Leases::new(pins.path());
+    let view = LeaseView::of_descriptor(leases.map.as_fd()).unwrap();
+    leases.write(3, &record(2, 3, 2, 0x1_0000_0203, 5_000));
+    drop(leases);
+    assert_eq!(view.read(3).unwrap().held_at(4_999), Some(0x1_0000_0203), "kept by the mapping");
+    assert!(!view.is_current(), "it knows no pin");
+}
+
+#[test]
+fn a_map_of_another_version_is_refused() {
+    for (value, entries) in [(40, GROUPS as u32), (24, GROUPS as u32), (32, 9), (32, 7)] {
+        let pins = Pins::new();
+        let other = Leases::of_size(pins.path(), value, entries);
+        let refused = LeaseView::open(&other.pin).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{value} {entries}: {refused}");
+        let said = format!("type 2 with {entries} of {value} bytes");
+        assert!(refused.to_string().ends_with(&said), "{refused}");
+    }
 }
 
 /// Names the pin for the test that is run again in a time namespace.

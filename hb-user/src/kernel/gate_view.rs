@@ -13,9 +13,10 @@ use std::{
 use hb_ebpf::{
     gate::{COUNTS, Claims, Mode, Settings, Vip},
     lease::{self, Terms},
-    maps::{Lease, Node},
+    maps::Node,
     time::BootTime,
 };
+use hb_lease::{LeaseView, ReadError};
 
 use super::{
     attach::read_pin,
@@ -24,7 +25,7 @@ use super::{
     owner::{self, Attached, GateMaps, Wanted},
     pinned::{PinnedMap, sum},
     pins::{GATE_MAP, attached_to, id_of_map, key_size, link_pins, open},
-    program::{self, GateCounters, Kernel, NODE_HALF, Way},
+    program::{self, GateCounters, Kernel, NODE_HALF, SHOWN, Way},
 };
 use crate::{
     clock,
@@ -146,7 +147,7 @@ impl GateView {
         }
         let settings = source.open::<Settings, u32>(GATE_MAP)?;
         let nodes = source.open::<Node, u32>("NODE")?;
-        let leases = source.open::<Lease, u32>("LEASES")?;
+        let leases = source.leases()?;
         let counters = source.open::<GateCounters, u32>("GATED")?;
         let claims = source.open_if_there::<Claims, u32>("CLAIMS")?;
         let buried = source.open_if_there::<[u64; 1], u32>("BURIED")?;
@@ -163,8 +164,11 @@ impl GateView {
             .collect();
         known.sort_by_key(|(_, vip)| vip.number);
         let vips = known.into_iter().map(|(address, vip)| {
-            let (group, number) = (u32::from(vip.group), u32::from(vip.number));
-            let lease = leases.get(group).map_err(failed("LEASES"))?.unwrap_or_default();
+            let number = u32::from(vip.number);
+            let lease = match leases.read(usize::from(vip.group)) {
+                Err(ReadError::Group { .. }) => None,
+                lease => Some(lease.map_err(io::Error::other).map_err(failed(SHOWN))?),
+            };
             let read_at = clock::now();
             let counted = counters.get_per_cpu(number).map_err(failed("GATED"))?;
             let claims = claims.as_ref().map(|claims| claims.get(number)).transpose();
@@ -172,8 +176,8 @@ impl GateView {
             Ok(GatedVip {
                 address,
                 group: (vip.group != NO_GROUP).then_some(GroupId(vip.group)),
-                fingerprint: lease.fingerprint,
-                expires_ns: lease.expires_ns,
+                fingerprint: lease.map_or(0, |lease| lease.fingerprint),
+                expires_ns: lease.map_or(0, |lease| lease.expires_ns),
                 read_at,
                 counters: sum::<COUNTS>(&counted),
                 claimed_by: (claims.mac != [0; 6]).then_some(claims.mac),
@@ -273,6 +277,15 @@ impl Source<'_> {
             Self::Pins(pins) => open(&pins.join(map)).and_then(PinnedMap::of).map_err(failed(map)),
             Self::Gate(maps) => maps.open(map),
         }
+    }
+
+    /// Maps the leases.
+    fn leases(&self) -> Result<LeaseView, KernelError> {
+        let view = match self {
+            Self::Pins(pins) => LeaseView::open(&pins.join(SHOWN)),
+            Self::Gate(maps) => LeaseView::of_descriptor(maps.descriptor(SHOWN)?),
+        };
+        view.map_err(failed(SHOWN))
     }
 
     /// Opens a map that not every program of the gate has.

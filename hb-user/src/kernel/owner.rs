@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use hb_ebpf::{
@@ -83,10 +83,19 @@ impl GateMaps {
         V: FromBytes + IntoBytes + Immutable,
         K: FromBytes + IntoBytes + Immutable + Copy,
     {
-        let map = self.0.get(name).ok_or(KernelError::Missing(name))?;
         let failed =
             |source| KernelError::Map { map: name, step: "open", source: Box::new(source) };
-        map.try_clone().and_then(PinnedMap::of).map_err(failed)
+        let map = self.descriptor(name)?.try_clone_to_owned();
+        map.and_then(PinnedMap::of).map_err(failed)
+    }
+
+    /// Returns the descriptor of one of the maps.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Missing`].
+    pub(super) fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        self.0.get(name).map(AsFd::as_fd).ok_or(KernelError::Missing(name))
     }
 }
 

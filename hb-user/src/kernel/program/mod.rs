@@ -83,7 +83,7 @@ pub static WITNESS_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("HB_WITNESS_
 pub(super) type Pinned = (&'static str, usize, usize);
 
 /// The map that processes may read and none may write; both halves have it.
-const SHOWN: &str = "LEASES";
+pub(super) const SHOWN: &str = "LEASES";
 
 /// What an object has to hold.
 pub(super) struct Half {
@@ -118,7 +118,7 @@ const PINNED: [Pinned; 22] = [
     ("TERMS", size_of::<Terms>(), 1),
     ("GROUPS", size_of::<GroupLock>(), GROUPS),
     ("RECORDS", size_of::<Recorded>(), GROUPS),
-    ("LEASES", size_of::<Lease>(), GROUPS),
+    (SHOWN, size_of::<Lease>(), GROUPS),
     ("GATE", size_of::<Settings>(), 1),
     ("VIPS4", size_of::<Vip>(), MAX_VIPS),
     ("VIPS6", size_of::<Vip>(), MAX_VIPS),

@@ -1,11 +1,11 @@
 //! Works only while this node holds a group, and tells the storage under which epoch.
 //!
-//! `cargo run -p hb-user --example lease -- CLUSTER NODE [GROUP]`; the group is its place in the
+//! `cargo run -p hb-lease --example lease -- CLUSTER NODE [GROUP]`; the group is its place in the
 //! configuration, from 0. Prints each change for ten seconds.
 
 use std::{env, error::Error, thread, time::Duration};
 
-use hb_user::lease_view::{LeaseView, now_ns};
+use hb_lease::{LeaseView, now_ns};
 
 const LOOKS: u32 = 1000;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
