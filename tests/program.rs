@@ -7,6 +7,7 @@ mod program {
     mod buried;
     mod carriers;
     mod closing;
+    mod detector;
     mod foreign;
     mod gate;
     mod interfaces;

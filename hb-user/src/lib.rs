@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod daemon;
+pub mod detect;
 pub mod fast;
 pub mod fence;
 pub mod id;

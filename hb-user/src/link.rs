@@ -10,7 +10,7 @@ use std::{
 };
 
 use hb_ebpf::{
-    maps::Transport,
+    maps::{Path, Transport},
     wire::{ETHERTYPE, FRAME_LEN, UDP_PORT},
 };
 
@@ -57,6 +57,34 @@ impl Ends {
             Self::Ethernet { .. } => Transport::Ethernet,
             Self::Udp4 { .. } => Transport::Udp4,
             Self::Udp6 { .. } => Transport::Udp6,
+        }
+    }
+
+    /// Returns where frames of the peer have to come from, and to: `interface` is the index of this end's
+    /// interface, `mac` the address that IP packets come to there, `None` if that may be any but one of a
+    /// group, and `min_hops` the least TTL or hop limit taken.
+    #[must_use]
+    pub fn path(&self, interface: u32, mac: Option<[u8; 6]>, min_hops: u8) -> Path {
+        let four = |ip: Ipv4Addr| {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&ip.octets());
+            bytes
+        };
+        let path = Path {
+            interface,
+            transport: self.transport() as u8,
+            min_hops,
+            own_mac: mac.unwrap_or_default(),
+            ..Path::default()
+        };
+        match *self {
+            Self::Ethernet { own, peer } => Path { mac: peer, own_mac: own, ..path },
+            Self::Udp4 { own, peer } => {
+                Path { address: four(peer), own_address: four(own), ..path }
+            }
+            Self::Udp6 { own, peer } => {
+                Path { address: peer.octets(), own_address: own.octets(), ..path }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration as one node sees it.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use hb_ebpf::maps::{Path, Transport};
 
@@ -76,29 +76,9 @@ impl LocalLink {
     /// `None` if that may be any but one of a group.
     #[must_use]
     pub fn path(&self, interface: u32, mac: Option<[u8; 6]>, address: LinkAddress) -> Path {
-        let ip = |address| match address {
-            LinkAddress::Mac(_) => [0; 16],
-            LinkAddress::Ip(IpAddr::V6(ip)) => ip.octets(),
-            LinkAddress::Ip(IpAddr::V4(ip)) => {
-                let mut bytes = [0; 16];
-                bytes[..4].copy_from_slice(&ip.octets());
-                bytes
-            }
-        };
-        let named = |address| match address {
-            LinkAddress::Mac(mac) => Some(mac),
-            LinkAddress::Ip(_) => None,
-        };
-        Path {
-            interface,
-            transport: self.transport as u8,
-            min_hops: self.min_hops,
-            mac: named(address).unwrap_or_default(),
-            own_mac: named(self.own.address).or(mac).unwrap_or_default(),
-            reserved: [0; 2],
-            address: ip(address),
-            own_address: ip(self.own.address),
-        }
+        // Of different kinds are no ends of a link: nothing is taken.
+        let ends = self.own.address.ends(address);
+        ends.map_or_else(Path::default, |ends| ends.path(interface, mac, self.min_hops))
     }
 }
 

@@ -37,6 +37,7 @@ use hb_ebpf::{lease::identity::Places, maps::Transport, wire::GROUPS};
 use crate::{
     id::{GroupId, LinkId, NodeId},
     kernel::Mode,
+    link::Ends,
 };
 
 pub(crate) use check::resources::TIMEOUT as RESOURCE_TIMEOUT;
@@ -239,6 +240,19 @@ pub enum LinkAddress {
     Ip(IpAddr),
     /// For raw Ethernet: a unicast MAC address.
     Mac([u8; 6]),
+}
+
+impl LinkAddress {
+    /// Returns the ends of a link from here to `peer`; `None` if the two are of different kinds.
+    #[must_use]
+    pub fn ends(self, peer: Self) -> Option<Ends> {
+        Some(match (self, peer) {
+            (Self::Mac(own), Self::Mac(peer)) => Ends::Ethernet { own, peer },
+            (Self::Ip(IpAddr::V4(own)), Self::Ip(IpAddr::V4(peer))) => Ends::Udp4 { own, peer },
+            (Self::Ip(IpAddr::V6(own)), Self::Ip(IpAddr::V6(peer))) => Ends::Udp6 { own, peer },
+            _ => return None,
+        })
+    }
 }
 
 impl std::fmt::Display for LinkAddress {

@@ -2,7 +2,12 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use hb_ebpf::maps::Timing;
+
 use super::duration::Readable;
+
+/// A timer late by less than this casts no doubt on ourselves, however short the interval.
+const LEAST_LATE: Duration = Duration::from_micros(250);
 
 /// Least and most of `interval`.
 pub const INTERVAL: RangeInclusive<Duration> = Duration::from_micros(50)..=Duration::from_secs(10);
@@ -232,6 +237,27 @@ impl Timers {
     #[must_use]
     pub const fn doubt_max(&self) -> Duration {
         self.doubt_max
+    }
+
+    /// Returns how often the controller says that it lives, so that its stamp is never mistaken for that
+    /// of a dead one.
+    #[must_use]
+    pub fn tick(&self) -> Duration {
+        (self.controller_deadtime / 5).clamp(Duration::from_millis(1), Duration::from_millis(20))
+    }
+
+    /// Returns what the kernel half watches a peer by.
+    #[must_use]
+    pub fn of_peer(&self) -> Timing {
+        let ns = |duration: Duration| duration.as_nanos() as u64;
+        Timing {
+            interval_ns: ns(self.interval),
+            warn_ns: ns(self.warntime),
+            dead_ns: ns(self.deadtime),
+            init_dead_ns: ns(self.initdead),
+            doubt_max_ns: ns(self.doubt_max),
+            late_ns: ns(self.interval.max(LEAST_LATE)),
+        }
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::IpAddr,
     sync::Arc,
-    time::Duration,
 };
 
 use hb_ebpf::{
@@ -13,7 +11,7 @@ use hb_ebpf::{
         identity::Places,
         op::{Op, Order},
     },
-    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Timing, Transport},
+    maps::{LAYOUT, MAX_LINKS, MAX_NODES, Transport},
     time::BootTime,
     wire::{GROUPS, Health},
 };
@@ -54,9 +52,6 @@ use crate::{
     sockets::SweepError,
     state_dir::StateDir,
 };
-
-/// A timer late by less than this casts no doubt on ourselves, however short the interval.
-const LEAST_LATE: Duration = Duration::from_micros(250);
 
 /// Looks at the two clocks before they are taken for two, and how far the reading of one may be off
 /// while the kernel adjusts it.
@@ -237,7 +232,7 @@ fn assemble(
             kernel.set_path(peer, link, &paths.remove(&(peer, link)).unwrap_or_default())?;
         }
         if known {
-            shared.set_timing(peer, &timing(&config));
+            shared.set_timing(peer, &config.timers.of_peer());
         }
     }
     let vows = match config.cluster.policy {
@@ -282,7 +277,7 @@ fn assemble(
         judge,
         leases: kernel.leases()?,
         terms,
-        demand: demand(config.timers.interval()),
+        demand: Demand::of_prober(config.timers.interval()),
     })?;
 
     let cleaner = cleaner(&config, &vips)?;
@@ -312,7 +307,7 @@ fn assemble(
     let mut daemon = Daemon {
         incarnation,
         started: now,
-        tick: tick(&config),
+        tick: config.timers.tick(),
         resuming,
         trials: BTreeMap::new(),
         memory: BTreeMap::new(),
@@ -401,48 +396,11 @@ fn engine(config: &Config, kernel: &Kernel) -> Result<(EngineKind, String), Star
     }
 }
 
-fn timing(config: &Config) -> Timing {
-    let ns = |duration: Duration| duration.as_nanos() as u64;
-    let timers = &config.timers;
-    Timing {
-        interval_ns: ns(timers.interval()),
-        warn_ns: ns(timers.warntime()),
-        dead_ns: ns(timers.deadtime()),
-        init_dead_ns: ns(timers.initdead()),
-        doubt_max_ns: ns(timers.doubt_max()),
-        late_ns: ns(timers.interval().max(LEAST_LATE)),
-    }
-}
-
-/// Half of one CPU at most: the rest is for the machine. The budget is counted over a millisecond
-/// or more, so that a takeover, which takes longer than a probe, is not cut in two.
-fn demand(interval: Duration) -> Demand {
-    let period = interval.clamp(Duration::from_millis(1), Duration::from_secs(4));
-    Demand {
-        runtime: (period / 2).min(Duration::from_millis(1)),
-        deadline: period,
-        period,
-        fifo_priority: Demand::DEFAULT_FIFO_PRIORITY,
-    }
-}
-
-/// The main loop goes round this often, so that its stamp is never mistaken for a dead one.
-fn tick(config: &Config) -> Duration {
-    let deadtime = config.timers.controller_deadtime();
-    (deadtime / 5).clamp(Duration::from_millis(1), Duration::from_millis(20))
-}
-
 pub(super) fn ends(link: &LocalLink, mac: Option<[u8; 6]>, peer: LinkAddress) -> Option<Ends> {
-    Some(match (link.own.address, peer) {
-        (LinkAddress::Mac(_), LinkAddress::Mac(peer)) => Ends::Ethernet { own: mac?, peer },
-        (LinkAddress::Ip(IpAddr::V4(own)), LinkAddress::Ip(IpAddr::V4(peer))) => {
-            Ends::Udp4 { own, peer }
-        }
-        (LinkAddress::Ip(IpAddr::V6(own)), LinkAddress::Ip(IpAddr::V6(peer))) => {
-            Ends::Udp6 { own, peer }
-        }
-        _ => return None,
-    })
+    match link.own.address.ends(peer)? {
+        Ends::Ethernet { peer, .. } => Some(Ends::Ethernet { own: mac?, peer }),
+        ends => Some(ends),
+    }
 }
 
 /// Starts what ends connections to addresses that go. Where promises are given it has to work.

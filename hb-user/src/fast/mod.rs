@@ -37,6 +37,7 @@ use hb_ebpf::{
 };
 
 pub use group::{Effect, EffectError};
+pub(crate) use poller::Poller;
 pub use probe::{Target, TargetCounters};
 pub use pursuit::{Ground, Pursuit};
 pub use queue::{Bell, Queue};

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Waits for descriptors with nanosecond time-outs.
-pub(super) struct Poller(OwnedFd);
+pub(crate) struct Poller(OwnedFd);
 
 impl Poller {
     /// Waits for whatever of `descriptors` rings.
@@ -15,7 +15,7 @@ impl Poller {
     /// # Errors
     ///
     /// The kernel's.
-    pub(super) fn new(descriptors: &[RawFd]) -> io::Result<Self> {
+    pub(crate) fn new(descriptors: &[RawFd]) -> io::Result<Self> {
         // SAFETY: plain system call.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if fd < 0 {
@@ -38,7 +38,7 @@ impl Poller {
     }
 
     /// Waits for an edge, at most `timeout_ns`. Spurious wake-ups are harmless to the caller.
-    pub(super) fn wait(&self, timeout_ns: u64) {
+    pub(crate) fn wait(&self, timeout_ns: u64) {
         let timeout = libc::timespec {
             tv_sec: (timeout_ns / 1_000_000_000) as libc::time_t,
             tv_nsec: (timeout_ns % 1_000_000_000) as libc::c_long,

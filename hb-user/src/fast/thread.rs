@@ -188,8 +188,10 @@ impl Worker {
             Some(EventKind::Dead) if self.pursuit.is_under_way() => self.hands.end_quiet(),
             // What is held may have to be handed over.
             Some(EventKind::Carrier) => self.hands.end_quiet(),
-            // No hurry, and a verdict may follow.
-            Some(EventKind::Late) => self.hands.quiet.begin_once(seen.ns()),
+            // No hurry, and a verdict may follow. Without a group there is no service to let run first.
+            Some(EventKind::Late) if !self.hands.groups.is_empty() => {
+                self.hands.quiet.begin_once(seen.ns());
+            }
             _ => {}
         }
         self.hands.report(Report::Event(event));

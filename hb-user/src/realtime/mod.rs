@@ -34,6 +34,20 @@ pub struct Demand {
 impl Demand {
     /// Priority under `SCHED_FIFO` if nobody asked for another.
     pub const DEFAULT_FIFO_PRIORITY: u8 = 50;
+
+    /// What a thread that probes each `interval` wants: half of one CPU at most, the rest is for the
+    /// machine. The budget is counted over a millisecond or more, so that a takeover, which takes longer
+    /// than a probe, is not cut in two.
+    #[must_use]
+    pub fn of_prober(interval: Duration) -> Self {
+        let period = interval.clamp(Duration::from_millis(1), Duration::from_secs(4));
+        Self {
+            runtime: (period / 2).min(Duration::from_millis(1)),
+            deadline: period,
+            period,
+            fifo_priority: Self::DEFAULT_FIFO_PRIORITY,
+        }
+    }
 }
 
 /// A scheduling policy (sched(7)).
