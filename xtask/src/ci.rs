@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     build_ebpf::{self, Outcome},
-    kernel_object, run, test,
+    deny, kernel_object, run, test,
 };
 
 /// Timers for a machine whose cores stand still for some ten milliseconds now and then, as those of a
@@ -46,6 +46,7 @@ pub(crate) fn run() -> Result<()> {
         let document = ["doc", "--workspace", "--no-deps", "--locked"];
         cargo(&document, &[("RUSTDOCFLAGS", "-D warnings")])
     });
+    steps.run("dependencies", deny::run);
     steps.run("tests", || test::run(&test::Options::default()));
     if let Some(Outcome::OtherTools(directory)) = &outcome {
         steps.run("kernel tests on the rebuilt objects", || {

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod chaos;
 mod ci;
 mod demo;
+mod deny;
 mod fault;
 mod kernel_object;
 mod lab;
