@@ -18,6 +18,8 @@ mod program {
     mod packets;
     mod pauses;
     mod pins;
+    #[path = "../../hb-user/src/fuzz/random.rs"]
+    mod random;
     mod refusals;
     mod rig;
     mod tcx;

@@ -28,6 +28,8 @@ pub mod witness;
 mod background;
 pub mod beginning;
 mod durable;
+#[cfg(test)]
+mod fuzz;
 mod nonce;
 mod parting;
 mod ping;

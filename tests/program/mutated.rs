@@ -11,21 +11,9 @@ use zerocopy::FromBytes;
 
 use super::{
     packets::{self, Shape},
+    random::{self, Random},
     rig::{INTERFACE, LINK, ME, PEER, Rig, Sender, XDP_DROP, XDP_PASS, XDP_TX, keys, path},
 };
-
-/// Numbers from a seed: splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-}
 
 /// Changes a packet in one to three places, the headers and the start of the frame more often than the rest.
 fn mutate(random: &mut Random, shape: Shape, packet: &mut Vec<u8>) {
@@ -79,14 +67,10 @@ fn verdict(rig: &Rig, transport: Transport, packet: &[u8]) -> (u32, bool) {
     if authentic && kind == Kind::Probe { (XDP_TX, true) } else { (XDP_DROP, authentic) }
 }
 
-fn number(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
-}
-
 #[test]
 fn a_mutated_heartbeat_is_judged_as_the_library_judges_it() {
-    let seed = number("HB_FUZZ_SEED", 1);
-    let count = number("HB_FUZZ", 20_000);
+    let seed = random::seed();
+    let count = random::count(20_000);
     let mut random = Random(seed);
     let mut seen = [0u64; 4];
     let mut authentic_ones = 0;

@@ -211,4 +211,6 @@ pub enum Conflict {
 }
 
 #[cfg(test)]
+mod mutated;
+#[cfg(test)]
 mod tests;

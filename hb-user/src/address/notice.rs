@@ -70,7 +70,7 @@ impl AsRawFd for AddressNotices {
 }
 
 /// Reads a notice: each is a message by itself.
-fn removed(bytes: &[u8]) -> Option<Present> {
+pub(super) fn removed(bytes: &[u8]) -> Option<Present> {
     let notice = NetlinkBuffer::new_checked(bytes).ok()?;
     if notice.message_type() != libc::RTM_DELADDR {
         return None;

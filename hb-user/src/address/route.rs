@@ -33,7 +33,7 @@ const DEFAULT_BITS: u8 = 3;
 
 /// What the kernel says of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// A route to it leads out of the interface, and is one for the service address as well.
     Out,
     /// It is this host's, or one of all.
@@ -147,7 +147,7 @@ fn is_no_route(errno: Option<i32>) -> bool {
     )
 }
 
-fn of_route(route: &RouteMessage, vip: &Vip) -> Way {
+pub(super) fn of_route(route: &RouteMessage, vip: &Vip) -> Way {
     match route.header.kind {
         RouteType::Unicast => {}
         RouteType::Local | RouteType::Broadcast | RouteType::Anycast => return Way::Own,
@@ -178,7 +178,7 @@ fn of_route(route: &RouteMessage, vip: &Vip) -> Way {
 }
 
 /// Returns the next hop of a default route by the interface of index `interface`.
-fn gateway_of(route: &RouteMessage, interface: u32) -> Option<IpAddr> {
+pub(super) fn gateway_of(route: &RouteMessage, interface: u32) -> Option<IpAddr> {
     let default = route.header.destination_prefix_length <= DEFAULT_BITS;
     if !default || route.header.kind != RouteType::Unicast {
         return None;

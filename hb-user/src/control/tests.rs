@@ -377,3 +377,40 @@ fn a_socket_that_is_removed_comes_back_as_it_was() {
         ping().is_ok()
     }));
 }
+
+/// Requests, and an answer.
+fn lines() -> Vec<Vec<u8>> {
+    let requests = [
+        Request::Ping,
+        Request::Move { group: "web".to_owned(), node: "b".to_owned() },
+        Request::UseKey { id: 7, force: false },
+    ];
+    let answers = [
+        Reply::Pong { version: "0.1.0".to_owned() },
+        Reply::Error { message: "no \u{e9} \" group".to_owned() },
+    ];
+    let lines = requests.iter().map(|request| serde_json::to_vec(request).unwrap());
+    lines.chain(answers.iter().map(|answer| serde_json::to_vec(answer).unwrap())).collect()
+}
+
+/// Reads a line as either side does.
+fn read_line(line: &[u8]) -> Option<Request> {
+    if let Ok(Reply::Status { report }) = serde_json::from_slice(line) {
+        let _ = crate::status::render(&report);
+    }
+    let request = serde_json::from_slice::<Request>(line).ok()?;
+    let _ = (request.changes(), request.as_str());
+    Some(request)
+}
+
+#[test]
+fn any_line_is_read() {
+    crate::fuzz::holds(20_000, &lines(), read_line);
+}
+
+#[test]
+fn a_panic_at_one_value_of_a_request_is_found() {
+    crate::fuzz::finds(20_000, &lines(), |line| {
+        assert!(!matches!(read_line(line), Some(Request::UseKey { id, .. }) if id != 7));
+    });
+}

@@ -3,6 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 use proptest::prelude::*;
 
 use super::*;
+use crate::fuzz;
 
 /// The secret 00 01 .. 1f.
 const COUNTING: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -166,4 +167,22 @@ fn nothing_prints_a_secret() {
     let (_dir, path) = key_file(&format!("1 {COUNTING}zz\n"), 0o600);
     let error = format!("{:?}", ClusterKeys::load(&path).unwrap_err());
     assert!(!error.contains("0001") && !error.contains("1e1f"), "{error}");
+}
+
+/// Two keys, one of them with a comment.
+fn files() -> Vec<Vec<u8>> {
+    vec![format!("# ours\n7 {COUNTING}\n8 {FURTHER} # the next\n").into_bytes()]
+}
+
+#[test]
+fn any_key_file_is_judged() {
+    fuzz::holds(20_000, &files(), ClusterKeys::parse);
+}
+
+#[test]
+fn a_panic_at_one_fault_of_a_key_file_is_found() {
+    fuzz::finds(20_000, &files(), |file| {
+        let parsed = ClusterKeys::parse(file);
+        assert!(!matches!(parsed, Err((_, KeyFault::DuplicateId(_)))));
+    });
 }
