@@ -10,7 +10,6 @@ pub mod rotate;
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    hint::black_box,
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -19,6 +18,7 @@ use std::{
 use hb_ebpf::{maps::PeerKeys, siphash::Key};
 use hkdf::Hkdf;
 use sha2::Sha256;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::{durable, id::NodeId};
 
@@ -42,14 +42,8 @@ struct Secret {
 
 impl Drop for Secret {
     fn drop(&mut self) {
-        wipe(&mut self.bytes);
+        self.bytes.zeroize();
     }
-}
-
-/// Overwrites `bytes` in a way the compiler may not leave out.
-fn wipe(bytes: &mut [u8]) {
-    bytes.fill(0);
-    black_box(bytes);
 }
 
 /// The secrets of a cluster, one or two; the first is the one to send with.
@@ -197,17 +191,14 @@ impl ClusterKeys {
         // SAFETY: takes nothing, cannot fail.
         let euid = unsafe { libc::geteuid() };
         check_access(path, metadata.mode(), metadata.uid(), euid)?;
-        let mut text = Vec::with_capacity(4096);
-        let read = file.take(MAX_FILE_BYTES).read_to_end(&mut text);
-        let keys = read.map_err(read_error).and_then(|_| {
-            Self::parse(&text).map_err(|(line, fault)| KeyError::Content {
-                path: path.into(),
-                line,
-                fault,
-            })
-        });
-        wipe(&mut text);
-        keys
+        // Room for any usual file: growing would leave copies behind.
+        let mut text = Zeroizing::new(Vec::with_capacity(4096));
+        file.take(MAX_FILE_BYTES).read_to_end(&mut text).map_err(read_error)?;
+        Self::parse(&text).map_err(|(line, fault)| KeyError::Content {
+            path: path.into(),
+            line,
+            fault,
+        })
     }
 
     /// Reads the content of a key file; a fault comes with its line.
@@ -288,10 +279,8 @@ fn check_access(path: &Path, mode: u32, owner: u32, euid: u32) -> Result<(), Key
 /// [`KeyError::Exists`] if there is such a file, which stays as it is; [`KeyError::Random`] and
 /// [`KeyError::Write`] if the system refuses.
 pub fn generate(path: &Path) -> Result<(), KeyError> {
-    let mut text = text_of(&[draw(1)?]);
-    let written = durable::create(path, &text);
-    wipe(&mut text);
-    written.map_err(|source| match source.kind() {
+    let text = text_of(&[draw(1)?]);
+    durable::create(path, &text).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyError::Exists(path.into()),
         _ => KeyError::Write { path: path.into(), source },
     })
@@ -306,8 +295,8 @@ fn draw(id: u8) -> Result<Secret, KeyError> {
     Ok(secret)
 }
 
-/// Returns the content of a key file; to be wiped.
-fn text_of(secrets: &[Secret]) -> Vec<u8> {
+/// Returns the content of a key file.
+fn text_of(secrets: &[Secret]) -> Zeroizing<Vec<u8>> {
     // Room for all of it: growing would leave copies behind.
     let mut text = String::with_capacity(512);
     text.push_str("# Key of an hb cluster. Copy it to every node; keep it secret.\n");
@@ -319,7 +308,7 @@ fn text_of(secrets: &[Secret]) -> Vec<u8> {
         }
         text.push('\n');
     }
-    text.into_bytes()
+    Zeroizing::new(text.into_bytes())
 }
 
 /// Returns the keys that `me` shares with `peer`: one for each direction and secret, the secret to
@@ -345,7 +334,7 @@ fn frame_key(secret: &Secret, cluster_id: u32, source: NodeId, destination: Node
     hkdf.expand_multi_info(&[PURPOSE, &cluster_id.to_be_bytes(), &ids], &mut bytes)
         .expect("RFC 5869 allows 255 hashes, and 16 bytes are half of one");
     let key = Key::from_bytes(bytes);
-    wipe(&mut bytes);
+    bytes.zeroize();
     key
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use hb_ebpf::maps::PeerKeys;
 
-use super::{ClusterKeys, KeyError, MOST_KEYS, Secret, draw, text_of, wipe};
+use super::{ClusterKeys, KeyError, MOST_KEYS, Secret, draw, text_of};
 use crate::durable;
 
 /// Returns the id of the secret that takes the place of that of `id`.
@@ -97,10 +97,7 @@ fn rewrite(path: &Path, secrets: &[Secret]) -> Result<(), KeyError> {
     // A link is followed, not replaced by a file.
     let path = fs::canonicalize(path).map_err(failed)?;
     let before = fs::metadata(&path).map_err(failed)?;
-    let mut text = text_of(secrets);
-    let written = durable::replace(&path, &text);
-    wipe(&mut text);
-    written.map_err(failed)?;
+    durable::replace(&path, &text_of(secrets)).map_err(failed)?;
     let after = fs::metadata(&path).map_err(failed)?;
     if (before.uid(), before.gid()) != (after.uid(), after.gid()) {
         chown(&path, Some(before.uid()), Some(before.gid())).map_err(failed)?;
