@@ -100,7 +100,8 @@ pub struct Violation {
     pub node: Machine,
     /// From which address.
     pub address: IpAddr,
-    /// Under which epoch; for a packet that says none, that of the node's next answer, or 0.
+    /// Under which epoch; for a packet that says none, that of the node's next answer, else of its
+    /// last one, or 0.
     pub epoch: u64,
     /// The answer of the other node that makes it a breach.
     pub after: Departure,
@@ -274,7 +275,9 @@ fn between(seen: &Departures) -> Vec<Violation> {
         let next = others.partition_point(|answer| answer.at <= at);
         let Some((before, after)) = others[..next].last().zip(others.get(next)) else { continue };
         if seen.holding(before) == seen.holding(after) {
-            let own = own.get(own.partition_point(|answer| answer.at <= at));
+            // Epochs only grow: where no answer follows, the last one before says no less.
+            let follows = own.partition_point(|answer| answer.at <= at);
+            let own = own.get(follows).or_else(|| own[..follows].last());
             let epoch = own.map_or(0, |answer| answer.epoch);
             if seen.edits.is_empty() && epoch > before.epoch {
                 // It was the other node that went on too long, and that is a breach of its own.

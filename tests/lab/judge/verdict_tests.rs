@@ -131,6 +131,9 @@ fn a_packet_while_the_other_node_holds_is_found_although_its_node_never_answers_
     // It held since, and the other node went on too long.
     let late = [answers[0], answers[1], answer(37, A, 0x301), answers[2]];
     assert_eq!(judge_with(&late, &[(35, A)]), [(Rule::Order, 40)]);
+    // So too where it claimed after its last answer that was seen.
+    let ended = [answers[0], answers[1], answer(40, A, 0x101)];
+    assert_eq!(judge_with(&ended, &[(35, B)]), [(Rule::Order, 40)]);
     // It took over in between, and back.
     let answers = [answers[0], answers[1], answer(50, B, 0x402)];
     assert_eq!(judge_with(&answers, &[(35, A)]), []);
