@@ -36,6 +36,7 @@ mod cluster {
     mod moves;
     mod paths;
     mod pins;
+    mod regroup;
     mod reload;
     mod removal;
     mod resources;

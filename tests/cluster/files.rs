@@ -28,7 +28,7 @@ use super::{
 };
 
 /// The address of the second group.
-const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
+pub(super) const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
 const VIPS: [Ipv4Addr; 2] = [VIP4, OTHER];
 /// Between two questions at both nodes for both addresses.
 const ROUND: Duration = Duration::from_millis(20);
@@ -56,7 +56,7 @@ fn group(name: &str, addresses: &[Ipv4Addr]) -> String {
 }
 
 /// Gives the lab's file other groups: those, in that order.
-fn write(cluster: &Cluster, groups: &[(&str, &[Ipv4Addr])]) {
+pub(super) fn write(cluster: &Cluster, groups: &[(&str, &[Ipv4Addr])]) {
     let path: &Path = &cluster.lab.files().config;
     let text = fs::read_to_string(path).unwrap();
     let (head, _) = text.split_once("\n[[group]]").unwrap();
@@ -65,13 +65,13 @@ fn write(cluster: &Cluster, groups: &[(&str, &[Ipv4Addr])]) {
 }
 
 /// Who answered for which address in each round.
-struct Arp {
+pub(super) struct Arp {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<[Vec<Machine>; 2]>>,
 }
 
 impl Arp {
-    fn start(cluster: &Cluster) -> Self {
+    pub(super) fn start(cluster: &Cluster) -> Self {
         let client: &Netns = cluster.lab.netns(Machine::Client);
         let (socket, index) = client
             .enter(|| {
@@ -99,8 +99,8 @@ impl Arp {
     }
 
     /// Asserts that no address was answered for by both nodes for longer than it takes to pass from one
-    /// to the other, and that each was answered for at all.
-    fn finish(self) {
+    /// to the other, and that each was answered for at all. Returns who answered in each round.
+    pub(super) fn finish(self) -> Vec<[Vec<Machine>; 2]> {
         self.stop.store(true, Ordering::Release);
         let rounds = self.thread.join().unwrap();
         for (place, vip) in VIPS.into_iter().enumerate() {
@@ -111,6 +111,7 @@ impl Arp {
             }
             assert!(rounds.iter().any(|round| !round[place].is_empty()), "{vip}: nobody answered");
         }
+        rounds
     }
 }
 
@@ -148,7 +149,7 @@ fn answers(socket: &Socket) -> [Vec<Machine>; 2] {
 }
 
 /// Waits until that node alone answers for an address.
-fn wait_for_answers(cluster: &Cluster, node: Machine, vip: Ipv4Addr) {
+pub(super) fn wait_for_answers(cluster: &Cluster, node: Machine, vip: Ipv4Addr) {
     let place = VIPS.iter().position(|known| *known == vip).unwrap();
     wait_for(&format!("{node} answers for {vip}"), || {
         let arp = Arp::start(cluster);
@@ -160,7 +161,7 @@ fn wait_for_answers(cluster: &Cluster, node: Machine, vip: Ipv4Addr) {
 }
 
 /// Waits until `node` holds a group, and serves it.
-fn wait_until_held(cluster: &mut Cluster, node: Machine, name: &str) {
+pub(super) fn wait_until_held(cluster: &mut Cluster, node: Machine, name: &str) {
     cluster.wait_for(node, &format!("it serves {name}"), |status| {
         let group = find(status, name);
         group["state"] == "holding"
@@ -169,17 +170,17 @@ fn wait_until_held(cluster: &mut Cluster, node: Machine, name: &str) {
     });
 }
 
-fn find<'a>(status: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
+pub(super) fn find<'a>(status: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
     let groups = status["groups"].as_array().unwrap();
     groups.iter().find(|group| group["group"] == name).unwrap_or(&serde_json::Value::Null)
 }
 
-fn epoch(cluster: &mut Cluster, node: Machine, name: &str) -> u64 {
+pub(super) fn epoch(cluster: &mut Cluster, node: Machine, name: &str) -> u64 {
     find(&cluster.status(node), name)["epoch"].as_u64().unwrap()
 }
 
 /// Both nodes run, and `a` serves both groups.
-fn up(policy: &str) -> Cluster {
+pub(super) fn up(policy: &str) -> Cluster {
     let _turn = Turn::alone();
     let mut cluster = Cluster::new(settings(policy));
     write(&cluster, &[("web", &[VIP4]), ("db", &[OTHER])]);
@@ -196,7 +197,7 @@ fn up(policy: &str) -> Cluster {
     cluster
 }
 
-fn stands_by(cluster: &mut Cluster, node: Machine, name: &str) {
+pub(super) fn stands_by(cluster: &mut Cluster, node: Machine, name: &str) {
     cluster.wait_for(node, &format!("it stands by for {name}"), |status| {
         find(status, name)["health"] == "standby"
     });
@@ -208,7 +209,7 @@ fn restart(cluster: &mut Cluster, node: Machine) {
     cluster.lab.start_daemon(node).unwrap();
 }
 
-fn restart_in_place(cluster: &mut Cluster, node: Machine) {
+pub(super) fn restart_in_place(cluster: &mut Cluster, node: Machine) {
     cluster.kill(node);
     cluster.lab.start_daemon(node).unwrap();
 }

@@ -20,7 +20,7 @@ fn misses(cluster: &mut Cluster) -> Vec<Value> {
 }
 
 /// Has a node read its file again; returns what it says, and whether that was yes.
-fn reload(cluster: &Cluster, node: Machine) -> (bool, String) {
+pub(super) fn reload(cluster: &Cluster, node: Machine) -> (bool, String) {
     let output = cluster.ask(node, &["reload"]);
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
@@ -78,7 +78,10 @@ fn what_cannot_be_taken_is_named_and_nothing_is() {
             changed.replacen("misses = 40", "misses = 41", 1),
             "restart hb on this node to apply: timers.",
         ),
-        (changed.replacen("192.0.2.100/24", "192.0.2.101/24", 1), "group.web.address"),
+        (
+            changed.replacen("192.0.2.100/24", "192.0.2.101/24", 1).replacen("= 40", "= 41", 1),
+            "it takes group.web.preferred, group.web.address as well then",
+        ),
         (changed.replacen("misses = 40", "misess = 40", 1), "unknown key \"misess\""),
         (changed.replacen("192.0.2.100/24", "198.18.0.1/24", 1), "outside every subnet"),
         ("no TOML".to_owned(), "not valid TOML"),

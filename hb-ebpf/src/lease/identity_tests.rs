@@ -119,6 +119,19 @@ fn a_record_is_dismissed_with_its_gate_closed_and_its_promise_in_it() {
     assert_eq!(record, Record { fingerprint: 0, ..bound });
 }
 
+/// A machine that promises nothing says nothing else that is new, and its words count by what changed.
+#[test]
+fn a_record_that_is_of_another_group_says_something_new() {
+    let terms = terms();
+    let mut record = Record { fingerprint: 7, generation: 1, changes: 5, ..Record::default() };
+    op::apply(&mut Order::new(Op::Dismiss, 0), &mut record, &terms, AFTER);
+    assert_eq!(record.changes, 6);
+    let mut begin = Order { fingerprint: 8, generation: 1, ..Order::new(Op::Start, 0) };
+    op::apply(&mut begin, &mut record, &terms, AFTER);
+    assert_eq!((begin.code, record.fingerprint), (DONE, 8));
+    assert!(record.changes > 6, "{}", record.changes);
+}
+
 #[test]
 fn a_group_begins_in_the_place_of_another_as_after_a_lost_record() {
     let terms = terms();

@@ -130,9 +130,11 @@ impl Record {
 
     /// Returns what frames say of the record, renewals apart.
     #[inline(always)]
-    const fn said(&self) -> (u64, u64, u64, u8, u8, u8, u8, u8, bool) {
-        let Self { epoch, next, promised, state, successor, released, vow, standing, .. } = *self;
-        (epoch, next, promised, state, successor, released, vow, standing, self.is_endless())
+    const fn said(&self) -> (u32, u64, u64, u64, u8, u8, u8, u8, u8, bool) {
+        let Self { fingerprint, epoch, next, promised, .. } = *self;
+        let Self { state, successor, released, vow, standing, .. } = *self;
+        let endless = self.is_endless();
+        (fingerprint, epoch, next, promised, state, successor, released, vow, standing, endless)
     }
 
     /// Counts a change of what frames say since `before`.

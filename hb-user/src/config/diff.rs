@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::{
-    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Resource, ResourceKind,
+    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Name, Resource, ResourceKind,
     ServiceAddress, Timers,
 };
 
@@ -12,8 +12,19 @@ use super::{
 pub struct Difference {
     /// Which, as `log.level` or `group.web.address`.
     pub key: String,
-    /// Whether a daemon can take it without a restart.
-    pub live: bool,
+    /// How it is taken.
+    pub way: Way,
+}
+
+/// How a daemon takes what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// At once.
+    Live,
+    /// Groups that are as they were go on. Every other one is given up in order, then begins anew.
+    Group,
+    /// By a restart only.
+    Restart,
 }
 
 impl fmt::Display for Difference {
@@ -28,11 +39,15 @@ struct Found(Vec<Difference>);
 
 impl Found {
     fn restart<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
-        self.compare(key, old, new, false);
+        self.compare(key, old, new, Way::Restart);
     }
 
     fn live<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
-        self.compare(key, old, new, true);
+        self.compare(key, old, new, Way::Live);
+    }
+
+    fn group<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
+        self.compare(key, old, new, Way::Group);
     }
 
     fn compare<T: PartialEq + ?Sized>(
@@ -40,10 +55,10 @@ impl Found {
         key: impl fmt::Display,
         old: &T,
         new: &T,
-        live: bool,
+        way: Way,
     ) {
         if old != new {
-            self.0.push(Difference { key: key.to_string(), live });
+            self.0.push(Difference { key: key.to_string(), way });
         }
     }
 }
@@ -89,6 +104,21 @@ impl Config {
         found.restart("log.format", format, &new.log.format);
         found.live("log.level", level, &new.log.level);
         found.0
+    }
+
+    /// Returns the groups that this configuration does not have, by `Way::Group` of
+    /// [`Config::differences`], as they are in `other`: their names.
+    #[must_use]
+    pub fn groups_unlike<'a>(&'a self, other: &'a Self) -> Vec<&'a Name> {
+        let unlike = |group: &&Group| {
+            let Some(own) = self.groups.iter().find(|own| own.name == group.name) else {
+                return true;
+            };
+            let mut found = Found::default();
+            of_group(&mut found, own, group);
+            found.0.iter().any(|found| found.way != Way::Live)
+        };
+        other.groups.iter().filter(unlike).map(|group| &group.name).collect()
     }
 
     /// Takes what [`Config::differences`] calls live from `new`.
@@ -169,7 +199,7 @@ fn of_groups(found: &mut Found, old: &[Group], new: &[Group]) {
     let names =
         |groups: &[Group]| groups.iter().map(|group| group.name.clone()).collect::<Vec<_>>();
     let (before, after) = (names(old), names(new));
-    found.restart(order("group", &before, &after), &before, &after);
+    found.group(order("group", &before, &after), &before, &after);
     for old in old {
         let Some(new) = new.iter().find(|new| new.name == old.name) else { continue };
         of_group(found, old, new);
@@ -200,18 +230,18 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
     found.live(key("preferred"), preferred, &new.preferred);
     found.live(key("auto_failback"), auto_failback, &new.auto_failback);
     found.live(key("failure_timeout"), failure_timeout, &new.failure_timeout);
-    found.restart(key("warm_addresses"), warm_addresses, &new.warm_addresses);
-    found.restart(key("require"), require, &new.require);
+    found.group(key("warm_addresses"), warm_addresses, &new.warm_addresses);
+    found.group(key("require"), require, &new.require);
     let place = |one: &ServiceAddress| {
         let ServiceAddress { address, prefix, on_link, interfaces, .. } = one;
         (*address, *prefix, *on_link, interfaces.clone())
     };
     let places = |all: &[ServiceAddress]| all.iter().map(place).collect::<Vec<_>>();
-    found.restart(key("address"), &places(addresses), &places(&new.addresses));
+    found.group(key("address"), &places(addresses), &places(&new.addresses));
     let names = |all: &[Resource]| all.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
     let (before, after) = (names(resources), names(&new.resources));
     if before != after {
-        return found.restart(key(&order("resource", &before, &after)), &before, &after);
+        return found.group(key(&order("resource", &before, &after)), &before, &after);
     }
     for (old, new) in resources.iter().zip(&new.resources) {
         let Resource { name, kind, start_timeout, stop_timeout, status_timeout, status_interval } =
@@ -237,8 +267,8 @@ fn of_kind(
             ResourceKind::Script { program, args },
             ResourceKind::Script { program: new_program, args: new_args },
         ) => {
-            found.restart(key("program"), program, new_program);
-            found.restart(key("args"), args, new_args);
+            found.group(key("program"), program, new_program);
+            found.group(key("args"), args, new_args);
         }
         (
             ResourceKind::Ocf { provider, agent, params, check_level },
@@ -249,19 +279,19 @@ fn of_kind(
                 check_level: new_level,
             },
         ) => {
-            found.restart(key("agent"), &(provider, agent), &(new_provider, new_agent));
-            found.restart(key("params"), params, new_params);
+            found.group(key("agent"), &(provider, agent), &(new_provider, new_agent));
+            found.group(key("params"), params, new_params);
             found.live(key("check_level"), check_level, new_level);
         }
         (ResourceKind::Lsb { program }, ResourceKind::Lsb { program: new }) => {
-            found.restart(key("program"), program, new);
+            found.group(key("program"), program, new);
         }
         (
             ResourceKind::Heartbeat { script, args },
             ResourceKind::Heartbeat { script: new_script, args: new_args },
         ) => {
-            found.restart(key("agent"), &(script, args), &(new_script, new_args));
+            found.group(key("agent"), &(script, args), &(new_script, new_args));
         }
-        _ => found.restart(key("type"), old.as_str(), new.as_str()),
+        _ => found.group(key("type"), old.as_str(), new.as_str()),
     }
 }

@@ -41,7 +41,7 @@ use crate::{
 };
 
 pub(crate) use check::resources::TIMEOUT as RESOURCE_TIMEOUT;
-pub use diff::Difference;
+pub use diff::{Difference, Way};
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use fingerprint::differing;

@@ -107,6 +107,9 @@ pub enum Action {
         /// How well.
         standing: Standing,
     },
+    /// Have records and addresses be those of the new configuration: nothing is left here of the groups
+    /// that were withdrawn. Then [`Regrouped`](super::Input::Regrouped).
+    Regroup,
     /// Tell people.
     Log(Transition),
     /// End the process: nothing is left to do. Nothing follows it.
@@ -146,6 +149,8 @@ pub enum Reason {
     NoMajority,
     /// This daemon leaves in order.
     Leaving,
+    /// The configuration does not have it any more, or not as it is.
+    Withdrawn,
     /// Another node holds it as well, and goes before this one.
     Outranked(NodeId),
     /// An interface of its addresses does not carry anything, and another node stands by.
@@ -175,6 +180,9 @@ impl fmt::Display for Reason {
             Self::Lapsed => f.write_str("no majority of the voters answered for too long"),
             Self::NoMajority => f.write_str("no majority of the voters answered"),
             Self::Leaving => f.write_str("leaving in order"),
+            Self::Withdrawn => {
+                f.write_str("withdrawn: the configuration has it no more, or not as it was")
+            }
             Self::Outranked(node) => write!(f, "{node} holds it and goes before this node"),
             Self::NoPath(error) => write!(f, "no path: {error}"),
             Self::Failed(error) => write!(f, "failed: {error}"),

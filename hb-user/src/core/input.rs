@@ -7,7 +7,7 @@ use hb_ebpf::epoch::Epoch;
 use super::{
     evidence::Evidence,
     facts::{PeerFacts, RecordFacts},
-    setup::ResourceBounds,
+    setup::{GroupSetup, ResourceBounds},
 };
 use crate::id::{GroupId, NodeId};
 
@@ -69,6 +69,19 @@ pub enum Input {
         failure_timeout: Option<Duration>,
         /// How long its resources may take, from the next start or stop on.
         resources: Option<ResourceBounds>,
+    },
+    /// The groups that the configuration does not have any more, or not as they are: all there are of
+    /// these. They are given up in order and not taken again, and once nothing of them is left here,
+    /// [`Regroup`](super::Action::Regroup) asks for those that take their place.
+    Withdrawn {
+        /// The groups.
+        groups: Vec<GroupId>,
+    },
+    /// Answers [`Regroup`](super::Action::Regroup): the groups from now on. Those that were not
+    /// withdrawn go on as they are, whatever is said of them here.
+    Regrouped {
+        /// All groups.
+        groups: Vec<GroupSetup>,
     },
     /// Answers [`StartResources`](super::Action::StartResources).
     ResourcesStarted {

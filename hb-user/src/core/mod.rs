@@ -83,6 +83,7 @@ mod input;
 mod isolation;
 mod lacking;
 mod peer;
+mod regroup;
 mod setup;
 pub mod storage;
 mod view;
@@ -125,6 +126,8 @@ pub struct Core {
     witness: Option<Peer>,
     promises: bool,
     groups: Vec<Group>,
+    /// Groups are withdrawn, and the shell was not asked for those in their place yet.
+    regrouping: bool,
     started: BootTime,
     now: BootTime,
     joined: bool,
@@ -159,6 +162,7 @@ impl Core {
                 .into_iter()
                 .map(|group| Group::new(group, me, rank, bounds, now, &mut out))
                 .collect(),
+            regrouping: false,
             started: now,
             now,
             joined: false,
@@ -213,6 +217,8 @@ impl Core {
                     (setup.failure_timeout, setup.resources) = (failure_timeout, resources);
                 });
             }
+            Input::Withdrawn { groups } => self.withdraw(&groups),
+            Input::Regrouped { groups } => self.regroup(groups, &mut out),
             Input::Dropping { group } => self.with(group, |group| group.still_dropping(now)),
             Input::ResourcesStarted { group, epoch, result } => {
                 self.with(group, |group| group.resources_started(epoch, result, now, &mut out));
@@ -270,7 +276,9 @@ impl Core {
                 .into_iter()
                 .chain(released)
         });
-        groups.chain(patience).chain(joining).chain(leaving).filter(|due| *due > self.now).min()
+        let withdrawn = self.withdrawn_by();
+        let all = groups.chain(patience).chain(joining).chain(leaving).chain(withdrawn);
+        all.filter(|due| *due > self.now).min()
     }
 
     /// Returns the next thing to do. Call it until it returns `None` after every other call.
@@ -385,6 +393,7 @@ impl Core {
             out.into_iter().partition(|action| matches!(action, Action::Log(_)));
         self.actions.extend(effects);
         self.actions.extend(logs);
+        self.ask_for_others();
         self.exit();
     }
 
@@ -415,7 +424,7 @@ impl Core {
             standing.leaving |= group.passed_over == Some(peer.id);
             standing
         });
-        [group.standing(self.leaving.is_some(), self.now)].into_iter().chain(peers).collect()
+        [group.standing(self.leaves(index), self.now)].into_iter().chain(peers).collect()
     }
 
     fn choice(&self, index: usize, standings: &[Standing]) -> Choice {
@@ -438,7 +447,7 @@ impl Core {
             moved: self.groups[index].moving.filter(|node| able(*node)),
             now: self.now,
             joined: self.joined,
-            leaving: self.leaving.is_some(),
+            leaving: self.leaves(index),
             choice: self.choice(index, &standings),
             contested: !matches!(cause, Reason::HandedOver(_))
                 && peers.iter().any(Standing::may_act),
@@ -499,7 +508,8 @@ impl Core {
         let leaving = self.leaving.is_some();
         let mut health = [Health::Starting; GROUPS];
         for group in &self.groups {
-            health[usize::from(group.setup.id.0)] = group.health(leaving, self.now);
+            let leaves = leaving || group.withdrawn;
+            health[usize::from(group.setup.id.0)] = group.health(leaves, self.now);
         }
         if self.published != Some((health, leaving)) {
             self.published = Some((health, leaving));
@@ -531,7 +541,7 @@ impl Core {
                 && group.is_ready(self.now)
                 && group.phase.is_apart()
                 && group.failure().is_none()
-                && self.leaving.is_none()
+                && !self.leaves(index)
         };
         let groups = self.groups.iter().enumerate().filter(|(index, group)| able(*index, group));
         groups
@@ -552,15 +562,8 @@ impl Core {
         let late = self.leave_by(since) <= self.now;
         let heard = self.published_at.after(self.bounds.linger) <= self.now;
         let mut done = true;
-        for (index, group) in self.groups.iter().enumerate() {
-            done &= match group.phase {
-                Phase::Idle => true,
-                Phase::Released { .. } => {
-                    group.since.after(self.bounds.patience) <= self.now
-                        || self.around(index).successor.is_none()
-                }
-                _ => false,
-            };
+        for index in 0..self.groups.len() {
+            done &= self.is_left(index);
         }
         if late && !done {
             let behind = self.groups.iter().filter(|group| !group.phase.is_apart());

@@ -24,7 +24,7 @@ pub struct Setup {
 }
 
 /// One group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSetup {
     /// Place of its record, below [`GROUPS`].
     pub id: GroupId,

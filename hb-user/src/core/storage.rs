@@ -120,6 +120,13 @@ impl Storage {
         (self.generation >= generation).then_some(self.generation)
     }
 
+    /// Wants a generation stored that was never this node's, for records that begin beside others; it is
+    /// stored once [`keep`](Self::keep) returns it, or a higher one. `None` if all are used up.
+    pub fn reserve(&mut self) -> Option<u32> {
+        self.wanted = self.wanted.max(self.generation).checked_add(1)?;
+        Some(self.wanted)
+    }
+
     /// Wants a learner's numbers stored, who has heard of nothing at or above the generation
     /// `learned`, and the set of voters first where that is new: without it, a generation alone looks
     /// like one of an older version. Returns the generation that records begin with once all that is

@@ -63,6 +63,8 @@ pub enum Blocked {
     NoPath(String),
     /// This daemon leaves in order.
     Leaving,
+    /// The configuration does not have it any more, or not as it is.
+    Withdrawn,
     /// Not every peer was heard or declared dead yet.
     Joining,
     /// The record takes no part before then: it was lost, or the clock jumped. At
@@ -100,7 +102,7 @@ impl Core {
     pub(super) fn group_view(&self, index: usize) -> GroupView {
         let group = &self.groups[index];
         let standings = self.standings(index);
-        let own = group.standing(self.leaving.is_some(), self.now);
+        let own = group.standing(self.leaves(index), self.now);
         let choice = self.choice(index, &standings);
         let barred = self.barred(index, None);
         let blocked = match (group.failure(), choice) {
@@ -112,6 +114,7 @@ impl Core {
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if barred.is_some() => barred.map(Blocked::Lacks),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
+            _ if group.withdrawn => Some(Blocked::Withdrawn),
             _ if group.record.vowed => Some(Blocked::Vowed),
             _ if !group.ready => Some(Blocked::Joining),
             _ if group.is_blocked(self.now) => Some(Blocked::Waiting(group.record.blocked_until)),

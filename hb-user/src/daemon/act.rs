@@ -88,6 +88,7 @@ impl Daemon {
                 Action::Place { group, standing } => {
                     self.order_with(LeaseOrder::placed(group.0, standing));
                 }
+                Action::Regroup => self.on_left(),
                 Action::Log(transition) => told.push(transition),
                 Action::Exit => return true,
             }

@@ -41,6 +41,18 @@ pub(super) fn push(effect: &mut Effect, vips: &[LocalVip]) -> Result<(), StartEr
 }
 
 impl Anew {
+    /// Returns the index of the interface called `name` that things are bound to, `index` if none are.
+    pub(super) fn bound(&self, name: &str, index: u32) -> u32 {
+        self.bound.get(name).copied().unwrap_or(index)
+    }
+
+    /// Looks after the interfaces of these addresses as well.
+    pub(super) fn bind(&mut self, vips: &[Vec<LocalVip>]) {
+        for local in vips.iter().flatten() {
+            self.bound.entry(local.interface.clone()).or_insert(local.vip.interface());
+        }
+    }
+
     /// Begins with the interfaces of links and those of service addresses.
     pub(super) fn new(
         links: &BTreeMap<String, (u32, Option<[u8; 6]>)>,

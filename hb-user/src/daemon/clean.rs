@@ -42,9 +42,17 @@ pub(super) struct Swept {
     unread: Vec<(IpAddr, u16)>,
 }
 
+/// What the thread is asked for.
+enum Ask {
+    /// End the work of a group.
+    Sweep(GroupId),
+    /// A group has these addresses from now on.
+    Replace(GroupId, Box<Sweeper>, Vec<IpAddr>),
+}
+
 /// The thread, by its channels.
 pub(super) struct Cleaner {
-    groups: sync::Sender<GroupId>,
+    asks: sync::Sender<Ask>,
     done: mpsc::UnboundedReceiver<Cleaned>,
 }
 
@@ -59,14 +67,26 @@ impl Cleaner {
         for addresses in addresses {
             sweepers.push((Sweeper::open(&addresses)?, addresses));
         }
-        let (groups, asked) = sync::channel::<GroupId>();
+        let (asks, asked) = sync::channel::<Ask>();
         let (report, done) = mpsc::unbounded_channel();
         let system = |source| SweepError::Socket { action: "start a thread that works", source };
         thread::Builder::new()
             .name("hb-clean".to_owned())
             .spawn(move || work(&mut sweepers, &asked, &report))
             .map_err(system)?;
-        Ok(Self { groups, done })
+        Ok(Self { asks, done })
+    }
+
+    /// Has a group mean these addresses from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`SweepError`] if this kernel cannot do it.
+    pub(super) fn replace(&self, group: GroupId, addresses: Vec<IpAddr>) -> Result<(), SweepError> {
+        let sweeper = Box::new(Sweeper::open(&addresses)?);
+        // The thread ends with this only, and a panic there ends the process.
+        drop(self.asks.send(Ask::Replace(group, sweeper, addresses)));
+        Ok(())
     }
 
     /// Returns what is done next; waits for ever if nothing is asked for.
@@ -82,7 +102,7 @@ impl Cleaner {
 /// Sweeps the groups that are asked for, in turn, until nobody is there who could ask.
 fn work(
     sweepers: &mut [(Sweeper, Vec<IpAddr>)],
-    asked: &sync::Receiver<GroupId>,
+    asked: &sync::Receiver<Ask>,
     report: &mpsc::UnboundedSender<Cleaned>,
 ) {
     // With how many connections of each were ended.
@@ -94,9 +114,16 @@ fn work(
         };
         match more {
             // It is asked for again while it is under way.
-            Ok(group) if waiting.iter().any(|(other, _)| *other == group) => continue,
-            Ok(group) => {
+            Ok(Ask::Sweep(group)) if waiting.iter().any(|(other, _)| *other == group) => continue,
+            Ok(Ask::Sweep(group)) => {
                 waiting.push_back((group, 0));
+                continue;
+            }
+            Ok(Ask::Replace(group, sweeper, addresses)) => {
+                waiting.retain(|(other, _)| *other != group);
+                if let Some(slot) = sweepers.get_mut(usize::from(group.0)) {
+                    *slot = (*sweeper, addresses);
+                }
                 continue;
             }
             Err(sync::TryRecvError::Empty) => {}
@@ -169,9 +196,10 @@ impl Daemon {
     pub(super) fn clean(&mut self, group: GroupId, removed: Result<(), String>) {
         let asked = match (removed, &self.cleaner) {
             (Err(error), _) => return self.feed(Input::Dropped { group, result: Err(error) }),
-            (Ok(()), Some(cleaner)) => {
-                cleaner.groups.send(group).map_err(|_| io::Error::other("its thread is gone"))
-            }
+            (Ok(()), Some(cleaner)) => cleaner
+                .asks
+                .send(Ask::Sweep(group))
+                .map_err(|_| io::Error::other("its thread is gone")),
             // Policy available, on a kernel that cannot: said at the start.
             (Ok(()), None) => return self.cleaned(group),
         };

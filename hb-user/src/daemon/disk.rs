@@ -27,7 +27,8 @@ pub(super) type Written = Result<(), String>;
 
 /// What the thread is to do.
 enum Job {
-    Write(Write),
+    /// Of a group's, with its name.
+    Write(Write, Option<String>),
     /// Leave a note that all that was promised has run out then; nothing comes after it.
     Part(BootTime, sync::Sender<Written>),
 }
@@ -40,22 +41,20 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Starts the thread, which has the state directory from now on; `storage` is what that holds,
-    /// of the groups of `config`. It ends when this is dropped, once the disk has answered.
+    /// Starts the thread, which has the state directory from now on; `storage` is what that holds. It ends when this is dropped, once the disk has answered.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub(super) fn start(state: StateDir, config: &Config, storage: Storage) -> io::Result<Self> {
-        let groups: Vec<_> = config.groups.iter().map(|group| group.name.to_string()).collect();
+    pub(super) fn start(state: StateDir, storage: Storage) -> io::Result<Self> {
         let (jobs, asked) = sync::channel();
         let (report, done) = mpsc::unbounded_channel();
         thread::Builder::new().name("hb-disk".to_owned()).spawn(move || {
             let mut state = state;
             for job in asked {
                 match job {
-                    Job::Write(write) => {
-                        let written = store(&mut state, &groups, &write);
+                    Job::Write(write, name) => {
+                        let written = store(&mut state, name.as_deref(), &write);
                         // A daemon that is gone needs no answer.
                         drop(report.send(written.map_err(|error| describe(&error))));
                     }
@@ -69,11 +68,12 @@ impl Disk {
         Ok(Self { storage, jobs, done })
     }
 
-    /// Has stored what is wanted, if the thread has nothing to do.
-    fn go_on(&mut self) {
+    /// Has stored what is wanted, of the groups of `config`, if the thread has nothing to do.
+    fn go_on(&mut self, config: &Config) {
         if let Some(write) = self.storage.next(clock::now()) {
+            let name = name(config, &write);
             // The thread ends with this only, and a panic there ends the process.
-            drop(self.jobs.send(Job::Write(write)));
+            drop(self.jobs.send(Job::Write(write, name)));
         }
     }
 
@@ -100,11 +100,17 @@ impl Disk {
     }
 }
 
-fn store(state: &mut StateDir, groups: &[String], write: &Write) -> Result<(), StateDirError> {
+/// Returns the name of the group that something is about: records may lie otherwise than groups in the file.
+fn name(config: &Config, write: &Write) -> Option<String> {
+    let Write::Vow(group, _) = write else { return None };
+    config.group(*group).map(|group| group.name.to_string())
+}
+
+fn store(state: &mut StateDir, group: Option<&str>, write: &Write) -> Result<(), StateDirError> {
     match write {
         Write::Generation(generation) => state.raise_generation(*generation),
         Write::Voters(set) => state.store_voters(set),
-        Write::Vow(group, epoch) => match groups.get(usize::from(group.0)) {
+        Write::Vow(_, epoch) => match group {
             Some(name) => state.store_vow(name, *epoch),
             // No group of this configuration.
             None => Ok(()),
@@ -115,7 +121,7 @@ fn store(state: &mut StateDir, groups: &[String], write: &Write) -> Result<(), S
 impl Daemon {
     /// Has the disk store what is wanted, and says what is wrong with it.
     pub(super) fn store(&mut self) {
-        self.disk.go_on();
+        self.disk.go_on(&self.config);
         if let Some(news) = self.disk.storage.look(clock::now()) {
             self.on_disk_news(&news);
         }
@@ -155,5 +161,34 @@ pub(super) fn warning(news: &News) -> String {
             waited.as_millis()
         ),
         News::Mended => "the disk answers again".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use hb_ebpf::epoch::Epoch;
+
+    use super::*;
+    use crate::id::GroupId;
+
+    #[test]
+    fn what_a_group_promised_is_stored_by_its_name_wherever_its_record_lies() {
+        let example = include_str!("../../../packaging/hb.toml");
+        let other = "\n[[group]]\nname = \"db\"\npreferred = \"a\"\n[[group.address]]\n\
+                     address = \"192.0.2.201/24\"\ninterface = \"eth0\"\n";
+        let path = Path::new("hb.toml");
+        let mut config = Config::parse(&format!("{example}{other}"), path).unwrap();
+        let [first, last] = &mut config.groups[..] else { panic!("two groups") };
+        // As after a restart in place with the groups in another order.
+        (first.id, last.id) = (GroupId(1), GroupId(0));
+        let directory = tempfile::tempdir().unwrap();
+        let mut state = StateDir::open(directory.path()).unwrap();
+        let epoch = Some(Epoch(0x1_0000_0102));
+        let write = Write::Vow(GroupId(0), epoch);
+        store(&mut state, name(&config, &write).as_deref(), &write).unwrap();
+        assert_eq!((state.vow("db").unwrap(), state.vow("web").unwrap()), (epoch, None));
+        assert_eq!(name(&config, &Write::Generation(7)), None);
     }
 }

@@ -129,6 +129,13 @@ impl Ear {
 }
 
 impl Hearing {
+    /// The group at that place is another one now: nothing was told of it.
+    pub(super) fn forget(&mut self, place: usize) {
+        if let Some(told) = self.told.get_mut(place) {
+            *told = Evidence::default();
+        }
+    }
+
     fn evidence(&self, interface: &str, now: BootTime) -> Evidence {
         let ear = self.ears.get(interface);
         let deaf = ear.is_some_and(|ear| ear.is_deaf(now));

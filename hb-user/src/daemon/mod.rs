@@ -40,6 +40,7 @@ mod paths;
 mod pauses;
 mod prepare;
 mod records;
+mod regroup;
 mod reload;
 mod removal;
 mod report;
@@ -164,6 +165,7 @@ struct Daemon {
     used_up: bool,
     fast: Fast,
     workers: Vec<Option<Worker>>,
+    done: mpsc::UnboundedSender<Done>,
     results: mpsc::UnboundedReceiver<Done>,
     /// The first start of a group's resources after a resume asks for their state first.
     resuming: [bool; GROUPS],
@@ -178,6 +180,8 @@ struct Daemon {
     lost_events: u64,
     /// Where the configuration is read again.
     source: reload::Source,
+    /// A configuration that waits to be taken.
+    pending: Option<regroup::Pending>,
     /// Groups whose wishes changed here, and perhaps not at the others yet: none is moved back meanwhile.
     unsettled: BTreeSet<GroupId>,
     log_lost: logging::Lost,

@@ -191,6 +191,7 @@ impl Daemon {
         self.go_on_defending(now);
         self.go_on_with_keys();
         self.settle_wishes();
+        self.go_on_with_groups(now);
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();

@@ -38,6 +38,13 @@ impl Paths {
         self.errors.get(usize::from(group.0))?.as_deref()
     }
 
+    /// The group at that place is another one now: nothing was told of it.
+    pub(super) fn forget(&mut self, place: usize) {
+        if let Some(error) = self.errors.get_mut(place) {
+            *error = None;
+        }
+    }
+
     fn take(&mut self, news: LinkNews) {
         let index = match &news {
             LinkNews::There(interface) => interface.index,
@@ -142,7 +149,7 @@ impl Daemon {
     }
 
     /// Tells the core of each group whose path is another one now.
-    fn tell_paths(&mut self) {
+    pub(super) fn tell_paths(&mut self) {
         for group in self.groups() {
             let place = usize::from(group.0);
             let Some(vips) = self.vips.get(place) else { continue };

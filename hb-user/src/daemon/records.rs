@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
-        Record,
+        Record, Terms,
         op::{DONE, Op, Order},
         start,
     },
@@ -20,10 +20,11 @@ use hb_ebpf::{
 
 use super::{Daemon, LocalVip, resources::describe};
 use crate::{
+    beginning::{Begin, Step},
     config::{Config, Policy},
     core::{Input, RecordFacts},
     id::{GroupId, NodeId},
-    kernel::{KernelError, Leases, Shared},
+    kernel::{Guarded, Kernel, KernelError, Leases, Shared},
     state_dir::{StateDir, StateDirError},
 };
 
@@ -58,6 +59,28 @@ pub(super) fn found(shared: &Shared) -> ([u32; GROUPS], bool) {
     let records: [Record; GROUPS] = std::array::from_fn(record);
     let learner = |record: &Record| record.fingerprint != 0 && start::is_learner(record);
     (records.map(|record| record.fingerprint), records.iter().any(learner))
+}
+
+/// Carries out how records begin: the terms and what the gate guards are these, once it is their turn.
+///
+/// # Errors
+///
+/// [`KernelError`]. What was done by then is what the next try finds.
+pub(super) fn begin(
+    kernel: &mut Kernel,
+    leases: &Leases,
+    begin: &Begin,
+    terms: &Terms,
+    guarded: &[Guarded],
+) -> Result<(), KernelError> {
+    for step in begin.steps() {
+        match step {
+            Step::Order(order) => drop(leases.order(order)?),
+            Step::Terms => kernel.set_terms(terms)?,
+            Step::Addresses => kernel.set_vips(guarded)?,
+        }
+    }
+    Ok(())
 }
 
 /// Takes up what an earlier daemon left to do of the groups; `vows` are the epochs promised without an

@@ -6,13 +6,13 @@ use tokio::sync::oneshot;
 
 use super::{
     Daemon,
-    prepare::{self, Plan, PrepareError, Prepared},
+    prepare::{self, PrepareError, Prepared},
     resources::{describe, rule},
     setup::resource_bounds,
     survey::Found,
 };
 use crate::{
-    config::{Config, ConfigErrors, Difference},
+    config::{Config, ConfigErrors, Difference, Way},
     control::Reply,
     core::Input,
     id::GroupId,
@@ -40,10 +40,8 @@ impl Source {
     }
 
     /// Reads the file, and checks it against this host as a start would.
-    fn read(&self) -> Result<Box<Plan>, PrepareError> {
-        let plan = prepare::plan(&self.path, Some(&self.node))?;
-        drop(plan.fit()?);
-        Ok(Box::new(plan))
+    fn read(&self) -> Result<Box<Prepared>, PrepareError> {
+        prepare::prepare(&self.path, Some(&self.node)).map(Box::new)
     }
 }
 
@@ -54,18 +52,19 @@ impl Daemon {
         self.surveyor.begin_blocking(move || Found::Reread(source.read(), reply));
     }
 
-    /// Takes what was read, if all of it can be taken now.
+    /// Takes what was read, if all of it can be taken.
     pub(super) fn on_reread(
         &mut self,
-        read: Result<Box<Plan>, PrepareError>,
-        reply: Option<oneshot::Sender<Reply>>,
+        read: Result<Box<Prepared>, PrepareError>,
+        mut reply: Option<oneshot::Sender<Reply>>,
     ) {
         let path = self.source.path.display().to_string();
         let outcome = read
             .map_err(|error| describe(&error).replace('\n', "; "))
-            .and_then(|plan| self.take(&plan.config));
+            .and_then(|prepared| self.take(*prepared, &mut reply));
         match &outcome {
-            Ok(outcome) => tracing::info!(path, outcome, "configuration read again"),
+            Ok(Some(outcome)) => tracing::info!(path, outcome, "configuration read again"),
+            Ok(None) => return,
             Err(error) => {
                 tracing::error!(
                     path,
@@ -75,31 +74,58 @@ impl Daemon {
             }
         }
         if let Some(reply) = reply {
+            let outcome = outcome.map(Option::unwrap_or_default);
             let outcome = outcome.map_err(|error| format!("nothing was changed: {error}"));
             // Who asked may have gone.
             drop(reply.send(outcome.into()));
         }
     }
 
-    fn take(&mut self, new: &Config) -> Result<String, String> {
+    /// Takes all of it, and returns what that is; `None` where that needs a while, after which who asked is
+    /// answered.
+    fn take(
+        &mut self,
+        prepared: Prepared,
+        reply: &mut Option<oneshot::Sender<Reply>>,
+    ) -> Result<Option<String>, String> {
+        let new = &prepared.config;
         let found = self.config.differences(new);
+        if self.pending.is_some() {
+            return Err("an earlier reload is still under way: see `hb status`".to_owned());
+        }
         if found.is_empty() {
-            return Ok("nothing in the file differs from what runs".to_owned());
+            return Ok(Some("nothing in the file differs from what runs".to_owned()));
         }
         if self.stopping {
             return Err("this node is leaving".to_owned());
         }
-        let (live, restart): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.live);
+        let (restart, taken): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|found| found.way == Way::Restart);
         if !restart.is_empty() {
-            let others = if live.is_empty() {
+            let others = if taken.is_empty() {
                 String::new()
             } else {
-                format!("; it takes {} as well then", listed(&live))
+                format!("; it takes {} as well then", listed(&taken))
             };
             return Err(format!("restart hb on this node to apply: {}{others}", listed(&restart)));
         }
         // The only step that can fail comes first.
         self.source.levels.set(new.log.level.as_str()).map_err(|error| describe(&error))?;
+        let keys = listed(&taken);
+        if taken.iter().any(|found| found.way == Way::Group) {
+            let begun = self.begin_regroup(prepared, keys, reply).map(|()| None);
+            if begun.is_err() {
+                let before = self.config.log.level;
+                self.source.levels.set(before.as_str()).map_err(|error| describe(&error))?;
+            }
+            return begun;
+        }
+        self.adopt(new);
+        Ok(Some(format!("taken: {keys}")))
+    }
+
+    /// Goes by another configuration of the same groups.
+    fn adopt(&mut self, new: &Config) {
         let wishes = |config: &Config| {
             let groups = config.groups.iter();
             groups.map(|group| (group.preferred, group.auto_failback)).collect::<Vec<_>>()
@@ -121,12 +147,11 @@ impl Daemon {
         self.shared.set_config_hash(self.config.fingerprint());
         let groups: Vec<_> = self.config.groups.iter().map(|group| group.id).collect();
         groups.into_iter().for_each(|group| self.tell_wishes(group));
-        Ok(format!("taken: {}", listed(&live)))
     }
 
     /// Tells the core what the configuration wants of a group. While another node may want something else,
     /// it is moved back nowhere: the two would move it to and fro.
-    fn tell_wishes(&mut self, id: GroupId) {
+    pub(super) fn tell_wishes(&mut self, id: GroupId) {
         let Some(group) = self.config.group(id) else { return };
         self.inputs.push_back(Input::Wishes {
             group: id,
@@ -154,6 +179,9 @@ impl Daemon {
     /// Returns what a status says of the file as it is now.
     pub(super) fn of_the_file(&self, file: &Result<Config, ConfigErrors>) -> Option<String> {
         let path = self.source.path.display();
+        if let Some(under_way) = self.is_regrouping() {
+            return Some(under_way);
+        }
         match file {
             Err(errors) => Some(format!(
                 "the configuration could not be read again, and a restart would fail: {}",
@@ -161,7 +189,8 @@ impl Daemon {
             )),
             Ok(file) => {
                 let found = self.config.differences(file);
-                let how = if found.iter().all(|found| found.live) { "reload" } else { "restart" };
+                let restart = found.iter().any(|found| found.way == Way::Restart);
+                let how = if restart { "restart" } else { "reload" };
                 (!found.is_empty()).then(|| {
                     format!("{path} is not what runs here, {how} hb to apply: {}", listed(&found))
                 })

@@ -429,6 +429,7 @@ impl Daemon {
             )),
             Some(Blocked::NoPath(error)) => Some(format!("no path to the clients: {error}")),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
+            Some(Blocked::Withdrawn) => Some("withdrawn by a reload".to_owned()),
             Some(Blocked::Joining) => Some(
                 "this node is joining: not every peer was heard or declared dead yet".to_owned(),
             ),

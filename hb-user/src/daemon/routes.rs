@@ -50,6 +50,18 @@ impl Routes {
         (now.since(*since) >= PARTLY).then_some(error.as_str())
     }
 
+    /// The group at that place is another one now: nothing was told of it.
+    pub(super) fn forget(&mut self, place: usize) {
+        if let (Some(told), Some(partly)) = (self.told.get_mut(place), self.partly.get_mut(place)) {
+            (*told, *partly) = (None, None);
+        }
+    }
+
+    /// Announcements were made without routers: they are told of them at the next look.
+    pub(super) fn tell_gateways_again(&mut self) {
+        self.gateways.clear();
+    }
+
     /// Tells whether it is time to see whether there is news.
     pub(super) fn listens(&self, now: BootTime) -> bool {
         !self.under_way && now.since(self.looked) >= EVERY

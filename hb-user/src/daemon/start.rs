@@ -25,7 +25,7 @@ use super::{
     gate_report::{GateNode, GatePlace},
     keys::Keys,
     prepare::{self, LocalVip, Prepared, pins},
-    records,
+    records, regroup,
     reload::Source,
     removal,
     resources::{Worker, describe, rule},
@@ -36,11 +36,11 @@ use super::{
     warm::Warm,
 };
 use crate::{
-    beginning::{Begin, Beginning, Origin, Step, Traces},
+    beginning::{Begin, Beginning, Origin, Traces},
     clock,
-    config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy, Require},
+    config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy},
     core::{Core, storage::Storage},
-    fast::{Effect, Fast, Setup as FastSetup, Target},
+    fast::{Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{
         GateView, Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared, gated_addresses,
@@ -208,16 +208,7 @@ fn assemble(
     let anew = anew::Anew::new(&interfaces, &vips);
     let mut effects = Vec::new();
     for (place, vips) in vips.iter().enumerate() {
-        let group = config.group(GroupId(place as u8));
-        let mut effect = Effect::new(group.is_some_and(|group| !group.resources.is_empty()));
-        if group.is_some_and(|group| group.warm_addresses) {
-            effect = effect.warm();
-        }
-        if group.is_some_and(|group| group.require == Require::All) {
-            effect = effect.needs_all();
-        }
-        anew::push(&mut effect, vips)?;
-        effects.push(effect);
+        effects.push(regroup::effect(config.group(GroupId(place as u8)), vips)?);
     }
 
     // Nothing can be wrong with the node any more: say who it is.
@@ -240,13 +231,8 @@ fn assemble(
         Policy::Witness | Policy::Available => BTreeMap::new(),
     };
     let new_terms = kernel.terms()? != terms;
-    for step in (Begin { beginning, places, fingerprints, new_terms }).steps() {
-        match step {
-            Step::Order(order) => drop(leases.order(order)?),
-            Step::Terms => kernel.set_terms(&terms)?,
-            Step::Addresses => kernel.set_vips(&guarded)?,
-        }
-    }
+    let begin = Begin { beginning, places, fingerprints, new_terms };
+    records::begin(&mut kernel, &leases, &begin, &terms, &guarded)?;
     let strays = Strays::begin(gated, &stray);
     let learner = records::take_up(&leases, config.groups.iter().map(|group| group.id), &vows)?;
     if !resumes {
@@ -302,7 +288,7 @@ fn assemble(
         .map_err(StartError::Cover)?;
 
     let storage = Storage::new(state.generation()?, &vows);
-    let disk = Disk::start(state, &config, storage).map_err(StartError::Disk)?;
+    let disk = Disk::start(state, storage).map_err(StartError::Disk)?;
 
     let mut daemon = Daemon {
         incarnation,
@@ -331,10 +317,12 @@ fn assemble(
         used_up: false,
         fast,
         workers,
+        done,
         results,
         engine,
         lost_events: 0,
         source,
+        pending: None,
         unsettled: BTreeSet::new(),
         log_lost,
         told_lost: 0,

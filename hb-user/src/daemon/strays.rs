@@ -58,6 +58,23 @@ impl Strays {
     }
 }
 
+impl Strays {
+    /// Returns those that the gate is told of.
+    pub(super) fn gated(&self) -> impl Iterator<Item = IpAddr> {
+        self.gated.iter().copied()
+    }
+
+    /// Tells whether some are being taken down.
+    pub(super) const fn are_going(&self) -> bool {
+        self.under_way
+    }
+
+    /// Takes note that the gate is told of these.
+    pub(super) fn guarded_now(&mut self, gated: BTreeSet<IpAddr>) {
+        self.gated = gated;
+    }
+}
+
 /// What became of them.
 pub(super) struct Cleared {
     /// Those that were tried.

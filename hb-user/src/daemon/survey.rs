@@ -30,7 +30,7 @@ use super::{
     Daemon, MAIN_PRIORITY,
     gate::{Covered, cover, log_displaced},
     gate_report::{self, GateError, GatePlace},
-    prepare::{Plan, PrepareError},
+    prepare::{PrepareError, Prepared},
     resources::describe,
     routes::Ways,
     strays::{self, Cleared},
@@ -70,7 +70,7 @@ pub(super) enum Found {
     /// An interface is attached to in generic mode instead, or not.
     Replaced(Result<Attachment, Box<NotReplaced>>),
     /// The configuration as its file is now, for who had it read.
-    Reread(Result<Box<Plan>, PrepareError>, Option<oneshot::Sender<Reply>>),
+    Reread(Result<Box<Prepared>, PrepareError>, Option<oneshot::Sender<Reply>>),
     /// The keys in the file, for who had it read.
     Keys(Result<ClusterKeys, KeyError>, oneshot::Sender<Reply>),
 }
@@ -289,6 +289,16 @@ impl Surveyor {
                 Err(_) => tracing::debug!(interface, "the neighbourhood does not answer"),
             }
         });
+    }
+
+    /// Returns where what takes a while runs.
+    pub(super) const fn background(&self) -> &Handle {
+        &self.background
+    }
+
+    /// Goes by groups with these fingerprints and names from now on.
+    pub(super) fn set_groups(&mut self, groups: Vec<(u32, String)>) {
+        self.place = Arc::new(GatePlace { groups, ..(*self.place).clone() });
     }
 
     /// Has every interface gated that is there now, and those forgotten that are gone.

@@ -37,6 +37,14 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
+    /// Forgets everything but what concerns these addresses.
+    pub(super) fn keep(&mut self, served: &BTreeSet<IpAddr>) {
+        let Self { refused, obstacles, put_back } = self;
+        refused.retain(|ip, _| served.contains(ip));
+        obstacles.retain(|ip, _| served.contains(ip));
+        put_back.retain(|ip, _| served.contains(ip));
+    }
+
     /// Takes note that an address is put back. Returns whether it may be done at once.
     fn may_at_once(&mut self, ip: IpAddr, now: BootTime) -> bool {
         let last = self.put_back.get(&ip);

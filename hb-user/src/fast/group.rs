@@ -312,6 +312,12 @@ impl Group {
         }
     }
 
+    /// Is another group from now on, of which nothing is here, and leaves what it was in its place.
+    pub(super) fn replace(&mut self, effect: &mut Effect) {
+        std::mem::swap(&mut self.effect, effect);
+        (self.announced, self.taken, self.up, self.work) = (None, None, false, None);
+    }
+
     /// Announces by this MAC address from now on what is on the interface of this index, and once more
     /// at `now` if the group is held.
     pub(super) fn set_mac(&mut self, interface: u32, mac: [u8; 6], now: BootTime) {

@@ -153,15 +153,25 @@ pub enum Command {
     Exit,
 }
 
-/// What takes the place of things that were bound to an interface which is gone.
+/// What takes the place of things that were bound to an interface which is gone, or of other groups.
 #[derive(Debug, Default)]
 pub struct Rebind {
     /// Sockets, by peer and link.
     pub sockets: Vec<(NodeId, LinkId, LinkSocket)>,
     /// Addresses, by group: each takes the place of the same one.
     pub effects: Vec<(GroupId, Effect)>,
+    /// What taking and dropping a group means from now on. Nothing of it is up by what is known here.
+    pub groups: Vec<(GroupId, Effect)>,
     /// The thread has taken it up: what is in it now is what it had before.
     done: bool,
+}
+
+impl Rebind {
+    /// Other groups.
+    #[must_use]
+    pub fn of_groups(groups: Vec<(GroupId, Effect)>) -> Self {
+        Self { groups, ..Self::default() }
+    }
 }
 
 /// What waits for the thread to take it up, or for whoever made it to drop it.

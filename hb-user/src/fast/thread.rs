@@ -320,7 +320,22 @@ impl Hands {
                     group.rebind(effect);
                 }
             }
+            for (group, effect) in &mut rebind.groups {
+                if let Some(group) = self.groups.get_mut(usize::from(group.0)) {
+                    group.replace(effect);
+                }
+            }
             rebind.done = true;
+        }
+        self.come_back();
+    }
+
+    /// Probes by itself again, if nothing is to be done to any address.
+    fn come_back(&mut self) {
+        if self.is_away && !self.groups.iter().any(Group::is_busy) {
+            self.deputy.stand_back();
+            self.is_away = false;
+            self.token.away_ns.store(0, Ordering::Release);
         }
     }
 
@@ -359,11 +374,7 @@ impl Hands {
                 Task::Remove => self.report(Report::Dropped { group, at: clock::now(), result }),
             }
         }
-        if !self.groups.iter().any(Group::is_busy) {
-            self.deputy.stand_back();
-            self.is_away = false;
-            self.token.away_ns.store(0, Ordering::Release);
-        }
+        self.come_back();
     }
 
     /// Returns a group to whose addresses nothing is being done.

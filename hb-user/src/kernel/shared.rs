@@ -150,7 +150,15 @@ impl Shared {
         unsafe { ptr::write_volatile(&raw mut (*node).layout, maps::LAYOUT) };
     }
 
-    /// Says that this node goes by another configuration, of the same groups.
+    /// Says that so many places of records may have a group. Where it were fewer than before, words of this
+    /// life would seem older than earlier ones (`revision` in [`hb_ebpf::wire::Frame`]): then it stays.
+    pub fn raise_groups(&self, groups: u8) {
+        let groups = groups.max(self.node().groups);
+        // SAFETY: the entry is mapped and the field is a byte of it, which the kernel reads whole.
+        unsafe { ptr::write_volatile(&raw mut (*self.node_at()).groups, groups) };
+    }
+
+    /// Says that this node goes by another configuration.
     pub fn set_config_hash(&self, hash: u64) {
         // SAFETY: the entry is mapped and the field is an aligned word of it.
         let word = unsafe { AtomicU64::from_ptr(&raw mut (*self.node_at()).config_hash) };

@@ -423,7 +423,11 @@ impl Seating {
     fn take(&self, witness: &mut Witness) -> Result<Standing, WitnessError> {
         let cluster = self.prepared.config.cluster_id();
         let (incarnation, nonce) = self.life;
-        let seat = self.prepared.seat(nonce, incarnation);
+        let mut seat = self.prepared.seat(nonce, incarnation);
+        // What was spoken of is spoken of for a whole life, or words would seem older than earlier ones.
+        let spoken = self.known.iter().flat_map(|known| known.records.iter().zip(1..));
+        let spoken = spoken.filter(|(record, _)| record.changes != 0).map(|(_, end)| end).max();
+        seat.node.groups = seat.node.groups.max(spoken.unwrap_or(0));
         let before = self.known.as_ref().map(|known| known.terms);
         let reconfigured = before.is_some_and(|terms| terms != seat.terms);
         if before.is_none() {

@@ -292,7 +292,8 @@ impl Daemon {
                 self.order(machine, Order::placed(group.0, standing));
             }
             Action::Log(transition) => self.logs.push(transition),
-            Action::Announce { .. } => {}
+            // No simulated machine gets another file.
+            Action::Announce { .. } | Action::Regroup => {}
             Action::Exit => return true,
         }
         false

@@ -2,12 +2,9 @@
 
 use super::*;
 
-fn differs(from: &str, to: &str) -> (Vec<String>, Vec<String>) {
+fn differs(from: &str, to: &str) -> Vec<(String, Way)> {
     let (old, new) = (good(), parse(&with(from, to)).unwrap());
-    let (live, restart): (Vec<_>, Vec<_>) =
-        old.differences(&new).into_iter().partition(|difference| difference.live);
-    let keys = |found: Vec<Difference>| found.into_iter().map(|found| found.key).collect();
-    (keys(live), keys(restart))
+    old.differences(&new).into_iter().map(|found| (found.key, found.way)).collect()
 }
 
 #[test]
@@ -22,32 +19,48 @@ fn the_same_does_not_differ_wherever_its_record_lies() {
 
 #[test]
 fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
-    let none: [&str; 0] = [];
-    for (from, to, live, restart) in [
-        ("192.0.2.100/24", "192.0.2.101/24", &none[..], &["group.web.address"][..]),
-        ("\"udp4\"", "\"udp4\"\nmultihop = 1", &none, &["link.client.multihop"]),
-        ("\"192.0.2.2\"", "\"192.0.2.3\"", &none, &["link.client.node"]),
-        ("preferred = \"b\"", "preferred = \"a\"", &["group.db.preferred"], &none),
-        ("auto_failback = false", "auto_failback = true", &["group.db.auto_failback"], &none),
-        ("auto_failback = true", "auto_failback = false", &["group.web.auto_failback"], &none),
+    for (from, to, key, way) in [
+        ("192.0.2.100/24", "192.0.2.101/24", "group.web.address", Way::Group),
+        ("\"udp4\"", "\"udp4\"\nmultihop = 1", "link.client.multihop", Way::Restart),
+        ("\"192.0.2.2\"", "\"192.0.2.3\"", "link.client.node", Way::Restart),
+        ("preferred = \"b\"", "preferred = \"a\"", "group.db.preferred", Way::Live),
+        ("auto_failback = false", "auto_failback = true", "group.db.auto_failback", Way::Live),
+        ("auto_failback = true", "auto_failback = false", "group.web.auto_failback", Way::Live),
         (
             "auto_failback = false",
             "auto_failback = false\nfailure_timeout = \"1m\"",
-            &["group.db.failure_timeout"],
-            &none,
+            "group.db.failure_timeout",
+            Way::Live,
         ),
         (
             "stop_timeout = \"1m\"",
             "stop_timeout = \"2m\"",
-            &["group.web.resource.svc.stop_timeout"],
-            &none,
+            "group.web.resource.svc.stop_timeout",
+            Way::Live,
         ),
-        ("bin/db", "bin/db2", &none, &["group.db.resource.svc.program"]),
-        ("name = \"db\"", "name = \"sql\"", &none, &["group.db, group.sql"]),
-        ("name = \"pair\"", "name = \"couple\"", &none, &["cluster.name"]),
+        ("bin/db", "bin/db2", "group.db.resource.svc.program", Way::Group),
+        ("name = \"db\"", "name = \"sql\"", "group.db, group.sql", Way::Group),
+        ("name = \"pair\"", "name = \"couple\"", "cluster.name", Way::Restart),
     ] {
-        let (found, others) = differs(from, to);
-        assert_eq!((found, others), (texts(live), texts(restart)), "{to}");
+        assert_eq!(differs(from, to), [(key.to_owned(), way)], "{to}");
+    }
+}
+
+#[test]
+fn groups_that_are_not_as_they_were_are_named() {
+    let unlike = |from: &str, to: &str| {
+        let (old, new) = (good(), parse(&with(from, to)).unwrap());
+        let names = |all: Vec<&Name>| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+        (names(new.groups_unlike(&old)), names(old.groups_unlike(&new)))
+    };
+    for (from, to, gone, new) in [
+        ("preferred = \"b\"", "preferred = \"a\"", &[][..], &[][..]),
+        ("stop_timeout = \"1m\"", "stop_timeout = \"2m\"", &[], &[]),
+        ("192.0.2.100/24", "192.0.2.101/24", &["web"], &["web"]),
+        ("bin/db", "bin/db2", &["db"], &["db"]),
+        ("name = \"db\"", "name = \"sql\"", &["db"], &["sql"]),
+    ] {
+        assert_eq!(unlike(from, to), (texts(gone), texts(new)), "{to}");
     }
 }
 

@@ -47,6 +47,7 @@
 //!   configuration, are in the way.
 //! - `Resuming` to `Stopping`, where each node decides alone: a peer that does not have the group and
 //!   holds one that this node does not have counts as one that holds this one.
+//! - Any phase: a group that was withdrawn is given up and not taken, as where the node leaves.
 //! - Any phase: a group that the fast path took though nobody asked any more is adopted (`Idle`,
 //!   `Released`: as taken; `Dropping`, `Yielding`, `Clearing`: given up once more).
 //!
@@ -161,6 +162,8 @@ pub(super) struct Group {
     isolated: bool,
     /// What the record was told of both.
     placed: Option<Placed>,
+    /// The configuration does not have it any more, or not as it is.
+    pub(super) withdrawn: bool,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
     /// What the record says.
@@ -228,6 +231,7 @@ impl Group {
             outdone: None,
             isolated: false,
             placed: None,
+            withdrawn: false,
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,

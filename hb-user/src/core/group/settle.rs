@@ -64,7 +64,7 @@ impl Group {
                 return self.take(Reason::FastPath, around.now, out);
             }
             self.heir = around.successor;
-            return self.release(epoch, Reason::Leaving, around.now, out);
+            return self.release(epoch, self.farewell(), around.now, out);
         }
         if self.record.unclean {
             // It was won and lost before anybody here knew.
@@ -213,7 +213,7 @@ impl Group {
         }
         if around.leaving {
             self.heir = around.successor;
-            return self.release(epoch, Reason::Leaving, now, out);
+            return self.release(epoch, self.farewell(), now, out);
         }
         let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
         if let (Some(error), Some(heir), true) = (self.broken(), around.successor, up) {
@@ -237,6 +237,11 @@ impl Group {
             }
             _ => {}
         }
+    }
+
+    /// Why it is given up, where this node leaves.
+    fn farewell(&self) -> Reason {
+        if self.withdrawn { Reason::Withdrawn } else { Reason::Leaving }
     }
 
     /// Announces at the begin and at the end of a conflict won: clients may have believed either.

@@ -5,6 +5,7 @@
 
 mod failures;
 mod paths;
+mod regroup;
 mod stories;
 
 use std::collections::VecDeque;
@@ -170,7 +171,7 @@ impl Bench {
             | Action::Place { group, .. }
             | Action::Drop { group, .. }
             | Action::StopResources { group, .. } => assert_eq!(*group, GROUP),
-            Action::Log(_) | Action::Exit => {}
+            Action::Log(_) | Action::Regroup | Action::Exit => {}
         }
     }
 
@@ -344,6 +345,9 @@ fn inputs(bench: &Bench) -> Vec<Input> {
         Input::Dropping { group: UNKNOWN },
         Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() },
         Input::ResourcesFailed { group: UNKNOWN, error: "it ended".to_owned() },
+        Input::Withdrawn { groups: vec![GROUP] },
+        Input::Withdrawn { groups: vec![UNKNOWN] },
+        Input::Regrouped { groups: setup(me).groups },
         Input::Stop,
         Input::Clear { group: GROUP },
         Input::Clear { group: UNKNOWN },
