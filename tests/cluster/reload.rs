@@ -4,6 +4,7 @@ use std::{fs, thread, time::Duration};
 
 use lab::{
     addresses::{Machine, NODES},
+    clock,
     config::Settings,
 };
 use serde_json::Value;
@@ -14,8 +15,8 @@ fn settings() -> Settings {
     Settings { auto_failback: false, ..slow() }
 }
 
-/// Misses of each node so far: a reload costs none.
-fn misses(cluster: &mut Cluster) -> Vec<Value> {
+/// Deaths that each node saw so far: a reload costs none.
+fn deaths(cluster: &mut Cluster) -> Vec<Value> {
     NODES.map(|node| cluster.status(node)["peers"][0]["deaths_total"].clone()).to_vec()
 }
 
@@ -29,7 +30,7 @@ pub(super) fn reload(cluster: &Cluster, node: Machine) -> (bool, String) {
 #[test]
 fn what_can_be_taken_is_taken_without_a_gap() {
     let mut cluster = Cluster::up(settings());
-    let before = misses(&mut cluster);
+    let before = deaths(&mut cluster);
     let (done, said) = reload(&cluster, Machine::A);
     assert!(done && said.contains("nothing in the file differs"), "{said}");
 
@@ -60,7 +61,7 @@ fn what_can_be_taken_is_taken_without_a_gap() {
     cluster.wait_until_serving(Machine::B);
     thread::sleep(Duration::from_millis(1000));
     assert_eq!(cluster.holder(), Machine::B);
-    assert_eq!(misses(&mut cluster), before);
+    assert_eq!(deaths(&mut cluster), before);
     for node in NODES {
         assert_eq!(cluster.ask(node, &["status"]).status.code(), Some(0), "{node}");
     }
@@ -75,11 +76,15 @@ fn what_cannot_be_taken_is_named_and_nothing_is() {
     let changed = good.replacen("preferred = \"a\"", "preferred = \"b\"", 1);
     for (text, says) in [
         (
-            changed.replacen("misses = 40", "misses = 41", 1),
-            "restart hb on this node to apply: timers.",
+            changed.replacen("\"300ms\"", "\"301ms\"", 1),
+            "restart hb on this node to apply: timers.controller_deadtime",
         ),
         (
-            changed.replacen("192.0.2.100/24", "192.0.2.101/24", 1).replacen("= 40", "= 41", 1),
+            changed.replacen("192.0.2.100/24", "192.0.2.101/24", 1).replacen(
+                "\"300ms\"",
+                "\"301ms\"",
+                1,
+            ),
             "it takes group.web.preferred, group.web.address as well then",
         ),
         (changed.replacen("misses = 40", "misess = 40", 1), "unknown key \"misess\""),
@@ -93,6 +98,84 @@ fn what_cannot_be_taken_is_named_and_nothing_is() {
         assert_eq!(cluster.ask(Machine::A, &["status"]).status.code(), Some(1));
     }
     fs::write(&config, good).unwrap();
+    cluster.wait_until_serving(Machine::A);
+}
+
+/// Probes that a node sends on a link in a second.
+fn probes_in_a_second(cluster: &mut Cluster, node: Machine) -> u64 {
+    let mut sent = || cluster.status(node)["peers"][0]["links"][0]["sent"].as_u64().unwrap();
+    let (before, began) = (sent(), clock::now());
+    thread::sleep(Duration::from_secs(1));
+    (sent() - before) * 1_000 / clock::now().since(began).as_millis() as u64
+}
+
+/// Slower, then faster: whoever read the file first, nobody is taken for dead.
+fn timers_change(settings: Settings) {
+    let mut cluster = Cluster::up(settings);
+    let before = deaths(&mut cluster);
+    let changes = [
+        ("\"5ms\"", "\"100ms\"", "= 40", "= 4", [Machine::A, Machine::B], 10),
+        ("\"100ms\"", "\"4ms\"", "= 4", "= 50", [Machine::B, Machine::A], 250),
+    ];
+    for (round, (interval, other, misses, others, [first, last], rate)) in (1..).zip(changes) {
+        cluster.edit(&format!("interval = {interval}"), &format!("interval = {other}"));
+        cluster.edit(&format!("misses {misses}"), &format!("misses {others}"));
+        let was = probes_in_a_second(&mut cluster, first);
+        let (done, said) = reload(&cluster, first);
+        assert!(done && said.contains("once every node goes by this file"), "{said}");
+        let warned = cluster.status(first)["warnings"].to_string();
+        assert!(warned.contains("are used once") && warned.contains(last.name()), "{warned}");
+        thread::sleep(Duration::from_millis(1500));
+        let is = probes_in_a_second(&mut cluster, first);
+        assert!(is > was / 2 && is < was * 2 + 2, "nothing changed yet: {was}, {is}");
+        assert!(reload(&cluster, last).0);
+        for node in NODES {
+            wait_for("the timers are changed", || {
+                let lines = cluster.logged(node, "timers changed");
+                let done = lines.iter().filter(|line| line["done"] == true).count();
+                (done == round).then_some(())
+            });
+            let now = probes_in_a_second(&mut cluster, node);
+            assert!(now > rate / 2 && now < rate * 2, "{node} sends {now} instead of {rate}");
+        }
+    }
+    assert_eq!(deaths(&mut cluster), before, "nobody died");
+    cluster.wait_until_serving(Machine::A);
+    for node in NODES {
+        assert_eq!(cluster.ask(node, &["status"]).status.code(), Some(0), "{node}");
+    }
+    // A crash is found, and not before the new deadtime of 200 ms.
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_for(Machine::B, "it serves", |status| status["groups"][0]["state"] == "holding");
+    let died = cluster.logged(Machine::B, "peer died");
+    let silence = died.iter().filter_map(|line| line["silence_us"].as_u64()).max().unwrap();
+    assert!(silence >= 200_000, "after {silence} us");
+}
+
+#[test]
+fn timers_change_once_both_nodes_have_read_them() {
+    timers_change(settings());
+}
+
+#[test]
+fn timers_change_where_this_daemon_counts_the_misses() {
+    timers_change(Settings { engine: "user".into(), ..settings() });
+}
+
+/// Lengths of leases follow from timers if the file does not say them, and what a promise binds cannot change
+/// while it binds.
+#[test]
+fn timers_that_change_leases_are_refused_by_name() {
+    let witness = Settings { policy: "witness".into(), ..settings() };
+    let cluster = Cluster::new(witness);
+    super::witness::succeed(&cluster, &[]);
+    let mut cluster = cluster;
+    cluster.start_both();
+    cluster.wait_until_serving(Machine::A);
+    cluster.edit("misses = 40", "misses = 80");
+    let (done, said) = reload(&cluster, Machine::A);
+    assert!(!done && said.contains("apply: lease.length"), "{said}");
+    assert!(said.contains("timers.deadtime"), "{said}");
     cluster.wait_until_serving(Machine::A);
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fmt};
 
 use super::{
-    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Name, Resource, ResourceKind,
-    ServiceAddress, Timers,
+    Cluster, Config, Gate, Group, LeaseTiming, Link, LinkEnd, Log, Name, Policy, Resource,
+    ResourceKind, ServiceAddress, Timers,
 };
 
 /// A key whose value differs.
@@ -21,6 +21,8 @@ pub struct Difference {
 pub enum Way {
     /// At once.
     Live,
+    /// Once every node that lives goes by the same file.
+    Agreed,
     /// Groups that are as they were go on. Every other one is given up in order, then begins anew.
     Group,
     /// By a restart only.
@@ -86,11 +88,14 @@ impl Config {
         of_cluster(&mut found, cluster, &new.cluster);
         of_timers(&mut found, timers, &new.timers);
         let LeaseTiming { length, margin, drain, seek, rho } = lease;
-        found.restart("lease.length", length, &new.lease.length);
-        found.restart("lease.margin", margin, &new.lease.margin);
-        found.restart("lease.drain", drain, &new.lease.drain);
-        found.restart("lease.seek", seek, &new.lease.seek);
-        found.restart("lease.rho", rho, &new.lease.rho);
+        // Without promises they are used for nothing.
+        let promises = cluster.policy != Policy::Available;
+        let way = if promises { Way::Restart } else { Way::Live };
+        found.compare("lease.length", length, &new.lease.length, way);
+        found.compare("lease.margin", margin, &new.lease.margin, way);
+        found.compare("lease.drain", drain, &new.lease.drain, way);
+        found.compare("lease.seek", seek, &new.lease.seek, way);
+        found.compare("lease.rho", rho, &new.lease.rho, way);
         found.restart("node", nodes, &new.nodes);
         found.restart("witness", witness, &new.witness);
         of_links(&mut found, links, &new.links);
@@ -116,7 +121,7 @@ impl Config {
             };
             let mut found = Found::default();
             of_group(&mut found, own, group);
-            found.0.iter().any(|found| found.way != Way::Live)
+            found.0.iter().any(|found| found.way == Way::Group)
         };
         other.groups.iter().filter(unlike).map(|group| &group.name).collect()
     }
@@ -124,6 +129,10 @@ impl Config {
     /// Takes what [`Config::differences`] calls live from `new`.
     pub fn adopt(&mut self, new: &Self) {
         self.log.level = new.log.level;
+        self.timers = new.timers;
+        if self.cluster.policy == Policy::Available {
+            self.lease = new.lease;
+        }
         self.pings.clone_from(&new.pings);
         self.cluster.network_wait = new.cluster.network_wait;
         for group in &mut self.groups {
@@ -163,16 +172,17 @@ fn of_cluster(found: &mut Found, old: &Cluster, new: &Cluster) {
 
 fn of_timers(found: &mut Found, old: &Timers, new: &Timers) {
     type Timer = fn(&Timers) -> std::time::Duration;
-    let timers: [(&str, Timer); 6] = [
-        ("interval", Timers::interval),
-        ("warntime", Timers::warntime),
-        ("deadtime", Timers::deadtime),
-        ("initdead", Timers::initdead),
-        ("controller_deadtime", Timers::controller_deadtime),
-        ("doubt_max", Timers::doubt_max),
+    let timers: [(&str, Timer, Way); 6] = [
+        ("interval", Timers::interval, Way::Agreed),
+        ("warntime", Timers::warntime, Way::Agreed),
+        ("deadtime", Timers::deadtime, Way::Agreed),
+        ("initdead", Timers::initdead, Way::Agreed),
+        // The main loop goes round by it.
+        ("controller_deadtime", Timers::controller_deadtime, Way::Restart),
+        ("doubt_max", Timers::doubt_max, Way::Agreed),
     ];
-    for (key, timer) in timers {
-        found.restart(format_args!("timers.{key}"), &timer(old), &timer(new));
+    for (key, timer, way) in timers {
+        found.compare(format_args!("timers.{key}"), &timer(old), &timer(new), way);
     }
 }
 

@@ -70,6 +70,15 @@ pub enum Input {
         /// How long its resources may take, from the next start or stop on.
         resources: Option<ResourceBounds>,
     },
+    /// Nodes probe at other intervals than before, which these times of [`Bounds`](super::Bounds) follow.
+    Paced {
+        /// The first deadtime after start.
+        initdead: Duration,
+        /// Before a group is taken that another living node may be about to take as well.
+        contend: Duration,
+        /// Between the last thing said and the exit.
+        linger: Duration,
+    },
     /// The groups that the configuration does not have any more, or not as they are: all there are of
     /// these. They are given up in order and not taken again, and once nothing of them is left here,
     /// [`Regroup`](super::Action::Regroup) asks for those that take their place.

@@ -84,6 +84,7 @@ mod isolation;
 mod lacking;
 mod peer;
 mod regroup;
+pub mod retiming;
 mod setup;
 pub mod storage;
 mod view;
@@ -216,6 +217,10 @@ impl Core {
                     (setup.preferred, setup.auto_failback) = (preferred, auto_failback);
                     (setup.failure_timeout, setup.resources) = (failure_timeout, resources);
                 });
+            }
+            Input::Paced { initdead, contend, linger } => {
+                self.bounds = Bounds { initdead, contend, linger, ..self.bounds };
+                self.groups.iter_mut().for_each(|group| group.go_by(self.bounds));
             }
             Input::Withdrawn { groups } => self.withdraw(&groups),
             Input::Regrouped { groups } => self.regroup(groups, &mut out),

@@ -46,6 +46,7 @@ mod removal;
 mod report;
 mod requests;
 mod resources;
+mod retime;
 mod routes;
 mod setup;
 mod signals;
@@ -90,7 +91,7 @@ use crate::{
     clock,
     config::{Config, Local},
     control::{Command, ControlError, Reply, Server},
-    core::{Core, Input, RecordState},
+    core::{Core, Input, RecordState, retiming::Retiming},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelLog, Leases, Mode, PinsLock, Shared, gated_addresses},
@@ -180,6 +181,8 @@ struct Daemon {
     lost_events: u64,
     /// Where the configuration is read again.
     source: reload::Source,
+    /// Other timers are being taken.
+    retiming: Option<Retiming>,
     /// A configuration that waits to be taken.
     pending: Option<regroup::Pending>,
     /// Groups whose wishes changed here, and perhaps not at the others yet: none is moved back meanwhile.

@@ -84,6 +84,7 @@ impl Daemon {
                 let result = result.map_err(|error| describe(&error));
                 self.feed(Input::Took { group, epoch, result });
             }
+            Report::Rescheduled { demand, errno } => self.on_rescheduled(demand, errno),
             Report::Refused { group, vip, error } => self.on_refused(group, &vip, &error),
             Report::Warmed { group, result } => self.on_warmed(group, result),
             Report::Dropped { group, result, .. } => {
@@ -192,6 +193,7 @@ impl Daemon {
         self.go_on_with_keys();
         self.settle_wishes();
         self.go_on_with_groups(now);
+        self.go_on_with_timers(now);
         if now.since(self.counted) >= COUNT_EVERY {
             self.counted = now;
             self.count_lost_events();

@@ -268,7 +268,11 @@ impl Daemon {
 
     /// Goes by a configuration whose groups have their records; those at `changed` are others now.
     fn adopt_groups(&mut self, new: Config, changed: &[GroupId]) {
+        let timers = self.timers_in_force();
         let old = std::mem::replace(&mut self.config, new);
+        if let Some(timers) = timers {
+            self.retime(timers);
+        }
         self.anew.bind(&self.vips);
         let is_kept = |group: &&Group| !changed.contains(&group.id);
         for group in changed {

@@ -12,7 +12,7 @@ use super::{
     survey::Found,
 };
 use crate::{
-    config::{Config, ConfigErrors, Difference, Way},
+    config::{Config, ConfigErrors, Difference, Policy, Way},
     control::Reply,
     core::Input,
     id::GroupId,
@@ -109,6 +109,14 @@ impl Daemon {
             };
             return Err(format!("restart hb on this node to apply: {}{others}", listed(&restart)));
         }
+        let timers = self.timers_in_force();
+        if timers.is_none() && taken.iter().any(|found| found.way == Way::Agreed) {
+            return Err("timers are being changed: reload again in a few seconds".to_owned());
+        }
+        let me = self.local.me.id;
+        if new.cluster.policy != Policy::Available && self.config.terms(me) != new.terms(me) {
+            return Err("restart hb on this node to apply: what promises bind changes".to_owned());
+        }
         // The only step that can fail comes first.
         self.source.levels.set(new.log.level.as_str()).map_err(|error| describe(&error))?;
         let keys = listed(&taken);
@@ -121,7 +129,15 @@ impl Daemon {
             return begun;
         }
         self.adopt(new);
-        Ok(Some(format!("taken: {keys}")))
+        if let Some(old) = timers {
+            self.retime(old);
+        }
+        let later = if self.retiming.is_some() {
+            "; timers are changed once every node goes by this file"
+        } else {
+            ""
+        };
+        Ok(Some(format!("taken: {keys}{later}")))
     }
 
     /// Goes by another configuration of the same groups.

@@ -136,7 +136,7 @@ impl Daemon {
             let Some(state) = self.maps().peer(id) else { continue };
             if state.incarnation != 0 && state.config_hash != self.maps().node().config_hash {
                 let mend =
-                    if witness { "reload the witness" } else { "restart one node after the other" };
+                    if witness { "reload the witness" } else { "reload one node after the other" };
                 warnings.push(format!(
                     "{name} runs another configuration: make the files equal and {mend}"
                 ));
@@ -159,6 +159,7 @@ impl Daemon {
                 warnings.push(format!("{name} has {what} that this node does not have{holds}"));
             }
         }
+        warnings.extend(self.is_retiming());
         warnings.extend(self.warn_of_strays());
         warnings.extend(self.warn_of_addresses());
         warnings

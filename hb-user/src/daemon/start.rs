@@ -322,6 +322,7 @@ fn assemble(
         engine,
         lost_events: 0,
         source,
+        retiming: None,
         pending: None,
         unsettled: BTreeSet::new(),
         log_lost,

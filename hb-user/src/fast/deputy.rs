@@ -58,6 +58,11 @@ impl Deputy {
         Ok(Self { timer, ended, interval_ns, thread: Some(thread) })
     }
 
+    /// Has it probe at this interval the next time that it stands in.
+    pub(super) const fn pace(&mut self, interval_ns: u64) {
+        self.interval_ns = interval_ns;
+    }
+
     /// Has it probe from one interval from now on, once each interval. One system call.
     pub(super) fn stand_in(&self) {
         self.set(clock::now().ns() + self.interval_ns, self.interval_ns);

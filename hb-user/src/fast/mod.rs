@@ -147,6 +147,13 @@ pub enum Command {
         /// Precede each probe by one under the other, to see whether it is answered.
         trial: bool,
     },
+    /// Probe at this interval from now on, with this demand on the scheduler.
+    Pace {
+        /// Between two probes, in nanoseconds.
+        interval_ns: u64,
+        /// CPU time, if it is reserved.
+        demand: Demand,
+    },
     /// Take up what [`Fast::rebind`] has ready.
     Rebind,
     /// End the thread.
@@ -249,6 +256,13 @@ pub enum Report {
         group: GroupId,
         /// The first thing that failed.
         result: Result<(), EffectError>,
+    },
+    /// The scheduler has another demand to meet, or the kernel refused and the one before counts.
+    Rescheduled {
+        /// The demand.
+        demand: Demand,
+        /// The kernel's error number, 0 for none.
+        errno: i32,
     },
     /// The addresses of a group are gone, or not.
     Dropped {
@@ -387,6 +401,11 @@ impl Fast {
     #[must_use]
     pub fn running(&self) -> &Running {
         &self.running
+    }
+
+    /// Takes note of what was reported of the scheduler.
+    pub fn rescheduled(&mut self, demand: Demand) {
+        self.running.scheduling.policy = demand.policy();
     }
 
     /// Returns what was sent to each target.

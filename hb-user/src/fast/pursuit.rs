@@ -77,6 +77,11 @@ impl Pursuit {
         Self { seeks: [None; GROUPS], armed: [[false; GROUPS]; MAX_NODES], terms, interval_ns }
     }
 
+    /// Asks at this interval from now on.
+    pub const fn pace(&mut self, interval_ns: u64) {
+        self.interval_ns = interval_ns;
+    }
+
     /// Returns whether there is a group that this node is after.
     #[must_use]
     pub fn is_under_way(&self) -> bool {

@@ -73,6 +73,8 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
     };
     let mut worker = Worker {
         interval_ns,
+        next_probe: 0,
+        reserved: false,
         pursuit: Pursuit::new(setup.terms, interval_ns),
         hands,
         watched: Vec::new(),
@@ -101,6 +103,8 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
                     .map_err(|error| error.to_string())
                     .and_then(|()| realtime::tighten_timers().map_err(|error| error.to_string())),
             };
+            worker.reserved =
+                matches!(running.scheduling.policy, realtime::Policy::Deadline { .. });
             if sender.send(running).is_ok() {
                 worker.run();
             }
@@ -113,6 +117,10 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
 
 struct Worker {
     interval_ns: u64,
+    /// When probes leave next, in nanoseconds of boot time.
+    next_probe: u64,
+    /// CPU time is reserved for this thread.
+    reserved: bool,
     pursuit: Pursuit,
     hands: Hands,
     /// Peers that this thread judges itself.
@@ -143,7 +151,7 @@ struct Hands {
 
 impl Worker {
     fn run(&mut self) {
-        let mut next_probe = clock::now().ns();
+        self.next_probe = clock::now().ns();
         loop {
             while let Some(event) = self.events.take() {
                 self.on_event(event);
@@ -159,17 +167,17 @@ impl Worker {
 
             self.hands.work();
             let now = clock::now().ns();
-            if now + EARLY_NS >= next_probe && !self.hands.is_away {
+            if now + EARLY_NS >= self.next_probe && !self.hands.is_away {
                 self.hands.probe();
-                next_probe += self.interval_ns;
+                self.next_probe += self.interval_ns;
                 // After a stall the missed probes are not sent late, all at once.
-                if next_probe <= now {
-                    next_probe = now + self.interval_ns;
+                if self.next_probe <= now {
+                    self.next_probe = now + self.interval_ns;
                 }
             }
             let due = self.judge_due().min(self.pursuit.go_on(&mut self.hands));
             let due = due.min(self.hands.announce_due()).min(self.hands.quiet_due());
-            let due = due.min(self.burst_due()).min(next_probe);
+            let due = due.min(self.burst_due()).min(self.next_probe);
             let now = clock::now().ns();
             if due > now + EARLY_NS && !self.hands.is_away {
                 self.poller.wait(due - now);
@@ -248,6 +256,17 @@ impl Worker {
                 let now = clock::now();
                 for group in &mut hands.groups {
                     group.set_gateways(interface, gateways, now);
+                }
+            }
+            Command::Pace { interval_ns, demand } => {
+                self.interval_ns = interval_ns;
+                self.next_probe = self.next_probe.min(clock::now().ns() + interval_ns);
+                pursuit.pace(interval_ns);
+                hands.deputy.pace(interval_ns);
+                if self.reserved {
+                    let set = realtime::reserve_anew(demand);
+                    let errno = set.map_or_else(|error| error.raw_os_error().unwrap_or(-1), |()| 0);
+                    hands.report(Report::Rescheduled { demand, errno });
                 }
             }
             Command::Rebind => hands.rebind(),

@@ -214,8 +214,23 @@ impl Shared {
     /// Sets a peer's timers; before it is armed.
     pub fn set_timing(&self, peer: NodeId, timing: &Timing) {
         if let Some(record) = self.peer_at(peer) {
-            // SAFETY: the entry is mapped; the kernel reads it only once the peer is armed.
-            unsafe { ptr::write_volatile(&raw mut (*record).timing, *timing) };
+            let &Timing { interval_ns, warn_ns, dead_ns, init_dead_ns, doubt_max_ns, late_ns } =
+                timing;
+            // SAFETY: the entry is mapped, and each field is an aligned word of it.
+            let words = unsafe {
+                [
+                    (&raw mut (*record).timing.interval_ns, interval_ns),
+                    (&raw mut (*record).timing.warn_ns, warn_ns),
+                    (&raw mut (*record).timing.dead_ns, dead_ns),
+                    (&raw mut (*record).timing.init_dead_ns, init_dead_ns),
+                    (&raw mut (*record).timing.doubt_max_ns, doubt_max_ns),
+                    (&raw mut (*record).timing.late_ns, late_ns),
+                ]
+            };
+            for (word, value) in words {
+                // SAFETY: as above. The kernel may read between two of them: no mixture does harm.
+                unsafe { AtomicU64::from_ptr(word) }.store(value, Ordering::Relaxed);
+            }
         }
     }
 

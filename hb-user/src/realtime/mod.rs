@@ -48,6 +48,13 @@ impl Demand {
             fifo_priority: Self::DEFAULT_FIFO_PRIORITY,
         }
     }
+
+    /// Returns the reservation.
+    #[must_use]
+    pub const fn policy(self) -> Policy {
+        let Self { runtime, deadline, period, .. } = self;
+        Policy::Deadline { runtime, deadline, period }
+    }
 }
 
 /// A scheduling policy (sched(7)).
@@ -121,11 +128,16 @@ impl fmt::Display for Scheduling {
 /// `SCHED_FIFO`, else what it has. Under `SCHED_DEADLINE` the thread cannot be pinned to CPUs.
 #[must_use]
 pub fn prefer_deadline(demand: Demand) -> Scheduling {
-    let Demand { runtime, deadline, period, fifo_priority } = demand;
-    prefer(&[
-        Policy::Deadline { runtime, deadline, period },
-        Policy::Fifo { priority: fifo_priority },
-    ])
+    prefer(&[demand.policy(), Policy::Fifo { priority: demand.fifo_priority }])
+}
+
+/// Changes what is reserved for the calling thread, which has `SCHED_DEADLINE`. One system call, and no
+/// memory.
+///
+/// # Errors
+/// The kernel's own; then the reservation is as before.
+pub fn reserve_anew(demand: Demand) -> io::Result<()> {
+    set_policy(demand.policy())
 }
 
 /// Gives the calling thread `SCHED_FIFO` at `priority`, 1 to 99, if the kernel lets it.

@@ -41,6 +41,8 @@ fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
         ("bin/db", "bin/db2", "group.db.resource.svc.program", Way::Group),
         ("name = \"db\"", "name = \"sql\"", "group.db, group.sql", Way::Group),
         ("name = \"pair\"", "name = \"couple\"", "cluster.name", Way::Restart),
+        ("misses = 5", "misses = 5\ndoubt_max = \"50ms\"", "timers.doubt_max", Way::Agreed),
+        ("misses = 5", "misses = 5\nwarntime = \"4ms\"", "timers.warntime", Way::Agreed),
     ] {
         assert_eq!(differs(from, to), [(key.to_owned(), way)], "{to}");
     }

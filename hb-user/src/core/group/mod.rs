@@ -259,6 +259,11 @@ impl Group {
         group
     }
 
+    /// Waits for other times from now on.
+    pub(super) const fn go_by(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
     /// Returns what this node knows of itself.
     pub(super) fn standing(&self, leaving: bool, now: BootTime) -> Standing {
         let (state, epoch) = self.hold();

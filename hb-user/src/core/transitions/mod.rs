@@ -345,6 +345,11 @@ fn inputs(bench: &Bench) -> Vec<Input> {
         Input::Dropping { group: UNKNOWN },
         Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() },
         Input::ResourcesFailed { group: UNKNOWN, error: "it ended".to_owned() },
+        Input::Paced {
+            initdead: std::time::Duration::from_secs(10),
+            contend: std::time::Duration::from_millis(2),
+            linger: std::time::Duration::from_millis(2),
+        },
         Input::Withdrawn { groups: vec![GROUP] },
         Input::Withdrawn { groups: vec![UNKNOWN] },
         Input::Regrouped { groups: setup(me).groups },
