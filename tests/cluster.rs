@@ -44,6 +44,7 @@ mod cluster {
     mod slow_disk;
     mod start;
     mod startup_interrupted;
+    mod stops;
     mod strays;
     mod transports;
     mod unread;

@@ -265,6 +265,8 @@ pub struct Group {
     pub auto_failback: bool,
     /// For how long a failure keeps a node from the group; `None` until an operator clears it.
     pub failure_timeout: Option<Duration>,
+    /// What becomes of the group where a resource could not be stopped.
+    pub on_stop_failure: StopFailure,
     /// Whether the addresses are on this node also while it does not serve, behind the closed gate.
     pub warm_addresses: bool,
     /// How many of the addresses it needs.
@@ -282,6 +284,16 @@ impl Group {
     pub fn fingerprint(&self) -> u32 {
         fingerprint::group(self)
     }
+}
+
+/// What becomes of a group one of whose resources could not be stopped and may still run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StopFailure {
+    /// It stays on its node until nothing runs there.
+    #[default]
+    Block,
+    /// It is handed over as if nothing ran.
+    Ignore,
 }
 
 /// How many of its addresses a group needs to be served.

@@ -134,6 +134,10 @@ fn what_is_written_is_read() {
     let db = &config.groups[1];
     assert_eq!((db.preferred, db.auto_failback, db.addresses.len()), (NodeId(2), false, 0));
     assert_eq!(db.failure_timeout, Some(Duration::from_secs(600)));
+    assert_eq!(db.on_stop_failure, StopFailure::Block);
+    let ignores =
+        parse(&with("preferred = \"b\"", "preferred = \"b\"\non_stop_failure = \"ignore\""));
+    assert_eq!(ignores.unwrap().groups[1].on_stop_failure, StopFailure::Ignore);
     for (text, timeout) in [("0s", None), ("1h", Some(Duration::from_secs(3600)))] {
         let to = format!("preferred = \"b\"\nfailure_timeout = {text:?}");
         let config = parse(&with("preferred = \"b\"", &to)).unwrap();

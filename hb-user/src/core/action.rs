@@ -268,6 +268,16 @@ pub enum Transition {
         /// What, how and why.
         error: String,
     },
+    /// A resource could not be stopped, so the group is not given to another node.
+    Blocked {
+        /// The group.
+        group: GroupId,
+    },
+    /// This node would leave, and stays for a group that is blocked.
+    Stays {
+        /// The group.
+        group: GroupId,
+    },
     /// A failure is over: the operator cleared it, or what could not be dropped was.
     Cleared {
         /// The group.

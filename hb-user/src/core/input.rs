@@ -67,7 +67,7 @@ pub enum Input {
         auto_failback: bool,
         /// For how long a failure here keeps this node from it; `None` until an operator clears it.
         failure_timeout: Option<Duration>,
-        /// How long its resources may take, from the next start or stop on.
+        /// How its resources are treated, from the next start or stop on.
         resources: Option<ResourceBounds>,
     },
     /// Answers [`StartResources`](super::Action::StartResources).

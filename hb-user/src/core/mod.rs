@@ -241,7 +241,7 @@ impl Core {
                 out.push(Action::Log(Transition::Leaving));
             }
             Input::Stop => {}
-            Input::Clear { group } => self.with(group, |group| group.clear(&mut out)),
+            Input::Clear { group } => self.with(group, |group| group.clear(now, &mut out)),
         }
         self.settle(out);
     }
@@ -546,9 +546,14 @@ impl Core {
     }
 
     fn exit(&mut self) {
-        let Some(since) = self.leaving else {
+        let Some(mut since) = self.leaving else {
             return;
         };
+        if self.groups.iter().any(|group| matches!(group.phase, Phase::Blocked { .. })) {
+            // Another node would start what may still run here.
+            since = self.now;
+            self.leaving = Some(since);
+        }
         let late = self.leave_by(since) <= self.now;
         let heard = self.published_at.after(self.bounds.linger) <= self.now;
         let mut done = true;

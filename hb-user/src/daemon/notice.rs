@@ -105,6 +105,14 @@ impl Daemon {
             Transition::Failed { group, error } => {
                 tracing::error!(group = self.group_name(*group), error, "failed");
             }
+            Transition::Blocked { group } => tracing::error!(
+                group = self.group_name(*group),
+                "not given to another node: a resource could not be stopped and may still run here"
+            ),
+            Transition::Stays { group } => tracing::error!(
+                group = self.group_name(*group),
+                "not leaving: a resource could not be stopped and may still run here"
+            ),
             Transition::Cleared { group } => {
                 tracing::info!(group = self.group_name(*group), "failure cleared");
             }
@@ -338,6 +346,7 @@ fn epoch_of(phase: &Phase) -> Option<Epoch> {
         | Phase::Starting { epoch }
         | Phase::Serving { epoch }
         | Phase::Stopping { epoch }
+        | Phase::Blocked { epoch }
         | Phase::Dropping { epoch }
         | Phase::Released { epoch, .. }
         | Phase::Yielding { epoch } => Some(*epoch),

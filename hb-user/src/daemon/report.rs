@@ -427,6 +427,11 @@ impl Daemon {
                 "failed here: {error}; repair it, then `hb clear {}`",
                 self.group_name(view.group)
             )),
+            Some(Blocked::Unstopped(error)) => Some(format!(
+                "not stopped here, so it may still run: {error}; it is tried again; stop it by hand, then \
+                 `hb clear {}`",
+                self.group_name(view.group)
+            )),
             Some(Blocked::NoPath(error)) => Some(format!("no path to the clients: {error}")),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
             Some(Blocked::Joining) => Some(

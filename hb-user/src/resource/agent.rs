@@ -109,15 +109,11 @@ impl Agent {
     /// Stops the service; otherwise as [`Agent::start`].
     ///
     /// # Errors
-    /// If the program cannot be run, fails, is killed or takes longer than `stop_timeout`. An init script, or
-    /// one of Heartbeat, that fails is asked for the state, which decides: some call it a failure to stop
-    /// what does not run.
+    /// If the program cannot be run, fails, is killed or takes longer than `stop_timeout`, and does not say
+    /// that the service is stopped when it is asked for the state after that: some scripts call it a failure
+    /// to stop what does not run.
     pub async fn stop(&self, place: &Place, order: &Order) -> Result<(), ResourceError> {
         let Err(error) = self.change(Verb::Stop, place, order).await else { return Ok(()) };
-        let asks = matches!(self.kind, ResourceKind::Lsb { .. } | ResourceKind::Heartbeat { .. });
-        if !(asks && matches!(error, ResourceError::Exit { .. })) {
-            return Err(error);
-        }
         match (&self.kind, self.status(Look::Probe, place, order).await) {
             // Dead is gone as well, whatever file it left.
             (_, Ok(State::Stopped))
