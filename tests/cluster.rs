@@ -20,6 +20,7 @@ mod cluster {
     mod burst;
     mod chain;
     mod chaos;
+    mod checks;
     mod controller;
     mod crash;
     mod crowds;

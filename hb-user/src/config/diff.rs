@@ -116,6 +116,7 @@ impl Config {
                 resource.stop_timeout = new.stop_timeout;
                 resource.status_timeout = new.status_timeout;
                 resource.status_interval = new.status_interval;
+                resource.checks.clone_from(&new.checks);
             }
         }
     }
@@ -217,14 +218,22 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         return found.restart(key(&order("resource", &before, &after)), &before, &after);
     }
     for (old, new) in resources.iter().zip(&new.resources) {
-        let Resource { name, kind, start_timeout, stop_timeout, status_timeout, status_interval } =
-            old;
+        let Resource {
+            name,
+            kind,
+            start_timeout,
+            stop_timeout,
+            status_timeout,
+            status_interval,
+            checks,
+        } = old;
         let key = |what: &str| key(&format!("resource.{name}.{what}"));
         of_kind(found, key, kind, &new.kind);
         found.live(key("start_timeout"), start_timeout, &new.start_timeout);
         found.live(key("stop_timeout"), stop_timeout, &new.stop_timeout);
         found.live(key("status_timeout"), status_timeout, &new.status_timeout);
         found.live(key("status_interval"), status_interval, &new.status_interval);
+        found.live(key("check"), checks, &new.checks);
     }
 }
 

@@ -52,7 +52,7 @@ pub use names::{ClusterName, InterfaceName, Name, NameError};
 pub(crate) use nearest::suggestion;
 pub use policy::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness};
 pub use queue::Queue;
-pub use resource::{Resource, ResourceKind, Timeout};
+pub use resource::{Check, CheckKind, Resource, ResourceKind, Timeout, Url};
 pub use timers::{
     CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,
     TimersError,

@@ -129,6 +129,7 @@ fn what_is_written_is_read() {
             stop_timeout: Timeout::Fixed(Duration::from_secs(60)),
             status_timeout: Timeout::Fixed(Duration::from_secs(5)),
             status_interval: None,
+            checks: vec![],
         }
     );
     let db = &config.groups[1];
@@ -213,12 +214,15 @@ fn default_file_names_every_key() {
         "[[group]]",
         "[[group.address]]",
         "[[group.resource]]",
+        "[[group.resource.check]]",
         "[log]",
     ] {
         for key in section(header) {
             let table = matches!(
                 (header, key.as_str()),
-                ("[[link]]" | "[fence]", "node") | ("[[group]]", "address" | "resource")
+                ("[[link]]" | "[fence]", "node")
+                    | ("[[group]]", "address" | "resource")
+                    | ("[[group.resource]]", "check")
             );
             assert!(table || DEFAULT_FILE.contains(&key), "{header} {key}");
         }

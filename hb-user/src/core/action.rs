@@ -268,6 +268,18 @@ pub enum Transition {
         /// What, how and why.
         error: String,
     },
+    /// What a group needs on this node is not well, so it cannot take the group.
+    Unfit {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        error: String,
+    },
+    /// It is well again.
+    Fit {
+        /// The group.
+        group: GroupId,
+    },
     /// A resource could not be stopped, so the group is not given to another node.
     Blocked {
         /// The group.

@@ -93,6 +93,14 @@ pub enum Input {
         /// What failed and how.
         error: String,
     },
+    /// Whether what the group needs on this node is well, while it does not serve: a check of a standby. A group
+    /// of which nothing was said is.
+    Fit {
+        /// The group.
+        group: GroupId,
+        /// Or what is wrong.
+        result: Result<(), String>,
+    },
     /// Whether the gate stands first at the interfaces of a group. Without it the group is served
     /// elsewhere.
     Gated {

@@ -226,6 +226,9 @@ impl Core {
             Input::Gated { group, result } => {
                 self.with(group, |group| group.gated(result, &mut out));
             }
+            Input::Fit { group, result } => {
+                self.with(group, |group| group.fit(result, &mut out));
+            }
             Input::Path { group, result } => {
                 self.with(group, |group| group.path(result.err(), now, &mut out));
             }

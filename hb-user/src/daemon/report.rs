@@ -1,6 +1,6 @@
 //! The status report, gathered from wherever the facts are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use hb_ebpf::{
     epoch::Epoch,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     address::Present,
     clock,
-    config::{self, LocalLink, Node, Resource, differing},
+    config::{self, LocalLink, Node, Readable, Resource, differing},
     core::{Blocked, GroupView, Life, PeerFacts, Phase},
     id::{GroupId, NodeId},
     kernel::{Counters, KernelError, Mode},
@@ -398,6 +398,7 @@ impl Daemon {
                     name: resource.name.to_string(),
                     kind: resource.kind.to_string(),
                     state: state.unwrap_or("not started").to_owned(),
+                    watched: watched(resource),
                 })
                 .collect(),
             reason: self.why(view),
@@ -432,6 +433,7 @@ impl Daemon {
                  `hb clear {}`",
                 self.group_name(view.group)
             )),
+            Some(Blocked::Unfit(error)) => Some(format!("not able to serve: {error}")),
             Some(Blocked::NoPath(error)) => Some(format!("no path to the clients: {error}")),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
             Some(Blocked::Joining) => Some(
@@ -469,6 +471,17 @@ impl Daemon {
             },
         }
     }
+}
+
+/// Says by what a resource is watched.
+fn watched(resource: &Resource) -> Vec<String> {
+    let every = |what: &dyn fmt::Display, interval| format!("{what} every {}", Readable(interval));
+    let status = resource.status_interval.iter().map(|interval| every(&"status", *interval));
+    let checks = resource.checks.iter().map(|check| {
+        let standby = if check.standby { ", also on a standby" } else { "" };
+        every(&check.kind, check.interval) + standby
+    });
+    status.chain(checks).collect()
 }
 
 /// Another machine of the cluster.

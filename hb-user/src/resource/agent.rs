@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     Order, Place, ResourceError, State, Verb,
-    call::{Call, Ended, Stdout},
+    call::{Call, Ended, Stdout, environment},
     ocf,
 };
 use crate::config::ResourceKind;
@@ -182,22 +182,11 @@ impl Agent {
         order: &Order,
     ) -> Result<Ended, ResourceError> {
         let program = self.program()?;
-        let mut variables: Vec<(String, String)> = [
-            ("HB_CLUSTER", place.cluster.clone()),
-            ("HB_NODE", place.node.clone()),
-            ("HB_GROUP", place.group.clone()),
-            ("HB_EPOCH", order.epoch.0.to_string()),
-            ("HB_GENERATION", order.epoch.generation().to_string()),
-            ("HB_REASON", order.reason.clone()),
-            ("HB_RESOURCE", self.name.clone()),
-            ("HB_ACTION", verb.as_str().to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into();
+        let mut variables = environment(&self.name, verb, place, order);
         let timeout = match verb {
             Verb::Start => self.start_timeout,
             Verb::Stop => self.stop_timeout,
-            Verb::Status | Verb::Monitor | Verb::MetaData => self.status_timeout,
+            Verb::Status | Verb::Monitor | Verb::MetaData | Verb::Check => self.status_timeout,
         };
         variables.extend(ocf::variables(self, verb, look, timeout, place));
         let args: &[String] = match &self.kind {

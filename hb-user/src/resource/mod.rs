@@ -20,6 +20,7 @@
 
 mod agent;
 mod call;
+mod check;
 pub(crate) mod confine;
 mod error;
 pub mod metadata;
@@ -30,6 +31,7 @@ mod sequence;
 
 pub use agent::{Agent, Look, Roots};
 pub use call::{Order, Place, State, Verb};
+pub use check::Probe;
 pub use confine::{keep_descriptors, raise_limit};
 pub use error::{Failures, ResourceError, StartError};
 pub use sequence::Sequence;

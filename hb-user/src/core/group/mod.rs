@@ -47,6 +47,7 @@
 //! - `Resuming` to `Blocked`: a peer below is a conflict won, which Announces at its begin and end.
 //! - `Starting` to `Blocked`: Announce when a dead peer is alive again, for it may have served on
 //!   its side of a partition and given up before anybody here saw it.
+//! - `Idle`, `Released`: nothing is sought while a check of what the group needs here fails.
 //! - `Idle`, `Released`: nothing is sought while machines that do not have the group, by their
 //!   configuration, are in the way.
 //! - `Resuming` to `Blocked`, where each node decides alone: a peer that does not have the group and
@@ -143,6 +144,8 @@ pub(super) struct Group {
     undropped: Option<String>,
     /// Why the gate does not stand first at the group's interfaces.
     ungated: Option<String>,
+    /// What the group needs on this node while it does not serve, and is not well.
+    unfit: Option<String>,
     /// What is wrong with which interface of its addresses.
     interface: Option<String>,
     /// Which route to neighbours of its addresses is missing, and since when while the interfaces carry.
@@ -228,6 +231,7 @@ impl Group {
             failures: Failures::default(),
             undropped: None,
             ungated: None,
+            unfit: None,
             interface: None,
             unrouted: None,
             path: None,
@@ -533,7 +537,14 @@ impl Group {
 
     /// Returns why this node must not take the group.
     pub(super) fn failure(&self) -> Option<&String> {
-        self.failures.error().or(self.undropped.as_ref()).or(self.ungated.as_ref())
+        // A node that serves is told of by what fails there.
+        let unfit = self.unfit.as_ref().filter(|_| self.phase.is_apart());
+        self.failures.error().or(self.undropped.as_ref()).or(self.ungated.as_ref()).or(unfit)
+    }
+
+    /// Tells whether nothing failed here, and what the group needs is not well.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.unfit.is_some() && self.failure() == self.unfit.as_ref()
     }
 
     fn fail_to_drop(&mut self, error: String, out: &mut Vec<Action>) {

@@ -194,6 +194,23 @@ impl Group {
         self.ungated = ungated;
     }
 
+    /// Takes note of whether what the group needs here is well: no failure, and gone when its cause is.
+    pub(in crate::core) fn fit(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
+        let unfit = result.err();
+        if self.unfit == unfit {
+            return;
+        }
+        let group = self.id();
+        match &unfit {
+            Some(error) if self.unfit.is_none() => {
+                out.push(Action::Log(Transition::Unfit { group, error: error.clone() }));
+            }
+            Some(_) => {}
+            None => out.push(Action::Log(Transition::Fit { group })),
+        }
+        self.unfit = unfit;
+    }
+
     pub(in crate::core) fn clear(&mut self, now: BootTime, out: &mut Vec<Action>) {
         let undropped = self.undropped.take().is_some();
         if self.failures.clear() || undropped {

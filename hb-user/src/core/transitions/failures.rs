@@ -271,6 +271,31 @@ fn a_group_that_was_lost_is_left_and_its_resources_are_stopped_as_long_as_it_tak
     }
 }
 
+/// A check of a standby fails: it takes nothing until it passes, and nobody has to clear anything.
+#[test]
+fn a_node_that_is_not_fit_takes_nothing_until_it_is() {
+    let fit = |result| Input::Fit { group: GROUP, result };
+    let mut bench = Bench::new(A, None, true).cleaned();
+    bench.give(fit(bad()));
+    assert_eq!(health(&bench), Health::Failed);
+    bench.give(peer(B, standby()));
+    assert!(!seeks(&pass(&mut bench, SECOND * 1000)));
+    let blocked = super::super::Blocked::Unfit("refused".to_owned());
+    assert_eq!(bench.core.view().groups[0].blocked, Some(blocked));
+    // Where nobody else can serve, neither can it.
+    bench.give(peer(B, dead(standby())));
+    let actions = pass(&mut bench, SECOND * 1000);
+    assert_eq!((seeks(&actions), forgotten(&actions)), (false, None));
+    let actions = bench.give(fit(Ok(())));
+    assert!(seeks(&actions) || seeks(&pass(&mut bench, SECOND)));
+
+    // While it serves, what failed there is told otherwise.
+    let mut bench = serving();
+    let actions = bench.give(fit(bad()));
+    assert!(!released(&actions) && stops(&actions) == 0, "{actions:?}");
+    assert_eq!(health(&bench), Health::Healthy);
+}
+
 #[test]
 fn what_may_still_run_is_never_forgotten() {
     let mut bench = Bench::new(A, None, true).cleaned().peer(failed()).waited();

@@ -358,6 +358,7 @@ fn inputs(bench: &Bench) -> Vec<Input> {
         }
         inputs.push(dropped(result.clone()));
         inputs.push(path(result.clone()));
+        inputs.push(Input::Fit { group: GROUP, result: result.clone() });
         inputs.push(route(result.clone()));
         inputs.push(stopped(result));
     }
