@@ -47,7 +47,7 @@ impl Checked {
              start) [ -e $P ] && kill -0 $(cat $P) 2>/dev/null && exit 0\n\
              rm -f $P\n\
              setsid python3 $D/server.py $D $HB_NODE >/dev/null 2>&1 </dev/null &\n\
-             while [ ! -e $P ]; do sleep 0.01; done;;\n\
+             while [ ! -e $P ]; do sleep 0.01; done; cp $P $D/pid;;\n\
              stop) [ -e $P ] || exit 0; kill -9 $(cat $P) 2>/dev/null\n\
              while kill -0 $(cat $P) 2>/dev/null; do sleep 0.01; done; rm -f $P;;\n\
              status) [ -e $P ] && kill -0 $(cat $P) 2>/dev/null || exit 3;;\n\
@@ -143,6 +143,25 @@ fn a_closed_port_moves_the_group() {
     checked.cluster.start_both();
     checked.signal(Machine::A, libc::SIGKILL);
     checked.moved("check tcp 127.0.0.1:8080 failed: Connection refused");
+}
+
+#[test]
+fn a_process_that_is_killed_moves_the_group_though_nobody_asks_for_it() {
+    // Both nodes have one file here: it names the process that was started last.
+    let mut checked = Checked::new("pid_file = \"$D/pid\"\n");
+    checked.cluster.start_both();
+    let status = checked.cluster.status(Machine::A);
+    let watched = status["groups"][0]["resources"][0]["watched"][0].as_str().unwrap();
+    assert!(watched.starts_with("the process of /"), "{watched}");
+    checked.signal(Machine::A, libc::SIGKILL);
+    checked.moved("its process");
+    // A stop is no death: it goes back, and nothing failed on b.
+    assert!(checked.cluster.ask(Machine::A, &["clear", "web"]).status.success());
+    checked.cluster.wait_until_serving(Machine::B);
+    let moved = checked.cluster.ask(Machine::B, &["move", "web", "a"]);
+    assert!(moved.status.success(), "{moved:?}");
+    checked.cluster.wait_until_serving(Machine::A);
+    assert!(checked.cluster.logged(Machine::B, "failed").is_empty());
 }
 
 #[test]

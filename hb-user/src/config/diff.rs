@@ -116,6 +116,7 @@ impl Config {
                 resource.stop_timeout = new.stop_timeout;
                 resource.status_timeout = new.status_timeout;
                 resource.status_interval = new.status_interval;
+                resource.pid_file.clone_from(&new.pid_file);
                 resource.checks.clone_from(&new.checks);
             }
         }
@@ -225,6 +226,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
             stop_timeout,
             status_timeout,
             status_interval,
+            pid_file,
             checks,
         } = old;
         let key = |what: &str| key(&format!("resource.{name}.{what}"));
@@ -233,6 +235,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         found.live(key("stop_timeout"), stop_timeout, &new.stop_timeout);
         found.live(key("status_timeout"), status_timeout, &new.status_timeout);
         found.live(key("status_interval"), status_interval, &new.status_interval);
+        found.live(key("pid_file"), pid_file, &new.pid_file);
         found.live(key("check"), checks, &new.checks);
     }
 }

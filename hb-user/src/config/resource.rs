@@ -19,6 +19,8 @@ pub struct Resource {
     pub status_timeout: Timeout,
     /// Time between two checks while the group serves; none if it is not watched.
     pub status_interval: Option<Duration>,
+    /// The file that names its process, whose end is a failure.
+    pub pid_file: Option<PathBuf>,
     /// What else is looked at.
     pub checks: Vec<Check>,
 }

@@ -129,6 +129,7 @@ fn what_is_written_is_read() {
             stop_timeout: Timeout::Fixed(Duration::from_secs(60)),
             status_timeout: Timeout::Fixed(Duration::from_secs(5)),
             status_interval: None,
+            pid_file: None,
             checks: vec![],
         }
     );

@@ -476,12 +476,14 @@ impl Daemon {
 /// Says by what a resource is watched.
 fn watched(resource: &Resource) -> Vec<String> {
     let every = |what: &dyn fmt::Display, interval| format!("{what} every {}", Readable(interval));
+    let process = resource.pid_file.iter();
+    let process = process.map(|file| format!("the process of {}", file.display()));
     let status = resource.status_interval.iter().map(|interval| every(&"status", *interval));
     let checks = resource.checks.iter().map(|check| {
         let standby = if check.standby { ", also on a standby" } else { "" };
         every(&check.kind, check.interval) + standby
     });
-    status.chain(checks).collect()
+    process.chain(status).chain(checks).collect()
 }
 
 /// Another machine of the cluster.

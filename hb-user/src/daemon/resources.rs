@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     config::{Check, Config, Group, Local, Resource},
     id::GroupId,
-    resource::{Agent, Order, Place, Probe, Roots, Sequence, State},
+    resource::{Agent, Order, Place, Probe, Process, Roots, Sequence, State},
 };
 
 /// What a worker is asked for.
@@ -71,6 +71,8 @@ pub(super) struct Rule {
     pub(super) sequence: Sequence,
     /// Between two looks; `None` for no looks.
     pub(super) interval: Option<Duration>,
+    /// Processes whose end is heard of.
+    pub(super) processes: Vec<Process>,
     /// What else is looked at.
     pub(super) probes: Vec<Probe>,
 }
@@ -228,6 +230,10 @@ async fn stand_by(
 async fn failure(rule: &Rule, running: Option<&Order>) -> String {
     let Some(order) = running else { return future::pending().await };
     let mut looking = JoinSet::new();
+    for process in &rule.processes {
+        let process = process.clone();
+        looking.spawn(async move { process.ended().await });
+    }
     for probe in &rule.probes {
         let (probe, order) = (probe.clone(), order.clone());
         looking.spawn(async move { probe.until_failed(&order).await });
@@ -283,7 +289,12 @@ pub(super) fn rule(config: &Config, local: &Local, group: &Group) -> Rule {
         resource.checks.iter().map(probe)
     });
     let probes = probes.collect();
-    Rule { sequence: Sequence::new(place, agents), interval, probes }
+    let processes = group.resources.iter().filter_map(|resource| {
+        let pid_file = resource.pid_file.clone()?;
+        Some(Process { resource: resource.name.to_string(), pid_file })
+    });
+    let processes = processes.collect();
+    Rule { sequence: Sequence::new(place, agents), interval, processes, probes }
 }
 
 /// Returns where agents of a group run.
@@ -371,7 +382,12 @@ mod tests {
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
             let interval = Some(Duration::from_millis(20));
-            let rule = Rule { sequence: sequence(directory.path()), interval, probes: vec![] };
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval,
+                processes: vec![],
+                probes: vec![],
+            };
             let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
@@ -406,7 +422,12 @@ mod tests {
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
             let probes = vec![probe(directory.path(), true), probe(directory.path(), false)];
-            let rule = Rule { sequence: sequence(directory.path()), interval: None, probes };
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval: None,
+                processes: vec![],
+                probes,
+            };
             let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
             // It stands by, and the file is not there.
             let Some(Done::Fit { result: Err(error), .. }) = results.recv().await else { panic!() };
@@ -426,10 +447,59 @@ mod tests {
             // A check that is no more says nothing any more.
             fs::remove_file(&well).unwrap();
             assert!(matches!(results.recv().await, Some(Done::Fit { result: Err(_), .. })));
-            let rule =
-                Rule { sequence: sequence(directory.path()), interval: None, probes: vec![] };
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval: None,
+                processes: vec![],
+                probes: vec![],
+            };
             worker.go_by(rule);
             assert!(matches!(results.recv().await, Some(Done::Fit { result: Ok(()), .. })));
+        });
+    }
+
+    #[test]
+    fn a_process_is_watched_from_the_start_to_the_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid_file = directory.path().join("pid");
+        let begin = || {
+            let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            fs::write(&pid_file, child.id().to_string()).unwrap();
+            child
+        };
+        let end = |mut child: std::process::Child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        block_on(async {
+            let (done, mut results) = mpsc::unbounded_channel();
+            let processes = vec![Process { resource: "svc".into(), pid_file: pid_file.clone() }];
+            let sequence = sequence(directory.path());
+            let rule = Rule { sequence, interval: None, processes, probes: vec![] };
+            let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
+            let child = begin();
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            end(child);
+            let Some(Done::Failed { error, .. }) = results.recv().await else { panic!() };
+            assert!(error.starts_with("resource svc: its process"), "{error}");
+
+            // What ends in a stop is no failure.
+            let child = begin();
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            worker.stop(order());
+            end(child);
+            let stopped = results.recv().await;
+            // The end may be heard of before the stop is begun.
+            if !matches!(stopped, Some(Done::Stopped { .. })) {
+                assert!(matches!(stopped, Some(Done::Failed { .. })), "{stopped:?}");
+                assert!(matches!(results.recv().await, Some(Done::Stopped { .. })));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(results.try_recv().is_err());
         });
     }
 
@@ -438,8 +508,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
-            let rule =
-                |interval| Rule { sequence: sequence(directory.path()), interval, probes: vec![] };
+            let rule = |interval| Rule {
+                sequence: sequence(directory.path()),
+                interval,
+                processes: vec![],
+                probes: vec![],
+            };
             let worker = Worker::spawn(&Handle::current(), GROUP, rule(None), done);
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));

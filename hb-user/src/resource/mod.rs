@@ -26,6 +26,7 @@ mod error;
 pub mod metadata;
 mod ocf;
 pub(crate) mod output;
+mod process;
 pub(crate) mod running;
 mod sequence;
 
@@ -34,6 +35,7 @@ pub use call::{Order, Place, State, Verb};
 pub use check::Probe;
 pub use confine::{keep_descriptors, raise_limit};
 pub use error::{Failures, ResourceError, StartError};
+pub use process::Process;
 pub use sequence::Sequence;
 
 #[cfg(test)]

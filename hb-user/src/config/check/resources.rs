@@ -62,6 +62,10 @@ pub(super) fn resource(section: Section<'_>) -> Option<Resource> {
     let start_timeout = timeout("start_timeout", START);
     let stop_timeout = timeout("stop_timeout", STOP);
     let status_timeout = timeout("status_timeout", STATUS);
+    let pid_file = match section.has("pid_file") {
+        Some(_) => absolute_path(&section, "pid_file", section.text("pid_file")).map(Some),
+        None => Some(None),
+    };
     let checks = checks(&section);
     let status_interval = match section.has("status_interval") {
         Some(_) => time(&section, "status_interval", Duration::ZERO).map(Some),
@@ -75,6 +79,7 @@ pub(super) fn resource(section: Section<'_>) -> Option<Resource> {
         stop_timeout: stop_timeout?,
         status_timeout: status_timeout?,
         status_interval: status_interval?,
+        pid_file: pid_file?,
         checks: checks?,
     })
 }

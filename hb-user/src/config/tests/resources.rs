@@ -281,13 +281,20 @@ fn a_check_that_cannot_be_made_is_refused() {
 }
 
 #[test]
-fn checks_are_taken_live_and_need_not_be_equal() {
+fn what_watches_is_taken_live_and_need_not_be_equal() {
     let one = parse(&written(SCRIPT)).unwrap();
-    let other = parse(&written(&checked("type = \"unix\"\npath = \"/x\""))).unwrap();
+    let text = checked("type = \"unix\"\npath = \"/x\"");
+    let text = text.replace("type = \"script\"", "type = \"script\"\npid_file = \"/run/x.pid\"");
+    let other = parse(&written(&text)).unwrap();
+    let resource = &other.groups[1].resources[0];
+    assert_eq!(resource.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
+    let relative = written(&text.replace("/run/x.pid", "x.pid"));
+    assert!(parse(&relative).unwrap_err().to_string().contains("is not absolute"));
     assert_eq!(one.fingerprint(), other.fingerprint());
     let differences = one.differences(&other);
     let found: Vec<_> = differences.iter().map(|one| (one.key.as_str(), one.live)).collect();
-    assert_eq!(found, [("group.db.resource.svc.check", true)]);
+    let keys = ["group.db.resource.svc.pid_file", "group.db.resource.svc.check"];
+    assert_eq!(found, keys.map(|key| (key, true)));
     let mut running = one;
     running.adopt(&other);
     assert_eq!(running.differences(&other), []);
