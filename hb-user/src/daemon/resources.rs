@@ -482,7 +482,8 @@ mod tests {
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
             tokio::time::sleep(Duration::from_millis(50)).await;
             end(child);
-            let Some(Done::Failed { error, .. }) = results.recv().await else { panic!() };
+            let heard = tokio::time::timeout(TIMEOUT, results.recv()).await.unwrap();
+            let Some(Done::Failed { error, .. }) = heard else { panic!() };
             assert!(error.starts_with("resource svc: its process"), "{error}");
 
             // What ends in a stop is no failure.

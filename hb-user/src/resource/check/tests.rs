@@ -173,7 +173,7 @@ fn a_check_that_hangs_has_failed_and_says_so() {
     block_on(async {
         let mut silent = http(server(None).await, 200, None);
         silent.check.timeout = SHORT;
-        let error = silent.until_failed(&order()).await;
+        let error = time::timeout(PATIENCE, silent.until_failed(&order())).await.unwrap();
         let url = &silent.check.kind;
         assert_eq!(error, format!("resource svc: check {url} failed: no answer within 100ms"));
     });
