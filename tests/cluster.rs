@@ -20,6 +20,7 @@ mod cluster {
     mod burst;
     mod chain;
     mod chaos;
+    mod checks;
     mod controller;
     mod crash;
     mod crowds;
@@ -45,6 +46,7 @@ mod cluster {
     mod slow_disk;
     mod start;
     mod startup_interrupted;
+    mod stops;
     mod strays;
     mod transports;
     mod unread;

@@ -4,7 +4,7 @@
 //! the machine sleeps; tokio's timers follow `CLOCK_MONOTONIC`, which does not, so whoever sleeps looks
 //! at the first in between.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hb_ebpf::time::BootTime;
 
@@ -21,6 +21,12 @@ pub fn now() -> BootTime {
     // It fails only for a clock the kernel does not have, and this one is older than BPF.
     debug_assert_eq!(code, 0, "clock_gettime(CLOCK_BOOTTIME) failed");
     BootTime(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// Returns how long ago that was by the clock on the wall; zero for what is yet to come.
+#[must_use]
+pub fn since(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_default()
 }
 
 /// Waits until `at` has come; never returns before, and within a millisecond after unless the

@@ -172,6 +172,7 @@ fn the_keys_of_the_manual_are_those_of_the_parser() {
         ("## `[[group]]`", "[[group]]"),
         ("### `[[group.address]]`", "[[group.address]]"),
         ("### `[[group.resource]]`", "[[group.resource]]"),
+        ("### `[[group.resource.check]]`", "[[group.resource.check]]"),
         ("## `[[ping]]`", "[[ping]]"),
         ("## `[log]`", "[log]"),
     ] {
@@ -202,6 +203,7 @@ fn the_keys_of_the_manual_are_those_of_the_parser() {
             .filter(|key| match section {
                 "[[link]]" => key != "node",
                 "[[group]]" => !["address", "resource"].contains(&key.as_str()),
+                "[[group.resource]]" => key != "check",
                 "[timers]" => key != "keepalive",
                 _ => true,
             })

@@ -204,6 +204,7 @@ fn a_stop_that_takes_its_time_is_waited_for() {
 #[test]
 fn a_stop_that_hangs_is_ended() {
     let mut scripts = Scripts::new("stop_timeout = \"200ms\"\n");
+    scripts.cluster.edit("name = \"web\"", "name = \"web\"\non_stop_failure = \"ignore\"");
     scripts.cluster.start_both();
     scripts.set("slow-a-first-stop");
     scripts.cluster.lab.signal(Machine::A, libc::SIGTERM).unwrap();

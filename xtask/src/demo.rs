@@ -24,6 +24,7 @@ use crate::{
     plot,
     policy::Policy,
     prepare,
+    service::{self, Service},
     steady::{self, Astray},
     timeline::{Report, Run, after},
 };
@@ -96,6 +97,12 @@ impl Demo {
             warm: self.warm,
             ..Settings::default()
         };
+        // Kept until the lab is gone.
+        let service = (self.fault == Fault::ServiceKill).then(Service::new).transpose()?;
+        if let Some(service) = &service {
+            options.settings.resource = false;
+            options.settings.extra = service.resource();
+        }
         let mut lab = Lab::up(options)?;
         let witness = if lab.has_witness() { ", a witness w" } else { "" };
         println!(
@@ -116,6 +123,7 @@ impl Demo {
             runs.push(run);
         }
         drop(lab);
+        drop(service);
 
         let report = Report::new(runs);
         self.show(&report)?;
@@ -337,6 +345,7 @@ pub(crate) fn inject(lab: &mut Lab, fault: Fault, node: Machine) -> Result<BootT
         Fault::Move | Fault::MoveRestarted => lab.move_group(node.peer()),
         Fault::Kill => lab.signal(node, libc::SIGKILL),
         Fault::Freeze => lab.signal(node, libc::SIGSTOP),
+        Fault::ServiceKill => service::kill(),
     }
 }
 
@@ -355,7 +364,8 @@ fn repair(lab: &mut Lab, fault: Fault, at: BootTime, run: &mut Run) -> Result<()
         | Fault::SilentPort
         | Fault::Stop
         | Fault::Move
-        | Fault::MoveRestarted => return Ok(()),
+        | Fault::MoveRestarted
+        | Fault::ServiceKill => return Ok(()),
     }
     run.instants.repaired_ns = Some(after(at, repaired));
     let alive = lab.wait_for_controller(Machine::B, true, REPAIR)?;

@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Kill,
     /// Its daemon alone is stopped, and later continued.
     Freeze,
+    /// Its service is killed: a process that the daemon is told of by a PID file.
+    ServiceKill,
 }
 
 impl Fault {
@@ -40,6 +42,7 @@ impl Fault {
             Self::MoveRestarted => "move-restarted",
             Self::Kill => "kill",
             Self::Freeze => "freeze",
+            Self::ServiceKill => "service-kill",
         }
     }
 
@@ -69,6 +72,7 @@ impl Fault {
             Self::MoveRestarted => "hb move to b, which was restarted in order before",
             Self::Kill => "SIGKILL to the daemon of a, to nothing else",
             Self::Freeze => "SIGSTOP to the daemon of a, to nothing else",
+            Self::ServiceKill => "SIGKILL to the service of a, a process that a PID file names",
         }
     }
 }

@@ -16,6 +16,7 @@ mod policy;
 mod prepare;
 mod privilege;
 mod run;
+mod service;
 mod simulate;
 mod sources;
 mod steady;

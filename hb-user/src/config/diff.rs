@@ -142,6 +142,7 @@ impl Config {
             group.preferred = other.preferred;
             group.auto_failback = other.auto_failback;
             group.failure_timeout = other.failure_timeout;
+            group.on_stop_failure = other.on_stop_failure;
             for (resource, new) in group.resources.iter_mut().zip(&other.resources) {
                 if let (
                     ResourceKind::Ocf { check_level, .. },
@@ -154,6 +155,8 @@ impl Config {
                 resource.stop_timeout = new.stop_timeout;
                 resource.status_timeout = new.status_timeout;
                 resource.status_interval = new.status_interval;
+                resource.pid_file.clone_from(&new.pid_file);
+                resource.checks.clone_from(&new.checks);
             }
         }
     }
@@ -231,6 +234,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         preferred,
         auto_failback,
         failure_timeout,
+        on_stop_failure,
         warm_addresses,
         require,
         addresses,
@@ -240,6 +244,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
     found.live(key("preferred"), preferred, &new.preferred);
     found.live(key("auto_failback"), auto_failback, &new.auto_failback);
     found.live(key("failure_timeout"), failure_timeout, &new.failure_timeout);
+    found.live(key("on_stop_failure"), on_stop_failure, &new.on_stop_failure);
     found.group(key("warm_addresses"), warm_addresses, &new.warm_addresses);
     found.group(key("require"), require, &new.require);
     let place = |one: &ServiceAddress| {
@@ -254,14 +259,24 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         return found.group(key(&order("resource", &before, &after)), &before, &after);
     }
     for (old, new) in resources.iter().zip(&new.resources) {
-        let Resource { name, kind, start_timeout, stop_timeout, status_timeout, status_interval } =
-            old;
+        let Resource {
+            name,
+            kind,
+            start_timeout,
+            stop_timeout,
+            status_timeout,
+            status_interval,
+            pid_file,
+            checks,
+        } = old;
         let key = |what: &str| key(&format!("resource.{name}.{what}"));
         of_kind(found, key, kind, &new.kind);
         found.live(key("start_timeout"), start_timeout, &new.start_timeout);
         found.live(key("stop_timeout"), stop_timeout, &new.stop_timeout);
         found.live(key("status_timeout"), status_timeout, &new.status_timeout);
         found.live(key("status_interval"), status_interval, &new.status_interval);
+        found.live(key("pid_file"), pid_file, &new.pid_file);
+        found.live(key("check"), checks, &new.checks);
     }
 }
 

@@ -53,7 +53,7 @@ pub use names::{ClusterName, InterfaceName, Name, NameError};
 pub(crate) use nearest::suggestion;
 pub use policy::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness};
 pub use queue::Queue;
-pub use resource::{Resource, ResourceKind, Timeout};
+pub use resource::{Check, CheckKind, Resource, ResourceKind, Timeout, Url};
 pub use timers::{
     CONTROLLER_DEADTIME, DOUBT_MAX, INITDEAD_MOST, INTERVAL, MISSES, TimerValues, Timers,
     TimersError,
@@ -279,6 +279,8 @@ pub struct Group {
     pub auto_failback: bool,
     /// For how long a failure keeps a node from the group; `None` until an operator clears it.
     pub failure_timeout: Option<Duration>,
+    /// What becomes of the group where a resource could not be stopped.
+    pub on_stop_failure: StopFailure,
     /// Whether the addresses are on this node also while it does not serve, behind the closed gate.
     pub warm_addresses: bool,
     /// How many of the addresses it needs.
@@ -296,6 +298,16 @@ impl Group {
     pub fn fingerprint(&self) -> u32 {
         fingerprint::group(self)
     }
+}
+
+/// What becomes of a group one of whose resources could not be stopped and may still run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StopFailure {
+    /// It stays on its node until nothing runs there.
+    #[default]
+    Block,
+    /// It is handed over as if nothing ran.
+    Ignore,
 }
 
 /// How many of its addresses a group needs to be served.

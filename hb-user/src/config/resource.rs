@@ -1,6 +1,6 @@
 //! Resources as the file describes them.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::Name;
 
@@ -19,6 +19,105 @@ pub struct Resource {
     pub status_timeout: Timeout,
     /// Time between two checks while the group serves; none if it is not watched.
     pub status_interval: Option<Duration>,
+    /// The file that names its process, whose end is a failure.
+    pub pid_file: Option<PathBuf>,
+    /// What else is looked at.
+    pub checks: Vec<Check>,
+}
+
+/// Something that is looked at beside what the agent says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What.
+    pub kind: CheckKind,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// Looks in a row that have to succeed before a standby is able again.
+    pub rise: u32,
+    /// Looks in a row that have to fail.
+    pub fall: u32,
+    /// Whether it is looked at on a node that stands by, too.
+    pub standby: bool,
+}
+
+/// What a check looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A port takes connections.
+    Tcp {
+        /// Which.
+        address: SocketAddr,
+    },
+    /// A server answers a request as it should.
+    Http {
+        /// What is asked for.
+        url: Url,
+        /// The status of the answer.
+        status: u16,
+        /// A text in its body.
+        body: Option<String>,
+    },
+    /// A socket takes connections.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A program ends with 0.
+    Exec {
+        /// The program, absolute, and its arguments.
+        command: Vec<String>,
+    },
+    /// A file was written lately.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// How long ago at most.
+        max_age: Duration,
+    },
+}
+
+impl fmt::Display for CheckKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address } => write!(f, "tcp {address}"),
+            Self::Http { url, .. } => write!(f, "http {url}"),
+            Self::Unix { path } => write!(f, "unix {}", path.display()),
+            Self::Exec { command } => write!(f, "exec {}", command.join(" ")),
+            Self::File { path, .. } => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// What to ask a server of HTTP for. It has an address and no name, since to look one up may take any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// Of the server.
+    pub address: SocketAddr,
+    /// Path and query, with the first `/`.
+    pub path: String,
+}
+
+impl Url {
+    /// Reads `http://ADDRESS[:PORT][/PATH]`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("http://")?;
+        let at = rest.find('/').unwrap_or(rest.len());
+        let (host, path) = rest.split_at(at);
+        let with_port = host.parse().ok();
+        let address = with_port.or_else(|| format!("{host}:80").parse().ok())?;
+        let sound = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+        let path = if path.is_empty() { "/" } else { path }.to_owned();
+        sound.then_some(Self { address, path })
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}{}", self.address, self.path)
+    }
 }
 
 /// How long a call of a resource may take.

@@ -129,11 +129,17 @@ fn what_is_written_is_read() {
             stop_timeout: Timeout::Fixed(Duration::from_secs(60)),
             status_timeout: Timeout::Fixed(Duration::from_secs(5)),
             status_interval: None,
+            pid_file: None,
+            checks: vec![],
         }
     );
     let db = &config.groups[1];
     assert_eq!((db.preferred, db.auto_failback, db.addresses.len()), (NodeId(2), false, 0));
     assert_eq!(db.failure_timeout, Some(Duration::from_secs(600)));
+    assert_eq!(db.on_stop_failure, StopFailure::Block);
+    let ignores =
+        parse(&with("preferred = \"b\"", "preferred = \"b\"\non_stop_failure = \"ignore\""));
+    assert_eq!(ignores.unwrap().groups[1].on_stop_failure, StopFailure::Ignore);
     for (text, timeout) in [("0s", None), ("1h", Some(Duration::from_secs(3600)))] {
         let to = format!("preferred = \"b\"\nfailure_timeout = {text:?}");
         let config = parse(&with("preferred = \"b\"", &to)).unwrap();
@@ -209,12 +215,15 @@ fn default_file_names_every_key() {
         "[[group]]",
         "[[group.address]]",
         "[[group.resource]]",
+        "[[group.resource.check]]",
         "[log]",
     ] {
         for key in section(header) {
             let table = matches!(
                 (header, key.as_str()),
-                ("[[link]]" | "[fence]", "node") | ("[[group]]", "address" | "resource")
+                ("[[link]]" | "[fence]", "node")
+                    | ("[[group]]", "address" | "resource")
+                    | ("[[group.resource]]", "check")
             );
             assert!(table || DEFAULT_FILE.contains(&key), "{header} {key}");
         }

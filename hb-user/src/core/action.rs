@@ -276,6 +276,28 @@ pub enum Transition {
         /// What, how and why.
         error: String,
     },
+    /// What a group needs on this node is not well, so it cannot take the group.
+    Unfit {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        error: String,
+    },
+    /// It is well again.
+    Fit {
+        /// The group.
+        group: GroupId,
+    },
+    /// A resource could not be stopped, so the group is not given to another node.
+    Blocked {
+        /// The group.
+        group: GroupId,
+    },
+    /// This node would leave, and stays for a group that is blocked.
+    Stays {
+        /// The group.
+        group: GroupId,
+    },
     /// A failure is over: the operator cleared it, or what could not be dropped was.
     Cleared {
         /// The group.

@@ -67,7 +67,7 @@ pub enum Input {
         auto_failback: bool,
         /// For how long a failure here keeps this node from it; `None` until an operator clears it.
         failure_timeout: Option<Duration>,
-        /// How long its resources may take, from the next start or stop on.
+        /// How its resources are treated, from the next start or stop on.
         resources: Option<ResourceBounds>,
     },
     /// Nodes probe at other intervals than before, which these times of [`Bounds`](super::Bounds) follow.
@@ -114,6 +114,14 @@ pub enum Input {
         group: GroupId,
         /// What failed and how.
         error: String,
+    },
+    /// Whether what the group needs on this node is well, while it does not serve: a check of a standby. A group
+    /// of which nothing was said is.
+    Fit {
+        /// The group.
+        group: GroupId,
+        /// Or what is wrong.
+        result: Result<(), String>,
     },
     /// Whether the gate stands first at the interfaces of a group. Without it the group is served
     /// elsewhere.

@@ -237,6 +237,9 @@ impl Core {
             Input::Gated { group, result } => {
                 self.with(group, |group| group.gated(result, &mut out));
             }
+            Input::Fit { group, result } => {
+                self.with(group, |group| group.fit(result, &mut out));
+            }
             Input::Path { group, result } => {
                 self.with(group, |group| group.path(result.err(), now, &mut out));
             }
@@ -252,7 +255,7 @@ impl Core {
                 out.push(Action::Log(Transition::Leaving));
             }
             Input::Stop => {}
-            Input::Clear { group } => self.with(group, |group| group.clear(&mut out)),
+            Input::Clear { group } => self.with(group, |group| group.clear(now, &mut out)),
         }
         self.settle(out);
     }
@@ -561,9 +564,14 @@ impl Core {
     }
 
     fn exit(&mut self) {
-        let Some(since) = self.leaving else {
+        let Some(mut since) = self.leaving else {
             return;
         };
+        if self.groups.iter().any(|group| matches!(group.phase, Phase::Blocked { .. })) {
+            // Another node would start what may still run here.
+            since = self.now;
+            self.leaving = Some(since);
+        }
         let late = self.leave_by(since) <= self.now;
         let heard = self.published_at.after(self.bounds.linger) <= self.now;
         let mut done = true;

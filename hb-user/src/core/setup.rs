@@ -36,20 +36,22 @@ pub struct GroupSetup {
     pub failure_timeout: Option<Duration>,
     /// The links that are on an interface of its addresses, a bit each, by [`LinkId`](crate::id::LinkId).
     pub links: u8,
-    /// Bounds of its resources; `None` for a group of addresses only.
+    /// How its resources are treated; `None` for a group of addresses only.
     pub resources: Option<ResourceBounds>,
     /// Epoch at which the record held it when this daemon started, if one was found. Its addresses may still be up and its resources may run.
     pub resumed: Option<Epoch>,
 }
 
-/// How long a group's resources may take. The shell keeps shorter limits of its own and reports
-/// what went over them; these ones only catch a shell that does not answer.
+/// How long a group's resources may take, and what it means that one does not stop. The shell keeps shorter
+/// limits of its own and reports what went over them; these ones only catch a shell that does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceBounds {
     /// To start all of them.
     pub start: Duration,
     /// To stop all of them.
     pub stop: Duration,
+    /// Whether a node keeps a group whose resources it could not stop, so that nobody else starts them.
+    pub block: bool,
 }
 
 /// How long to wait for what. None of them may be zero.

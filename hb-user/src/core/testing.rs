@@ -25,7 +25,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
             auto_failback: true,
             failure_timeout: Some(second * 600),
             links: 1,
-            resources: Some(ResourceBounds { start: second * 20, stop: second * 20 }),
+            resources: Some(ResourceBounds { start: second * 20, stop: second * 20, block: true }),
             resumed: None,
         }],
         witness: None,

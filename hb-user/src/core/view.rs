@@ -49,7 +49,8 @@ pub struct GroupView {
     pub reason: Reason,
     /// When it did.
     pub since: BootTime,
-    /// Why this node does not hold it; `None` while it does, or gives it up.
+    /// Why this node does not hold it, or holds it and does not serve it; `None` while it serves it, takes it or
+    /// gives it up.
     pub blocked: Option<Blocked>,
 }
 
@@ -58,6 +59,10 @@ pub struct GroupView {
 pub enum Blocked {
     /// Something failed here, until an operator clears it.
     Failed(String),
+    /// What it needs here is not well.
+    Unfit(String),
+    /// A resource could not be stopped here and may still run: until a later try, or an operator, ends that.
+    Unstopped(String),
     /// An interface of its addresses does not carry anything, or no route leads out of it, or that was so
     /// a moment ago.
     NoPath(String),
@@ -106,7 +111,9 @@ impl Core {
         let choice = self.choice(index, &standings);
         let barred = self.barred(index, None);
         let blocked = match (group.failure(), choice) {
+            (Some(error), _) if group.is_unstopped() => Some(Blocked::Unstopped(error.clone())),
             _ if !group.phase.is_apart() => None,
+            (Some(error), _) if group.is_unfit() => Some(Blocked::Unfit(error.clone())),
             (Some(error), _) => Some(Blocked::Failed(error.clone())),
             _ if group.no_path(self.now).is_some() => {
                 group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))

@@ -105,6 +105,22 @@ impl Daemon {
             Transition::Failed { group, error } => {
                 tracing::error!(group = self.group_name(*group), error, "failed");
             }
+            Transition::Unfit { group, error } => tracing::warn!(
+                group = self.group_name(*group),
+                error,
+                "a check fails: this node is not able to take the group"
+            ),
+            Transition::Fit { group } => {
+                tracing::info!(group = self.group_name(*group), "all checks pass again");
+            }
+            Transition::Blocked { group } => tracing::error!(
+                group = self.group_name(*group),
+                "not given to another node: a resource could not be stopped and may still run here"
+            ),
+            Transition::Stays { group } => tracing::error!(
+                group = self.group_name(*group),
+                "not leaving: a resource could not be stopped and may still run here"
+            ),
             Transition::Cleared { group } => {
                 tracing::info!(group = self.group_name(*group), "failure cleared");
             }
@@ -338,6 +354,7 @@ fn epoch_of(phase: &Phase) -> Option<Epoch> {
         | Phase::Starting { epoch }
         | Phase::Serving { epoch }
         | Phase::Stopping { epoch }
+        | Phase::Blocked { epoch }
         | Phase::Dropping { epoch }
         | Phase::Released { epoch, .. }
         | Phase::Yielding { epoch } => Some(*epoch),

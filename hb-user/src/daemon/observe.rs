@@ -299,6 +299,7 @@ impl Daemon {
                 self.resource_states.insert(group, "failed");
                 self.feed(Input::ResourcesFailed { group, error });
             }
+            Done::Fit { group, result } => self.feed(Input::Fit { group, result }),
             Done::Stopped { group, result } => {
                 self.resource_states.insert(group, state(&result, "stopped", "failed"));
                 self.feed(Input::ResourcesStopped { group, result });

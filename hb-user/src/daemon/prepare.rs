@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     address::{AddressError, AddressSocket, Conflict, InvalidVip, Present, Standing, Vip},
-    config::{Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, hostname},
+    config::{
+        CheckKind, Config, ConfigErrors, HostView, IdentifyError, Local, Policy, Queue, hostname,
+    },
     id::NodeId,
     kernel::stranger,
     key::{ClusterKeys, KeyError},
@@ -177,6 +179,13 @@ pub fn plan(path: &Path, node: Option<&str>) -> Result<Plan, PrepareError> {
     for resource in resources {
         if let Some(program) = roots.program(&resource.kind) {
             trust::check_program(&program)?;
+        }
+        for check in &resource.checks {
+            if let CheckKind::Exec { command } = &check.kind
+                && let Some(program) = command.first()
+            {
+                trust::check_program(Path::new(program))?;
+            }
         }
     }
     if let Some(fence) = &config.fence {

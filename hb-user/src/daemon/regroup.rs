@@ -288,6 +288,10 @@ impl Daemon {
                 *slot = worker;
             }
         }
+        // What the ones before said is not about those that come.
+        while let Ok(done) = self.results.try_recv() {
+            self.on_done(done);
+        }
         for group in self.config.groups.iter().filter(is_kept) {
             if let Some(Some(worker)) = self.workers.get(usize::from(group.id.0)) {
                 worker.go_by(rule(&self.config, &self.local, group));

@@ -1,6 +1,6 @@
 //! The status report, gathered from wherever the facts are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use hb_ebpf::{
     epoch::Epoch,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     address::Present,
     clock,
-    config::{self, LocalLink, Node, Resource, differing},
+    config::{self, LocalLink, Node, Readable, Resource, differing},
     core::{Blocked, GroupView, Life, PeerFacts, Phase},
     id::{GroupId, NodeId},
     kernel::{Counters, KernelError, Mode},
@@ -399,6 +399,7 @@ impl Daemon {
                     name: resource.name.to_string(),
                     kind: resource.kind.to_string(),
                     state: state.unwrap_or("not started").to_owned(),
+                    watched: watched(resource),
                 })
                 .collect(),
             reason: self.why(view),
@@ -428,6 +429,12 @@ impl Daemon {
                 "failed here: {error}; repair it, then `hb clear {}`",
                 self.group_name(view.group)
             )),
+            Some(Blocked::Unstopped(error)) => Some(format!(
+                "not stopped here, so it may still run: {error}; it is tried again; stop it by hand, then \
+                 `hb clear {}`",
+                self.group_name(view.group)
+            )),
+            Some(Blocked::Unfit(error)) => Some(format!("not able to serve: {error}")),
             Some(Blocked::NoPath(error)) => Some(format!("no path to the clients: {error}")),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
             Some(Blocked::Withdrawn) => Some("withdrawn by a reload".to_owned()),
@@ -466,6 +473,19 @@ impl Daemon {
             },
         }
     }
+}
+
+/// Says by what a resource is watched.
+fn watched(resource: &Resource) -> Vec<String> {
+    let every = |what: &dyn fmt::Display, interval| format!("{what} every {}", Readable(interval));
+    let process = resource.pid_file.iter();
+    let process = process.map(|file| format!("the process of {}", file.display()));
+    let status = resource.status_interval.iter().map(|interval| every(&"status", *interval));
+    let checks = resource.checks.iter().map(|check| {
+        let standby = if check.standby { ", also on a standby" } else { "" };
+        every(&check.kind, check.interval) + standby
+    });
+    process.chain(status).chain(checks).collect()
 }
 
 /// Another machine of the cluster.

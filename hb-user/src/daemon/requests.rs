@@ -135,7 +135,7 @@ impl Daemon {
             (_, Standing { controller: false, .. }) => "answers, but its daemon is dead".to_owned(),
             (_, Standing { leaving: true, .. }) => "is leaving".to_owned(),
             (Health::Failed, _) => {
-                format!("failed with {name}: mend that, then `hb clear {name}` on {to}")
+                format!("failed with {name}, and `hb status` there says how: mend that, then `hb clear {name}` on {to}")
             }
             (Health::NoPath, _) => {
                 "has no path to the clients, or did not have one a moment ago: `hb status` there says why"

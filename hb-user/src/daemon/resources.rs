@@ -1,17 +1,23 @@
 //! Resources in the background: one worker per group, so that a slow script holds up nothing else.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    future,
+    time::Duration,
+};
 
 use hb_ebpf::epoch::Epoch;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
+    task::JoinSet,
 };
 
 use crate::{
-    config::{Config, Group, Local, Resource},
+    config::{Check, Config, Group, Local, Resource},
     id::GroupId,
-    resource::{Agent, Order, Place, Roots, Sequence, State},
+    resource::{Agent, Order, Place, Probe, Process, Roots, Sequence, State},
 };
 
 /// What a worker is asked for.
@@ -42,6 +48,13 @@ pub(super) enum Done {
         /// Which, and how.
         error: String,
     },
+    /// What is looked at on a node that stands by is well, or is not.
+    Fit {
+        /// The group.
+        group: GroupId,
+        /// Or what is wrong.
+        result: Result<(), String>,
+    },
     /// A stop.
     Stopped {
         /// The group.
@@ -58,6 +71,10 @@ pub(super) struct Rule {
     pub(super) sequence: Sequence,
     /// Between two looks; `None` for no looks.
     pub(super) interval: Option<Duration>,
+    /// Processes whose end is heard of.
+    pub(super) processes: Vec<Process>,
+    /// What else is looked at.
+    pub(super) probes: Vec<Probe>,
 }
 
 /// The resources of one group.
@@ -99,7 +116,8 @@ impl Worker {
     }
 }
 
-/// The worker. While a group runs it is watched, if the configuration says how often.
+/// The worker. While a group runs it is watched, and while it does not what it needs here, as the configuration
+/// says.
 async fn work(
     group: GroupId,
     mut rules: watch::Receiver<Rule>,
@@ -108,8 +126,10 @@ async fn work(
 ) {
     let mut next = None;
     let mut running = None;
+    let mut fit = Ok(());
     loop {
-        let Rule { sequence, interval } = rules.borrow_and_update().clone();
+        let rule = rules.borrow_and_update().clone();
+        let sequence = &rule.sequence;
         let job = match next.take() {
             Some(job) => job,
             None => tokio::select! {
@@ -121,7 +141,8 @@ async fn work(
                     Ok(()) => continue,
                     Err(_) => return,
                 },
-                error = failure(&sequence, running.as_ref(), interval) => {
+                never = stand_by(group, &rule, running.is_none(), &mut fit, &done) => match never {},
+                error = failure(&rule, running.as_ref()) => {
                     running = None;
                     if done.send(Done::Failed { group, error }).is_err() {
                         return;
@@ -161,15 +182,71 @@ async fn work(
     }
 }
 
-/// Waits until a resource of a group that runs does not run any more, and says which and how.
-async fn failure(
-    sequence: &Sequence,
-    running: Option<&Order>,
-    interval: Option<Duration>,
-) -> String {
-    let (Some(order), Some(interval)) = (running, interval) else {
-        return std::future::pending().await;
+/// Looks at what a node that stands by needs, if it does, and reports when that is `fit` or is not any more.
+async fn stand_by(
+    group: GroupId,
+    rule: &Rule,
+    stands_by: bool,
+    fit: &mut Result<(), String>,
+    done: &mpsc::UnboundedSender<Done>,
+) -> Infallible {
+    let mut tell = |result: Result<(), String>| {
+        if *fit != result {
+            fit.clone_from(&result);
+            // Who would hear it is gone only when this worker is about to end.
+            drop(done.send(Done::Fit { group, result }));
+        }
     };
+    if !stands_by {
+        return future::pending().await;
+    }
+    let (verdicts, mut heard) = mpsc::unbounded_channel();
+    let mut looking = JoinSet::new();
+    let probes = rule.probes.iter().filter(|probe| probe.check.standby);
+    for (place, probe) in probes.cloned().enumerate() {
+        let verdicts = verdicts.clone();
+        looking.spawn(async move {
+            let order = Order { epoch: Epoch::NONE, reason: "standing by".to_owned() };
+            let tell = |verdict| drop(verdicts.send((place, verdict)));
+            probe.watch(&order, tell).await;
+        });
+    }
+    if looking.is_empty() {
+        tell(Ok(()));
+    }
+    let mut bad = BTreeMap::new();
+    loop {
+        // This function holds a sender itself.
+        let Some((place, verdict)) = heard.recv().await else { return future::pending().await };
+        match verdict {
+            Ok(()) => bad.remove(&place),
+            Err(error) => bad.insert(place, error),
+        };
+        tell(bad.values().next().map_or(Ok(()), |error| Err(error.clone())));
+    }
+}
+
+/// Waits until something is wrong with a group that runs, and says what.
+async fn failure(rule: &Rule, running: Option<&Order>) -> String {
+    let Some(order) = running else { return future::pending().await };
+    let mut looking = JoinSet::new();
+    for process in &rule.processes {
+        let process = process.clone();
+        looking.spawn(async move { process.ended().await });
+    }
+    for probe in &rule.probes {
+        let (probe, order) = (probe.clone(), order.clone());
+        looking.spawn(async move { probe.until_failed(&order).await });
+    }
+    tokio::select! {
+        error = not_running(&rule.sequence, order, rule.interval) => error,
+        Some(Ok(error)) = looking.join_next() => error,
+    }
+}
+
+/// Waits until a resource does not run any more by what its agent says, and says which and how.
+async fn not_running(sequence: &Sequence, order: &Order, interval: Option<Duration>) -> String {
+    let Some(interval) = interval else { return future::pending().await };
     let mut degraded = BTreeSet::new();
     loop {
         tokio::time::sleep(interval).await;
@@ -202,7 +279,22 @@ async fn failure(
 pub(super) fn rule(config: &Config, local: &Local, group: &Group) -> Rule {
     let interval = group.resources.iter().filter_map(|resource| resource.status_interval).min();
     let agents = group.resources.iter().map(|resource| agent(resource, interval)).collect();
-    Rule { sequence: Sequence::new(place(config, local, group), agents), interval }
+    let place = place(config, local, group);
+    let probes = group.resources.iter().flat_map(|resource| {
+        let probe = |check: &Check| Probe {
+            resource: resource.name.to_string(),
+            place: place.clone(),
+            check: check.clone(),
+        };
+        resource.checks.iter().map(probe)
+    });
+    let probes = probes.collect();
+    let processes = group.resources.iter().filter_map(|resource| {
+        let pid_file = resource.pid_file.clone()?;
+        Some(Process { resource: resource.name.to_string(), pid_file })
+    });
+    let processes = processes.collect();
+    Rule { sequence: Sequence::new(place, agents), interval, processes, probes }
 }
 
 /// Returns where agents of a group run.
@@ -247,7 +339,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
     use super::*;
-    use crate::config::ResourceKind;
+    use crate::config::{CheckKind, ResourceKind};
 
     const GROUP: GroupId = GroupId(0);
     const TIMEOUT: Duration = Duration::from_secs(10);
@@ -290,7 +382,12 @@ mod tests {
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
             let interval = Some(Duration::from_millis(20));
-            let rule = Rule { sequence: sequence(directory.path()), interval };
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval,
+                processes: vec![],
+                probes: vec![],
+            };
             let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
@@ -309,12 +406,115 @@ mod tests {
         });
     }
 
+    /// A check of the file `well`, every millisecond.
+    fn probe(directory: &Path, standby: bool) -> Probe {
+        let (interval, timeout) = (Duration::from_millis(1), TIMEOUT);
+        let kind = CheckKind::File { path: directory.join("well"), max_age: TIMEOUT * 100 };
+        let place = Place { cluster: "c".into(), node: "a".into(), group: "g".into() };
+        let check = Check { kind, interval, timeout, rise: 2, fall: 3, standby };
+        Probe { resource: "svc".into(), place, check }
+    }
+
+    #[test]
+    fn a_check_that_fails_while_the_group_runs_is_a_failure_and_one_of_a_standby_a_fact() {
+        let directory = tempfile::tempdir().unwrap();
+        let well = directory.path().join("well");
+        block_on(async {
+            let (done, mut results) = mpsc::unbounded_channel();
+            let probes = vec![probe(directory.path(), true), probe(directory.path(), false)];
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval: None,
+                processes: vec![],
+                probes,
+            };
+            let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
+            // It stands by, and the file is not there.
+            let Some(Done::Fit { result: Err(error), .. }) = results.recv().await else { panic!() };
+            assert!(error.starts_with("resource svc: check file /"), "{error}");
+            fs::write(&well, "").unwrap();
+            assert!(matches!(results.recv().await, Some(Done::Fit { result: Ok(()), .. })));
+
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            fs::remove_file(&well).unwrap();
+            assert!(matches!(results.recv().await, Some(Done::Failed { .. })));
+            // Then it stands by again, or is about to.
+            assert!(matches!(results.recv().await, Some(Done::Fit { result: Err(_), .. })));
+            fs::write(&well, "").unwrap();
+            assert!(matches!(results.recv().await, Some(Done::Fit { result: Ok(()), .. })));
+
+            // A check that is no more says nothing any more.
+            fs::remove_file(&well).unwrap();
+            assert!(matches!(results.recv().await, Some(Done::Fit { result: Err(_), .. })));
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval: None,
+                processes: vec![],
+                probes: vec![],
+            };
+            worker.go_by(rule);
+            assert!(matches!(results.recv().await, Some(Done::Fit { result: Ok(()), .. })));
+        });
+    }
+
+    #[test]
+    fn a_process_is_watched_from_the_start_to_the_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid_file = directory.path().join("pid");
+        let begin = || {
+            let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            fs::write(&pid_file, child.id().to_string()).unwrap();
+            child
+        };
+        let end = |mut child: std::process::Child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        block_on(async {
+            let (done, mut results) = mpsc::unbounded_channel();
+            let processes = vec![Process { resource: "svc".into(), pid_file: pid_file.clone() }];
+            let sequence = sequence(directory.path());
+            let rule = Rule { sequence, interval: None, processes, probes: vec![] };
+            let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
+            let child = begin();
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            end(child);
+            let heard = tokio::time::timeout(TIMEOUT, results.recv()).await.unwrap();
+            let Some(Done::Failed { error, .. }) = heard else { panic!() };
+            assert!(error.starts_with("resource svc: its process"), "{error}");
+
+            // What ends in a stop is no failure.
+            let child = begin();
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            worker.stop(order());
+            end(child);
+            let stopped = results.recv().await;
+            // The end may be heard of before the stop is begun.
+            if !matches!(stopped, Some(Done::Stopped { .. })) {
+                assert!(matches!(stopped, Some(Done::Failed { .. })), "{stopped:?}");
+                assert!(matches!(results.recv().await, Some(Done::Stopped { .. })));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(results.try_recv().is_err());
+        });
+    }
+
     #[test]
     fn a_new_rule_counts_while_the_group_runs() {
         let directory = tempfile::tempdir().unwrap();
         block_on(async {
             let (done, mut results) = mpsc::unbounded_channel();
-            let rule = |interval| Rule { sequence: sequence(directory.path()), interval };
+            let rule = |interval| Rule {
+                sequence: sequence(directory.path()),
+                interval,
+                processes: vec![],
+                probes: vec![],
+            };
             let worker = Worker::spawn(&Handle::current(), GROUP, rule(None), done);
             worker.start(order(), false);
             assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
-    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource, Timeout},
+    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource, StopFailure, Timeout},
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
     id::GroupId,
     kernel::Shared,
@@ -27,7 +27,7 @@ pub(super) fn held(shared: &Shared, group: GroupId) -> Option<Epoch> {
     (record.state() == State::Holding).then_some(Epoch(record.epoch))
 }
 
-/// Returns what the core allows the resources of a group: what the workers allow themselves, and then some.
+/// Returns how the core treats the resources of a group. It allows them what the workers do, and then some.
 pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     let slack = Duration::from_secs(5);
     let sum = |time: fn(&Resource) -> Timeout| {
@@ -37,7 +37,8 @@ pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     let status = sum(|resource| resource.status_timeout);
     let stop = sum(|resource| resource.stop_timeout) + status + slack;
     let start = sum(|resource| resource.start_timeout) + status * 2 + stop;
-    (!group.resources.is_empty()).then_some(ResourceBounds { start, stop })
+    let block = group.on_stop_failure == StopFailure::Block;
+    (!group.resources.is_empty()).then_some(ResourceBounds { start, stop, block })
 }
 
 /// Returns the links on interfaces of a group's addresses, a bit each.

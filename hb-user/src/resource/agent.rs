@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     Order, Place, ResourceError, State, Verb,
-    call::{Call, Ended, Stdout},
+    call::{Call, Ended, Stdout, environment},
     ocf,
 };
 use crate::config::ResourceKind;
@@ -109,15 +109,11 @@ impl Agent {
     /// Stops the service; otherwise as [`Agent::start`].
     ///
     /// # Errors
-    /// If the program cannot be run, fails, is killed or takes longer than `stop_timeout`. An init script, or
-    /// one of Heartbeat, that fails is asked for the state, which decides: some call it a failure to stop
-    /// what does not run.
+    /// If the program cannot be run, fails, is killed or takes longer than `stop_timeout`, and does not say
+    /// that the service is stopped when it is asked for the state after that: some scripts call it a failure
+    /// to stop what does not run.
     pub async fn stop(&self, place: &Place, order: &Order) -> Result<(), ResourceError> {
         let Err(error) = self.change(Verb::Stop, place, order).await else { return Ok(()) };
-        let asks = matches!(self.kind, ResourceKind::Lsb { .. } | ResourceKind::Heartbeat { .. });
-        if !(asks && matches!(error, ResourceError::Exit { .. })) {
-            return Err(error);
-        }
         match (&self.kind, self.status(Look::Probe, place, order).await) {
             // Dead is gone as well, whatever file it left.
             (_, Ok(State::Stopped))
@@ -186,22 +182,11 @@ impl Agent {
         order: &Order,
     ) -> Result<Ended, ResourceError> {
         let program = self.program()?;
-        let mut variables: Vec<(String, String)> = [
-            ("HB_CLUSTER", place.cluster.clone()),
-            ("HB_NODE", place.node.clone()),
-            ("HB_GROUP", place.group.clone()),
-            ("HB_EPOCH", order.epoch.0.to_string()),
-            ("HB_GENERATION", order.epoch.generation().to_string()),
-            ("HB_REASON", order.reason.clone()),
-            ("HB_RESOURCE", self.name.clone()),
-            ("HB_ACTION", verb.as_str().to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into();
+        let mut variables = environment(&self.name, verb, place, order);
         let timeout = match verb {
             Verb::Start => self.start_timeout,
             Verb::Stop => self.stop_timeout,
-            Verb::Status | Verb::Monitor | Verb::MetaData => self.status_timeout,
+            Verb::Status | Verb::Monitor | Verb::MetaData | Verb::Check => self.status_timeout,
         };
         variables.extend(ocf::variables(self, verb, look, timeout, place));
         let args: &[String] = match &self.kind {

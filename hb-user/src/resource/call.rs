@@ -40,6 +40,8 @@ pub enum Verb {
     Monitor,
     /// Describe itself: an OCF agent.
     MetaData,
+    /// A check of somebody else.
+    Check,
 }
 
 impl Verb {
@@ -52,6 +54,7 @@ impl Verb {
             Self::Status => "status",
             Self::Monitor => "monitor",
             Self::MetaData => "meta-data",
+            Self::Check => "check",
         }
     }
 }
@@ -97,6 +100,27 @@ pub struct Order {
     pub epoch: Epoch,
     /// One or a few words: why the group moves.
     pub reason: String,
+}
+
+/// Returns the variables that every program finds.
+pub(super) fn environment(
+    resource: &str,
+    verb: Verb,
+    place: &Place,
+    order: &Order,
+) -> Vec<(String, String)> {
+    [
+        ("HB_CLUSTER", place.cluster.clone()),
+        ("HB_NODE", place.node.clone()),
+        ("HB_GROUP", place.group.clone()),
+        ("HB_EPOCH", order.epoch.0.to_string()),
+        ("HB_GENERATION", order.epoch.generation().to_string()),
+        ("HB_REASON", order.reason.clone()),
+        ("HB_RESOURCE", resource.to_owned()),
+        ("HB_ACTION", verb.as_str().to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 /// One call of an agent's program.

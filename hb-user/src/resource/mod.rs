@@ -20,18 +20,22 @@
 
 mod agent;
 mod call;
+mod check;
 pub(crate) mod confine;
 mod error;
 pub mod metadata;
 mod ocf;
 pub(crate) mod output;
+mod process;
 pub(crate) mod running;
 mod sequence;
 
 pub use agent::{Agent, Look, Roots};
 pub use call::{Order, Place, State, Verb};
+pub use check::Probe;
 pub use confine::{keep_descriptors, raise_limit};
 pub use error::{Failures, ResourceError, StartError};
+pub use process::Process;
 pub use sequence::Sequence;
 
 #[cfg(test)]

@@ -403,7 +403,7 @@ fn a_failing_stop_does_not_keep_the_others_up_and_every_failure_is_told() {
     let scripts = vec![bench.noting("a", fails), bench.noting("b", ""), bench.noting("c", fails)];
     let group = Sequence::new(place(), scripts);
     let error = block_on(group.stop_all(&order())).unwrap_err();
-    assert_eq!(bench.log(), ["c stop", "b stop", "a stop"]);
+    assert_eq!(bench.log(), ["c stop", "c status", "b stop", "a stop", "a status"]);
     assert_eq!(
         error.to_string(),
         "group web may still run here: resource c: stop failed with exit code 4; \

@@ -425,4 +425,7 @@ pub struct ResourceStatus {
     /// `running`, `stopped`, `starting`, `stopping`, `failed` or `unknown`, and the reason after a
     /// colon if there is one.
     pub state: String,
+    /// What looks whether it runs while the group serves; empty if nobody does.
+    #[serde(default)]
+    pub watched: Vec<String>,
 }

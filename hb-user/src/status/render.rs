@@ -102,6 +102,13 @@ fn contents(page: &mut Page, report: &StatusReport, group: &GroupStatus) {
         page.line(&format!("{} here:", group.group));
         page.table(&rows, 4);
     }
+    for resource in &group.resources {
+        let by = match &resource.watched[..] {
+            [] => "nobody looks whether it runs".to_owned(),
+            all => format!("watched by {}", all.join("; ")),
+        };
+        page.line(&format!("  {}: {by}", resource.name));
+    }
 }
 
 fn peers(page: &mut Page, peers: &[PeerStatus]) {

@@ -113,6 +113,7 @@ pub(in crate::status) fn healthy() -> StatusReport {
                 name: "nginx".into(),
                 kind: "ocf:heartbeat:nginx".into(),
                 state: "running".into(),
+                watched: vec!["status every 10s".into(), "tcp 127.0.0.1:80 every 10ms".into()],
             }],
             reason: None,
             since_us_ago: 4_980_000_000,
@@ -274,6 +275,7 @@ web here:
   address   192.0.2.10/24    on eth0              present
   address   2001:db8::10/64  on eth0              MISSING
   resource  nginx            ocf:heartbeat:nginx  running
+  nginx: watched by status every 10s; tcp 127.0.0.1:80 every 10ms
 
 gate: on
 at the gate   now      way  passed  not held  expired  no daemon
@@ -334,10 +336,12 @@ db: served by b for 2.1 s, epoch 513; here idle, failed
 web here:
   address   192.0.2.10/24  on eth0              absent
   resource  nginx          ocf:heartbeat:nginx  stopped
+  nginx: watched by status every 10s; tcp 127.0.0.1:80 every 10ms
 
 db here:
   address   192.0.2.10/24  on eth0              STILL PRESENT
   resource  nginx          ocf:heartbeat:nginx  FAILED: exit code 1
+  nginx: watched by status every 10s; tcp 127.0.0.1:80 every 10ms
 
 GATE IS DRY-RUN: it counts and stops nothing; two nodes may serve at once
 NOT GATED: eth3: packets of service addresses pass there without a lease

@@ -1,6 +1,7 @@
 //! One machine: its clock, its disk, what runs on it, and what is wrong with it.
 
 use hb_ebpf::epoch::Epoch;
+use hb_user::core::Phase;
 
 use crate::{
     clock::Clock,
@@ -9,6 +10,16 @@ use crate::{
     network::Frames,
     plan::Plan,
 };
+
+/// How a machine came to part with a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Parting {
+    /// It has not, or it was lost: nobody asked whether what runs could be stopped.
+    #[default]
+    None,
+    /// It gave the group away.
+    Given,
+}
 
 pub(crate) struct Host {
     pub(crate) clock: Clock,
@@ -35,6 +46,9 @@ pub(crate) struct Host {
     pub(crate) main_at: u64,
     /// When the resources of each group are done with what was asked last.
     pub(crate) lanes: Vec<u64>,
+    /// Whether the resources of each group run, whatever the daemon knows of them; they outlive it.
+    pub(crate) runs: Vec<bool>,
+    pub(crate) partings: Vec<Parting>,
     /// Which setting of each timer the queue has.
     pub(crate) timers: Vec<u64>,
     /// Epoch in which the addresses of each group were put up; they outlive a daemon.
@@ -43,6 +57,7 @@ pub(crate) struct Host {
     /// one changes.
     pub(crate) passed_over: Vec<bool>,
     pub(crate) fail_starts: bool,
+    pub(crate) fail_stops: bool,
     pub(crate) fail_adds: bool,
     pub(crate) fail_removes: bool,
     pub(crate) fail_cleans: bool,
@@ -70,10 +85,13 @@ impl Host {
             fast_at: u64::MAX,
             main_at: u64::MAX,
             lanes: vec![0; plan.groups],
+            runs: vec![false; plan.groups],
+            partings: vec![Parting::None; plan.groups],
             timers: vec![0; plan.cluster.machines() - 1],
             addresses: vec![None; plan.groups],
             passed_over: vec![false; plan.groups],
             fail_starts: false,
+            fail_stops: false,
             fail_adds: false,
             fail_removes: false,
             fail_cleans: false,
@@ -117,6 +135,12 @@ impl Host {
     pub(crate) fn left(&mut self, real: u64) {
         let now = self.clock.at(real);
         self.disk.parted = self.kernel.as_mut().and_then(|kernel| kernel.part(now));
+        for group in 0..self.runs.len() {
+            let phase = self.daemon.as_ref().map(|daemon| daemon.core.view().groups[group].phase);
+            if phase.is_some_and(|phase| phase.held().is_some()) {
+                self.partings[group] = Parting::Given;
+            }
+        }
         self.clear();
     }
 
@@ -128,11 +152,24 @@ impl Host {
 
     pub(crate) fn power_off(&mut self) {
         self.clear();
+        self.runs.fill(false);
         self.disk.parted = None;
         self.powered = false;
         self.resumed = None;
         self.stood = None;
         self.ring.clear();
+    }
+
+    /// An operator ends what hb may not have been able to stop, before saying that nothing runs.
+    pub(crate) fn end_what_does_not_stop(&mut self) {
+        let Some(daemon) = &self.daemon else { return };
+        for (runs, view) in self.runs.iter_mut().zip(daemon.core.view().groups) {
+            let stops = matches!(
+                view.phase,
+                Phase::Stopping { .. } | Phase::Blocked { .. } | Phase::Clearing
+            );
+            *runs &= !stops;
+        }
     }
 
     /// What runs looks at the clock; `None` if it does not run now.

@@ -205,6 +205,7 @@ impl Judge {
                 });
                 serving && host.open(group, now, false).is_some() && host.addresses[group].is_some()
             };
+            let runs = |host: &&Host| host.runs[group];
             let up = |host: &&Host| host.addresses[group].is_some();
             let waits = |host: &Host| {
                 let kernel = host.kernel.as_ref();
@@ -217,6 +218,7 @@ impl Judge {
             });
             holders.len() == 1
                 && nodes.iter().filter(up).count() == 1
+                && nodes.iter().filter(runs).count() <= 1
                 && home
                 && !hosts.iter().any(waits)
         })

@@ -144,9 +144,11 @@ impl Plan {
             auto_failback: self.auto_failback,
             failure_timeout: Some(bound(250)),
             links: 1,
-            resources: self
-                .resources
-                .then_some(ResourceBounds { start: bound(100), stop: bound(100) }),
+            resources: self.resources.then_some(ResourceBounds {
+                start: bound(100),
+                stop: bound(100),
+                block: true,
+            }),
             resumed: resumed(GroupId(group as u8)),
         });
         let policy = self.cluster.policy();

@@ -49,6 +49,10 @@ pub(crate) enum Fault {
     FailStarts {
         host: usize,
     },
+    /// Nor do they stop: they fail to, or hang.
+    FailStops {
+        host: usize,
+    },
     /// Addresses cannot be added; or removed.
     FailAdds {
         host: usize,
@@ -133,8 +137,9 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
         15 => Fault::Wire(vec![Trouble::Jitter, Trouble::Doubling]),
         16 => Fault::Move { group: rng.index(plan.groups), to: node },
         17 => Fault::Fail { host: node },
-        18 => match rng.index(4) {
+        18 => match rng.index(5) {
             0 => Fault::FailStarts { host: node },
+            4 => Fault::FailStops { host: node },
             1 => Fault::FailAdds { host: node },
             2 => Fault::FailCleans { host: node },
             _ => Fault::FailRemoves { host: node },

@@ -16,6 +16,10 @@ pub(crate) struct Stats {
     pub(crate) vain: u64,
     pub(crate) fences: u64,
     pub(crate) failures: u64,
+    /// Groups that were kept because their resources did not stop.
+    pub(crate) blocked: u64,
+    /// Starts of resources that still run where the group was lost.
+    pub(crate) lost_and_run: u64,
     pub(crate) residues: u64,
     pub(crate) jumps: u64,
     pub(crate) slowest_ms: u64,
@@ -30,6 +34,7 @@ impl Stats {
             Transition::Conflict { .. } => stats.conflicts += 1,
             Transition::NoMajority { .. } => stats.vain += 1,
             Transition::Failed { .. } => stats.failures += 1,
+            Transition::Blocked { .. } => stats.blocked += 1,
             Transition::Group { to: Phase::Released { .. }, .. } => stats.releases += 1,
             Transition::Group { to: Phase::Seeking, reason, .. } => {
                 let armed = matches!(
@@ -54,6 +59,8 @@ impl Stats {
         self.vain += other.vain;
         self.fences += other.fences;
         self.failures += other.failures;
+        self.blocked += other.blocked;
+        self.lost_and_run += other.lost_and_run;
         self.residues += other.residues;
         self.jumps += other.jumps;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);

@@ -10,14 +10,14 @@ use hb_ebpf::{
     maps::{self, Cause, EventKind, LeaseNews},
     wire::Frame,
 };
-use hb_user::core::Transition;
+use hb_user::core::{Phase, Transition};
 
 use machines::draw_rates;
 
 use crate::{
     clock::Clock,
-    daemon::Done,
-    host::Host,
+    daemon::{Done, Work},
+    host::{Host, Parting},
     judge::Judge,
     network::Network,
     plan::{Cluster, MS, Plan, index},
@@ -190,6 +190,9 @@ impl World {
             Event::Fast { host, start } => self.fast(host, start),
             Event::Main { host, start } => self.main(host, start),
             Event::Work { host, start, done } => {
+                if self.daemon_of(host, start).is_some() {
+                    self.started_or_stopped(host, &done);
+                }
                 if let Some(daemon) = self.daemon_of(host, start) {
                     daemon.done.push_back(done);
                     self.wake_main(host);
@@ -208,6 +211,32 @@ impl World {
     fn daemon_of(&mut self, host: usize, start: u64) -> Option<&mut crate::daemon::Daemon> {
         let host = &mut self.hosts[host];
         host.daemon.as_mut().filter(|_| host.start == start)
+    }
+
+    /// Resources of a group begin to run, or run no more. An exclusive one must not begin to while it runs on
+    /// a machine that gave the group away.
+    fn started_or_stopped(&mut self, at: usize, done: &Done) {
+        match (&done.work, &done.result) {
+            (Work::Start { group, .. }, Ok(())) => {
+                let both = |other: &usize| {
+                    let host = &self.hosts[*other];
+                    *other != at && host.runs[*group] && host.partings[*group] == Parting::Given
+                };
+                if let Some(other) = (0..self.hosts.len()).find(both) {
+                    self.wrong = Some(format!(
+                        "resources of group {group} start on {}, and still run on {}, which gave it away",
+                        at + 1,
+                        other + 1
+                    ));
+                }
+                let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != at);
+                let lost = others.filter(|(_, host)| host.runs[*group]).count();
+                self.stats.lost_and_run += lost as u64;
+                self.hosts[at].runs[*group] = true;
+            }
+            (Work::Stop { group }, Ok(())) => self.hosts[at].runs[*group] = false,
+            _ => {}
+        }
     }
 
     fn arrive(&mut self, to: usize, frame: Box<Frame>) {
@@ -282,6 +311,14 @@ impl World {
             self.note(at, || format!("{transition:?}"));
             if let Transition::PassedOver { group, .. } = &transition {
                 self.hosts[at].passed_over[usize::from(group.0)] = true;
+            }
+            if let Transition::Group { group, to, .. } = &transition {
+                let parting = &mut self.hosts[at].partings[usize::from(group.0)];
+                match to {
+                    Phase::Dropping { .. } => *parting = Parting::Given,
+                    Phase::Yielding { .. } | Phase::Seeking => *parting = Parting::None,
+                    _ => {}
+                }
             }
             self.stats.count(&transition);
         }

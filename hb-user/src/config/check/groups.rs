@@ -12,7 +12,7 @@ use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 use super::{
     super::{
         GateMode, Group, InterfaceName, Link, LinkAddress, Name, Readable, Require, Resource,
-        ServiceAddress,
+        ServiceAddress, StopFailure,
         error::At,
         file::{Section, TextOrMap},
     },
@@ -136,6 +136,18 @@ fn group(
         }),
         None => Some(Some(FAILURE_TIMEOUT)),
     };
+    let on_stop_failure = match section.text("on_stop_failure") {
+        Some(text) => match text.value {
+            "block" => Some(StopFailure::Block),
+            "ignore" => Some(StopFailure::Ignore),
+            _ => {
+                section.unknown_choice("on_stop_failure", text, ["block", "ignore"]);
+                None
+            }
+        },
+        None if section.has("on_stop_failure").is_some() => None,
+        None => Some(StopFailure::default()),
+    };
     let warm_addresses = match section.has("warm_addresses") {
         Some(position) => {
             let warm = section.boolean("warm_addresses");
@@ -197,13 +209,14 @@ fn group(
     let complete = || {
         let (name, preferred, auto_failback) = (name?, preferred?, auto_failback?);
         let (failure_timeout, warm_addresses) = (failure_timeout?, warm_addresses?);
-        let require = require?;
+        let (require, on_stop_failure) = (require?, on_stop_failure?);
         Some(Group {
             id,
             name,
             preferred,
             auto_failback,
             failure_timeout,
+            on_stop_failure,
             warm_addresses,
             require,
             addresses,

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::{
     super::{
-        Name, Resource, ResourceKind, Timeout,
+        Check, CheckKind, Name, Resource, ResourceKind, Timeout, Url,
         error::{At, Position},
         file::Section,
     },
@@ -62,6 +62,11 @@ pub(super) fn resource(section: Section<'_>) -> Option<Resource> {
     let start_timeout = timeout("start_timeout", START);
     let stop_timeout = timeout("stop_timeout", STOP);
     let status_timeout = timeout("status_timeout", STATUS);
+    let pid_file = match section.has("pid_file") {
+        Some(_) => absolute_path(&section, "pid_file", section.text("pid_file")).map(Some),
+        None => Some(None),
+    };
+    let checks = checks(&section);
     let status_interval = match section.has("status_interval") {
         Some(_) => time(&section, "status_interval", Duration::ZERO).map(Some),
         None => Some(None),
@@ -74,7 +79,163 @@ pub(super) fn resource(section: Section<'_>) -> Option<Resource> {
         stop_timeout: stop_timeout?,
         status_timeout: status_timeout?,
         status_interval: status_interval?,
+        pid_file: pid_file?,
+        checks: checks?,
     })
+}
+
+/// Least and most of a check's interval and timeout.
+const CHECK_TIME: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
+/// Least time between two starts of a program.
+const EXEC_LEAST: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+const RISE: u32 = 2;
+const FALL: u32 = 3;
+const MOST_IN_A_ROW: u32 = 1000;
+
+/// The types of checks, each with its keys.
+const CHECKS: [(&str, &[&str]); 5] = [
+    ("tcp", &["address"]),
+    ("http", &["url", "status", "body"]),
+    ("unix", &["path"]),
+    ("exec", &["command"]),
+    ("file", &["path", "max_age"]),
+];
+const CHECK_KEYS: [&str; 7] = ["address", "url", "status", "body", "path", "command", "max_age"];
+
+/// Reads all `[[group.resource.check]]`.
+fn checks(section: &Section<'_>) -> Option<Vec<Check>> {
+    let sections = section.sections("check", "[[group.resource.check]]");
+    // Each is read, so that all that is wrong is told at once.
+    sections.into_iter().map(check).collect::<Vec<_>>().into_iter().collect()
+}
+
+fn check(section: Section<'_>) -> Option<Check> {
+    let text = section.required_text("type", "write type = \"tcp\", or another of the types");
+    let given: Vec<_> =
+        CHECK_KEYS.into_iter().filter_map(|key| Some((key, section.has(key)?))).collect();
+    let kind = text.and_then(|text| {
+        let Some((word, keys)) = CHECKS.into_iter().find(|(word, _)| *word == text.value) else {
+            section.unknown_choice("type", text, CHECKS.map(|(word, _)| word));
+            return None;
+        };
+        for (key, position) in given {
+            if !keys.contains(&key) {
+                let message = format!(
+                    "{key} is no key of a check with type = {word:?}; remove it; it has {}",
+                    keys.join(", ")
+                );
+                section.problems.add(position, message);
+            }
+        }
+        match word {
+            "http" => http(&section),
+            "unix" => path(&section).map(|path| CheckKind::Unix { path }),
+            "exec" => exec(&section),
+            "file" => file(&section),
+            _ => tcp(&section),
+        }
+    });
+    let least = match kind {
+        Some(CheckKind::Exec { .. }) => EXEC_LEAST,
+        _ => *CHECK_TIME.start(),
+    };
+    let interval = duration_within(&section, "interval", CHECK_INTERVAL, least..=*CHECK_TIME.end());
+    let timeout = duration_within(&section, "timeout", CHECK_TIMEOUT, CHECK_TIME);
+    let row = |key, default| match section.has(key) {
+        Some(_) => section.integer(key, 1, MOST_IN_A_ROW).map(|at| at.value),
+        None => Some(default),
+    };
+    let (rise, fall) = (row("rise", RISE), row("fall", FALL));
+    let standby = match section.has("standby") {
+        Some(_) => section.boolean("standby"),
+        None => Some(false),
+    };
+    section.finish();
+    Some(Check {
+        kind: kind?,
+        interval: interval?,
+        timeout: timeout?,
+        rise: rise?,
+        fall: fall?,
+        standby: standby?,
+    })
+}
+
+fn tcp(section: &Section<'_>) -> Option<CheckKind> {
+    let hint = "name an address and a port, such as \"127.0.0.1:5432\"";
+    let At { value, position } = section.required_text("address", hint)?;
+    let address = value.parse().ok();
+    if address.is_none() {
+        let message =
+            format!("address = {value:?} is no address and port; write \"127.0.0.1:5432\"");
+        section.problems.add(position, message);
+    }
+    Some(CheckKind::Tcp { address: address? })
+}
+
+fn http(section: &Section<'_>) -> Option<CheckKind> {
+    let hint = "name what to ask for, such as \"http://127.0.0.1:8080/health\"";
+    let At { value, position } = section.required_text("url", hint)?;
+    let url = Url::parse(value);
+    if url.is_none() {
+        let message = format!(
+            "url = {value:?} is none that can be asked for; write it with an address, in the clear, such as \
+             \"http://127.0.0.1:8080/health\""
+        );
+        section.problems.add(position, message);
+    }
+    let status = match section.has("status") {
+        Some(_) => section.integer("status", 100, 599).map(|at| at.value as u16),
+        None => Some(200),
+    };
+    let body = match section.has("body") {
+        Some(_) => section.text("body").map(|text| Some(text.value.to_owned())),
+        None => Some(None),
+    };
+    Some(CheckKind::Http { url: url?, status: status?, body: body? })
+}
+
+fn path(section: &Section<'_>) -> Option<PathBuf> {
+    let path = section.required_text("path", "name what to look at, such as \"/run/svc.sock\"");
+    absolute_path(section, "path", path)
+}
+
+fn exec(section: &Section<'_>) -> Option<CheckKind> {
+    let Some(position) = section.has("command") else {
+        section
+            .missing("command", "name the program and its arguments, as [\"/usr/bin/pg_isready\"]");
+        return None;
+    };
+    let words = section.texts("command")?;
+    let refuse = |message: &str| {
+        section.problems.add(position, format!("command {message}"));
+        None
+    };
+    match words.first() {
+        None => return refuse("is empty; name the program, as [\"/usr/bin/pg_isready\"]"),
+        Some(program) if !program.value.starts_with('/') => {
+            return refuse("begins with a path that is not absolute; begin it with /");
+        }
+        Some(_) if words.iter().any(|word| word.value.contains('\0')) => {
+            return refuse("has a zero byte in it; remove that");
+        }
+        Some(_) => {}
+    }
+    let command = words.iter().map(|word| word.value.to_owned()).collect();
+    Some(CheckKind::Exec { command })
+}
+
+fn file(section: &Section<'_>) -> Option<CheckKind> {
+    let path = path(section);
+    if section.has("max_age").is_none() {
+        section.missing("max_age", "say how old it may be, such as \"10s\"");
+        return None;
+    }
+    let max_age = time(section, "max_age", Duration::ZERO);
+    Some(CheckKind::File { path: path?, max_age: max_age? })
 }
 
 /// Says whose key it is, and what this type has instead.

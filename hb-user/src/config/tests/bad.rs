@@ -168,6 +168,12 @@ fn timers() {
         case("preferred = \"b\"", "preferred = \"b\"\nrequire = 1", "require", "no text"),
         case(
             "preferred = \"b\"",
+            "preferred = \"b\"\non_stop_failure = \"fence\"",
+            "\"fence\"",
+            "on_stop_failure = \"fence\" is unknown; choose one of: block, ignore",
+        ),
+        case(
+            "preferred = \"b\"",
             "preferred = \"b\"\nfailure_timeout = \"1ms\"",
             "failure_timeout",
             "failure_timeout = 1ms is out of range; give 1s to",

@@ -33,6 +33,12 @@ fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
             Way::Live,
         ),
         (
+            "auto_failback = false",
+            "auto_failback = false\non_stop_failure = \"ignore\"",
+            "group.db.on_stop_failure",
+            Way::Live,
+        ),
+        (
             "stop_timeout = \"1m\"",
             "stop_timeout = \"2m\"",
             "group.web.resource.svc.stop_timeout",

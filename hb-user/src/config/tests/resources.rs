@@ -200,3 +200,103 @@ fn every_key_of_a_type_makes_a_difference_where_it_should() {
     let keys: Vec<_> = one.differences(&other).into_iter().map(|found| found.key).collect();
     assert_eq!(keys, ["group.db.resource.svc.params"]);
 }
+
+/// The script of the good file with this check.
+fn checked(keys: &str) -> String {
+    format!("{SCRIPT}[[group.resource.check]]\n{keys}")
+}
+
+#[test]
+fn each_check_is_read() {
+    let address = "127.0.0.1:80".parse().unwrap();
+    let url = Url { address, path: "/a?b=c".into() };
+    for (keys, kind, said) in [
+        (
+            "type = \"tcp\"\naddress = \"127.0.0.1:80\"",
+            CheckKind::Tcp { address },
+            "tcp 127.0.0.1:80",
+        ),
+        (
+            "type = \"http\"\nurl = \"http://127.0.0.1/a?b=c\"\nstatus = 204\nbody = \"x\"",
+            CheckKind::Http { url, status: 204, body: Some("x".into()) },
+            "http http://127.0.0.1:80/a?b=c",
+        ),
+        (
+            "type = \"unix\"\npath = \"/run/x\"",
+            CheckKind::Unix { path: "/run/x".into() },
+            "unix /run/x",
+        ),
+        (
+            "type = \"exec\"\ncommand = [\"/bin/x\", \"y\"]",
+            CheckKind::Exec { command: vec!["/bin/x".into(), "y".into()] },
+            "exec /bin/x y",
+        ),
+        (
+            "type = \"file\"\npath = \"/run/x\"\nmax_age = \"2s\"",
+            CheckKind::File { path: "/run/x".into(), max_age: Duration::from_secs(2) },
+            "file /run/x",
+        ),
+    ] {
+        let check = read(&checked(keys)).checks.remove(0);
+        assert_eq!((check.kind.to_string().as_str(), &check.kind), (said, &kind));
+        let second = Duration::from_secs(1);
+        assert_eq!((check.interval, check.timeout), (second, second));
+        assert_eq!((check.rise, check.fall, check.standby), (2, 3, false));
+    }
+    let text = checked(
+        "type = \"tcp\"\naddress = \"[::1]:80\"\ninterval = \"1ms\"\ntimeout = \"2ms\"\nrise = 4\n\
+         fall = 5\nstandby = true\n[[group.resource.check]]\ntype = \"unix\"\npath = \"/x\"",
+    );
+    let checks = read(&text).checks;
+    let [first, _] = &checks[..] else { panic!("{checks:?}") };
+    let ms = Duration::from_millis;
+    assert_eq!((first.interval, first.timeout), (ms(1), ms(2)));
+    assert_eq!((first.rise, first.fall, first.standby), (4, 5, true));
+    assert_eq!(Url::parse("http://[::1]:8080").unwrap().to_string(), "http://[::1]:8080/");
+}
+
+#[test]
+fn a_check_that_cannot_be_made_is_refused() {
+    for (keys, message) in [
+        ("type = \"icmp\"", "type = \"icmp\" is unknown"),
+        ("address = \"127.0.0.1:80\"", "type is missing"),
+        ("type = \"tcp\"", "address is missing"),
+        ("type = \"tcp\"\naddress = \"localhost:80\"", "is no address and port"),
+        ("type = \"tcp\"\naddress = \"127.0.0.1:80\"\npath = \"/x\"", "path is no key of a check"),
+        ("type = \"http\"\nurl = \"https://127.0.0.1/\"", "is none that can be asked for"),
+        ("type = \"http\"\nurl = \"http://localhost/\"", "is none that can be asked for"),
+        ("type = \"http\"\nurl = \"http://127.0.0.1/a b\"", "is none that can be asked for"),
+        ("type = \"http\"\nurl = \"http://127.0.0.1/\"\nstatus = 99", "status"),
+        ("type = \"unix\"\npath = \"x\"", "is not absolute"),
+        ("type = \"exec\"", "command is missing"),
+        ("type = \"exec\"\ncommand = []", "command is empty"),
+        ("type = \"exec\"\ncommand = [\"x\"]", "is not absolute"),
+        ("type = \"exec\"\ncommand = [\"/x\"]\ninterval = \"1ms\"", "interval 1ms is outside 10ms"),
+        ("type = \"file\"\npath = \"/x\"", "max_age is missing"),
+        ("type = \"unix\"\npath = \"/x\"\nfall = 0", "fall"),
+        ("type = \"unix\"\npath = \"/x\"\nintervall = \"1s\"", "unknown key \"intervall\""),
+    ] {
+        let report = parse(&written(&checked(keys))).expect_err(keys).to_string();
+        assert!(report.contains(message), "{report}\nnot: {message}");
+    }
+}
+
+#[test]
+fn what_watches_is_taken_live_and_need_not_be_equal() {
+    let one = parse(&written(SCRIPT)).unwrap();
+    let text = checked("type = \"unix\"\npath = \"/x\"");
+    let text = text.replace("type = \"script\"", "type = \"script\"\npid_file = \"/run/x.pid\"");
+    let other = parse(&written(&text)).unwrap();
+    let resource = &other.groups[1].resources[0];
+    assert_eq!(resource.pid_file.as_deref(), Some(Path::new("/run/x.pid")));
+    let relative = written(&text.replace("/run/x.pid", "x.pid"));
+    assert!(parse(&relative).unwrap_err().to_string().contains("is not absolute"));
+    assert_eq!(one.fingerprint(), other.fingerprint());
+    let differences = one.differences(&other);
+    let found: Vec<_> = differences.iter().map(|one| (one.key.as_str(), one.way)).collect();
+    let keys = ["group.db.resource.svc.pid_file", "group.db.resource.svc.check"];
+    assert_eq!(found, keys.map(|key| (key, Way::Live)));
+    let mut running = one;
+    running.adopt(&other);
+    assert_eq!(running.differences(&other), []);
+}

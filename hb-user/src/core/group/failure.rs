@@ -55,6 +55,13 @@ impl Failures {
         true
     }
 
+    /// Takes note that nothing runs here any more.
+    pub(super) fn ended(&mut self, now: BootTime) {
+        if let Some(failure) = self.counts.as_mut().filter(|failure| !failure.passes) {
+            (failure.since, failure.passes) = (now, true);
+        }
+    }
+
     /// Returns when this node may try again although another one can serve.
     fn forgotten_at(&self, timeout: Option<Duration>) -> Option<BootTime> {
         let failure = self.counts.as_ref().filter(|failure| failure.passes)?;

@@ -14,11 +14,12 @@
 //! | `Seeking` | `Starting`: StartResources, or `Serving` | failed | `Idle`: GiveUp | | `Idle`: GiveUp |
 //! | `Starting` | `Serving` | failed | failed | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Serving` | | failed | | `Yielding`: Drop | `Stopping`: StopResources |
-//! | `Stopping` | `Dropping`: Release | failed, `Dropping`: Release | as bad | `Yielding`: Drop | |
+//! | `Stopping` | `Dropping`: Release | failed, `Blocked` | as bad | `Yielding`: Drop | |
+//! | `Blocked` | `Dropping`: Release | StopResources after a while | as bad | `Yielding`: Drop | (stays) |
 //! | `Dropping` | `Released` | undropped, Release after `retry` | Release | | |
 //! | `Released` | | | | `Idle` | (takes nothing) |
 //! | `Yielding` | `Clearing`: StopResources, or `Idle` | undropped, Drop after `retry` | Drop | | |
-//! | `Clearing` | `Idle` | failed, `Idle` | as bad | | |
+//! | `Clearing` | `Idle` | failed, StopResources after a while | as bad | | |
 //!
 //! And further:
 //!
@@ -40,12 +41,16 @@
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
 //! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
 //!   makes it `Stopping`.
-//! - `Resuming` to `Stopping`: a peer below is a conflict won, which Announces at its begin and end.
-//! - `Starting` to `Stopping`: Announce when a dead peer is alive again, for it may have served on
+//! - `Stopping`, `Clearing`: where a failed stop does not block the group, it is as a good one, but for the failure.
+//! - `Blocked`: where the operator clears the failure, or wants no block any more, as with a good result.
+//!   `Clearing` likewise, once a stop failed.
+//! - `Resuming` to `Blocked`: a peer below is a conflict won, which Announces at its begin and end.
+//! - `Starting` to `Blocked`: Announce when a dead peer is alive again, for it may have served on
 //!   its side of a partition and given up before anybody here saw it.
+//! - `Idle`, `Released`: nothing is sought while a check of what the group needs here fails.
 //! - `Idle`, `Released`: nothing is sought while machines that do not have the group, by their
 //!   configuration, are in the way.
-//! - `Resuming` to `Stopping`, where each node decides alone: a peer that does not have the group and
+//! - `Resuming` to `Blocked`, where each node decides alone: a peer that does not have the group and
 //!   holds one that this node does not have counts as one that holds this one.
 //! - Any phase: a group that was withdrawn is given up and not taken, as where the node leaves.
 //! - Any phase: a group that the fast path took though nobody asked any more is adopted (`Idle`,
@@ -53,7 +58,8 @@
 //!
 //! A failure counts until the operator clears it, the daemon restarts, or `failure_timeout` has passed, twice
 //! as long after each one in a row; where no node can serve, the one that failed first tries again after
-//! seconds. A failed stop counts until the operator clears it, since something may still run. "Undropped" is a
+//! seconds. A failed stop counts until the operator clears it, since something may still run, or until a later one
+//! succeeds, and then like any other. "Undropped" is a
 //! failure that ends with the next good result, or when the operator clears it. Connections to a dropped address may be many:
 //! while they are being destroyed, and that goes forward, `Dropping` and `Yielding` wait. The first phase is
 //! `Resuming`, or else `Yielding` at no epoch, which removes what an earlier start may have left.
@@ -139,6 +145,8 @@ pub(super) struct Group {
     undropped: Option<String>,
     /// Why the gate does not stand first at the group's interfaces.
     ungated: Option<String>,
+    /// What the group needs on this node while it does not serve, and is not well.
+    unfit: Option<String>,
     /// What is wrong with which interface of its addresses.
     interface: Option<String>,
     /// Which route to neighbours of its addresses is missing, and since when while the interfaces carry.
@@ -191,6 +199,12 @@ pub(super) struct Group {
     deadline: Option<BootTime>,
     /// Whether resources may run.
     started: bool,
+    /// Stops that failed in a row.
+    unstopped: u32,
+    /// When to try the next one.
+    stop_due: Option<BootTime>,
+    /// People were told that this node does not leave because of this group.
+    told_stays: bool,
     /// Whose turn it is, and until when that is waited for.
     waiting: Option<(NodeId, BootTime)>,
     /// Who did not take its turn.
@@ -220,6 +234,7 @@ impl Group {
             failures: Failures::default(),
             undropped: None,
             ungated: None,
+            unfit: None,
             interface: None,
             unrouted: None,
             path: None,
@@ -245,6 +260,9 @@ impl Group {
             rank,
             deadline: None,
             started: true,
+            unstopped: 0,
+            stop_due: None,
+            told_stays: false,
             waiting: None,
             passed_over: None,
             beaten: None,
@@ -297,6 +315,7 @@ impl Group {
                 Health::Starting
             }
             Phase::Stopping { .. }
+            | Phase::Blocked { .. }
             | Phase::Dropping { .. }
             | Phase::Yielding { .. }
             | Phase::Clearing => Health::Stopping,
@@ -347,6 +366,7 @@ impl Group {
         let [forgotten, retried] = self.failures.due(self.setup.failure_timeout);
         let all = [
             self.deadline,
+            self.stop_due,
             forgotten.filter(|_| apart),
             retried.filter(|_| apart),
             waiting,
@@ -455,7 +475,10 @@ impl Group {
     /// may be worth its while.
     pub(super) fn peer_returned(&mut self, out: &mut Vec<Action>) {
         self.pause_until = BootTime::NEVER;
-        if let Phase::Starting { .. } | Phase::Serving { .. } | Phase::Stopping { .. } = self.phase
+        if let Phase::Starting { .. }
+        | Phase::Serving { .. }
+        | Phase::Stopping { .. }
+        | Phase::Blocked { .. } = self.phase
         {
             out.push(Action::Announce { group: self.id() });
         }
@@ -466,7 +489,10 @@ impl Group {
     /// they are told once more after a while.
     pub(super) fn carried_again(&mut self, now: BootTime, out: &mut Vec<Action>) {
         self.tell_due = None;
-        if !matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. }) {
+        if !matches!(
+            self.phase,
+            Phase::Starting { .. } | Phase::Serving { .. } | Phase::Blocked { .. }
+        ) {
             return;
         }
         let due = self.told_again.map(|told| told.after(self.bounds.retry));
@@ -513,13 +539,21 @@ impl Group {
     }
 
     fn stop_resources(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
+        self.stop_due = None;
         self.deadline = self.setup.resources.map(|bounds| now.after(bounds.stop));
         out.push(Action::StopResources { group: self.id(), reason });
     }
 
     /// Returns why this node must not take the group.
     pub(super) fn failure(&self) -> Option<&String> {
-        self.failures.error().or(self.undropped.as_ref()).or(self.ungated.as_ref())
+        // A node that serves is told of by what fails there.
+        let unfit = self.unfit.as_ref().filter(|_| self.phase.is_apart());
+        self.failures.error().or(self.undropped.as_ref()).or(self.ungated.as_ref()).or(unfit)
+    }
+
+    /// Tells whether nothing failed here, and what the group needs is not well.
+    pub(super) fn is_unfit(&self) -> bool {
+        self.unfit.is_some() && self.failure() == self.unfit.as_ref()
     }
 
     fn fail_to_drop(&mut self, error: String, out: &mut Vec<Action>) {
@@ -535,6 +569,7 @@ impl Group {
             Phase::Starting { epoch }
             | Phase::Serving { epoch }
             | Phase::Stopping { epoch }
+            | Phase::Blocked { epoch }
             | Phase::Dropping { epoch }
             | Phase::Yielding { epoch }
             | Phase::Released { epoch, .. } => *epoch = to,
@@ -546,6 +581,8 @@ impl Group {
         let from = std::mem::replace(&mut self.phase, to);
         self.since = now;
         self.deadline = None;
+        self.stop_due = None;
+        self.told_stays = false;
         self.waiting = None;
         self.reason = reason.clone();
         if to.held().is_none() {

@@ -33,6 +33,11 @@ pub enum Phase {
         /// The epoch held.
         epoch: Epoch,
     },
+    /// A resource could not be stopped and may still run: nobody else may start it. Addresses are still up.
+    Blocked {
+        /// The epoch held.
+        epoch: Epoch,
+    },
     /// Resources are stopped, addresses are being removed.
     Dropping {
         /// The epoch held.
@@ -63,6 +68,7 @@ impl fmt::Display for Phase {
             Self::Starting { .. } => "starting",
             Self::Serving { .. } => "serving",
             Self::Stopping { .. } => "stopping",
+            Self::Blocked { .. } => "blocked",
             Self::Dropping { .. } => "dropping",
             Self::Released { .. } => "released",
             Self::Yielding { .. } => "yielding",
@@ -80,6 +86,7 @@ impl Phase {
             | Self::Starting { epoch }
             | Self::Serving { epoch }
             | Self::Stopping { epoch }
+            | Self::Blocked { epoch }
             | Self::Dropping { epoch }
             | Self::Yielding { epoch } => (epoch != Epoch::NONE).then_some(epoch),
             Self::Idle | Self::Seeking | Self::Released { .. } | Self::Clearing => None,

@@ -8,6 +8,9 @@ use crate::core::{
     facts::RecordState,
 };
 
+/// Doublings of the time between two tries to stop what did not.
+const MOST_DOUBLINGS: u32 = 6;
+
 impl Group {
     pub(in crate::core) fn took(
         &mut self,
@@ -34,9 +37,10 @@ impl Group {
                     self.drop_again(out);
                 }
             }
-            Phase::Starting { .. } | Phase::Serving { .. } | Phase::Stopping { .. } => {
-                self.renumber(epoch);
-            }
+            Phase::Starting { .. }
+            | Phase::Serving { .. }
+            | Phase::Stopping { .. }
+            | Phase::Blocked { .. } => self.renumber(epoch),
             Phase::Dropping { .. } | Phase::Yielding { .. } => {
                 self.renumber(epoch);
                 self.drop_addresses(now, out);
@@ -113,20 +117,56 @@ impl Group {
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
-        if !matches!(self.phase, Phase::Stopping { .. } | Phase::Clearing) {
+        if !self.is_stopping() {
             return;
         }
-        if let Err(error) = result {
-            self.fail_for_good(format!("stopping resources: {error}"), now, out);
+        let Err(error) = result else {
+            self.failures.ended(now);
+            return self.stopped(self.reason.clone(), now, out);
+        };
+        self.fail_for_good(format!("stopping resources: {error}"), now, out);
+        if !self.blocks() {
+            return self.stopped(self.reason.clone(), now, out);
         }
-        self.started = false;
-        let reason = self.reason.clone();
+        if self.stop_due.is_some() {
+            // The same result once more.
+            return;
+        }
         if let Phase::Stopping { epoch } = self.phase {
-            self.go(Phase::Dropping { epoch }, reason, now, out);
-            self.drop_addresses(now, out);
-        } else {
-            self.go(Phase::Idle, reason, now, out);
+            self.go(Phase::Blocked { epoch }, self.reason.clone(), now, out);
+            out.push(Action::Log(Transition::Blocked { group: self.id() }));
         }
+        let doublings = self.unstopped.min(MOST_DOUBLINGS);
+        self.unstopped = self.unstopped.saturating_add(1);
+        self.deadline = None;
+        self.stop_due = Some(now.after(self.bounds.retry.saturating_mul(1 << doublings)));
+    }
+
+    /// Goes on with giving the group up once its resources are stopped, or taken for that.
+    pub(super) fn stopped(&mut self, reason: Reason, now: BootTime, out: &mut Vec<Action>) {
+        self.started = false;
+        self.unstopped = 0;
+        match self.phase {
+            Phase::Stopping { epoch } | Phase::Blocked { epoch } => {
+                self.go(Phase::Dropping { epoch }, reason, now, out);
+                self.drop_addresses(now, out);
+            }
+            _ => self.go(Phase::Idle, reason, now, out),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { .. } | Phase::Blocked { .. } | Phase::Clearing)
+    }
+
+    /// Tells whether resources could not be stopped here, and may still run.
+    pub(in crate::core) fn is_unstopped(&self) -> bool {
+        self.is_stopping() && self.unstopped > 0
+    }
+
+    /// Tells whether nobody else is to have the group while its resources may run here.
+    pub(super) fn blocks(&self) -> bool {
+        self.setup.resources.is_some_and(|resources| resources.block)
     }
 
     pub(in crate::core) fn resources_failed(
@@ -154,13 +194,34 @@ impl Group {
         self.ungated = ungated;
     }
 
-    pub(in crate::core) fn clear(&mut self, out: &mut Vec<Action>) {
+    /// Takes note of whether what the group needs here is well: no failure, and gone when its cause is.
+    pub(in crate::core) fn fit(&mut self, result: Result<(), String>, out: &mut Vec<Action>) {
+        let unfit = result.err();
+        if self.unfit == unfit {
+            return;
+        }
+        let group = self.id();
+        match &unfit {
+            Some(error) if self.unfit.is_none() => {
+                out.push(Action::Log(Transition::Unfit { group, error: error.clone() }));
+            }
+            Some(_) => {}
+            None => out.push(Action::Log(Transition::Fit { group })),
+        }
+        self.unfit = unfit;
+    }
+
+    pub(in crate::core) fn clear(&mut self, now: BootTime, out: &mut Vec<Action>) {
         let undropped = self.undropped.take().is_some();
         if self.failures.clear() || undropped {
             out.push(Action::Log(Transition::Cleared { group: self.id() }));
             if self.phase.is_apart() {
                 self.reason = Reason::Cleared;
             }
+        }
+        if self.is_unstopped() {
+            // The operator says that nothing runs.
+            self.stopped(Reason::Cleared, now, out);
         }
     }
 

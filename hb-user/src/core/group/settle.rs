@@ -34,13 +34,20 @@ impl Group {
         if self.deadline.is_some_and(|deadline| deadline <= around.now) {
             self.expire(around.now, out);
         }
+        if self.stop_due.is_some_and(|due| due <= around.now) {
+            self.stop_resources(self.reason.clone(), around.now, out);
+        }
         match self.phase {
             Phase::Idle | Phase::Released { .. } => self.settle_apart(around, out),
             Phase::Seeking => self.settle_seeking(around, out),
             Phase::Resuming { epoch }
             | Phase::Starting { epoch }
             | Phase::Serving { epoch }
-            | Phase::Stopping { epoch } => self.settle_holding(epoch, around, out),
+            | Phase::Stopping { epoch }
+            | Phase::Blocked { epoch } => self.settle_holding(epoch, around, out),
+            Phase::Clearing if self.unstopped > 0 && !self.blocks() => {
+                self.stopped(self.reason.clone(), around.now, out);
+            }
             Phase::Dropping { .. } | Phase::Yielding { .. } | Phase::Clearing => {}
         }
         before != self.depended_on()
@@ -202,8 +209,17 @@ impl Group {
         self.contender = contender;
         let beaten = around.rival.or(around.other).filter(|_| contender.is_none());
         self.note_beaten(epoch, beaten, out);
-        let stopping = matches!(self.phase, Phase::Stopping { .. });
-        if stopping {
+        if let Phase::Blocked { .. } = self.phase {
+            // Who should have it may be another one by now.
+            self.heir = around.successor;
+            if !self.blocks() {
+                self.stopped(self.reason.clone(), now, out);
+            } else if around.leaving && !std::mem::replace(&mut self.told_stays, true) {
+                out.push(Action::Log(Transition::Stays { group: self.id() }));
+            }
+            return;
+        }
+        if let Phase::Stopping { .. } = self.phase {
             return;
         }
         if let Some(error) = self.failure() {
@@ -301,7 +317,7 @@ impl Group {
                 let late = format!("no result within {:?}", bounds.start);
                 self.resources_started(self.started_in, Err(late), now, out);
             }
-            (Phase::Stopping { .. } | Phase::Clearing, Some(bounds)) => {
+            (Phase::Stopping { .. } | Phase::Blocked { .. } | Phase::Clearing, Some(bounds)) => {
                 let late = format!("no result within {:?}", bounds.stop);
                 self.resources_stopped(Err(late), now, out);
             }

@@ -7,7 +7,10 @@ use hb_ebpf::{
     wire::{Health, State},
 };
 
-use super::{super::Transition, *};
+use super::{
+    super::{ResourceBounds, Transition},
+    *,
+};
 
 /// Node a, preferred, whose resources fail to start while b is as `other`.
 fn failing(other: PeerFacts) -> Bench {
@@ -123,9 +126,180 @@ fn each_failure_in_a_row_counts_twice_as_long() {
     }
 }
 
+/// The usual wishes, but for whether a failed stop blocks the group.
+fn blocks(block: bool) -> Input {
+    let resources = ResourceBounds { start: SECOND * 20, stop: SECOND * 20, block };
+    Input::Wishes {
+        group: GROUP,
+        preferred: Some(A),
+        auto_failback: false,
+        failure_timeout: Some(SECOND * 600),
+        resources: Some(resources),
+    }
+}
+
+/// Node a, serving, while b stands by.
+fn serving() -> Bench {
+    let mut bench = Bench::new(A, None, true).cleaned().with(|_| blocks(true));
+    bench = bench.peer(standby()).waited();
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    bench
+}
+
+fn released(actions: &[Action]) -> bool {
+    let gives = |action: &Action| matches!(action, Action::Release { .. } | Action::Drop { .. });
+    actions.iter().any(gives)
+}
+
+fn stops(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::StopResources { .. })).count()
+}
+
+/// The group is moved, handed back, given up after a failure, or its node leaves.
+fn partings() -> [Input; 3] {
+    [
+        Input::Move { group: GROUP, to: B },
+        Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() },
+        Input::Stop,
+    ]
+}
+
+#[test]
+fn a_group_is_not_given_away_while_its_resources_may_run() {
+    for parting in partings() {
+        let mut bench = serving();
+        bench.give(parting.clone());
+        let epoch = bench.epoch();
+        assert_eq!(bench.phase(), Phase::Stopping { epoch }, "{parting:?}");
+        let actions = bench.give(stopped(bad()));
+        assert!(!released(&actions), "{parting:?}: {actions:?}");
+        assert_eq!(bench.phase(), Phase::Blocked { epoch });
+        assert_eq!(bench.record.state(), State::Holding);
+        assert_eq!(health(&bench), Health::Failed);
+        assert!(actions.contains(&Action::Log(Transition::Blocked { group: GROUP })));
+        // It is tried again ever later, whoever else could serve.
+        let mut tries = Vec::new();
+        for wait in [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 32_000] {
+            let wait = Duration::from_millis(wait);
+            tries.push(stops(&pass(&mut bench, wait - Duration::from_millis(1))));
+            let actions = pass(&mut bench, Duration::from_millis(2));
+            assert!(!released(&actions));
+            tries.push(stops(&actions));
+            assert_eq!(bench.give(stopped(bad())), []);
+        }
+        assert_eq!(tries, [0, 1].repeat(8), "{parting:?}");
+        // One that succeeds at last.
+        pass(&mut bench, SECOND * 33);
+        let actions = bench.give(stopped(Ok(())));
+        let to_b = |action: &Action| matches!(action, Action::Release { successor: Some(B), .. });
+        assert!(actions.iter().any(to_b), "{parting:?}: {actions:?}");
+        bench.give(dropped(Ok(())));
+        // From then on it is a failure like any other.
+        assert_eq!(health(&bench), Health::Failed);
+        let leaves = parting == Input::Stop;
+        assert!(leaves || forgotten(&pass(&mut bench, SECOND * 100_000)).is_some());
+    }
+}
+
+#[test]
+fn an_operator_or_other_wishes_end_a_block() {
+    for input in [Input::Clear { group: GROUP }, blocks(false)] {
+        let mut bench = serving();
+        bench.give(Input::Move { group: GROUP, to: B });
+        bench.give(stopped(bad()));
+        let actions = bench.give(input.clone());
+        assert!(released(&actions), "{input:?}: {actions:?}");
+        // The try that may be under way is asked for nothing any more.
+        let epoch = bench.epoch();
+        assert_eq!(bench.give(stopped(bad())), []);
+        assert_eq!(bench.phase(), Phase::Dropping { epoch });
+    }
+}
+
+#[test]
+fn a_stop_that_is_not_answered_blocks_as_one_that_fails() {
+    let mut bench = serving();
+    bench.give(Input::Move { group: GROUP, to: B });
+    let actions = pass(&mut bench, SECOND * 21);
+    assert!(!released(&actions), "{actions:?}");
+    assert!(matches!(bench.phase(), Phase::Blocked { .. }));
+    // Its answer comes late.
+    assert!(released(&bench.give(stopped(Ok(())))));
+}
+
+#[test]
+fn a_node_that_leaves_stays_while_its_resources_may_run_and_says_so_once() {
+    let mut bench = serving();
+    bench.give(Input::Stop);
+    let stays =
+        |actions: &[Action]| actions.contains(&Action::Log(Transition::Stays { group: GROUP }));
+    assert!(stays(&bench.give(stopped(bad()))));
+    let actions = pass(&mut bench, SECOND * 1000);
+    assert!(!stays(&actions) && !actions.contains(&Action::Exit), "{actions:?}");
+    bench.give(Input::Clear { group: GROUP });
+    bench.give(dropped(Ok(())));
+    let actions = pass(&mut bench, SECOND * 10);
+    assert_eq!(actions.last(), Some(&Action::Exit), "{actions:?}");
+}
+
+/// Nobody asks it whether it could stop anything: its lease is gone. It goes on trying.
+#[test]
+fn a_group_that_was_lost_is_left_and_its_resources_are_stopped_as_long_as_it_takes() {
+    for blocked in [false, true] {
+        let mut bench = serving();
+        if blocked {
+            bench.give(Input::Move { group: GROUP, to: B });
+            bench.give(stopped(bad()));
+        }
+        let actions = bench.give(peer(B, held_by_peer(A, bench.epoch())));
+        assert!(released(&actions), "{actions:?}");
+        assert!(matches!(bench.phase(), Phase::Yielding { .. }));
+        assert_eq!(stops(&bench.give(dropped(Ok(())))), 1);
+        bench.give(stopped(bad()));
+        assert_eq!(bench.phase(), Phase::Clearing);
+        assert!(stops(&pass(&mut bench, SECOND * 120)) >= 1);
+        bench.give(stopped(bad()));
+        assert!(stops(&pass(&mut bench, SECOND * 120)) >= 1);
+        // It takes nothing meanwhile.
+        let actions = bench.give(peer(B, dead(held_by_peer(A, Epoch::floor(1)))));
+        assert!(!seeks(&actions), "{actions:?}");
+        bench.give(stopped(Ok(())));
+        assert_eq!(bench.phase(), Phase::Idle);
+    }
+}
+
+/// A check of a standby fails: it takes nothing until it passes, and nobody has to clear anything.
+#[test]
+fn a_node_that_is_not_fit_takes_nothing_until_it_is() {
+    let fit = |result| Input::Fit { group: GROUP, result };
+    let mut bench = Bench::new(A, None, true).cleaned();
+    bench.give(fit(bad()));
+    assert_eq!(health(&bench), Health::Failed);
+    bench.give(peer(B, standby()));
+    assert!(!seeks(&pass(&mut bench, SECOND * 1000)));
+    let blocked = super::super::Blocked::Unfit("refused".to_owned());
+    assert_eq!(bench.core.view().groups[0].blocked, Some(blocked));
+    // Where nobody else can serve, neither can it.
+    bench.give(peer(B, dead(standby())));
+    let actions = pass(&mut bench, SECOND * 1000);
+    assert_eq!((seeks(&actions), forgotten(&actions)), (false, None));
+    let actions = bench.give(fit(Ok(())));
+    assert!(seeks(&actions) || seeks(&pass(&mut bench, SECOND)));
+
+    // While it serves, what failed there is told otherwise.
+    let mut bench = serving();
+    let actions = bench.give(fit(bad()));
+    assert!(!released(&actions) && stops(&actions) == 0, "{actions:?}");
+    assert_eq!(health(&bench), Health::Healthy);
+}
+
 #[test]
 fn what_may_still_run_is_never_forgotten() {
     let mut bench = Bench::new(A, None, true).cleaned().peer(failed()).waited();
+    bench.give(blocks(false));
     let epoch = bench.epoch();
     bench.give(took(epoch, Ok(())));
     bench.give(started(epoch, bad()));

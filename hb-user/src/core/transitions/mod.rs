@@ -285,11 +285,14 @@ fn benches() -> Vec<(&'static str, Bench)> {
         ("leaving", stopping()),
         ("leaving, dropping", stopping().with(|_| stopped(Ok(())))),
         ("leaving, released", stopping().with(|_| stopped(Ok(()))).with(|_| dropped(Ok(())))),
+        ("blocked", failing().with(|_| stopped(bad()))),
+        ("leaving, blocked", stopping().with(|_| stopped(bad()))),
         ("failing", failing()),
         ("failing, dropping", failing().with(|_| stopped(Ok(())))),
         ("failed", failing().with(|_| stopped(Ok(()))).with(|_| dropped(Ok(())))),
         ("yielding", yielding()),
         ("clearing", yielding().with(|_| dropped(Ok(())))),
+        ("clearing in vain", yielding().with(|_| dropped(Ok(()))).with(|_| stopped(bad()))),
         ("standby", follower()),
         ("fast path", follower().with(|_| peer(A, dead(held_by_peer(B, floor))))),
         ("failback", {
@@ -364,6 +367,7 @@ fn inputs(bench: &Bench) -> Vec<Input> {
         }
         inputs.push(dropped(result.clone()));
         inputs.push(path(result.clone()));
+        inputs.push(Input::Fit { group: GROUP, result: result.clone() });
         inputs.push(route(result.clone()));
         inputs.push(stopped(result));
     }
@@ -380,10 +384,11 @@ fn the_benches_stand_where_their_names_say() {
     assert_eq!(count(|phase| matches!(phase, Phase::Starting { .. })), 1);
     assert_eq!(count(|phase| matches!(phase, Phase::Serving { .. })), 2);
     assert_eq!(count(|phase| matches!(phase, Phase::Stopping { .. })), 3);
+    assert_eq!(count(|phase| matches!(phase, Phase::Blocked { .. })), 2);
     assert_eq!(count(|phase| matches!(phase, Phase::Dropping { .. })), 2);
     assert_eq!(count(|phase| matches!(phase, Phase::Released { .. })), 2);
     assert_eq!(count(|phase| matches!(phase, Phase::Yielding { .. })), 2);
-    assert_eq!(count(|phase| matches!(phase, Phase::Clearing)), 2);
+    assert_eq!(count(|phase| matches!(phase, Phase::Clearing)), 3);
 }
 
 /// [`Bench::judge`] looks at every action on the way.
@@ -465,11 +470,19 @@ fn every_phase_has_an_exit() {
                 phases.push(after.phase());
             }
             let last = after.phase();
-            // Removing an address that does not go is tried for ever, and so is a seek, which ends each time.
+            // Removing an address that does not go is tried for ever, and so is to stop a resource, and a
+            // seek, which ends each time.
+            let stops = matches!(last, Phase::Blocked { .. } | Phase::Clearing);
             let rests = phases.iter().rev().take(2).any(|phase| phase.is_apart())
                 || matches!(last, Phase::Serving { .. })
-                || matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. });
+                || matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. })
+                || stops;
             assert!(rests, "{name}: {input:?}: {phases:?}");
+            if stops {
+                let stops = |action: &&Action| matches!(action, Action::StopResources { .. });
+                let exited = after.actions.contains(&Action::Exit);
+                assert!(exited || after.actions.iter().filter(stops).count() > 10, "{name}");
+            }
             if matches!(last, Phase::Dropping { .. } | Phase::Yielding { .. }) {
                 let drops = |action: &&Action| {
                     matches!(action, Action::Drop { .. } | Action::Release { .. })
@@ -486,7 +499,23 @@ fn leaving_ends_in_exit_and_silence() {
     for (name, bench) in benches() {
         let mut after = bench.clone();
         after.give(Input::Stop);
-        while after.wait().is_some() {}
+        if let Phase::Blocked { .. } = after.phase() {
+            // It stays for as long as something may run.
+            for _ in 0..60 {
+                assert!(after.wait().is_some());
+            }
+            assert!(matches!(after.phase(), Phase::Blocked { .. }), "{name}");
+            after.give(stopped(Ok(())));
+        }
+        // Nobody says whether anything stops: that a stop was asked for and not answered blocks as well.
+        for _ in 0..200 {
+            if after.wait().is_none() {
+                break;
+            }
+            if let Phase::Blocked { .. } = after.phase() {
+                after.give(stopped(Ok(())));
+            }
+        }
         assert_eq!(after.actions.last(), Some(&Action::Exit), "{name}");
         for input in inputs(&after) {
             assert_eq!(after.give(input), [], "{name}");

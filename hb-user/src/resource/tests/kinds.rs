@@ -129,9 +129,11 @@ fn exit_codes_of_ocf_agents_are_told_in_words() {
         code(number);
         assert_eq!(look(&agent, Look::Watch), state, "{number}");
     }
-    // Told by a stop, "not running" is a failure: the agent did not do what it has to.
+    // Told by a stop, "not running" is a failure, after which its monitor decides.
     code(7);
-    assert!(stop(&agent).unwrap_err().to_string().contains("exit code 7, not running"));
+    stop(&agent).unwrap();
+    let runs = ocf(&bench, "[ $1 = monitor ] || exit 7");
+    assert!(stop(&runs).unwrap_err().to_string().contains("exit code 7, not running"));
 }
 
 #[test]
@@ -183,7 +185,7 @@ fn exit_codes_of_an_init_scripts_status_are_those_of_lsb() {
 }
 
 #[test]
-fn what_does_not_run_is_stopped_whatever_an_init_script_says() {
+fn what_does_not_run_is_stopped_whatever_its_script_says() {
     let bench = Bench::new();
     let agent = lsb(&bench, "[ $1 = stop ] && exit 1; exit $(cat $D/code)");
     for (code, stopped) in [(0, false), (1, true), (2, true), (3, true), (4, false)] {
@@ -192,10 +194,15 @@ fn what_does_not_run_is_stopped_whatever_an_init_script_says() {
         assert_eq!(bench.log(), ["svc stop", "svc status"]);
         fs::remove_file(bench.path("log")).unwrap();
     }
-    // One that could not even be run, or did not end, says nothing that could be trusted.
-    let mut hangs = lsb(&bench, "[ $1 = stop ] && sleep 60; exit 3");
-    hangs.stop_timeout = Duration::from_millis(200);
-    assert!(matches!(stop(&hangs), Err(ResourceError::TimedOut { .. })));
+    for (code, stopped) in [(0, false), (3, true)] {
+        let body = format!("[ $1 = stop ] && sleep 60; exit {code}");
+        let mut hangs = bench.script("hangs", &body);
+        hangs.stop_timeout = Duration::from_millis(200);
+        match stop(&hangs) {
+            Ok(()) => assert!(stopped),
+            Err(error) => assert!(!stopped && matches!(error, ResourceError::TimedOut { .. })),
+        }
+    }
     let text = stop(&lsb(&bench, "[ $1 = stop ] && exit 5; exit 0")).unwrap_err().to_string();
     assert!(text.contains("stop failed with exit code 5, not installed"), "{text}");
 }

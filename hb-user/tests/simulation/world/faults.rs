@@ -56,6 +56,14 @@ impl World {
                 self.hosts[host].fail_starts = true;
                 self.make_room(host);
             }
+            Fault::FailStops { host } => {
+                self.hosts[host].fail_stops = true;
+                if self.rng.chance(500) {
+                    self.move_away(host);
+                } else {
+                    self.fail(host);
+                }
+            }
             Fault::FailAdds { host } => {
                 self.hosts[host].fail_adds = true;
                 self.pass_on_failures();
@@ -114,6 +122,7 @@ impl World {
             Fault::Wire(troubles) => {
                 troubles.iter().for_each(|trouble| self.network.set(*trouble, false));
             }
+            Fault::FailStops { host } => self.hosts[*host].fail_stops = false,
             Fault::FailStarts { .. }
             | Fault::FailAdds { .. }
             | Fault::FailRemoves { .. }
@@ -146,6 +155,7 @@ impl World {
         }
         // The operator has mended it, and says so.
         for host in 0..self.plan.cluster.nodes() {
+            self.hosts[host].end_what_does_not_stop();
             for group in 0..self.plan.groups as u8 {
                 self.feed(host, Input::Clear { group: GroupId(group) });
             }

@@ -134,8 +134,14 @@ impl World {
             Work::Start { group, .. } | Work::Stop { group } => {
                 due = self.now.max(host.lanes[group]) + takes;
                 host.lanes[group] = due;
-                if matches!(work, Work::Start { .. }) && host.fail_starts {
+                let starts = matches!(work, Work::Start { .. });
+                if if starts { host.fail_starts } else { host.fail_stops } {
                     result = Err("refused".to_owned());
+                }
+                if !starts && host.fail_stops && self.rng.chance(300) {
+                    // It hangs for longer than anybody waits.
+                    due += self.rng.within(100 * MS, 200 * MS);
+                    host.lanes[group] = due;
                 }
             }
             Work::Fence => {

@@ -135,6 +135,9 @@ impl Compare {
                 bail!("hb is not measured as {name:?}: take some of {}", names.join(", "));
             }
         }
+        if self.faults.contains(&Fault::ServiceKill) {
+            bail!("only the demonstration has such a service: `demo --fault service-kill`");
+        }
         if self.faults.contains(&Fault::MoveRestarted) {
             bail!(
                 "only hb alone is measured after a restart: `bench failover --fault move-restarted`"

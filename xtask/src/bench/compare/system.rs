@@ -206,6 +206,7 @@ impl System for Other {
             Fault::Move | Fault::MoveRestarted => {
                 bail!("{} is not told to move a single group", self.name())
             }
+            Fault::ServiceKill => bail!("{} has no such service here", self.name()),
             Fault::Stop => self.0.ask_to_leave(node),
             Fault::Kill => self.0.signal(node, libc::SIGKILL),
             Fault::Freeze => self.0.signal(node, libc::SIGSTOP),

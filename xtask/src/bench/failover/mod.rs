@@ -109,6 +109,10 @@ struct Report {
 impl Failover {
     /// Measures, shows, writes and draws.
     pub(crate) fn run(&self) -> Result<()> {
+        ensure!(
+            !self.faults.contains(&Fault::ServiceKill),
+            "only the demonstration has such a service: `demo --fault service-kill`"
+        );
         prepare::machine()?;
         let hb = ::lab::binary::hb(self.hb.as_deref())?;
         let mut settings = self.settings(&hb)?;
