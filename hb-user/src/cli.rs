@@ -39,8 +39,9 @@ pub enum Verb {
     },
     /// Have the daemon read its configuration again. SIGHUP does the same.
     ///
-    /// Takes what can be changed without a gap, or nothing at all: if the file is wrong, or has anything
-    /// else changed, the daemon goes on as before and says what a restart is needed for.
+    /// Takes all that differs, or nothing: if the file is wrong, or a restart is needed for some of it, the
+    /// daemon goes on as before and says why. Groups that are as before go on untouched; one that is not is
+    /// given up in order first. Timers change once every node has read the file.
     Reload(Socket),
     /// Show who serves, or why nobody does; then peers, links and what to mend.
     ///
