@@ -1,8 +1,15 @@
 //! Groups and addresses of a file that is read again while the daemons run.
 
-use std::net::Ipv4Addr;
+use std::{
+    fs::{self, Permissions},
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt as _,
+};
 
-use lab::addresses::{Machine, NODES, VIP4};
+use lab::{
+    addresses::{Machine, NODES, VIP4},
+    config::Settings,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -12,7 +19,7 @@ use super::{
     },
     gate,
     reload::reload,
-    support::{Cluster, wait_for},
+    support::{Cluster, slow, wait_for},
     witness,
 };
 
@@ -125,6 +132,52 @@ fn a_group_that_is_made_otherwise_is_handed_over() {
     wait_for_answers(&cluster, Machine::B, OTHER);
     let rounds = arp.finish();
     assert!(rounds.iter().all(|round| !round[0].contains(&Machine::B)), "web stayed: {rounds:?}");
+}
+
+/// A group whose resource does not stop is kept, and what would take its place waits for it: until the file is
+/// again what runs.
+#[test]
+fn a_reload_that_waits_is_taken_back() {
+    let settings = Settings { auto_failback: false, ..slow() };
+    let mut cluster = Cluster::up(settings);
+    let config = cluster.lab.files().config.clone();
+    let before = fs::read_to_string(&config).unwrap();
+    let program = cluster.lab.files().config.with_file_name("stays");
+    let (runs, stuck) = (program.with_file_name("runs"), program.with_file_name("stuck"));
+    let text = format!(
+        "#!/bin/sh\ncase $1 in\nstart) : >{runs}-$HB_NODE;;\nstop) [ ! -e {stuck} ] || exit 1\n\
+         rm -f {runs}-$HB_NODE;;\nstatus) [ -e {runs}-$HB_NODE ] || exit 3;;\nesac\n",
+        runs = runs.display(),
+        stuck = stuck.display()
+    );
+    fs::write(&program, text).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let resource = format!(
+        "\n[[group.resource]]\nname = \"stays\"\ntype = \"script\"\nprogram = \"{}\"\n",
+        program.display()
+    );
+    let with = format!("{before}{resource}");
+    fs::write(&config, &with).unwrap();
+    for node in [Machine::B, Machine::A] {
+        let (done, said) = reload(&cluster, node);
+        assert!(done && said.contains("taken: group.web.resource.stays"), "{said}");
+    }
+    // It was handed over once, at the reload of a.
+    wait_until_held(&mut cluster, Machine::B, "web");
+    fs::write(&stuck, "").unwrap();
+    fs::write(&config, &before).unwrap();
+    let (done, said) = reload(&cluster, Machine::B);
+    assert!(done && said.contains("being taken: group.web.resource.stays"), "{said}");
+    let warned = cluster.status(Machine::B)["warnings"].to_string();
+    assert!(warned.contains("a reload is under way"), "{warned}");
+    fs::write(&config, &with).unwrap();
+    let (done, said) = reload(&cluster, Machine::B);
+    assert!(done && said.contains("nothing in the file differs"), "{said}");
+    let warned = cluster.status(Machine::B)["warnings"].to_string();
+    assert!(!warned.contains("a reload is under way"), "{warned}");
+    // The next try to stop it succeeds, and the group goes on.
+    fs::remove_file(&stuck).unwrap();
+    server(&mut cluster, "web");
 }
 
 /// Half of a reload leaves what is served as it is.

@@ -84,7 +84,7 @@ impl Daemon {
                 let result = result.map_err(|error| describe(&error));
                 self.feed(Input::Took { group, epoch, result });
             }
-            Report::Rescheduled { demand, errno } => self.on_rescheduled(demand, errno),
+            Report::Rescheduled { policy, errno } => self.on_rescheduled(policy, errno),
             Report::Refused { group, vip, error } => self.on_refused(group, &vip, &error),
             Report::Warmed { group, result } => self.on_warmed(group, result),
             Report::Dropped { group, result, .. } => {

@@ -40,6 +40,8 @@ pub(super) struct Pending {
     config: Box<Config>,
     /// The service addresses of each group, in the order of the file.
     vips: Vec<Vec<LocalVip>>,
+    /// The groups that go.
+    gone: Vec<GroupId>,
     /// Names of the groups that begin.
     arriving: Vec<Name>,
     /// The generation that new records begin with, once it is stored.
@@ -136,12 +138,16 @@ impl Daemon {
             "configuration read again: taking groups"
         );
         let now = clock::now();
+        // The core says once that the same groups are gone.
+        let earlier = self.take_back("another one came after it");
+        let left = earlier.is_some_and(|earlier| earlier.left && earlier.gone == gone);
         self.pending = Some(Pending {
+            gone: gone.clone(),
             config: Box::new(config),
             vips,
             arriving,
             generation,
-            left: gone.is_empty(),
+            left: left || gone.is_empty(),
             keys,
             since: now,
             retry: now,
@@ -150,6 +156,28 @@ impl Daemon {
         });
         self.feed(Input::Withdrawn { groups: gone });
         Ok(())
+    }
+
+    /// Gives up a reload that waits, of which nothing is begun yet, and tells who asked for it why.
+    fn take_back(&mut self, why: &str) -> Option<Pending> {
+        let mut earlier = self.pending.take()?;
+        if let Some(reply) = earlier.reply.take() {
+            // Who asked may have gone.
+            drop(reply.send(Err(format!("not taken: {why}")).into()));
+        }
+        Some(earlier)
+    }
+
+    /// Goes on with what runs: the file is as it was before a reload that waits.
+    pub(super) fn regroup_no_more(&mut self) {
+        if self.take_back("the file is again what runs").is_some() {
+            self.feed(Input::Withdrawn { groups: Vec::new() });
+        }
+    }
+
+    /// Tells whether records have begun to change, perhaps: from then on there is no way back.
+    pub(super) fn has_begun_to_regroup(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.error.is_some())
     }
 
     /// The core says that nothing is left of what goes. Others come at the next tick, when all of it was told.
@@ -162,6 +190,9 @@ impl Daemon {
     /// Takes the groups that wait, once nothing of others is left and the disk has what it needs. Called at
     /// every tick.
     pub(super) fn go_on_with_groups(&mut self, now: BootTime) {
+        if self.stopping {
+            drop(self.take_back("this node is leaving"));
+        }
         let Some(mut pending) = self.pending.take() else { return };
         if now.since(pending.since) >= REPLY_WITHIN {
             let so_far = pending.error.clone();
@@ -188,7 +219,7 @@ impl Daemon {
             return;
         }
         let path = self.source.path.display().to_string();
-        let outcome = format!("taken: {}", pending.keys);
+        let outcome = self.taken(&pending.keys);
         tracing::info!(path, outcome, "configuration read again");
         answer(&mut pending.reply, outcome);
     }

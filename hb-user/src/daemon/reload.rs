@@ -90,10 +90,11 @@ impl Daemon {
     ) -> Result<Option<String>, String> {
         let new = &prepared.config;
         let found = self.config.differences(new);
-        if self.pending.is_some() {
+        if self.has_begun_to_regroup() {
             return Err("an earlier reload is still under way: see `hb status`".to_owned());
         }
         if found.is_empty() {
+            self.regroup_no_more();
             return Ok(Some("nothing in the file differs from what runs".to_owned()));
         }
         if self.stopping {
@@ -128,16 +129,22 @@ impl Daemon {
             }
             return begun;
         }
+        self.regroup_no_more();
         self.adopt(new);
         if let Some(old) = timers {
             self.retime(old);
         }
+        Ok(Some(self.taken(&keys)))
+    }
+
+    /// Returns what to say of `keys` that were taken.
+    pub(super) fn taken(&self, keys: &str) -> String {
         let later = if self.retiming.is_some() {
             "; timers are changed once every node goes by this file"
         } else {
             ""
         };
-        Ok(Some(format!("taken: {keys}{later}")))
+        format!("taken: {keys}{later}")
     }
 
     /// Goes by another configuration of the same groups.

@@ -15,7 +15,7 @@ use crate::{
     },
     fast::Command,
     id::NodeId,
-    realtime::Demand,
+    realtime::{Demand, Policy},
 };
 
 impl Daemon {
@@ -81,13 +81,12 @@ impl Daemon {
     }
 
     /// The fast path's reservation follows its interval, or the kernel refused.
-    pub(super) fn on_rescheduled(&mut self, demand: Demand, errno: i32) {
-        if errno == 0 {
-            return self.fast.rescheduled(demand);
+    pub(super) fn on_rescheduled(&mut self, policy: Policy, errno: i32) {
+        self.fast.rescheduled(policy);
+        if errno != 0 {
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(%policy, %error, "no CPU time is reserved for the fast path any more");
         }
-        let error = std::io::Error::from_raw_os_error(errno);
-        let wanted = demand.policy();
-        tracing::warn!(%wanted, %error, "the fast path is scheduled as before: restart hb for another try");
     }
 
     /// Returns what a status says of timers that wait.
@@ -96,11 +95,11 @@ impl Daemon {
         let names: Vec<_> =
             self.not_agreed().into_iter().map(|peer| self.node_name(peer)).collect();
         Some(match retiming.untouched() {
-            Some(_) => format!(
+            Some(_) if !names.is_empty() => format!(
                 "the new [timers] are used once {} goes by the same file: reload hb there",
                 names.join(" and ")
             ),
-            None => "the [timers] are being changed".to_owned(),
+            _ => "the [timers] are being changed".to_owned(),
         })
     }
 }

@@ -48,7 +48,7 @@ use crate::{
     id::{GroupId, LinkId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
     link::LinkSocket,
-    realtime::{Demand, LockError, Mutex, Scheduling},
+    realtime::{self, Demand, LockError, Mutex, Scheduling},
 };
 
 /// Groups, each by its index.
@@ -257,11 +257,11 @@ pub enum Report {
         /// The first thing that failed.
         result: Result<(), EffectError>,
     },
-    /// The scheduler has another demand to meet, or the kernel refused and the one before counts.
+    /// The thread is scheduled otherwise, for another interval.
     Rescheduled {
-        /// The demand.
-        demand: Demand,
-        /// The kernel's error number, 0 for none.
+        /// How.
+        policy: realtime::Policy,
+        /// The kernel's error number if it refused a reservation, 0 if not.
         errno: i32,
     },
     /// The addresses of a group are gone, or not.
@@ -404,8 +404,8 @@ impl Fast {
     }
 
     /// Takes note of what was reported of the scheduler.
-    pub fn rescheduled(&mut self, demand: Demand) {
-        self.running.scheduling.policy = demand.policy();
+    pub fn rescheduled(&mut self, policy: realtime::Policy) {
+        self.running.scheduling.policy = policy;
     }
 
     /// Returns what was sent to each target.

@@ -264,9 +264,8 @@ impl Worker {
                 pursuit.pace(interval_ns);
                 hands.deputy.pace(interval_ns);
                 if self.reserved {
-                    let set = realtime::reserve_anew(demand);
-                    let errno = set.map_or_else(|error| error.raw_os_error().unwrap_or(-1), |()| 0);
-                    hands.report(Report::Rescheduled { demand, errno });
+                    let (policy, errno) = realtime::reserve_anew(demand);
+                    hands.report(Report::Rescheduled { policy, errno });
                 }
             }
             Command::Rebind => hands.rebind(),

@@ -131,13 +131,21 @@ pub fn prefer_deadline(demand: Demand) -> Scheduling {
     prefer(&[demand.policy(), Policy::Fifo { priority: demand.fifo_priority }])
 }
 
-/// Changes what is reserved for the calling thread, which has `SCHED_DEADLINE`. One system call, and no
-/// memory.
-///
-/// # Errors
-/// The kernel's own; then the reservation is as before.
-pub fn reserve_anew(demand: Demand) -> io::Result<()> {
-    set_policy(demand.policy())
+/// Changes what is reserved for the calling thread, which has `SCHED_DEADLINE`. Where the kernel refuses, the
+/// thread has `SCHED_FIFO` from then on, else ordinary scheduling: an earlier reservation that is too small
+/// would hold it up. Takes no memory. Returns what it has, and the error number of the refusal, 0 for none.
+pub fn reserve_anew(demand: Demand) -> (Policy, i32) {
+    let wanted = demand.policy();
+    let Err(error) = set_policy(wanted) else { return (wanted, 0) };
+    let fifo = Policy::Fifo { priority: demand.fifo_priority };
+    let policy = if set_policy(fifo).is_ok() {
+        fifo
+    } else {
+        // Every thread may have that.
+        let _ = be_ordinary();
+        Policy::Ordinary
+    };
+    (policy, error.raw_os_error().unwrap_or(libc::EINVAL))
 }
 
 /// Gives the calling thread `SCHED_FIFO` at `priority`, 1 to 99, if the kernel lets it.
