@@ -58,7 +58,7 @@ fn build(criterion: &mut Criterion) {
                 refused: 0,
             };
             let probe = black_box(&mut probe);
-            answer::address(probe, black_box(&node), 2, 0, 1);
+            answer::address(probe, black_box(&node), 2, (0, 8), 1);
             answer::fill(probe, Kind::Probe, &node, &stamp);
             probe.sign(&key);
         });

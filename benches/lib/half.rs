@@ -44,6 +44,8 @@ pub const ME: NodeId = NodeId(2);
 pub const PEER: NodeId = NodeId(1);
 /// The one link to it.
 pub const LINK: LinkId = LinkId(0);
+/// Which link that is, as frames say it.
+pub const LINK_IS: u32 = 0x6c69_6e6b;
 
 const NONCE: u64 = 0xabcd_ef02;
 const CONFIG_HASH: u64 = 0x1234_5678;
@@ -165,6 +167,7 @@ impl Half {
             mac: self.mac,
             own_mac: packets::MY_MAC,
             reserved: [0; 2],
+            fingerprint: LINK_IS,
             address,
             own_address,
         };
@@ -218,6 +221,7 @@ impl Half {
             id: peer,
             to: ME,
             link: LINK,
+            link_fingerprint: LINK_IS,
             cluster: CLUSTER,
             config_hash: CONFIG_HASH,
             key: (KEY_ID, keys(peer).receive[0]),

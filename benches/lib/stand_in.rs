@@ -16,6 +16,8 @@ pub struct StandIn {
     pub to: NodeId,
     /// On which link.
     pub link: LinkId,
+    /// Which one that is.
+    pub link_fingerprint: u32,
     /// Of the cluster.
     pub cluster: u32,
     /// Fingerprint of the configuration it claims to have.
@@ -72,7 +74,8 @@ impl StandIn {
             sequence: Be64::new(*sequence),
             transmit_ns: Be64::new(now.ns()),
             echo_ns: Be64::new(echo),
-            echo_age_ns: Be64::new(now.ns().saturating_sub(heard.ns())),
+            link_fingerprint: Be32::new(self.link_fingerprint),
+            echo_age_ns: Be32::new(now.ns().saturating_sub(heard.ns()) as u32),
             config_hash: Be64::new(self.config_hash),
             groups: self.words,
             ..Frame::default()

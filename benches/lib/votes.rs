@@ -25,7 +25,7 @@ use zerocopy::FromZeros;
 use crate::{
     bpf::Program,
     cable::{Cable, INTERFACE},
-    half::Pins,
+    half::{LINK_IS, Pins},
     packets::{MY_MAC, PEER_MAC},
     stand_in::{StandIn, fingerprint, standing_by},
 };
@@ -90,6 +90,7 @@ fn seat(cluster: u32, policy: Policy, interface: u32) -> Result<Seat> {
             mac: PEER_MAC,
             own_mac: MY_MAC,
             reserved: [0; 2],
+            fingerprint: LINK_IS,
             address: [0; 16],
             own_address: [0; 16],
         };
@@ -165,6 +166,7 @@ impl Votes {
                     id,
                     to: WITNESS,
                     link: LinkId(0),
+                    link_fingerprint: LINK_IS,
                     cluster,
                     config_hash: 1,
                     key: (KEY_ID, key(cluster, id, true)),

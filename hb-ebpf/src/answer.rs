@@ -19,8 +19,8 @@ pub struct Stamp {
     pub receiver_nonce: u64,
     /// Newest transmit time of the other side on this link, 0 if none.
     pub echo_ns: u64,
-    /// How long ago that arrived.
-    pub echo_age_ns: u64,
+    /// How long ago that arrived, in nanoseconds; [`u32::MAX`] for longer.
+    pub echo_age_ns: u32,
     /// When an answer of the other side last arrived on this link.
     pub last_answer_ns: u64,
     /// Transmit time.
@@ -29,7 +29,7 @@ pub struct Stamp {
     pub refused: u8,
 }
 
-/// Fills everything but addressing (cluster, nodes, link, key id, page), what [`speak_of`] says of
+/// Fills everything but addressing (cluster, nodes, link and its fingerprint, key id, page), what [`speak_of`] says of
 /// each group, and the tag.
 ///
 /// The controller's age is computed here, by whoever transmits, so it keeps growing while the
@@ -48,7 +48,7 @@ pub fn fill(frame: &mut Frame, kind: Kind, node: &Node, stamp: &Stamp) {
     frame.sequence = Be64::new(stamp.sequence);
     frame.transmit_ns = Be64::new(stamp.now);
     frame.echo_ns = Be64::new(stamp.echo_ns);
-    frame.echo_age_ns = Be64::new(stamp.echo_age_ns);
+    frame.echo_age_ns = Be32::new(stamp.echo_age_ns);
     frame.controller_age_ns = Be64::new(stamp.now.saturating_sub(node.controller_stamp_ns));
     frame.config_hash = Be64::new(node.config_hash);
     let heard =
@@ -179,12 +179,14 @@ pub fn answer(frame: &mut Frame, node: &Node, reply: &Reply, noted: u32, now: u6
     }
 }
 
-/// Begins a probe for `destination` on `link`, before [`fill`].
-pub fn address(frame: &mut Frame, node: &Node, destination: u8, link: u8, key_id: u8) {
+/// Begins a probe for `destination`, before [`fill`]: `link` is the number that the link has here, and its
+/// fingerprint.
+pub fn address(frame: &mut Frame, node: &Node, destination: u8, link: (u8, u32), key_id: u8) {
     frame.cluster = Be32::new(node.cluster);
     frame.source = node.id;
     frame.destination = destination;
-    frame.link = link;
+    frame.link = link.0;
+    frame.link_fingerprint = Be32::new(link.1);
     frame.key_id = key_id;
     frame.page = 0;
 }

@@ -70,7 +70,9 @@ pub fn screen(frame: &Frame, stream: &Stream) -> Result<(), Refusal> {
 
 #[inline(always)]
 fn is_of_life(frame: &Frame, stream: &Stream) -> bool {
-    frame.incarnation.get() == stream.incarnation && frame.sender_nonce.get() == stream.nonce
+    frame.incarnation.get() == stream.incarnation
+        && frame.sender_nonce.get() == stream.nonce
+        && frame.link_fingerprint.get() == stream.link
 }
 
 /// Refuses an authentic frame that asks for what this program does not understand.
@@ -86,7 +88,18 @@ pub fn understand(frame: &Frame) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Takes note of an authentic frame of `kind`. Runs under the peer's lock: no call leaves it.
+/// How a frame came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// What it is.
+    pub kind: Kind,
+    /// Number that its link has here.
+    pub link: u8,
+    /// When it arrived.
+    pub now: u64,
+}
+
+/// Takes note of an authentic frame. Runs under the peer's lock: no call leaves it.
 ///
 /// A frame of a new life (incarnation above the known one, or any after the peer was silent for
 /// `L_max`, which a peer that lost its state directory needs) starts the windows afresh.
@@ -97,13 +110,13 @@ pub fn understand(frame: &Frame) -> Result<(), Refusal> {
 #[inline(always)]
 pub fn note(
     frame: &Frame,
-    kind: Kind,
+    arrival: Arrival,
     node: &Node,
     lock: &mut PeerLock,
     peer: &mut Peer,
     link: &mut Link,
-    now: u64,
 ) -> Result<News, Refusal> {
+    let Arrival { kind, link: number, now } = arrival;
     if !is_fresh(frame, node.nonce, now) {
         return Ok(News(News::UNFRESH));
     }
@@ -114,7 +127,7 @@ pub fn note(
             return Err(Refusal::Incarnation);
         }
     }
-    let stream = lock.stream(frame.link, frame.kind);
+    let stream = lock.stream(number, frame.kind);
     let continued = is_of_life(frame, stream);
     let sequence = frame.sequence.get();
     let admitted =
@@ -125,6 +138,7 @@ pub fn note(
     if !continued {
         stream.nonce = frame.sender_nonce.get();
         stream.incarnation = frame.incarnation.get();
+        stream.link = frame.link_fingerprint.get();
         stream.window = Window::EMPTY;
     }
     stream.window.take(sequence);
@@ -136,7 +150,7 @@ pub fn note(
         peer.incarnation = frame.incarnation.get();
         news.add(News::SAID);
     }
-    hear(peer, frame.link, now, &mut news);
+    hear(peer, number, now, &mut news);
     listen(frame, kind, node, peer, !known, &mut news);
     measure(frame, kind, link, now, continued);
     peer.count_sequence();
@@ -235,7 +249,7 @@ fn measure(frame: &Frame, kind: Kind, link: &mut Link, now: u64, continued: bool
             link.answer_key = frame.key_id;
             link.answer_key_changes = link.answer_key_changes.wrapping_add(1);
         }
-        let there = frame.echo_age_ns.get();
+        let there = frame.echo_age_ns.get().into();
         let rtt = now.saturating_sub(frame.echo_ns.get()).saturating_sub(there);
         link.rtt_ns = rtt;
         link.rtts.record(rtt);

@@ -139,10 +139,13 @@ pub struct Claim {
     /// Node it says it is from.
     pub source: u8,
     destination: u8,
-    /// Link it says it was sent on.
+    /// Number of the link on the machine that probed.
     pub link: u8,
     refused: u8,
 }
+
+/// Where a frame says which link it was sent on.
+const LINK_FINGERPRINT: usize = core::mem::offset_of!(Frame, link_fingerprint);
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -287,8 +290,16 @@ pub fn cluster<B: Bytes + ?Sized>(packet: &B, envelope: Envelope) -> Option<u32>
     (claim.magic == MAGIC).then(|| u32::from_be_bytes(claim.cluster))
 }
 
+/// Returns which link a frame says it was sent on; 0 if it is too short for that.
+#[inline(always)]
+pub fn link<B: Bytes + ?Sized>(packet: &B, envelope: Envelope) -> u32 {
+    packet
+        .at::<[u8; 4]>(envelope.frame + LINK_FINGERPRINT)
+        .map_or(0, |link| u32::from_be_bytes(*link))
+}
+
 /// Checks what costs nothing to check, in the order that tells most: length, version, kind, then
-/// path, addresses and hop limit. The answer goes from where the probe was sent to, past the gate: so that
+/// path, addresses and hop limit. `link` is what [`link`] returned. The answer goes from where the probe was sent to, past the gate: so that
 /// has to be this end of the link, and nothing else of this machine.
 ///
 /// # Errors
@@ -299,6 +310,7 @@ pub fn check<B: Bytes + ?Sized>(
     packet: &B,
     envelope: Envelope,
     claim: &Claim,
+    link: u32,
     path: &Path,
     interface: u32,
 ) -> Result<Kind, Refusal> {
@@ -310,6 +322,7 @@ pub fn check<B: Bytes + ?Sized>(
     }
     let kind = Kind::from_code(claim.kind).ok_or(Refusal::Kind)?;
     if path.interface == 0
+        || path.fingerprint != link
         || path.interface != interface
         || path.transport != envelope.transport as u8
     {

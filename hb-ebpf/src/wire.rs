@@ -20,7 +20,7 @@ pub const UDP_PORT: u16 = 694;
 /// First bytes of every heartbeat.
 pub const MAGIC: [u8; 4] = *b"hb\xf5\x94";
 /// The version this crate speaks.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Features whose meaning a receiver has to know; version 4 defines none.
 pub const KNOWN_FEATURES: u16 = 0;
 /// Groups whose words one frame carries.
@@ -343,7 +343,7 @@ pub struct Frame {
     pub source: u8,
     /// Node it is for.
     pub destination: u8,
-    /// Link it was sent on, counted from 0 in the order of the configuration.
+    /// Number of the link on the machine that probed, 0 to 3. Which link it is, `link_fingerprint` says.
     pub link: u8,
     /// Why the sender refuses the receiver's frames: a code of [`crate::refusal::Refusal`], or 0.
     pub refused: u8,
@@ -364,8 +364,10 @@ pub struct Frame {
     pub transmit_ns: Be64,
     /// Newest transmit time received from the other side on this link; 0 if none.
     pub echo_ns: Be64,
-    /// How long before transmission that one arrived, in nanoseconds.
-    pub echo_age_ns: Be64,
+    /// Which link it was sent on: a fingerprint of how it travels and of its two ends, never 0.
+    pub link_fingerprint: Be32,
+    /// How long before transmission that one arrived, in nanoseconds; 2^32 - 1 for longer.
+    pub echo_age_ns: Be32,
     /// Time since the sender's daemon last stamped its map slot, in nanoseconds.
     pub controller_age_ns: Be64,
     /// Fingerprint of the sender's configuration.

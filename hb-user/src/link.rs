@@ -15,7 +15,7 @@ use hb_ebpf::{
 };
 
 use crate::{
-    config::{HostView, Unready},
+    config::{self, HostView, LinkAddress, Unready},
     socket,
 };
 
@@ -60,6 +60,17 @@ impl Ends {
         }
     }
 
+    /// Returns which link it is, as frames say it, never 0. Both ends say the same.
+    #[must_use]
+    pub fn fingerprint(&self) -> u32 {
+        let [own, peer] = match *self {
+            Self::Ethernet { own, peer } => [LinkAddress::Mac(own), LinkAddress::Mac(peer)],
+            Self::Udp4 { own, peer } => [LinkAddress::Ip(own.into()), LinkAddress::Ip(peer.into())],
+            Self::Udp6 { own, peer } => [LinkAddress::Ip(own.into()), LinkAddress::Ip(peer.into())],
+        };
+        config::link_fingerprint(own, peer)
+    }
+
     /// Returns where frames of the peer have to come from, and to: `interface` is the index of this end's
     /// interface, `mac` the address that IP packets come to there, `None` if that may be any but one of a
     /// group, and `min_hops` the least TTL or hop limit taken.
@@ -75,6 +86,7 @@ impl Ends {
             transport: self.transport() as u8,
             min_hops,
             own_mac: mac.unwrap_or_default(),
+            fingerprint: self.fingerprint(),
             ..Path::default()
         };
         match *self {

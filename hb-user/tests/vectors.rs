@@ -14,6 +14,7 @@ use hb_ebpf::{
 use hb_user::{
     id::NodeId,
     key::{ClusterKeys, peer_keys},
+    link::Ends,
 };
 use zerocopy::{FromBytes as _, FromZeros as _, IntoBytes as _};
 
@@ -62,7 +63,7 @@ fn tables_of_offsets_are_those_of_the_code() {
         fields!(Frame {
             magic version key_id must_understand features kind page cluster source destination
             link refused incarnation revision flags sender_nonce receiver_nonce sequence
-            transmit_ns echo_ns echo_age_ns controller_age_ns config_hash groups tag
+            transmit_ns echo_ns link_fingerprint echo_age_ns controller_age_ns config_hash groups tag
         })
     );
     assert_eq!(
@@ -150,8 +151,10 @@ fn probe() -> Frame {
         now: 10_000_000_000,
         refused: 0,
     };
+    let ends = Ends::Udp4 { own: [10, 0, 0, 1].into(), peer: [10, 0, 0, 2].into() };
+    let link = ends.fingerprint();
     let mut frame = Frame::default();
-    answer::address(&mut frame, &node, 2, 0, keys.ids[0]);
+    answer::address(&mut frame, &node, 2, (0, link), keys.ids[0]);
     answer::fill(&mut frame, Kind::Probe, &node, &stamp);
     answer::speak_of(&mut frame, 0, &record(), &terms(), &node, stamp.now);
     frame.sign(&keys.transmit[0]);

@@ -1,17 +1,20 @@
 //! What the program answers to a probe.
 
 use hb_ebpf::{
-    maps::Link,
+    maps::{Link, MAX_LINKS, Path},
     wire::{
         Be32, Be64, FLAG_ANSWERS_HEARD, FLAG_LEAVING, Frame, GROUPS, GroupWord, Kind, MAGIC,
         VERSION,
     },
 };
-use hb_user::clock;
+use hb_user::{clock, id::LinkId};
 
 use super::{
     packets::{self, Shape},
-    rig::{CLUSTER, KEY_IDS, LINK, ME, NONCE, PEER, Rig, Sender, XDP_DROP, XDP_TX, identity, keys},
+    rig::{
+        CLUSTER, KEY_IDS, LINK, LINK_IS, ME, NONCE, PEER, Rig, Sender, XDP_DROP, XDP_TX, identity,
+        keys, path,
+    },
 };
 
 fn healths(first: u8) -> [u8; GROUPS] {
@@ -55,6 +58,7 @@ fn every_shape_is_answered_in_full() {
                 source: ME.0,
                 destination: PEER.0,
                 link: LINK.0,
+                link_fingerprint: Be32::new(LINK_IS),
                 incarnation: Be32::new(identity().incarnation),
                 revision: Be32::new(1),
                 flags: Be32::new(FLAG_LEAVING),
@@ -72,6 +76,42 @@ fn every_shape_is_answered_in_full() {
             assert_eq!(answer.cluster.get(), CLUSTER);
         }
         assert_eq!(rig.link().answered, 3, "{shape:?}");
+    }
+}
+
+/// The two ends may have a link at different places of their files.
+#[test]
+fn a_link_is_found_by_what_it_is() {
+    for here in 0..MAX_LINKS as u8 {
+        let mut rig = Rig::new();
+        let path = path(rig.shape.transport);
+        let other = Path { fingerprint: LINK_IS ^ 1, ..path };
+        let elsewhere = Path { interface: path.interface + 1, ..path };
+        for link in 0..MAX_LINKS as u8 {
+            let its = match (link, here) {
+                _ if link == here => path,
+                // On another interface, where two other ends may have the same addresses.
+                (3, _) => elsewhere,
+                _ => other,
+            };
+            rig.kernel.set_path(PEER, LinkId(link), &its).unwrap();
+        }
+        let mut sender = Sender::new();
+        for there in 0..MAX_LINKS as u8 {
+            let probe = sender.probe();
+            let probe = sender.signed(Frame { link: there, ..probe });
+            let answer = ask(&rig, &probe);
+            assert_eq!(answer.link, there, "the number is the sender's");
+            assert_eq!(answer.link_fingerprint, probe.link_fingerprint);
+            assert_eq!(answer.sequence.get(), u64::from(there) + 1);
+        }
+        let counts = (0..MAX_LINKS as u8).map(|link| {
+            let (_, link) = rig.shared.link(PEER, LinkId(link)).unwrap();
+            link.received
+        });
+        let wanted = (0..MAX_LINKS as u8).map(|link| if link == here { 4 } else { 0 });
+        assert!(counts.eq(wanted), "all are noted at {here}");
+        assert_eq!(rig.peer().links_up, 1 << here);
     }
 }
 

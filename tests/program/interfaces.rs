@@ -18,7 +18,7 @@ use zerocopy::transmute_ref;
 
 use super::{
     namespace::Namespace,
-    rig::{LINK, Pins, identity, keys},
+    rig::{LINK, LINK_IS, Pins, identity, keys},
 };
 
 /// The program on an interface, as the kernel tells.
@@ -164,7 +164,8 @@ impl Node {
             std::mem::swap(&mut keys.receive, &mut keys.transmit);
         }
         kernel.set_keys(peer, &keys).unwrap();
-        let mut path = Path { interface: index, min_hops: 255, ..Path::default() };
+        let mut path =
+            Path { interface: index, min_hops: 255, fingerprint: LINK_IS, ..Path::default() };
         path.transport = ends.transport() as u8;
         match ends {
             Ends::Ethernet { own, peer } => (path.own_mac, path.mac) = (own, peer),
@@ -190,7 +191,7 @@ impl Node {
             sequence: self.sequence,
             receiver_nonce: known.nonce,
             echo_ns: heard.transmit_ns,
-            echo_age_ns: now.saturating_sub(heard.transmit_arrival_ns),
+            echo_age_ns: now.saturating_sub(heard.transmit_arrival_ns) as u32,
             last_answer_ns: heard.last_answer_ns,
             now,
             refused: 0,
@@ -200,7 +201,13 @@ impl Node {
             std::mem::swap(&mut keys.receive, &mut keys.transmit);
         }
         let mut frame = Frame::default();
-        answer::address(&mut frame, &self.shared.node(), self.peer.0, LINK.0, keys.ids[0]);
+        answer::address(
+            &mut frame,
+            &self.shared.node(),
+            self.peer.0,
+            (LINK.0, LINK_IS),
+            keys.ids[0],
+        );
         answer::fill(&mut frame, Kind::Probe, &self.shared.node(), &stamp);
         frame.sign(&keys.transmit[0]);
         let bytes: &[u8; FRAME_LEN] = transmute_ref!(&frame);

@@ -3,7 +3,7 @@
 //! others.
 
 use hb_ebpf::{
-    maps::{Transport, peer_index, slot},
+    maps::{Transport, slot},
     packet,
     wire::{Frame, Kind},
 };
@@ -12,7 +12,7 @@ use zerocopy::FromBytes;
 use super::{
     packets::{self, Shape},
     random::{self, Random},
-    rig::{INTERFACE, LINK, ME, PEER, Rig, Sender, XDP_DROP, XDP_PASS, XDP_TX, keys, path},
+    rig::{INTERFACE, PEER, Rig, Sender, XDP_DROP, XDP_PASS, XDP_TX, keys, path},
 };
 
 /// Changes a packet in one to three places, the headers and the start of the frame more often than the rest.
@@ -51,13 +51,19 @@ fn verdict(rig: &Rig, transport: Transport, packet: &[u8]) -> (u32, bool) {
     let found = packet::find(packet)
         .and_then(|envelope| Some((envelope, packet::claim(packet, envelope, &node)?)));
     let Some((envelope, claim)) = found else { return (XDP_PASS, false) };
-    let known = claim.source != ME.0
-        && peer_index(claim.source).is_some()
-        && slot(claim.source, claim.link) == slot(PEER.0, LINK.0);
+    // Whatever number the sender gives its link.
+    let known = claim.source == PEER.0 && slot(claim.source, claim.link).is_some();
     if !known {
         return (XDP_DROP, false);
     }
-    let Ok(kind) = packet::check(packet, envelope, &claim, &path(transport), INTERFACE) else {
+    let Ok(kind) = packet::check(
+        packet,
+        envelope,
+        &claim,
+        packet::link(packet, envelope),
+        &path(transport),
+        INTERFACE,
+    ) else {
         return (XDP_DROP, false);
     };
     let frame = Frame::read_from_bytes(&packet[envelope.frame..]).unwrap();

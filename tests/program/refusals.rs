@@ -10,7 +10,7 @@ use zerocopy::FromBytes;
 
 use super::{
     packets::{self, Shape},
-    rig::{LINK, PEER, Rig, Sender, XDP_DROP, XDP_TX, path},
+    rig::{LINK, LINK_IS, PEER, Rig, Sender, XDP_DROP, XDP_TX, path},
 };
 
 /// Checks that a frame changed by `change`, and signed then, is refused for `reason`.
@@ -82,12 +82,17 @@ fn link() {
     for link in [4, 255] {
         refuse(Refusal::Link, true, |frame| frame.link = link);
     }
-    // One that could be, but is not configured: counted at its own slot.
+    // One that is not configured, whatever its number: counted where the sender has it.
+    refuse(Refusal::Link, false, |frame| frame.link_fingerprint = Be32::new(LINK_IS ^ 1));
+    refuse(Refusal::Link, false, |frame| frame.link_fingerprint = Be32::new(0));
     let (rig, mut sender) = Rig::acquainted();
     let count = || rig.kernel.refused(Some((PEER, LinkId(1)))).unwrap()[Refusal::Link as usize];
     let (peer, counters) = (rig.peer(), rig.counters());
     let frame = sender.probe();
-    assert_eq!(rig.run(&sender.signed(Frame { link: 1, ..frame })).0, XDP_DROP);
+    assert_eq!(
+        rig.run(&sender.signed(Frame { link: 1, link_fingerprint: Be32::new(7), ..frame })).0,
+        XDP_DROP
+    );
     assert_eq!((rig.peer(), rig.counters(), count()), (peer, counters, 1));
 }
 
@@ -226,7 +231,7 @@ fn replay_window() {
 fn tag() {
     let (rig, mut sender) = Rig::acquainted();
     // Fields looked at before the tag have reasons of their own.
-    let judged_before = [0..6, 10..11, 12..19];
+    let judged_before = [0..6, 10..11, 12..19, 72..76];
     let frame = sender.probe();
     let clean = packets::wrap(rig.shape, &frame);
     let start = rig.shape.frame();

@@ -35,6 +35,8 @@ pub(crate) const CLUSTER: u32 = 0xc0ff_ee01;
 pub(crate) const ME: NodeId = NodeId(2);
 pub(crate) const PEER: NodeId = NodeId(1);
 pub(crate) const LINK: LinkId = LinkId(0);
+/// Which link that is.
+pub(crate) const LINK_IS: u32 = 0x6c69_6e6b;
 pub(crate) const NONCE: u64 = 0xabcd_ef01;
 /// Loopback, in every namespace.
 pub(crate) const INTERFACE: u32 = 1;
@@ -253,6 +255,7 @@ pub(crate) fn path(transport: Transport) -> Path {
         mac: packets::PEER_MAC,
         own_mac: packets::MY_MAC,
         reserved: [0; 2],
+        fingerprint: LINK_IS,
         address,
         own_address,
     }
@@ -309,6 +312,7 @@ impl Sender {
             source: self.id.0,
             destination: ME.0,
             link: LINK.0,
+            link_fingerprint: Be32::new(LINK_IS),
             incarnation: Be32::new(self.incarnation),
             revision: Be32::new(self.revision),
             sender_nonce: Be64::new(self.nonce),

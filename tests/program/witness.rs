@@ -21,7 +21,7 @@ use zerocopy::{FromBytes, FromZeros};
 
 use super::{
     packets::{self, Shape},
-    rig::{INTERFACE, Pins, XDP_DROP, XDP_PASS, XDP_TX, path},
+    rig::{INTERFACE, LINK_IS, Pins, XDP_DROP, XDP_PASS, XDP_TX, path},
 };
 
 const SHAPE: Shape = Shape { transport: Transport::Udp4, tags: 0 };
@@ -201,6 +201,7 @@ impl Voter {
             cluster: Be32::new(self.cluster),
             source: self.id,
             destination: WITNESS,
+            link_fingerprint: Be32::new(LINK_IS),
             incarnation: Be32::new(1),
             sender_nonce: Be64::new(0x77 + u64::from(self.id)),
             receiver_nonce: Be64::new(NONCE),
@@ -371,6 +372,7 @@ fn what_is_not_authentic_changes_nothing() {
     for link in [1, MAX_LINKS as u8] {
         let mut frame = a.ask(epoch(FIRST, 2, 1));
         frame.link = link;
+        frame.link_fingerprint = Be32::new(LINK_IS ^ 1);
         let place = if link == 1 { a.at(0) } else { nowhere };
         rig.refused(&a.sign(frame), Refusal::Link, place);
     }

@@ -40,7 +40,7 @@ fn stamp() -> Stamp {
 #[test]
 fn a_probe_says_all_there_is_to_say() {
     let mut frame = Frame { tag: [9; 8], page: 3, ..Frame::default() };
-    address(&mut frame, &node(), 6, 1, 4);
+    address(&mut frame, &node(), 6, (1, 0x0a0b_0c0d), 4);
     fill(&mut frame, Kind::Probe, &node(), &stamp());
     let expected = Frame {
         magic: MAGIC,
@@ -61,7 +61,8 @@ fn a_probe_says_all_there_is_to_say() {
         sequence: Be64::new(21),
         transmit_ns: Be64::new(1_000),
         echo_ns: Be64::new(23),
-        echo_age_ns: Be64::new(24),
+        link_fingerprint: Be32::new(0x0a0b_0c0d),
+        echo_age_ns: Be32::new(24),
         controller_age_ns: Be64::new(100),
         config_hash: Be64::new(12),
         groups: word(2),
@@ -91,6 +92,7 @@ fn an_answer_is_the_probe_turned_round() {
         transmit_ns: Be64::new(32),
         sequence: Be64::new(33),
         echo_ns: Be64::new(34),
+        link_fingerprint: Be32::new(35),
         groups: word(3),
         ..Frame::default()
     };

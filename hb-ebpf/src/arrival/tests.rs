@@ -51,7 +51,8 @@ impl World {
     fn hear(&mut self, frame: &Frame, now: u64) -> Result<News, Refusal> {
         let kind = Kind::from_code(frame.kind).unwrap();
         let link = &mut self.links[usize::from(frame.link)];
-        note(frame, kind, &self.node, &mut self.lock, &mut self.peer, link, now)
+        let arrival = Arrival { kind, link: frame.link, now };
+        note(frame, arrival, &self.node, &mut self.lock, &mut self.peer, link)
     }
 
     /// Hears a frame that must leave everything as it was.
@@ -269,7 +270,7 @@ fn round_trip_and_clock_offset() {
     // Sent by us at NOW, stayed 400 there, left at 7000 of their clock, back at NOW + 2400.
     let answer = |sequence, transmit: u64| Frame {
         echo_ns: Be64::new(NOW),
-        echo_age_ns: Be64::new(400),
+        echo_age_ns: Be32::new(400),
         transmit_ns: Be64::new(transmit),
         ..frame(sequence)
     };

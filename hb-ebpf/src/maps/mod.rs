@@ -32,7 +32,7 @@ const _: () = assert!(MAX_LINKS.is_power_of_two());
 /// Slots of the maps that hold one entry per peer and link.
 pub const SLOTS: usize = MAX_NODES * MAX_LINKS;
 /// Number of this layout. Pinned maps with another one are refused, never reinterpreted.
-pub const LAYOUT: u64 = 0x6862_0001_0000_0008;
+pub const LAYOUT: u64 = 0x6862_0001_0000_0009;
 /// Bytes of the ring buffer.
 pub const EVENTS_BYTES: usize = 1 << 16;
 

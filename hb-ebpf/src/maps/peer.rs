@@ -44,6 +44,8 @@ pub struct Path {
     pub own_mac: [u8; 6],
     /// Zero.
     pub reserved: [u8; 2],
+    /// Which link it is, as frames say it; 0 for one that does not exist.
+    pub fingerprint: u32,
     /// The peer's IP address in network byte order, IPv4 in the first four bytes.
     pub address: [u8; 16],
     /// The IP address of this end, likewise.
@@ -305,14 +307,14 @@ pub struct Stream {
     pub nonce: u64,
     /// Incarnation of that life.
     pub incarnation: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Fingerprint of the link that `window` is of.
+    pub link: u32,
     /// What was taken.
     pub window: Window,
 }
 
 impl PeerLock {
-    /// Returns the stream of the kind and link that a checked frame names. The masks change
+    /// Returns the stream of a kind of frame on the link of that number. The masks change
     /// nothing; they show the verifier what the checks have shown us.
     #[inline(always)]
     pub fn stream(&mut self, link: u8, kind: u8) -> &mut Stream {

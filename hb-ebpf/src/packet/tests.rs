@@ -6,6 +6,8 @@ use std::vec::Vec;
 const NODE_A: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const NODE_B: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
+const LINK_IS: u32 = 0x0a0b_0c0d;
+
 fn frame() -> Frame {
     Frame {
         magic: MAGIC,
@@ -14,6 +16,7 @@ fn frame() -> Frame {
         cluster: Be32::new(7),
         source: 1,
         destination: 2,
+        link_fingerprint: Be32::new(LINK_IS),
         ..Frame::default()
     }
 }
@@ -148,6 +151,7 @@ fn path(transport: Transport) -> Path {
         mac: NODE_A,
         own_mac: NODE_B,
         reserved: [0; 2],
+        fingerprint: LINK_IS,
         address,
         own_address,
     }
@@ -157,7 +161,7 @@ fn path(transport: Transport) -> Path {
 fn checked(bytes: &[u8], path: &Path) -> Option<Result<Kind, Refusal>> {
     let envelope = find(bytes)?;
     let claim: Claim = *bytes.at(envelope.frame)?;
-    Some(check(bytes, envelope, &claim, path, 3))
+    Some(check(bytes, envelope, &claim, link(bytes, envelope), path, 3))
 }
 
 /// Of every byte of the addresses: the peer's have to be the peer's, and this end's this end's.
@@ -316,7 +320,7 @@ proptest! {
             let path = Path { interface: 3, transport: transport as u8, ..Path::default() };
             let Some(claim) = short.at::<Claim>(envelope.frame).copied() else { continue };
             prop_assert_eq!(
-                check(short, envelope, &claim, &path, 3), Err(Refusal::Length)
+                check(short, envelope, &claim, 0, &path, 3), Err(Refusal::Length)
             );
         }
     }

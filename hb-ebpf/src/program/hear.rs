@@ -7,6 +7,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use hb_ebpf::{
+    maps::MAX_LINKS,
     packet::{self, Bytes, Envelope, Ethernet},
     refusal::Refusal,
     wire::{FRAME_LEN, Frame, GROUPS, Kind},
@@ -112,10 +113,12 @@ pub(crate) fn hear(mut packet: impl Arrived) -> Heard {
     let Some(home) = maps::home_of(&packet, envelope) else { return Heard::NotOurs };
     let Some(node) = maps::NODE.get(home) else { return Heard::NotOurs };
     let Some(claim) = packet::claim(&packet, envelope, node) else { return Heard::NotOurs };
+    let link = packet::link(&packet, envelope);
     let named = if claim.source == node.id {
         Err(Refusal::Source)
     } else {
         maps::slot(home, claim.source, claim.link)
+            .map(|first| slot_of(first, link, packet.interface()))
     };
     let slot = match named {
         Ok(slot) => slot,
@@ -124,7 +127,7 @@ pub(crate) fn hear(mut packet: impl Arrived) -> Heard {
             return Heard::Refused;
         }
     };
-    match take(&mut packet, envelope, &claim, slot) {
+    match take(&mut packet, envelope, &claim, link, slot) {
         Ok(heard) => heard,
         Err(code) => {
             report::refused(slot, code as usize);
@@ -133,16 +136,34 @@ pub(crate) fn hear(mut packet: impl Arrived) -> Heard {
     }
 }
 
+/// Returns the slot of the link with that fingerprint on that interface, to the machine that `first` is of a link
+/// to: the other end may have it at another place of its file. `first` if there is no such link.
+#[inline(always)]
+fn slot_of(first: u32, fingerprint: u32, interface: u32) -> u32 {
+    for place in 0..MAX_LINKS as u32 {
+        // First where the sender has it.
+        let slot = first ^ place;
+        if let Some(path) = maps::PATHS.get(slot)
+            && path.fingerprint == fingerprint
+            && path.interface == interface
+        {
+            return slot;
+        }
+    }
+    first
+}
+
 /// Takes a frame for us through its steps; an error is the code of a [`Refusal`].
 #[inline(always)]
 fn take(
     packet: &mut impl Arrived,
     envelope: Envelope,
     claim: &packet::Claim,
+    link: u32,
     slot: u32,
 ) -> Result<Heard, u64> {
     let path = maps::PATHS.get(slot).ok_or(Refusal::Link as u64)?;
-    let kind = packet::check(packet, envelope, claim, path, packet.interface())
+    let kind = packet::check(packet, envelope, claim, link, path, packet.interface())
         .map_err(|refusal| refusal as u64)?;
     let frame = maps::SCRATCH.get_ptr_mut(0).ok_or(Refusal::Length as u64)?;
     // SAFETY: the entry belongs to this CPU while the program runs.

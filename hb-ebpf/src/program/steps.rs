@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use hb_ebpf::{
     answer,
-    arrival::{self, News},
+    arrival::{self, Arrival, News},
     maps::{EventKind, MAX_LINKS},
     pause::{self, Jump},
     refusal::Refusal,
@@ -28,6 +28,12 @@ pub(crate) const UNFRESH: u64 = 1 << 32;
 pub(crate) const AHEAD: u64 = 1 << 33;
 /// What [`note`] returns for a frame that counts, and shows that the peer's clock stood still.
 pub(crate) const BEHIND: u64 = 1 << 34;
+
+/// Returns the number of the link that a slot is of.
+#[inline(always)]
+fn link_of(slot: u32) -> u8 {
+    (slot % MAX_LINKS as u32) as u8
+}
 
 /// Returns the tag of the frame under the key (low, high), as its eight bytes in memory order.
 #[unsafe(no_mangle)]
@@ -58,7 +64,7 @@ fn try_authenticate(slot: u32) -> Result<(), Refusal> {
     // SAFETY: array elements outlive the program. Read without the lock: a stale window lets a
     // frame through to the second look under the lock, or refuses a copy of one that is being
     // taken this instant.
-    unsafe { arrival::screen(frame, (*guard).stream(frame.link, frame.kind))? };
+    unsafe { arrival::screen(frame, (*guard).stream(link_of(slot), frame.kind))? };
     let [low, high] = receive.words;
     if tag(low, high) ^ u64::from_ne_bytes(frame.tag) != 0 {
         return Err(Refusal::Tag);
@@ -88,6 +94,8 @@ fn try_note(slot: u32, now: u64) -> Result<u64, Refusal> {
     let link = maps::LINKS.get_ptr_mut(slot).ok_or(Refusal::Link)?;
     let terms = maps::TERMS.get(maps::home(slot)).ok_or(Refusal::Source)?;
     let kind = Kind::from_code(frame.kind).ok_or(Refusal::Kind)?;
+    let number = link_of(slot);
+    let arrival = Arrival { kind, link: number, now };
     let reply = maps::REPLY.get_ptr_mut(0).ok_or(Refusal::Length)?;
     // SAFETY: the lock is the first field of the element and guards it, the peer and its links
     // against other CPUs; within, there are only loads and stores. Userspace reads the peer and
@@ -95,7 +103,7 @@ fn try_note(slot: u32, now: u64) -> Result<u64, Refusal> {
     let (noted, jump) = unsafe {
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
-        let noted = arrival::note(frame, kind, node, &mut *guard, &mut *peer, &mut *link, now);
+        let noted = arrival::note(frame, arrival, node, &mut *guard, &mut *peer, &mut *link);
         let jump = match noted {
             Ok(news) if !news.has(News::UNFRESH) => {
                 pause::judge(&mut (*link).clock, frame, terms, now)
@@ -103,7 +111,7 @@ fn try_note(slot: u32, now: u64) -> Result<u64, Refusal> {
             _ => Jump::None,
         };
         if let (Ok(_), Kind::Probe) = (noted, kind) {
-            (*reply).number(&mut *guard, &mut *link, frame.link);
+            (*reply).number(&mut *guard, &mut *link, number);
         }
         unlock(held);
         (noted, jump)
@@ -112,7 +120,7 @@ fn try_note(slot: u32, now: u64) -> Result<u64, Refusal> {
     if news.has(News::UNFRESH) {
         report::refused(slot, 0);
     }
-    tell(news, frame.source, frame.link, now);
+    tell(news, frame.source, number, now);
     if news.has(News::UNFRESH) {
         return Ok(UNFRESH);
     }
@@ -121,7 +129,7 @@ fn try_note(slot: u32, now: u64) -> Result<u64, Refusal> {
         Jump::Ahead(by) => (AHEAD, by),
         Jump::Behind(by) => (BEHIND, by),
     };
-    let mut event = report::event(EventKind::Paused, frame.source, frame.link, now);
+    let mut event = report::event(EventKind::Paused, frame.source, number, now);
     event.cause = u8::from(noted == AHEAD);
     event.silence_ns = by;
     report::push(event);
@@ -154,15 +162,15 @@ pub(crate) extern "C" fn number(slot: u32) -> u64 {
 
 #[inline(always)]
 fn try_number(slot: u32) -> Option<()> {
-    let frame = maps::SCRATCH.get(0)?;
     let guard = maps::LOCKS.get_ptr_mut(slot / MAX_LINKS as u32)?;
     let link = maps::LINKS.get_ptr_mut(slot)?;
     let reply = maps::REPLY.get_ptr_mut(0)?;
+    let number = link_of(slot);
     // SAFETY: the elements outlive the program; the lock guards the counters against other CPUs.
     unsafe {
         let held = addr_of_mut!((*guard).lock).cast::<bpf_spin_lock>();
         lock(held);
-        (*reply).number(&mut *guard, &mut *link, frame.link);
+        (*reply).number(&mut *guard, &mut *link, number);
         unlock(held);
     }
     Some(())

@@ -10,44 +10,55 @@ use super::{
 };
 
 /// First bytes of the canonical form; changes when the form does.
-const FORM: &str = "hb configuration 4";
+const FORM: &str = "hb configuration 5";
 /// The same of a group's own.
 const GROUP_FORM: &str = "hb group 1";
+/// The same of a link's own.
+const LINK_FORM: &str = "hb link 1";
 
 pub(super) fn cluster_id(name: &ClusterName) -> u32 {
     let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(name.as_str()));
     u32::from_be_bytes([a, b, c, d]).max(1)
 }
 
-/// Name of a part of the configuration, and what makes its form.
-type Part = (&'static str, fn(&mut Form, &Config));
+/// Name of a part of the configuration, its bits in the fingerprint, and what makes its form.
+type Part = (&'static str, u32, fn(&mut Form, &Config));
 
-/// Parts of the configuration that have digits of their own in the fingerprint, most significant first:
-/// [`PART_BITS`] each, after the [`WHOLE_BITS`] of all together.
+/// Parts of the configuration that have bits of their own in the fingerprint, most significant first, after
+/// the [`WHOLE_BITS`] of all together. By those of the links more is decided than what to tell.
 const PARTS: [Part; 9] = [
-    ("cluster", Form::cluster),
-    ("timers", Form::timers),
-    ("lease", Form::lease),
-    ("node", Form::nodes),
-    ("witness", Form::witness),
-    ("fence", Form::fence),
-    ("link", Form::links),
-    ("group", Form::groups),
-    ("ping", Form::pings),
+    ("cluster", 4, Form::cluster),
+    ("timers", 4, Form::timers),
+    ("lease", 4, Form::lease),
+    ("node", 4, Form::nodes),
+    ("witness", 4, Form::witness),
+    ("fence", 4, Form::fence),
+    (LINKS, 12, Form::links),
+    ("group", 4, Form::groups),
+    ("ping", 4, Form::pings),
 ];
-const PART_BITS: u32 = 4;
-const WHOLE_BITS: u32 = 64 - PARTS.len() as u32 * PART_BITS;
+const LINKS: &str = "link";
+const WHOLE_BITS: u32 = 20;
+const _: () = {
+    let (mut bits, mut part) = (WHOLE_BITS, 0);
+    while part < PARTS.len() {
+        bits += PARTS[part].1;
+        part += 1;
+    }
+    assert!(bits == u64::BITS);
+};
 
 pub(super) fn fingerprint(config: &Config) -> u64 {
     let mut whole = Form(Sha256::new());
     let mut digits = 0;
-    for (name, part) in PARTS {
+    for (name, bits, part) in PARTS {
         let mut form = Form(Sha256::new());
         form.text(FORM);
         form.text(name);
         part(&mut form, config);
         let hash = form.0.finalize();
-        digits = digits << PART_BITS | u64::from(hash[0]) & ((1 << PART_BITS) - 1);
+        let number = u64::from(u16::from_be_bytes([hash[0], hash[1]]));
+        digits = digits << bits | number & ((1 << bits) - 1);
         whole.bytes(&hash);
     }
     let [a, b, c, d, ..] = <[u8; 32]>::from(whole.0.finalize());
@@ -56,18 +67,26 @@ pub(super) fn fingerprint(config: &Config) -> u64 {
 }
 
 /// Returns the parts in which two configurations differ that have these fingerprints. One in sixteen
-/// differences of a part cannot be seen; that there is one can.
+/// differences of a part cannot be seen, of links one in 4,096; that there is one can.
 #[must_use]
 pub fn differing(one: u64, other: u64) -> Vec<&'static str> {
-    let digits = |fingerprint: u64, part: usize| {
-        fingerprint >> ((PARTS.len() - 1 - part) as u32 * PART_BITS) & ((1 << PART_BITS) - 1)
-    };
-    let differs = |part: &usize| digits(one, *part) != digits(other, *part);
-    (0..PARTS.len())
-        .filter(differs)
-        .filter_map(|part| PARTS.get(part))
-        .map(|(name, _)| *name)
-        .collect()
+    let mut differing = Vec::new();
+    let mut differences = one ^ other;
+    for (name, bits, _) in PARTS.iter().rev() {
+        if differences & ((1 << bits) - 1) != 0 {
+            differing.insert(0, *name);
+        }
+        differences >>= bits;
+    }
+    differing
+}
+
+/// Tells whether two configurations that have these fingerprints have the same links, as far as can be seen.
+#[must_use]
+pub fn same_links(one: u64, other: u64) -> bool {
+    // Where no part is seen to differ, it may be this one.
+    let differing = differing(one, other);
+    one == other || !(differing.is_empty() || differing.contains(&LINKS))
 }
 
 /// What a group is: its name and the set of its addresses. Prefixes, interfaces, resources and the order
@@ -81,6 +100,19 @@ pub(super) fn group(group: &Group) -> u32 {
     form.count(addresses.len());
     for address in addresses {
         form.ip(address);
+    }
+    let [a, b, c, d, ..] = <[u8; 32]>::from(form.0.finalize());
+    u32::from_be_bytes([a, b, c, d]).max(1)
+}
+
+/// Which link between two machines it is: how frames travel on it, and the address of either end. Its name,
+/// its place in the file and the interfaces of the ends are no matter of the wire.
+#[must_use]
+pub fn link_fingerprint(one: LinkAddress, other: LinkAddress) -> u32 {
+    let mut form = Form(Sha256::new());
+    form.text(LINK_FORM);
+    for end in [one.min(other), one.max(other)] {
+        form.end(end);
     }
     let [a, b, c, d, ..] = <[u8; 32]>::from(form.0.finalize());
     u32::from_be_bytes([a, b, c, d]).max(1)
@@ -193,10 +225,14 @@ impl Form {
         for (node, end) in &link.ends {
             self.bytes(&[node.0]);
             self.text(end.interface.as_str());
-            match end.address {
-                LinkAddress::Ip(address) => self.ip(address),
-                LinkAddress::Mac(address) => self.bytes(&address),
-            }
+            self.end(end.address);
+        }
+    }
+
+    fn end(&mut self, address: LinkAddress) {
+        match address {
+            LinkAddress::Ip(address) => self.ip(address),
+            LinkAddress::Mac(address) => self.bytes(&address),
         }
     }
 
@@ -290,6 +326,25 @@ mod tests {
             let other = config(&good.replace(from, to)).fingerprint();
             assert_ne!(other, own, "{part}");
             assert_eq!(differing(own, other), [part]);
+            assert_eq!(same_links(own, other), part != LINKS);
+        }
+        assert!(same_links(own, own));
+        assert!(!same_links(own, own ^ 1 << 63), "nobody knows what it is that differs");
+    }
+
+    #[test]
+    fn a_link_is_its_two_ends() {
+        let ip = |text: &str| LinkAddress::Ip(text.parse().unwrap());
+        let [one, other] = [ip("192.0.2.1"), ip("192.0.2.2")];
+        let link = link_fingerprint(one, other);
+        assert_eq!(link, link_fingerprint(other, one), "both say the same");
+        for (one, other) in [
+            (one, ip("192.0.2.3")),
+            (one, one),
+            (ip("::ffff:192.0.2.1"), other),
+            (LinkAddress::Mac([192, 0, 2, 1, 0, 0]), other),
+        ] {
+            assert_ne!(link, link_fingerprint(one, other), "{one} {other}");
         }
     }
 }

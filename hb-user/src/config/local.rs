@@ -80,6 +80,12 @@ impl LocalLink {
         let ends = self.own.address.ends(address);
         ends.map_or_else(Path::default, |ends| ends.path(interface, mac, self.min_hops))
     }
+
+    /// Returns which link to the machine whose end has `address` it is, as frames say it; 0 for none.
+    #[must_use]
+    pub fn fingerprint(&self, address: LinkAddress) -> u32 {
+        self.own.address.ends(address).map_or(0, |ends| ends.fingerprint())
+    }
 }
 
 /// Why a host is no node of the configuration.

@@ -44,7 +44,7 @@ pub(crate) use check::resources::TIMEOUT as RESOURCE_TIMEOUT;
 pub use diff::{Difference, Way};
 pub use duration::{DurationError, Readable, parse as parse_duration};
 pub use error::{ConfigError, ConfigErrors, Position};
-pub use fingerprint::differing;
+pub use fingerprint::{differing, link_fingerprint, same_links};
 pub(crate) use host::index_of;
 pub use host::{HostView, Interface, hostname};
 pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};

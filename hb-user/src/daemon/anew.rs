@@ -10,7 +10,7 @@ use super::{
 use crate::{
     announce::{AnnounceSocket, Announcement, Gateways},
     config::{HostView, LocalLink},
-    fast::{Effect, Rebind},
+    fast::{Effect, Outlet, Rebind},
     id::GroupId,
     kernel::{Attachment, KernelError},
     link::LinkSocket,
@@ -139,7 +139,8 @@ impl Daemon {
             for (peer, end) in link.others() {
                 let ends = ends(link, found.mac, end.address).ok_or("it has no MAC address")?;
                 let socket = LinkSocket::open(index, ends).map_err(|error| describe(&error))?;
-                rebind.sockets.push((*peer, link.id, socket));
+                let outlet = Outlet { socket, fingerprint: link.fingerprint(end.address) };
+                rebind.outlets.push((*peer, link.id, Some(outlet)));
             }
         }
         let mut vips = self.vips.clone();

@@ -19,7 +19,7 @@ use hb_ebpf::{
 use super::Daemon;
 use crate::{
     clock,
-    config::{HostView, Interface},
+    config::{self, HostView, Interface},
     core::{Evidence, Input},
     kernel::Mode,
     ping::Pings,
@@ -217,17 +217,20 @@ impl Daemon {
 
     fn links_of(&self, interface: &str, now: BootTime) -> Links {
         let silence = self.config.timers.deadtime().max(SILENT);
+        let own = self.maps().node();
         let mut all = Links::default();
         for link in self.local.links.iter().filter(|link| link.own.interface.as_str() == interface)
         {
             for (peer, _) in &link.peers {
-                let lives = self.maps().peer(*peer).map(|peer| Life::from_code(peer.life));
-                if !matches!(lives, Some(Life::Alive | Life::Late)) {
+                let Some(other) = self.maps().peer(*peer) else { continue };
+                if !matches!(Life::from_code(other.life), Life::Alive | Life::Late) {
                     continue;
                 }
                 let Some((_, state)) = self.shared.link(*peer, link.id) else { continue };
                 let heard = now.since(BootTime(state.last_arrival_ns)) < silence;
-                all.broken |= !heard || state.flags & FLAG_ANSWERS_HEARD == 0;
+                // The other node may not have this link, or another in its place.
+                let same = config::same_links(own.config_hash, other.config_hash);
+                all.broken |= if heard { state.flags & FLAG_ANSWERS_HEARD == 0 } else { same };
                 all.heard |= heard;
             }
         }

@@ -40,7 +40,7 @@ use crate::{
     clock,
     config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy},
     core::{Core, storage::Storage},
-    fast::{Fast, Setup as FastSetup, Target},
+    fast::{Fast, Outlet, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{
         GateView, Identity, Kernel, KernelError, Leases, OBJECT, PinsLock, Shared, gated_addresses,
@@ -189,7 +189,7 @@ fn assemble(
         tracing::warn!(why, "a lost carrier is heard of by the kernel's notices alone");
     }
 
-    let mut targets = Vec::new();
+    let mut outlets = BTreeMap::new();
     let mut paths = BTreeMap::new();
     for link in &local.links {
         let missing = || StartError::Ends(link.name.to_string());
@@ -197,14 +197,21 @@ fn assemble(
         for (peer, end) in link.others() {
             let ends = ends(link, mac, end.address).ok_or_else(missing)?;
             paths.insert((*peer, link.id), link.path(index, host.comes_to(index), end.address));
-            targets.push(Target {
-                peer: *peer,
-                link: link.id,
-                socket: LinkSocket::open(index, ends)?,
-                keys: peer_keys(&keys, identity.cluster, local.me.id, *peer),
-            });
+            let socket = LinkSocket::open(index, ends)?;
+            let fingerprint = link.fingerprint(end.address);
+            outlets.insert((link.id, *peer), Outlet { socket, fingerprint });
         }
     }
+    // Of links that may come later as well.
+    let others = local.peers.iter().map(|node| node.id).chain(local.witness_id());
+    let others: Vec<_> = others.collect();
+    let every = (0..MAX_LINKS as u8).map(LinkId);
+    let every = every.flat_map(|link| others.iter().map(move |peer| (link, *peer)));
+    let targets = every.map(|(link, peer)| {
+        let keys = peer_keys(&keys, identity.cluster, local.me.id, peer);
+        Target { peer, link, outlet: outlets.remove(&(link, peer)), keys }
+    });
+    let targets: Vec<_> = targets.collect();
     let anew = anew::Anew::new(&interfaces, &vips);
     let mut effects = Vec::new();
     for (place, vips) in vips.iter().enumerate() {

@@ -79,7 +79,7 @@ pub use verdict::{Verdict, Verdicts};
 use crate::{
     clock,
     config::{HostView, Timers},
-    fast::{Fast, FastError, Running, Setup, Target},
+    fast::{Fast, FastError, Outlet, Running, Setup, Target},
     id::{LinkId, NodeId},
     kernel::{Identity, Kernel, KernelError, OBJECT, PinsLock, Shared},
     key::{ClusterKeys, peer_keys},
@@ -304,7 +304,8 @@ fn begin(
             kernel.set_path(peer, id, &path.unwrap_or_default())?;
             if let Some((link, index)) = its {
                 let socket = LinkSocket::open(**index, link.ends)?;
-                targets.push(Target { peer, link: id, socket, keys });
+                let outlet = Some(Outlet { socket, fingerprint: link.ends.fingerprint() });
+                targets.push(Target { peer, link: id, outlet, keys });
             }
         }
         shared.set_timing(peer, &timers.of_peer());

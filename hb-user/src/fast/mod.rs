@@ -38,7 +38,7 @@ use hb_ebpf::{
 
 pub use group::{Effect, EffectError};
 pub(crate) use poller::Poller;
-pub use probe::{Target, TargetCounters};
+pub use probe::{Outlet, Target, TargetCounters};
 pub use pursuit::{Ground, Pursuit};
 pub use queue::{Bell, Queue};
 
@@ -47,7 +47,6 @@ use crate::{
     announce::Gateways,
     id::{GroupId, LinkId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
-    link::LinkSocket,
     realtime::{self, Demand, LockError, Mutex, Scheduling},
 };
 
@@ -160,11 +159,12 @@ pub enum Command {
     Exit,
 }
 
-/// What takes the place of things that were bound to an interface which is gone, or of other groups.
+/// What takes the place of things that were bound to an interface which is gone, of other links, or of other
+/// groups.
 #[derive(Debug, Default)]
 pub struct Rebind {
-    /// Sockets, by peer and link.
-    pub sockets: Vec<(NodeId, LinkId, LinkSocket)>,
+    /// How frames leave, by peer and link; `None` where they do no more.
+    pub outlets: Vec<(NodeId, LinkId, Option<Outlet>)>,
     /// Addresses, by group: each takes the place of the same one.
     pub effects: Vec<(GroupId, Effect)>,
     /// What taking and dropping a group means from now on. Nothing of it is up by what is known here.

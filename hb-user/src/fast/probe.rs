@@ -30,12 +30,21 @@ use crate::{
 pub struct Target {
     /// The peer.
     pub peer: NodeId,
-    /// The link.
+    /// The number that the link has here.
     pub link: LinkId,
-    /// The socket.
-    pub socket: LinkSocket,
+    /// How frames leave to there; `None` while there is no such link.
+    pub outlet: Option<Outlet>,
     /// The keys shared with the peer.
     pub keys: PeerKeys,
+}
+
+/// How frames leave by a link.
+#[derive(Debug)]
+pub struct Outlet {
+    /// The socket.
+    pub socket: LinkSocket,
+    /// Which link it is, as frames say it.
+    pub fingerprint: u32,
 }
 
 /// What became of the probes to one target.
@@ -114,14 +123,14 @@ impl Streams {
         }
     }
 
-    /// Sends from these sockets from now on, and leaves those it had in their place.
-    pub(super) fn rebind(&self, sockets: &mut [(NodeId, LinkId, LinkSocket)]) {
+    /// Sends by these from now on, and leaves what it had in their place. A stream goes on where it was.
+    pub(super) fn rebind(&self, outlets: &mut [(NodeId, LinkId, Option<Outlet>)]) {
         let mut streams = self.lock();
-        for (peer, link, socket) in sockets {
+        for (peer, link, outlet) in outlets {
             let its =
                 |stream: &&mut Stream| stream.target.peer == *peer && stream.target.link == *link;
             if let Some(stream) = streams.iter_mut().find(its) {
-                std::mem::swap(&mut stream.target.socket, socket);
+                std::mem::swap(&mut stream.target.outlet, outlet);
             }
         }
     }
@@ -164,7 +173,8 @@ impl Stream {
         counters: &TargetCounters,
         now: BootTime,
     ) {
-        let Target { peer, link, socket, keys } = &self.target;
+        let Target { peer, link, outlet, keys } = &self.target;
+        let Some(Outlet { socket, fingerprint }) = outlet else { return };
         let Some((known, heard)) = shared.link(*peer, *link) else { return };
         let node = shared.node();
         self.sequence += 1;
@@ -173,12 +183,12 @@ impl Stream {
             sequence: self.sequence,
             receiver_nonce: known.nonce,
             echo_ns: heard.transmit_ns,
-            echo_age_ns: now.ns().saturating_sub(arrived.ns()),
+            echo_age_ns: u32::try_from(now.since(arrived).as_nanos()).unwrap_or(u32::MAX),
             last_answer_ns: heard.last_answer_ns,
             now: now.ns(),
             refused: 0,
         };
-        answer::address(&mut self.frame, &node, peer.0, link.0, keys.ids[slot]);
+        answer::address(&mut self.frame, &node, peer.0, (link.0, *fingerprint), keys.ids[slot]);
         answer::fill(&mut self.frame, Kind::Probe, &node, &stamp);
         for group in 0..node.groups {
             if let Some(record) = shared.record(GroupId(group)) {

@@ -332,7 +332,7 @@ impl Hands {
     /// Takes up what is ready, and leaves what it had in its place.
     fn rebind(&mut self) {
         for rebind in self.rebinds.lock().iter_mut().filter(|rebind| !rebind.done) {
-            self.streams.rebind(&mut rebind.sockets);
+            self.streams.rebind(&mut rebind.outlets);
             for (group, effect) in &mut rebind.effects {
                 if let Some(group) = self.groups.get_mut(usize::from(group.0)) {
                     group.rebind(effect);

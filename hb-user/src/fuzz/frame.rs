@@ -14,6 +14,7 @@ use crate::link::Ends;
 
 const CLUSTER: u32 = 0xc0ff_ee01;
 const INTERFACE: u32 = 3;
+const LINK_IS: u32 = 0x6c69_6e6b;
 const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 1]];
 
 fn frame() -> Frame {
@@ -24,6 +25,7 @@ fn frame() -> Frame {
         cluster: Be32::new(CLUSTER),
         source: 1,
         destination: 2,
+        link_fingerprint: Be32::new(LINK_IS),
         ..Frame::default()
     };
     frame.sign(&Key { words: [1, 2] });
@@ -61,7 +63,7 @@ fn paths() -> [Path; 3] {
         Ends::Udp4 { own: [192, 0, 2, 2].into(), peer: [192, 0, 2, 1].into() },
         Ends::Udp6 { own: [0xfc; 16].into(), peer: [0xfd; 16].into() },
     ]
-    .map(|ends| ends.path(INTERFACE, None, 255))
+    .map(|ends| Path { fingerprint: LINK_IS, ..ends.path(INTERFACE, None, 255) })
 }
 
 /// Reads a packet as the programs do; returns the kind of the frame if it is one of a link.
@@ -71,8 +73,10 @@ fn read(bytes: &[u8]) -> Option<Kind> {
     let envelope = packet::find(bytes)?;
     let _ = packet::cluster(bytes, envelope);
     let claim = packet::claim(bytes, envelope, &node)?;
-    let mut judged =
-        paths().into_iter().map(|path| packet::check(bytes, envelope, &claim, &path, INTERFACE));
+    let link = packet::link(bytes, envelope);
+    let mut judged = paths()
+        .into_iter()
+        .map(|path| packet::check(bytes, envelope, &claim, link, &path, INTERFACE));
     let kind = judged.find_map(Result::ok)?;
     let frame = Frame::read_from_bytes(&bytes[envelope.frame..]).expect("a frame that was checked");
     let _ = frame.is_signed_by(&Key { words: [1, 2] });

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use hb_ebpf::{
     answer::{self, Reply, Stamp},
-    arrival::{self, News},
+    arrival::{self, Arrival, News},
     deadline::{self, Others},
     epoch::Epoch,
     lease::{
@@ -117,7 +117,8 @@ impl Kernel {
         if arrival::screen(&frame, lock.stream(frame.link, frame.kind)).is_err() {
             return;
         }
-        let Ok(news) = arrival::note(&frame, kind, &self.node, lock, peer, link, now) else {
+        let arrival = Arrival { kind, link: LINK, now };
+        let Ok(news) = arrival::note(&frame, arrival, &self.node, lock, peer, link) else {
             return;
         };
         let mut reply = Reply::default();
@@ -220,13 +221,13 @@ impl Kernel {
                 sequence: contact.sequence,
                 receiver_nonce: contact.peer.nonce,
                 echo_ns: link.transmit_ns,
-                echo_age_ns: now.saturating_sub(link.transmit_arrival_ns),
+                echo_age_ns: now.saturating_sub(link.transmit_arrival_ns) as u32,
                 last_answer_ns: link.last_answer_ns,
                 now,
                 refused: 0,
             };
             let mut frame = Frame::default();
-            answer::address(&mut frame, &self.node, contact.id, LINK, 1);
+            answer::address(&mut frame, &self.node, contact.id, (LINK, 0), 1);
             answer::fill(&mut frame, Kind::Probe, &self.node, &stamp);
             self.speak(&mut frame, now);
             self.out.push(frame);

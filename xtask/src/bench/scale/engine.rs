@@ -14,7 +14,7 @@ use benches::{
 use hb_ebpf::maps::Transport;
 use hb_user::{
     clock,
-    fast::{Fast, Setup, Target},
+    fast::{Fast, Outlet, Setup, Target},
     id::NodeId,
     link::{Ends, LinkSocket},
     realtime::Demand,
@@ -137,7 +137,8 @@ fn start(half: &mut Half, ids: &[NodeId], index: u32, interval: Duration) -> Res
     let mut targets = Vec::new();
     for &peer in ids {
         let socket = LinkSocket::open(index, Ends::Ethernet { own: MY_MAC, peer: PEER_MAC })?;
-        targets.push(Target { peer, link: LINK, socket, keys: half::keys(peer) });
+        let outlet = Some(Outlet { socket, fingerprint: half::LINK_IS });
+        targets.push(Target { peer, link: LINK, outlet, keys: half::keys(peer) });
     }
     Ok(Fast::start(Setup {
         targets,
