@@ -38,6 +38,7 @@ mod cluster {
     mod paths;
     mod pins;
     mod regroup;
+    mod relink;
     mod reload;
     mod removal;
     mod resources;

@@ -41,7 +41,8 @@ pub enum Verb {
     ///
     /// Takes all that differs, or nothing: if the file is wrong, or a restart is needed for some of it, the
     /// daemon goes on as before and says why. Groups that are as before go on untouched; one that is not is
-    /// given up in order first. Timers change once every node has read the file.
+    /// given up in order first. Links change as long as every machine is heard on one that stays. Timers
+    /// change once every node has read the file.
     Reload(Socket),
     /// Show who serves, or why nobody does; then peers, links and what to mend.
     ///

@@ -23,6 +23,8 @@ pub enum Way {
     Live,
     /// Once every node that lives goes by the same file.
     Agreed,
+    /// One after the other, as long as every other machine is heard on a link that stays.
+    Link,
     /// Groups that are as they were go on. Every other one is given up in order, then begins anew.
     Group,
     /// By a restart only.
@@ -50,6 +52,10 @@ impl Found {
 
     fn group<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
         self.compare(key, old, new, Way::Group);
+    }
+
+    fn link<T: PartialEq + ?Sized>(&mut self, key: impl fmt::Display, old: &T, new: &T) {
+        self.compare(key, old, new, Way::Link);
     }
 
     fn compare<T: PartialEq + ?Sized>(
@@ -192,19 +198,17 @@ fn of_timers(found: &mut Found, old: &Timers, new: &Timers) {
 fn of_links(found: &mut Found, old: &[Link], new: &[Link]) {
     let names = |links: &[Link]| links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
     let (before, after) = (names(old), names(new));
-    if before != after {
-        // Their places are their numbers on the wire.
-        return found.restart(order("link", &before, &after), &before, &after);
-    }
-    for (old, new) in old.iter().zip(new) {
+    found.link(order("link", &before, &after), &before, &after);
+    for old in old {
+        let Some(new) = new.iter().find(|new| new.name == old.name) else { continue };
         let Link { id: _, name, transport, multihop, attach, ends } = old;
-        found.restart(format_args!("link.{name}.transport"), transport, &new.transport);
-        found.restart(format_args!("link.{name}.multihop"), multihop, &new.multihop);
+        found.link(format_args!("link.{name}.transport"), transport, &new.transport);
+        found.link(format_args!("link.{name}.multihop"), multihop, &new.multihop);
         found.restart(format_args!("link.{name}.attach"), attach, &new.attach);
         let place = |end: &LinkEnd| (end.interface.clone(), end.address);
         let before: Vec<_> = ends.iter().map(|(node, end)| (*node, place(end))).collect();
         let after: Vec<_> = new.ends().map(|(node, end)| (node, place(end))).collect();
-        found.restart(format_args!("link.{name}.node"), &before, &after);
+        found.link(format_args!("link.{name}.node"), &before, &after);
     }
 }
 

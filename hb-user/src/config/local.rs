@@ -20,7 +20,7 @@ pub struct Local {
     pub peers: Vec<Node>,
     /// The machine that votes and never serves, if there is one.
     pub witness: Option<Witness>,
-    /// The links, at the index of their [`LinkId`]; on a witness, those it is on.
+    /// The links, in the order of the file; on a witness, those it is on.
     pub links: Vec<LocalLink>,
     /// This node's own state directory: `<state_dir>/<cluster>-<node>`, so that nodes of a lab can
     /// share the parent.
@@ -32,7 +32,7 @@ pub struct Local {
 /// A link as one node sees it.
 #[derive(Clone, Debug)]
 pub struct LocalLink {
-    /// Its number on the wire.
+    /// The number it has here.
     pub id: LinkId,
     /// Its name.
     pub name: Name,

@@ -69,6 +69,8 @@ pub enum Input {
         failure_timeout: Option<Duration>,
         /// How its resources are treated, from the next start or stop on.
         resources: Option<ResourceBounds>,
+        /// The links that are on an interface of its addresses, a bit each.
+        links: u8,
     },
     /// Nodes probe at other intervals than before, which these times of [`Bounds`](super::Bounds) follow.
     Paced {

@@ -209,13 +209,21 @@ impl Core {
                     self.groups[index].dropped(result, &around, &mut out);
                 }
             }
-            Input::Wishes { group, preferred, auto_failback, failure_timeout, resources } => {
+            Input::Wishes {
+                group,
+                preferred,
+                auto_failback,
+                failure_timeout,
+                resources,
+                links,
+            } => {
                 let known = |node| node == self.me || self.peers.iter().any(|peer| peer.id == node);
                 let preferred = preferred.filter(|node| known(*node));
                 self.with(group, |group| {
                     let setup = &mut group.setup;
                     (setup.preferred, setup.auto_failback) = (preferred, auto_failback);
                     (setup.failure_timeout, setup.resources) = (failure_timeout, resources);
+                    setup.links = links;
                 });
             }
             Input::Paced { initdead, contend, linger } => {

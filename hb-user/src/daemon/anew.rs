@@ -46,6 +46,11 @@ impl Anew {
         self.bound.get(name).copied().unwrap_or(index)
     }
 
+    /// Looks after the interface of a link as well.
+    pub(super) fn bind_link(&mut self, name: &str, index: u32) {
+        self.bound.entry(name.to_owned()).or_insert(index);
+    }
+
     /// Looks after the interfaces of these addresses as well.
     pub(super) fn bind(&mut self, vips: &[Vec<LocalVip>]) {
         for local in vips.iter().flatten() {
@@ -121,7 +126,12 @@ impl Daemon {
                 // What is left to do follows from the next look.
                 self.surveyor.cover();
             }
-            Err(error) => self.say_not_in_use(interface, describe(&error)),
+            Err(error) => {
+                let error = describe(&error);
+                if !self.relink_fails(interface, &error) {
+                    self.say_not_in_use(interface, error);
+                }
+            }
         }
     }
 

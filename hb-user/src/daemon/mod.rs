@@ -41,6 +41,7 @@ mod pauses;
 mod prepare;
 mod records;
 mod regroup;
+mod relink;
 mod reload;
 mod removal;
 mod report;
@@ -145,6 +146,7 @@ pub enum RunError {
 struct Daemon {
     config: Config,
     local: Local,
+    links: relink::Links,
     /// The service addresses, by the place of their group's record.
     vips: Vec<Vec<LocalVip>>,
     /// What the groups are in frames and records, by place.
@@ -379,6 +381,7 @@ impl Daemon {
 
     fn stop(&mut self) {
         self.stopping = true;
+        self.relink_no_more();
         self.feed(Input::Stop);
     }
 

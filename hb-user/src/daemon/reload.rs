@@ -8,7 +8,7 @@ use super::{
     Daemon,
     prepare::{self, PrepareError, Prepared},
     resources::{describe, rule},
-    setup::resource_bounds,
+    setup::{links_beside, resource_bounds},
     survey::Found,
 };
 use crate::{
@@ -58,24 +58,29 @@ impl Daemon {
         read: Result<Box<Prepared>, PrepareError>,
         mut reply: Option<oneshot::Sender<Reply>>,
     ) {
-        let path = self.source.path.display().to_string();
         let outcome = read
             .map_err(|error| describe(&error).replace('\n', "; "))
-            .and_then(|prepared| self.take(*prepared, &mut reply));
+            .and_then(|prepared| self.take(*prepared, &mut reply))
+            .map_err(|error| format!("nothing was changed: {error}"));
+        self.end_reload(outcome, reply);
+    }
+
+    /// Says what came of a reload; nothing yet if it needs a while. An error says what was changed all the same.
+    pub(super) fn end_reload(
+        &self,
+        outcome: Result<Option<String>, String>,
+        reply: Option<oneshot::Sender<Reply>>,
+    ) {
+        let path = self.source.path.display().to_string();
         match &outcome {
             Ok(Some(outcome)) => tracing::info!(path, outcome, "configuration read again"),
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(
-                    path,
-                    error,
-                    "configuration not taken: this node goes on as before"
-                );
+                tracing::error!(path, error, "configuration not taken");
             }
         }
         if let Some(reply) = reply {
             let outcome = outcome.map(Option::unwrap_or_default);
-            let outcome = outcome.map_err(|error| format!("nothing was changed: {error}"));
             // Who asked may have gone.
             drop(reply.send(outcome.into()));
         }
@@ -90,7 +95,7 @@ impl Daemon {
     ) -> Result<Option<String>, String> {
         let new = &prepared.config;
         let found = self.config.differences(new);
-        if self.has_begun_to_regroup() {
+        if self.has_begun_to_regroup() || self.is_relinking() {
             return Err("an earlier reload is still under way: see `hb status`".to_owned());
         }
         if found.is_empty() {
@@ -121,20 +126,48 @@ impl Daemon {
         // The only step that can fail comes first.
         self.source.levels.set(new.log.level.as_str()).map_err(|error| describe(&error))?;
         let keys = listed(&taken);
-        if taken.iter().any(|found| found.way == Way::Group) {
+        if taken.iter().any(|found| found.way == Way::Link) {
+            let begun = self.begin_relink(prepared, keys, reply).map(|()| None);
+            if begun.is_err() {
+                self.restore_level();
+            }
+            return begun;
+        }
+        self.take_on(prepared, keys, reply)
+    }
+
+    /// Takes a configuration with the links that this node has.
+    pub(super) fn take_on(
+        &mut self,
+        prepared: Prepared,
+        keys: String,
+        reply: &mut Option<oneshot::Sender<Reply>>,
+    ) -> Result<Option<String>, String> {
+        let found = self.config.differences(&prepared.config);
+        if found.iter().any(|found| found.way == Way::Group) {
             let begun = self.begin_regroup(prepared, keys, reply).map(|()| None);
             if begun.is_err() {
-                let before = self.config.log.level;
-                self.source.levels.set(before.as_str()).map_err(|error| describe(&error))?;
+                self.restore_level();
             }
             return begun;
         }
         self.regroup_no_more();
-        self.adopt(new);
+        let timers = self.timers_in_force();
+        self.adopt(&prepared.config);
         if let Some(old) = timers {
             self.retime(old);
         }
         Ok(Some(self.taken(&keys)))
+    }
+
+    /// Has the log go by the level of the configuration in use again.
+    pub(super) fn restore_level(&self) {
+        if let Err(error) = self.source.levels.set(self.config.log.level.as_str()) {
+            tracing::error!(
+                error = describe(&error),
+                "the log keeps the level of a file not taken"
+            );
+        }
     }
 
     /// Returns what to say of `keys` that were taken.
@@ -182,6 +215,7 @@ impl Daemon {
             auto_failback: group.auto_failback && !self.unsettled.contains(&id),
             failure_timeout: group.failure_timeout,
             resources: resource_bounds(group),
+            links: links_beside(&self.local, group),
         });
     }
 

@@ -42,7 +42,7 @@ pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
 }
 
 /// Returns the links on interfaces of a group's addresses, a bit each.
-fn links_beside(local: &Local, group: &Group) -> u8 {
+pub(super) fn links_beside(local: &Local, group: &Group) -> u8 {
     let here = |name: &InterfaceName| {
         group.addresses.iter().any(|address| address.interface(local.me.id) == Some(name))
     };

@@ -26,6 +26,7 @@ use super::{
     keys::Keys,
     prepare::{self, LocalVip, Prepared, pins},
     records, regroup,
+    relink::Links,
     reload::Source,
     removal,
     resources::{Worker, describe, rule},
@@ -298,6 +299,7 @@ fn assemble(
     let disk = Disk::start(state, storage).map_err(StartError::Disk)?;
 
     let mut daemon = Daemon {
+        links: Links::new(&local),
         incarnation,
         started: now,
         tick: config.timers.tick(),

@@ -65,7 +65,7 @@ pub(super) enum Found {
     Covered(io::Result<Covered>),
     /// What a client that asked for a status is to see of this host.
     Status(Box<Host>, oneshot::Sender<Reply>),
-    /// An interface that was made anew is attached to, or not.
+    /// An interface that is new is attached to, or not.
     Attached(String, Result<Attachment, KernelError>),
     /// An interface is attached to in generic mode instead, or not.
     Replaced(Result<Attachment, Box<NotReplaced>>),
@@ -118,7 +118,7 @@ pub(super) struct Surveyor {
 enum Ask {
     /// Gate every interface.
     Cover,
-    /// Attach to an interface that was made anew.
+    /// Attach to an interface that is new.
     Attach(String, u32, Option<Mode>),
     /// Attach in generic mode instead, because of this.
     Replace(Attachment, String),
@@ -397,6 +397,7 @@ impl Daemon {
             Found::Interfaces(host) => {
                 self.look_at_macs(&host);
                 self.look_at_anew(&host);
+                self.look_at_links(&host);
                 self.look_at_paths(&host);
                 self.look_at_ears(&host);
             }

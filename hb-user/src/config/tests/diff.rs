@@ -21,8 +21,8 @@ fn the_same_does_not_differ_wherever_its_record_lies() {
 fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
     for (from, to, key, way) in [
         ("192.0.2.100/24", "192.0.2.101/24", "group.web.address", Way::Group),
-        ("\"udp4\"", "\"udp4\"\nmultihop = 1", "link.client.multihop", Way::Restart),
-        ("\"192.0.2.2\"", "\"192.0.2.3\"", "link.client.node", Way::Restart),
+        ("\"udp4\"", "\"udp4\"\nmultihop = 1", "link.client.multihop", Way::Link),
+        ("\"192.0.2.2\"", "\"192.0.2.3\"", "link.client.node", Way::Link),
         ("preferred = \"b\"", "preferred = \"a\"", "group.db.preferred", Way::Live),
         ("auto_failback = false", "auto_failback = true", "group.db.auto_failback", Way::Live),
         ("auto_failback = true", "auto_failback = false", "group.web.auto_failback", Way::Live),

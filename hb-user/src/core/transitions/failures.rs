@@ -135,6 +135,7 @@ fn blocks(block: bool) -> Input {
         auto_failback: false,
         failure_timeout: Some(SECOND * 600),
         resources: Some(resources),
+        links: 0,
     }
 }
 
@@ -321,6 +322,7 @@ fn without_a_timeout_only_a_node_that_is_alone_forgets() {
         auto_failback: false,
         failure_timeout: None,
         resources: None,
+        links: 0,
     };
     bench.give(wishes);
     assert_eq!(forgotten(&pass(&mut bench, SECOND * 100_000)), None);

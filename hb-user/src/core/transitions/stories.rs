@@ -47,6 +47,7 @@ fn other_wishes_count_at_once_and_move_a_group_that_serves() {
         auto_failback,
         failure_timeout: None,
         resources: None,
+        links: 0,
     };
     bench.give(wishes(A, false));
     bench.give(peer(A, dead(holder)));
