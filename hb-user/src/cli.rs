@@ -33,6 +33,9 @@ pub enum Verb {
         /// The configuration file, as `--config` names it.
         #[arg(value_name = "FILE", conflicts_with = "config")]
         file: Option<PathBuf>,
+        /// Say which keys of another file, as that of the other node, differ from this one.
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
         /// What to check.
         #[command(flatten)]
         which: Which,

@@ -99,7 +99,11 @@ fn act_or_fail(verb: &Verb) -> Result<()> {
     raise_limit().context("cannot raise the limit of open descriptors (RLIMIT_NOFILE)")?;
     match verb {
         Verb::Run(which) => run(which),
-        Verb::Check { file, which } => check(file.as_ref().unwrap_or(&which.config), which),
+        Verb::Check { file, against, which } => {
+            let config = file.as_ref().unwrap_or(&which.config);
+            check(config, which)?;
+            against.as_ref().map_or(Ok(()), |other| compare(config, other))
+        }
         Verb::Reload(socket) => request(socket, &Request::Reload),
         Verb::Status { socket, json } => status(socket, *json).map(drop),
         Verb::Clear { group, socket } => request(socket, &Request::Clear { group: group.clone() }),
@@ -142,6 +146,17 @@ fn check(config: &Path, which: &Which) -> Result<()> {
         say(&format!("warning: {warning}\n"))?;
     }
     Ok(())
+}
+
+/// Says which keys of two files differ.
+fn compare(config: &Path, other: &Path) -> Result<()> {
+    let found = Config::load(config)?.differences(&Config::load(other)?);
+    let (config, other) = (config.display(), other.display());
+    if found.is_empty() {
+        return say(&format!("{other}: no key differs from {config}\n"));
+    }
+    let keys = found.iter().map(|found| format!("  {found}\n")).collect::<String>();
+    say(&format!("{other}: differs from {config} in\n{keys}"))
 }
 
 /// Has a group moved, and waits until the other node serves it.

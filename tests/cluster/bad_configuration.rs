@@ -242,3 +242,28 @@ fn a_service_address_of_the_operating_system_is_refused() {
     // It is somebody else's, and stays.
     assert_eq!(cluster.vips(Machine::A).len(), 2);
 }
+
+#[test]
+fn keys_in_which_another_file_differs_are_named() {
+    let cluster = Cluster::new(slow());
+    let path = &cluster.lab.files().config;
+    let other = path.with_file_name("other.toml");
+    let text = fs::read_to_string(path).unwrap();
+    let compare = |text: &str| {
+        fs::write(&other, text).unwrap();
+        let [config, other] = [path, &other].map(|path| path.to_str().unwrap());
+        let output =
+            cluster.hb(Machine::A, &["check", config, "--node", "a", "--against", other]);
+        (output.status.success(), [output.stdout, output.stderr].concat())
+    };
+    let said = |(done, said): (bool, Vec<u8>)| (done, String::from_utf8(said).unwrap());
+    let (done, same) = said(compare(&text));
+    assert!(done && same.contains("no key differs"), "{same}");
+    let changed = text.replacen("preferred = \"a\"", "preferred = \"b\"", 1);
+    let changed = changed.replacen("misses = 40", "misses = 41", 1);
+    let (done, differs) = said(compare(&changed));
+    assert!(done && differs.contains("group.web.preferred"), "{differs}");
+    assert!(differs.contains("timers.deadtime"), "{differs}");
+    let (done, wrong) = said(compare("no TOML"));
+    assert!(!done && wrong.contains("other.toml"), "{wrong}");
+}

@@ -155,7 +155,11 @@ fn peers(page: &mut Page, peers: &[PeerStatus]) {
         }
         if !config_differs.is_empty() {
             let sections: Vec<_> = config_differs.iter().map(|name| format!("[{name}]")).collect();
-            page.line(&format!("  the file of {node} differs in {}", sections.join(", ")));
+            page.line(&format!(
+                "  the file of {node} differs in {}: with a copy of it here, `hb check --against COPY` names \
+                 the keys",
+                sections.join(", ")
+            ));
         }
         if let Some(reason) = refuses_us {
             page.line(&format!("  {node} REFUSES our frames: {reason}"));
