@@ -35,6 +35,7 @@ mod cluster {
     mod leaving;
     mod links;
     mod moves;
+    mod notify;
     mod paths;
     mod pins;
     mod regroup;

@@ -31,6 +31,7 @@ mod durable;
 #[cfg(test)]
 mod fuzz;
 mod nonce;
+pub mod notify;
 mod parting;
 mod ping;
 mod selftest;

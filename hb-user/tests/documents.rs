@@ -174,6 +174,7 @@ fn the_keys_of_the_manual_are_those_of_the_parser() {
         ("### `[[group.resource]]`", "[[group.resource]]"),
         ("### `[[group.resource.check]]`", "[[group.resource.check]]"),
         ("## `[[ping]]`", "[[ping]]"),
+        ("## `[[notify]]`", "[[notify]]"),
         ("## `[log]`", "[log]"),
     ] {
         let (_, after) = manual.split_once(&format!("\n{heading}")).expect(heading);

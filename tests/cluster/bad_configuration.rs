@@ -252,8 +252,7 @@ fn keys_in_which_another_file_differs_are_named() {
     let compare = |text: &str| {
         fs::write(&other, text).unwrap();
         let [config, other] = [path, &other].map(|path| path.to_str().unwrap());
-        let output =
-            cluster.hb(Machine::A, &["check", config, "--node", "a", "--against", other]);
+        let output = cluster.hb(Machine::A, &["check", config, "--node", "a", "--against", other]);
         (output.status.success(), [output.stdout, output.stderr].concat())
     };
     let said = |(done, said): (bool, Vec<u8>)| (done, String::from_utf8(said).unwrap());

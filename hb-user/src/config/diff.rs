@@ -86,6 +86,7 @@ impl Config {
             links,
             groups,
             pings,
+            notifies,
             fence,
             gate,
             log,
@@ -107,6 +108,7 @@ impl Config {
         of_links(&mut found, links, &new.links);
         of_groups(&mut found, groups, &new.groups);
         found.live("ping", pings, &new.pings);
+        found.live("notify", notifies, &new.notifies);
         found.restart("fence", fence, &new.fence);
         let Gate { mode, handover_bounce } = gate;
         found.restart("gate.mode", mode, &new.gate.mode);
@@ -140,6 +142,7 @@ impl Config {
             self.lease = new.lease;
         }
         self.pings.clone_from(&new.pings);
+        self.notifies.clone_from(&new.notifies);
         self.cluster.network_wait = new.cluster.network_wait;
         for group in &mut self.groups {
             let Some(other) = new.groups.iter().find(|other| other.name == group.name) else {

@@ -38,6 +38,7 @@ use crate::{
     id::{GroupId, LinkId, NodeId},
     kernel::Mode,
     link::Ends,
+    notify::Kind,
 };
 
 pub(crate) use check::resources::TIMEOUT as RESOURCE_TIMEOUT;
@@ -86,6 +87,8 @@ pub struct Config {
     pub groups: Vec<Group>,
     /// Machines that answer while an interface works.
     pub pings: Vec<PingGroup>,
+    /// Programs that are told what changes.
+    pub notifies: Vec<Notify>,
     /// How a silent node is made sure to be off; there is one under policy `safe` alone.
     pub fence: Option<Fence>,
     /// How the gate treats packets of service addresses.
@@ -385,6 +388,42 @@ impl PingGroup {
     #[must_use]
     pub fn interface(&self, node: NodeId) -> Option<&InterfaceName> {
         self.interfaces.get(&node)
+    }
+}
+
+/// A program that is told what changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// Its name.
+    pub name: Name,
+    /// The program, absolute, and its first arguments.
+    pub command: Vec<String>,
+    /// What it is told of: one kind or more.
+    pub on: Vec<Kind>,
+    /// How it is told.
+    pub form: NotifyForm,
+    /// How long it may take for one event.
+    pub timeout: Duration,
+}
+
+/// How a program is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NotifyForm {
+    /// By its environment and a JSON object on its standard input.
+    #[default]
+    Hb,
+    /// By keepalived's arguments as well, of what changes the state that keepalived knows.
+    Keepalived,
+}
+
+impl NotifyForm {
+    /// Returns the word of the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hb => "hb",
+            Self::Keepalived => "keepalived",
+        }
     }
 }
 

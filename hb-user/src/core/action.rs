@@ -165,6 +165,34 @@ pub enum Reason {
     Done,
 }
 
+impl Reason {
+    /// Returns a code for programs: never renamed. docs/notify.md lists them.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Leftover => "leftover",
+            Self::Resumed => "resumed",
+            Self::NobodyHolds => "nobody_holds",
+            Self::HolderDied { .. } => "holder_died",
+            Self::ControllerDied(_) => "controller_died",
+            Self::HandedOver(_) => "handed_over",
+            Self::Failback(_) => "failback",
+            Self::Moved(_) => "moved",
+            Self::Lost => "lost",
+            Self::Lapsed => "lapsed",
+            Self::NoMajority => "no_majority",
+            Self::Leaving => "leaving",
+            Self::Withdrawn => "withdrawn",
+            Self::Outranked(_) => "outranked",
+            Self::NoPath(_) => "no_path",
+            Self::Failed(_) => "failed",
+            Self::Cleared => "cleared",
+            Self::FastPath => "fast_path",
+            Self::Done => "done",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

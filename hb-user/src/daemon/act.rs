@@ -30,6 +30,7 @@ impl Daemon {
         let exit = self.do_all(&mut told);
         for transition in &told {
             self.log(transition);
+            self.tell(transition);
         }
         exit
     }
@@ -96,7 +97,7 @@ impl Daemon {
         false
     }
 
-    fn held_epoch(&self, group: GroupId) -> hb_ebpf::epoch::Epoch {
+    pub(super) fn held_epoch(&self, group: GroupId) -> hb_ebpf::epoch::Epoch {
         let view = self.core.view();
         view.groups
             .iter()

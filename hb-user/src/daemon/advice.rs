@@ -93,6 +93,9 @@ pub(super) fn advice(
     }
     let fence = config.fence.as_ref();
     found.extend(fence.and_then(|fence| program_trouble("the fence agent", &fence.command)));
+    found.extend(config.notifies.iter().filter_map(|notify| {
+        program_trouble(&format!("notify {}", notify.name), Path::new(notify.command.first()?))
+    }));
     found
 }
 

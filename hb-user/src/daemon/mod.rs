@@ -55,6 +55,7 @@ mod start;
 mod start_error;
 mod strays;
 mod survey;
+mod tell;
 mod upkeep;
 mod warm;
 
@@ -97,6 +98,7 @@ use crate::{
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelLog, Leases, Mode, PinsLock, Shared, gated_addresses},
     logging,
+    notify::Notifiers,
     realtime::{self, Demand},
     selftest::Trial,
     state_dir::{StateDir, StateDirError},
@@ -147,6 +149,7 @@ struct Daemon {
     config: Config,
     local: Local,
     links: relink::Links,
+    notifiers: Notifiers,
     /// The service addresses, by the place of their group's record.
     vips: Vec<Vec<LocalVip>>,
     /// What the groups are in frames and records, by place.
@@ -310,6 +313,7 @@ impl Daemon {
         loop {
             if self.act() {
                 self.bid_farewell().await;
+                self.last_words().await;
                 return Ok(());
             }
             let timeout = self.core.poll_timeout();

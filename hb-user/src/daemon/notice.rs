@@ -284,13 +284,15 @@ impl Daemon {
         for link in &self.local.links {
             let bit = 1 << link.id.0;
             let link = &link.name;
-            match (before & bit != 0, state.links_up & bit != 0) {
+            let is_heard = state.links_up & bit != 0;
+            match (before & bit != 0, is_heard) {
                 (true, false) => {
                     tracing::warn!(peer = name, %link, "link is silent, the peer lives on another");
                 }
                 (false, true) => tracing::info!(peer = name, %link, "link is heard"),
-                _ => {}
+                _ => continue,
             }
+            self.tell_link(peer, link.as_str(), is_heard);
         }
     }
 
@@ -347,7 +349,7 @@ impl Daemon {
     }
 }
 
-fn epoch_of(phase: &Phase) -> Option<Epoch> {
+pub(super) fn epoch_of(phase: &Phase) -> Option<Epoch> {
     match phase {
         Phase::Idle | Phase::Seeking | Phase::Clearing => None,
         Phase::Resuming { epoch }

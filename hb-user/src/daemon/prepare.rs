@@ -188,6 +188,9 @@ pub fn plan(path: &Path, node: Option<&str>) -> Result<Plan, PrepareError> {
             }
         }
     }
+    for program in config.notifies.iter().filter_map(|notify| notify.command.first()) {
+        trust::check_program(Path::new(program))?;
+    }
     if let Some(fence) = &config.fence {
         trust::check_program(&fence.command)?;
     }

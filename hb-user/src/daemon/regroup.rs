@@ -346,6 +346,9 @@ impl Daemon {
         if old.pings != self.config.pings {
             self.ask_pings();
         }
+        if old.notifies != self.config.notifies {
+            self.notify_others();
+        }
         // What others say of these groups comes before the groups themselves.
         for peer in self.others() {
             self.look_at(peer);

@@ -188,7 +188,11 @@ impl Daemon {
         };
         let before = wishes(&self.config);
         let asks_others = self.config.pings != new.pings;
+        let tells_others = self.config.notifies != new.notifies;
         self.config.adopt(new);
+        if tells_others {
+            self.notify_others();
+        }
         if asks_others {
             self.ask_pings();
         }

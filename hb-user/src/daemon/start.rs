@@ -48,7 +48,9 @@ use crate::{
     },
     key::peer_keys,
     link::{Ends, LinkSocket},
-    logging, nonce, parting,
+    logging, nonce,
+    notify::Notifiers,
+    parting,
     realtime::Demand,
     sockets::SweepError,
     state_dir::StateDir,
@@ -300,6 +302,7 @@ fn assemble(
 
     let mut daemon = Daemon {
         links: Links::new(&local),
+        notifiers: Notifiers::start(&config.notifies, background),
         incarnation,
         started: now,
         tick: config.timers.tick(),

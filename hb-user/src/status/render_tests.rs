@@ -352,7 +352,8 @@ at the gate  now     way  passed  not held  expired  no daemon
 peer  life  for    heard      controller    config
 b     DEAD  2.1 s  2.1 s ago  DEAD 52.0 ms  DIFFERS
   b is dead: silence
-  the file of b differs in [timers], [link]: with a copy of it here, `hb check --against COPY` names the keys
+  the file of b differs in [timers], [link]: with a copy of it here, `hb check
+      --against COPY` names the keys
   b REFUSES our frames: key id
 
 peer  misses   ever  doubts  deaths  clock us

@@ -2,6 +2,7 @@
 
 mod groups;
 mod network;
+mod notify;
 mod pings;
 mod policy;
 pub(super) mod resources;
@@ -66,6 +67,7 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
     let groups =
         groups::groups(&root, &nodes, &links, auto_failback, gate.as_ref().map(|gate| gate.mode));
     let pings = pings::pings(&root, &nodes, &links, &groups);
+    let notifies = notify::notifies(&root);
     let log = match root.section("log", "[log]") {
         Some(section) => log(section),
         None => Log { format: None, level: tracing::Level::INFO },
@@ -87,6 +89,7 @@ fn read(table: &DeTable<'_>, problems: &Problems<'_>, path: &Path) -> Option<Con
         links,
         groups,
         pings,
+        notifies,
         fence,
         gate: gate?,
         log,
