@@ -17,7 +17,7 @@ struct Rule {
     names: &'static [&'static str],
 }
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     Rule {
         layer: "library of both halves",
         within: &["hb-ebpf/src/"],
@@ -73,6 +73,42 @@ const RULES: [Rule; 9] = [
             "control",
             "UdpSocket",
             "File",
+        ],
+    },
+    Rule {
+        layer: "order of steps",
+        within: &["hb-user/src/engine/takeover/"],
+        but: &[],
+        names: &[
+            "fs",
+            "env",
+            "io",
+            "fd",
+            "thread",
+            "process",
+            "tokio",
+            "tracing",
+            "libc",
+            "aya",
+            "socket2",
+            "clock",
+            "Instant",
+            "SystemTime",
+            "println",
+            "eprintln",
+            "format",
+            "kernel",
+            "daemon",
+            "fast",
+            "control",
+            "AddressSocket",
+            "AnnounceSocket",
+            "LinkSocket",
+            "Vec",
+            "VecDeque",
+            "Box",
+            "String",
+            "Arc",
         ],
     },
     Rule {

@@ -20,13 +20,15 @@ use hb_user::{
         Action, Core, Input, PeerFacts, RecordFacts, Transition,
         storage::{Storage, Write},
     },
+    engine::takeover::{Command, Report, Trigger},
     id::{GroupId, NodeId},
 };
 
 use crate::{
-    fast::{Command, Fast, Report},
+    fast::{Addresses, Fast},
     kernel::Kernel,
     plan::{Plan, TICK},
+    upkeep::Upkeep,
 };
 
 /// What a machine's disk holds of hb.
@@ -116,19 +118,23 @@ pub(crate) struct Daemon {
     farewell: Option<Farewell>,
     storage: Storage,
     pub(crate) resources: Vec<bool>,
+    pub(crate) upkeep: Upkeep,
+    /// A wrong daemon, which takes its fast path to go round.
+    answers_for_it: bool,
 }
 
 /// What a turn of the main loop works on.
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a mut Kernel,
     pub(crate) disk: &'a mut Disk,
+    pub(crate) addresses: &'a mut Addresses,
     pub(crate) now: u64,
 }
 
 impl Daemon {
     /// Starts, as `daemon/start.rs`: `found` tells that the kernel half was there before.
     pub(crate) fn start(plan: &Plan, me: usize, machine: &mut Machine<'_>, found: bool) -> Self {
-        let Machine { kernel, disk, now } = machine;
+        let Machine { kernel, disk, now, .. } = machine;
         let now = *now;
         let available = kernel.terms.policy() == hb_ebpf::lease::Policy::Available;
         disk.incarnation += 1;
@@ -172,7 +178,7 @@ impl Daemon {
         }
         Self {
             core,
-            fast: Fast::new(kernel, now),
+            fast: Fast::new(plan, kernel, kernel.node.nonce ^ now, now),
             inputs: VecDeque::new(),
             requests: VecDeque::new(),
             done: VecDeque::new(),
@@ -189,6 +195,8 @@ impl Daemon {
             farewell: None,
             storage: Storage::new(disk.generation, &vows),
             resources: vec![false; plan.groups],
+            upkeep: Upkeep::new(plan, now),
+            answers_for_it: plan.answers_for_it,
         }
     }
 
@@ -263,21 +271,19 @@ impl Daemon {
             Action::Arm { peer, groups } => {
                 let mut armed = [false; GROUPS];
                 groups.into_iter().for_each(|id| armed[group(id)] = true);
-                commands.push_back(Command::Arm { peer: peer.0, groups: armed });
+                commands.push_back(Command::Arm { peer, groups: armed });
             }
-            Action::Seek { group: id, .. } => {
-                commands.push_back(Command::Seek { group: group(id) });
+            Action::Seek { group, .. } => commands.push_back(Command::Seek { group }),
+            Action::GiveUp { group } => commands.push_back(Command::GiveUp { group }),
+            Action::Release { group, successor, .. } => {
+                self.upkeep.leave(group);
+                commands.push_back(Command::Release { group, successor });
             }
-            Action::GiveUp { group: id } => {
-                commands.push_back(Command::GiveUp { group: group(id) });
+            Action::Drop { group, .. } => {
+                self.upkeep.leave(group);
+                commands.push_back(Command::Drop { group });
             }
-            Action::Release { group: id, successor, .. } => {
-                let successor = successor.map_or(0, |node| node.0);
-                commands.push_back(Command::Release { group: group(id), successor });
-            }
-            Action::Drop { group: id, .. } => {
-                commands.push_back(Command::Drop { group: group(id) });
-            }
+            Action::Announce { group } => commands.push_back(Command::Announce { group }),
             Action::Fence { group, epoch, .. } => {
                 self.wanted.push((group, epoch));
                 self.schedule_fence();
@@ -293,7 +299,7 @@ impl Daemon {
             }
             Action::Log(transition) => self.logs.push(transition),
             // No simulated machine gets another file.
-            Action::Announce { .. } | Action::Regroup => {}
+            Action::Regroup => {}
             Action::Exit => return true,
         }
         false
@@ -315,18 +321,26 @@ impl Daemon {
                 Some(EventKind::Paused) => {}
                 _ => self.look_at(machine, event.peer),
             },
-            Report::Sought { group } => self.look_at_record(machine, group),
-            Report::Took { group, epoch, peer, result } => {
-                if peer != 0 {
-                    self.look_at(machine, peer);
+            Report::Sought { group } => self.look_at_record(machine, group.0.into()),
+            Report::Took { group, epoch, trigger, result, .. } => {
+                if let Trigger::Death(peer, _)
+                | Trigger::Controller(peer)
+                | Trigger::Release(peer) = trigger
+                {
+                    self.look_at(machine, peer.0);
                 }
-                self.look_at_record(machine, group);
-                self.feed(Input::Took { group: GroupId(group as u8), epoch, result });
+                self.look_at_record(machine, group.0.into());
+                let result = result.map_err(|error| error.to_string());
+                self.feed(Input::Took { group, epoch, result });
             }
-            Report::Dropped { group, result: Ok(()) } => self.work.push(Work::Clean { group }),
-            Report::Dropped { group, result } => {
-                self.feed(Input::Dropped { group: GroupId(group as u8), result });
+            Report::Dropped { group, result: Ok(()), .. } => {
+                self.work.push(Work::Clean { group: group.0.into() });
             }
+            Report::Dropped { group, result: Err(error), .. } => {
+                self.feed(Input::Dropped { group, result: Err(error.to_string()) });
+            }
+            Report::Warmed { group, result: Ok(()) } => self.upkeep.warmed(group),
+            Report::Warmed { .. } | Report::Refused { .. } | Report::Rescheduled { .. } => {}
         }
     }
 
@@ -376,7 +390,8 @@ impl Daemon {
     }
 
     fn on_tick(&mut self, machine: &mut Machine<'_>) {
-        if std::mem::take(&mut self.fast.went_round) {
+        self.look_after_addresses(machine);
+        if self.fast.went_round(machine.now, self.answers_for_it) {
             machine.kernel.node.controller_stamp_ns = machine.now;
         }
         let others: Vec<u8> = machine.kernel.contacts.iter().map(|contact| contact.id).collect();

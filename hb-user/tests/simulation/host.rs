@@ -6,6 +6,7 @@ use hb_user::core::Phase;
 use crate::{
     clock::Clock,
     daemon::{Daemon, Disk, Machine},
+    fast::Addresses,
     kernel::Kernel,
     network::Frames,
     plan::Plan,
@@ -51,15 +52,16 @@ pub(crate) struct Host {
     pub(crate) partings: Vec<Parting>,
     /// Which setting of each timer the queue has.
     pub(crate) timers: Vec<u64>,
-    /// Epoch in which the addresses of each group were put up; they outlive a daemon.
-    pub(crate) addresses: Vec<Option<Epoch>>,
+    pub(crate) addresses: Addresses,
+    /// Until when the fast path waits for the kernel to change an address, if it does.
+    pub(crate) blocked: Option<u64>,
+    /// When the deputy is to look at its timer next.
+    pub(crate) deputy_at: u64,
     /// The daemon passed another node over for the group: it hands nothing to that one before that
     /// one changes.
     pub(crate) passed_over: Vec<bool>,
     pub(crate) fail_starts: bool,
     pub(crate) fail_stops: bool,
-    pub(crate) fail_adds: bool,
-    pub(crate) fail_removes: bool,
     pub(crate) fail_cleans: bool,
     pub(crate) fail_fences: bool,
     pub(crate) slow_disk: bool,
@@ -88,12 +90,12 @@ impl Host {
             runs: vec![false; plan.groups],
             partings: vec![Parting::None; plan.groups],
             timers: vec![0; plan.cluster.machines() - 1],
-            addresses: vec![None; plan.groups],
+            addresses: Addresses::new(plan),
+            blocked: None,
+            deputy_at: u64::MAX,
             passed_over: vec![false; plan.groups],
             fail_starts: false,
             fail_stops: false,
-            fail_adds: false,
-            fail_removes: false,
             fail_cleans: false,
             fail_fences: false,
             slow_disk: false,
@@ -110,10 +112,9 @@ impl Host {
         }
         let kernel = self.kernel.get_or_insert_with(|| Kernel::new(plan, me, nonce));
         let now = self.clock.at(real);
-        let mut machine = Machine { kernel, disk: &mut self.disk, now };
-        let mut daemon = Daemon::start(plan, me, &mut machine, found);
-        daemon.fast.hands().fail_adds = self.fail_adds;
-        daemon.fast.hands().fail_removes = self.fail_removes;
+        let addresses = &mut self.addresses;
+        let mut machine = Machine { kernel, disk: &mut self.disk, addresses, now };
+        let daemon = Daemon::start(plan, me, &mut machine, found);
         self.start += 1;
         self.frozen = false;
         self.lanes.fill(real);
@@ -129,6 +130,8 @@ impl Host {
         self.leaves = false;
         self.fast_at = u64::MAX;
         self.main_at = u64::MAX;
+        self.blocked = None;
+        self.deputy_at = u64::MAX;
     }
 
     /// The daemon has left in order, and taken all that was its with it, but for a note.
@@ -147,7 +150,7 @@ impl Host {
     fn clear(&mut self) {
         self.kill_daemon();
         self.kernel = None;
-        self.addresses.fill(None);
+        self.addresses.clear();
     }
 
     pub(crate) fn power_off(&mut self) {
@@ -179,15 +182,17 @@ impl Host {
         }
         let now = self.clock.at(real);
         let kernel = self.kernel.as_mut()?;
-        let machine = Machine { kernel, disk: &mut self.disk, now };
+        let addresses = &mut self.addresses;
+        let machine = Machine { kernel, disk: &mut self.disk, addresses, now };
         self.daemon.as_mut().map(|daemon| (daemon, machine))
     }
 
-    /// Tells whether the clock goes and the daemon runs, if there is a kernel half that needs one.
+    /// Tells whether the clock goes and the daemon runs and waits for no lock for long, if there is a kernel half that needs one.
     pub(crate) fn is_well(&self) -> bool {
         let hangs =
             self.frozen || (self.daemon.is_none() && self.start > 0 && self.kernel.is_some());
-        !self.clock.stands() && !hangs
+        let waits = self.blocked.is_some() && self.addresses.slow;
+        !self.clock.stands() && !hangs && !waits
     }
 
     /// Returns the epoch under which packets of the group leave now.
@@ -196,7 +201,7 @@ impl Host {
             return None;
         }
         if bypass {
-            return self.addresses[group];
+            return self.addresses.epoch(group);
         }
         self.kernel.as_ref()?.open(group, self.clock.at(real))
     }

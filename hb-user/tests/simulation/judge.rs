@@ -203,10 +203,16 @@ impl Judge {
                     let started = daemon.resources[group] || !plan.resources;
                     matches!(phase, Phase::Serving { .. }) && started
                 });
-                serving && host.open(group, now, false).is_some() && host.addresses[group].is_some()
+                let open = host.open(group, now, false).is_some();
+                serving && open && host.addresses.are_all_up(group)
             };
             let runs = |host: &&Host| host.runs[group];
-            let up = |host: &&Host| host.addresses[group].is_some();
+            // Elsewhere they are up as well, or none is.
+            let up = |host: &&Host| {
+                let one = host.addresses.epoch(group).is_some();
+                if plan.warm { host.addresses.are_all_up(group) } else { one }
+            };
+            let ups = if plan.warm { nodes.len() } else { 1 };
             let waits = |host: &Host| {
                 let kernel = host.kernel.as_ref();
                 kernel.is_none_or(|kernel| kernel.records[group].is_blocked(host.clock.at(now)))
@@ -217,7 +223,7 @@ impl Judge {
                 home || hosts[*at].passed_over[group]
             });
             holders.len() == 1
-                && nodes.iter().filter(up).count() == 1
+                && nodes.iter().filter(up).count() == ups
                 && nodes.iter().filter(runs).count() <= 1
                 && home
                 && !hosts.iter().any(waits)
@@ -240,7 +246,7 @@ impl Judge {
         if !settled {
             self.settled = None;
             if now > self.mended + plan.patience() {
-                let up: Vec<_> = hosts.iter().map(|host| &host.addresses).collect();
+                let up: Vec<_> = hosts.iter().map(|host| &host.addresses.up).collect();
                 let after = plan.patience() / MS;
                 return Err(format!("not well {after} ms after all was mended, with {up:?} up"));
             }

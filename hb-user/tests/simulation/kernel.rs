@@ -211,7 +211,15 @@ impl Kernel {
 
     /// Sends a probe to every other machine, as `fast/probe.rs`.
     pub(crate) fn probe(&mut self, now: u64) {
+        self.probe_those(now, |_| true);
+    }
+
+    /// Sends one to each of those.
+    pub(crate) fn probe_those(&mut self, now: u64, wanted: impl Fn(u8) -> bool) {
         for at in 0..self.contacts.len() {
+            if !wanted(self.contacts[at].id) {
+                continue;
+            }
             let contact = &mut self.contacts[at];
             contact.sequence += 1;
             contact.peer.probe_ns = now;
@@ -276,7 +284,7 @@ impl Kernel {
         let others = self.others(self.contacts[at].peer.buddy, now);
         let contact = &mut self.contacts[at];
         let peer = &mut contact.peer;
-        let before = Life::from_code(peer.life);
+        let (before, missed) = (Life::from_code(peer.life), peer.misses);
         if abandoned {
             peer.watched = 0;
             contact.set_timer(None);
@@ -294,6 +302,10 @@ impl Kernel {
             peer.links_up = 0;
         }
         contact.set_timer(Some(decision.due_ns.max(now + 1)));
+        let first = missed == 0 && decision.misses > 0 && decision.life != Life::Dead;
+        if first && before != Life::Dead {
+            self.push(event(EventKind::Missed, self.contacts[at].id, 0, now));
+        }
         let kind = match decision.life {
             life if life == before => return,
             Life::Dead => EventKind::Dead,

@@ -10,11 +10,13 @@ mod fast;
 mod host;
 mod judge;
 mod kernel;
+mod mutants;
 mod network;
 mod plan;
 mod rng;
 mod schedule;
 mod stats;
+mod upkeep;
 mod world;
 
 use plan::Cluster;
@@ -71,6 +73,8 @@ fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
     assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.resumed > 0), "{stats:?}");
     assert!(chosen() || stats.jumps > 0, "{stats:?}");
     assert!(chosen() || (stats.lapses > 0 && stats.regained > 0 && stats.vain > 0), "{stats:?}");
+    assert!(chosen() || (stats.hung > 0 && stats.partial > 0), "{stats:?}");
+    assert!(chosen() || (stats.lost > 0 && stats.restored > 0), "{stats:?}");
 }
 
 #[test]

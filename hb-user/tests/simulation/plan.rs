@@ -11,6 +11,7 @@ use hb_ebpf::{
 };
 use hb_user::{
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
+    engine::takeover::Rule,
     id::{GroupId, NodeId},
 };
 
@@ -73,6 +74,14 @@ pub(crate) struct Plan {
     preferred: Option<NodeId>,
     pub(crate) auto_failback: bool,
     pub(crate) resources: bool,
+    /// Addresses of each group; whether all are needed, and whether they are up where it is not held.
+    pub(crate) vips: usize,
+    pub(crate) all: bool,
+    pub(crate) warm: bool,
+    /// A rule of the fast path that none keeps to.
+    pub(crate) broken: Option<Rule>,
+    /// A daemon takes its fast path to go round.
+    pub(crate) answers_for_it: bool,
     /// How often each group was changed in the file that machines start with.
     pub(crate) changes: [u32; GROUPS],
     /// A group that is changed takes part at once.
@@ -90,6 +99,11 @@ impl Plan {
             preferred,
             auto_failback: preferred.is_some() && rng.chance(500),
             resources: rng.chance(600),
+            vips: rng.within(1, 3) as usize,
+            all: rng.chance(400),
+            warm: rng.chance(300),
+            broken: None,
+            answers_for_it: false,
             changes: [0; GROUPS],
             unwaited: false,
             watches_clocks: true,

@@ -60,6 +60,26 @@ pub(crate) enum Fault {
     FailRemoves {
         host: usize,
     },
+    /// Somebody holds the kernel's lock of interfaces, and every change of an address waits.
+    SlowLock {
+        host: usize,
+    },
+    /// There is no room for every report of the fast path.
+    FullQueue {
+        host: usize,
+    },
+    /// Somebody else removes addresses, at the beginning and at the end.
+    Strip {
+        host: usize,
+    },
+    /// An interface has no gate.
+    Ungated {
+        host: usize,
+    },
+    /// The daemon is killed between two steps of its fast path.
+    Stab {
+        host: usize,
+    },
     /// Connections to a group that was left are many, and now and then cannot be ended.
     FailCleans {
         host: usize,
@@ -120,7 +140,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(25) {
+    match rng.index(33) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -145,6 +165,12 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             _ => Fault::FailRemoves { host: node },
         },
         19 => Fault::SlowDisk { host: node },
+        25 | 26 => Fault::SlowLock { host: node },
+        27 => Fault::FullQueue { host: node },
+        28 => Fault::Strip { host: node },
+        29 => Fault::Ungated { host: node },
+        30 => Fault::Stab { host: node },
+        31 | 32 => Fault::FailAdds { host: node },
         22 | 23 => Fault::NoPath { host: node, alone: rng.chance(500) },
         20 | 21 => Fault::Edit { group: rng.index(plan.groups), host: node },
         _ => match plan.cluster {

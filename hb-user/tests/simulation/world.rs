@@ -10,13 +10,17 @@ use hb_ebpf::{
     maps::{self, Cause, EventKind, LeaseNews},
     wire::Frame,
 };
-use hb_user::core::{Phase, Transition};
+use hb_user::{
+    core::{Phase, Transition},
+    engine::takeover::Rule,
+};
 
 use machines::draw_rates;
 
 use crate::{
     clock::Clock,
     daemon::{Done, Work},
+    fast::Wake,
     host::{Host, Parting},
     judge::Judge,
     network::Network,
@@ -38,12 +42,17 @@ pub(crate) enum Bent {
     Margin,
     /// Groups that a file changes take part at once.
     Unwaited,
+    /// The fast path does not keep to a rule.
+    Breaks(Rule),
+    /// A daemon takes its fast path to go round, whether or not it does.
+    Answers,
 }
 
 enum Event {
     Frame { to: usize, frame: Box<Frame> },
     Timer { host: usize, life: u64, contact: usize, set: u64 },
     Fast { host: usize, start: u64 },
+    Deputy { host: usize, start: u64 },
     Main { host: usize, start: u64 },
     Work { host: usize, start: u64, done: Done },
     Begin { fault: usize },
@@ -80,6 +89,12 @@ impl World {
         // Else the gates close at the first frames.
         plan.watches_clocks = bent != Bent::Clocks;
         plan.unwaited = bent == Bent::Unwaited;
+        plan.answers_for_it = bent == Bent::Answers;
+        // Without a gate warm addresses are served.
+        plan.warm &= bent != Bent::Bypass;
+        if let Bent::Breaks(rule) = bent {
+            plan.broken = Some(rule);
+        }
         let machines = cluster.machines();
         let rates = draw_rates(&mut rng, machines, bent);
         let hosts = rates.into_iter().map(|rate| {
@@ -188,6 +203,7 @@ impl World {
             Event::Frame { to, frame } => self.arrive(to, frame),
             Event::Timer { host, life, contact, set } => self.timer(host, life, contact, set),
             Event::Fast { host, start } => self.fast(host, start),
+            Event::Deputy { host, start } => self.deputy(host, start),
             Event::Main { host, start } => self.main(host, start),
             Event::Work { host, start, done } => {
                 if self.daemon_of(host, start).is_some() {
@@ -278,20 +294,56 @@ impl World {
             return;
         }
         host.fast_at = u64::MAX;
-        let Some((daemon, machine)) = host.running(now) else { return };
-        let due = daemon.fast.turn(machine.kernel, machine.now);
+        if let Some(until) = host.blocked.filter(|until| now < *until) {
+            return self.wake_fast_at(at, until);
+        }
+        let Some((daemon, mut machine)) = host.running(now) else { return };
+        let wake = daemon.fast.turn(&mut machine);
+        let deputy = daemon.fast.deputy();
         let hands = daemon.fast.hands();
-        let (taken, reports) = (hands.taken, !hands.reports.is_empty());
+        let rung = std::mem::take(&mut hands.rung);
+        self.stats.note(std::mem::take(&mut hands.counts));
         if let Some(wrong) = hands.wrong.take() {
             self.wrong = Some(format!("machine {} {wrong}", at + 1));
         }
-        if !hands.fail_removes {
-            host.addresses.iter_mut().zip(taken).for_each(|(up, taken)| *up = taken);
-        }
-        let next = host.clock.real_of(due, now);
+        host.blocked = None;
+        let next = match wake {
+            Wake::At(due) => host.clock.real_of(due, now),
+            Wake::Blocked(for_ns) => {
+                self.stats.hung += u64::from(for_ns > 2_000 * MS);
+                *host.blocked.insert(now + for_ns)
+            }
+            Wake::Dead => {
+                host.kill_daemon();
+                self.note(at, || "daemon killed between two steps".to_owned());
+                return self.follow_up(at);
+            }
+        };
+        let deputy = deputy.map(|due| host.clock.real_of(due, now));
         self.wake_fast_at(at, next);
-        if reports {
+        if let Some(due) = deputy {
+            self.wake_deputy_at(at, due);
+        }
+        if rung {
             self.wake_main(at);
+        }
+        self.follow_up(at);
+    }
+
+    fn deputy(&mut self, at: usize, start: u64) {
+        let now = self.now;
+        let host = &mut self.hosts[at];
+        if host.start != start || host.deputy_at != now {
+            return;
+        }
+        host.deputy_at = u64::MAX;
+        let Some((daemon, mut machine)) = host.running(now) else {
+            return self.wake_deputy_at(at, now + MS);
+        };
+        daemon.fast.stand_in(&mut machine);
+        if let Some(due) = daemon.fast.deputy() {
+            let due = host.clock.real_of(due, now);
+            self.wake_deputy_at(at, due);
         }
         self.follow_up(at);
     }

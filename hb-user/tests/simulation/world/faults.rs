@@ -65,14 +65,29 @@ impl World {
                 }
             }
             Fault::FailAdds { host } => {
-                self.hosts[host].fail_adds = true;
-                self.pass_on_failures();
+                let some = self.rng.within(1, (1 << self.plan.vips) - 1);
+                self.hosts[host].addresses.fail_adds = some;
                 self.make_room(host);
             }
             Fault::FailRemoves { host } => {
-                self.hosts[host].fail_removes = true;
-                self.pass_on_failures();
+                self.hosts[host].addresses.fail_removes = true;
                 self.fail(host);
+            }
+            Fault::SlowLock { host } => {
+                self.hosts[host].addresses.slow = true;
+                self.make_room(host);
+            }
+            Fault::FullQueue { host } => {
+                self.hosts[host].addresses.full = true;
+                self.make_room(host);
+            }
+            Fault::Strip { host } => self.strip(host),
+            Fault::Ungated { host } => self.gate(host, false),
+            Fault::Stab { host } => {
+                let steps = self.rng.within(1, 60) as u32;
+                if let Some(daemon) = &mut self.hosts[host].daemon {
+                    daemon.fast.hands().dies_in = Some(steps);
+                }
             }
             Fault::FailCleans { host } => {
                 self.hosts[host].fail_cleans = true;
@@ -128,9 +143,27 @@ impl World {
             | Fault::FailRemoves { .. }
             | Fault::Fail { .. } => {
                 for host in &mut self.hosts {
-                    (host.fail_starts, host.fail_adds, host.fail_removes) = Default::default();
+                    host.fail_starts = false;
+                    (host.addresses.fail_adds, host.addresses.fail_removes) = Default::default();
                 }
-                self.pass_on_failures();
+            }
+            Fault::SlowLock { host } => {
+                let now = self.now;
+                let found = &mut self.hosts[*host];
+                found.addresses.slow = false;
+                if let Some(until) = &mut found.blocked {
+                    *until = (*until).min(now);
+                    self.wake_fast(*host);
+                }
+            }
+            Fault::FullQueue { host } => self.hosts[*host].addresses.full = false,
+            Fault::Strip { host } => self.strip(*host),
+            Fault::Ungated { host } => self.gate(*host, true),
+            Fault::Stab { host } => {
+                if let Some(daemon) = &mut self.hosts[*host].daemon {
+                    daemon.fast.hands().dies_in = None;
+                }
+                self.start_daemon(*host);
             }
             Fault::FailCleans { host } => {
                 self.hosts[*host].fail_cleans = false;
@@ -241,12 +274,22 @@ impl World {
         }
     }
 
-    fn pass_on_failures(&mut self) {
-        for host in &mut self.hosts {
-            if let Some(daemon) = &mut host.daemon {
-                daemon.fast.hands().fail_adds = host.fail_adds;
-                daemon.fast.hands().fail_removes = host.fail_removes;
+    /// Somebody else removes addresses.
+    fn strip(&mut self, host: usize) {
+        let Self { rng, hosts, .. } = self;
+        for up in hosts[host].addresses.up.iter_mut().flatten() {
+            if rng.chance(500) {
+                *up = None;
             }
+        }
+    }
+
+    /// The gate of a machine is first at every interface, or not.
+    fn gate(&mut self, host: usize, all: bool) {
+        if let Some(daemon) = &mut self.hosts[host].daemon {
+            daemon.on_gated(all);
+            self.wake_main(host);
+            self.wake_fast(host);
         }
     }
 
