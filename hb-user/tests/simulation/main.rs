@@ -4,13 +4,13 @@
 //! `cargo xtask simulate --seeds 100000` runs more of each kind, and `--seed` says where to begin; a failure
 //! prints its seed and everything that happened, and `--show` the same of runs that pass.
 
+mod broken_rules;
 mod clock;
 mod daemon;
 mod fast;
 mod host;
 mod judge;
 mod kernel;
-mod mutants;
 mod network;
 mod plan;
 mod rng;
