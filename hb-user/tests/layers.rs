@@ -17,7 +17,7 @@ struct Rule {
     names: &'static [&'static str],
 }
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     Rule {
         layer: "library of both halves",
         within: &["hb-ebpf/src/"],
@@ -71,6 +71,35 @@ const RULES: [Rule; 9] = [
             "daemon",
             "fast",
             "control",
+            "UdpSocket",
+            "File",
+        ],
+    },
+    Rule {
+        layer: "engine",
+        within: &["hb-user/src/engine/"],
+        but: &[],
+        names: &[
+            "fs",
+            "env",
+            "thread",
+            "process",
+            "tokio",
+            "tracing",
+            "libc",
+            "aya",
+            "socket2",
+            "clock",
+            "Instant",
+            "SystemTime",
+            "println",
+            "eprintln",
+            "netlink_sys",
+            "netlink_packet_route",
+            "kernel",
+            "daemon",
+            "control",
+            "address",
             "UdpSocket",
             "File",
         ],

@@ -10,20 +10,18 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         Record, Terms,
-        op::{DONE, Op, Order},
+        op::{Op, Order},
         start,
     },
     maps::Life,
-    time::BootTime,
     wire::GROUPS,
 };
 
-use super::{Daemon, LocalVip, resources::describe};
+use super::{Daemon, LocalVip};
 use crate::{
     beginning::{Begin, Step},
     config::{Config, Policy},
-    core::{Input, RecordFacts},
-    id::{GroupId, NodeId},
+    id::GroupId,
     kernel::{Guarded, Kernel, KernelError, Leases, Shared},
     state_dir::{StateDir, StateDirError},
 };
@@ -106,22 +104,6 @@ pub(super) fn take_up(
     Ok(learner)
 }
 
-/// Ends the part of all records, which are about to be gone, those of earlier configurations as well.
-/// Returns when everything they promised has run out; `None` if that is not known of each.
-///
-/// # Errors
-///
-/// [`KernelError`].
-pub(super) fn part(leases: &Leases) -> Result<Option<BootTime>, KernelError> {
-    let mut latest = Some(BootTime::NEVER);
-    for group in 0..GROUPS as u8 {
-        let answer = leases.order(Order::new(Op::Part, group))?;
-        let end = (answer.code == DONE).then_some(BootTime(answer.now_ns));
-        latest = latest.zip(end).map(|(latest, end)| latest.max(end));
-    }
-    Ok(latest)
-}
-
 /// Returns the set of voters, if this node has not taken part in it and must not do so by itself:
 /// until every machine goes by it, a majority of the old set may exist beside one of the new.
 ///
@@ -147,119 +129,9 @@ pub(super) fn new_voters(
 }
 
 impl Daemon {
-    /// Asks for a change of a group's record, and tells the core what it is then. Returns whether
-    /// it was changed.
-    pub(super) fn order(&mut self, group: GroupId, op: Op) -> bool {
-        self.order_with(Order::new(op, group.0))
-    }
-
-    /// Does the same with an argument.
-    pub(super) fn order_with(&mut self, order: Order) -> bool {
-        self.order_for_code(order) == Some(DONE)
-    }
-
-    /// Does the same and returns what came of it, `None` if the kernel did not say.
-    pub(super) fn order_for_code(&mut self, order: Order) -> Option<u8> {
-        let group = GroupId(order.group);
-        let code = match self.leases.order(order) {
-            Ok(answer) => Some(answer.code),
-            Err(error) => {
-                let group = self.group_name(group);
-                tracing::error!(group, error = describe(&error), "record not changed");
-                None
-            }
-        };
-        self.look_at_record(group);
-        code
-    }
-
     /// Tells the core what the record of a group says now.
     pub(super) fn look_at_record(&mut self, group: GroupId) {
-        let Some(record) = self.shared.record(group) else { return };
-        let record = RecordFacts::from(&record);
-        let step = (record.state, record.epoch);
-        if std::mem::replace(&mut self.seen[usize::from(group.0)], step) != step {
-            // What moved it is in the maps by now: the core hears of that first, so that it knows
-            // why.
-            for peer in self.others() {
-                self.look_at(peer);
-            }
-        }
-        self.feed(Input::Record { group, record });
-    }
-
-    /// Looks at all records, and keeps disk and records in step.
-    pub(super) fn look_at_records(&mut self) {
-        self.learn();
-        for group in self.groups() {
-            self.keep_generation(group);
-            self.look_at_vow(group);
-            self.look_at_record(group);
-        }
-        self.store();
-    }
-
-    /// Has the generation stored that a record has heard of, and tells the record once it is: before
-    /// that it neither votes for nor seeks any epoch of it.
-    fn keep_generation(&mut self, group: GroupId) {
-        if self.learner {
-            return;
-        }
-        let Some(record) = self.shared.record(group) else { return };
-        let Some(wanted) = start::generation_wanted(&record) else { return };
-        if let Some(generation) = self.disk.storage.keep(wanted) {
-            self.order_with(Order { generation, ..Order::new(Op::GenerationStored, group.0) });
-        }
-    }
-
-    /// Ends the life of a learner once every other voter was heard: whatever this node may have
-    /// promised before it lost its numbers, those it promised it to know the epoch, and the witness
-    /// knows what it sought itself. Where the voters are new, each has to go by them as well. Or once
-    /// an operator says so.
-    fn learn(&mut self) {
-        if !self.learner {
-            return;
-        }
-        let own = self.shared.node().config_hash;
-        let fits = |peer: NodeId| {
-            self.shared.peer(peer).is_some_and(|peer| {
-                let alive = matches!(Life::from_code(peer.life), Life::Alive | Life::Late);
-                alive && (self.new_voters.is_none() || peer.config_hash == own)
-            })
-        };
-        if self.confirmed {
-            self.confirm("an operator confirmed it");
-        } else if self.others().into_iter().all(fits) {
-            self.confirm("every other machine was heard");
-        }
-    }
-
-    /// Lets a learner take part, above everything it has heard of, once that is stored.
-    fn confirm(&mut self, why: &'static str) {
-        let records = self.groups().into_iter().filter_map(|group| self.shared.record(group));
-        let generations: Option<Vec<_>> =
-            records.map(|record| start::learned_generation(&record)).collect();
-        // Of groups that this node does not have, any more or yet, it may have promised epochs as well.
-        let words = self.others().into_iter().filter_map(|peer| self.shared.peer(peer));
-        let told = words.map(|peer| start::told_generation(&peer.words)).max();
-        let told = told.unwrap_or(0).checked_add(1);
-        let learned = generations.and_then(|all| all.into_iter().max()).zip(told);
-        let Some(learned) = learned.map(|(learned, told)| learned.max(told)) else {
-            if !std::mem::replace(&mut self.used_up, true) {
-                tracing::error!("the generations are used up: give this node a new id");
-            }
-            return self.answer_confirmations(|| Err("the generations are used up".to_owned()));
-        };
-        let voters = self.new_voters.as_deref();
-        let Some(generation) = self.disk.storage.take_part(voters, learned) else { return };
-        self.learner = false;
-        self.new_voters = None;
-        tracing::info!(generation, why, "no learner any more");
-        for group in self.groups() {
-            self.order_with(Order { generation, ..Order::new(Op::Start, group.0) });
-        }
-        let done = || Ok(format!("no learner any more: takes part from generation {generation}"));
-        self.answer_confirmations(done);
+        self.steer(|controller, hands| controller.look_at_record(hands, group));
     }
 
     /// Tells the operators who confirmed a learner what came of it.

@@ -1,7 +1,7 @@
 //! From a prepared node to a running one, in the order that leaves nothing half done.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use hb_ebpf::{
 use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
-    Daemon, EngineKind, anew,
+    Daemon, EngineKind, act, anew,
     clean::Cleaner,
     disk::Disk,
     fence::Fences,
@@ -33,13 +33,13 @@ use super::{
     start_error::StartError,
     strays::{self, Strays},
     survey::Surveyor,
-    warm::Warm,
 };
 use crate::{
     beginning::{Begin, Beginning, Origin, Traces},
     clock,
     config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy},
     core::{Core, storage::Storage},
+    engine::controller::{self, Controller},
     fast::{Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{
@@ -288,12 +288,15 @@ fn assemble(
         .map_err(StartError::Cover)?;
 
     let storage = Storage::new(state.generation()?, &vows);
-    let disk = Disk::start(state, storage).map_err(StartError::Disk)?;
+    let disk = Disk::start(state).map_err(StartError::Disk)?;
+    let tick = config.timers.tick();
+    let controller =
+        Controller::new(controller::Begin { core, storage, tick, learner, new_voters, now });
 
     let mut daemon = Daemon {
         incarnation,
         started: now,
-        tick: config.timers.tick(),
+        tick,
         resuming,
         trials: BTreeMap::new(),
         memory: BTreeMap::new(),
@@ -305,16 +308,11 @@ fn assemble(
         vips,
         fingerprints,
         strays,
-        core,
-        inputs: VecDeque::new(),
+        controller,
         kernel,
         shared,
         leases,
-        learner,
-        new_voters,
-        confirmed: false,
         confirmations: Vec::new(),
-        used_up: false,
         fast,
         workers,
         done,
@@ -327,10 +325,7 @@ fn assemble(
         unsettled: BTreeSet::new(),
         log_lost,
         told_lost: 0,
-        watch_refused: None,
         counted: BootTime::NEVER,
-        stopping: false,
-        round: now,
         pauses: Default::default(),
         peers_pauses: BTreeMap::new(),
         defended: BTreeMap::new(),
@@ -339,7 +334,6 @@ fn assemble(
         surveyor,
         cleaner,
         ended: BTreeMap::new(),
-        warm: Warm::default(),
         macs: Default::default(),
         anew,
         paths: Default::default(),
@@ -347,7 +341,6 @@ fn assemble(
         routes: Default::default(),
         pins_lock,
         unpinned: None,
-        seen: Default::default(),
     };
     daemon.ask_pings();
     daemon.listen(now);
@@ -420,10 +413,7 @@ impl Daemon {
 
     /// Begins to watch a peer, whoever counts its misses.
     pub(super) fn watch(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
-        match self.engine.0 {
-            EngineKind::KernelTimer => self.kernel.arm(peer, forget),
-            EngineKind::User => self.kernel.watch(peer, forget),
-        }
+        act::watch(&mut self.kernel, self.engine.0, peer, forget)
     }
 
     /// Returns the shared maps.

@@ -29,20 +29,9 @@ pub(crate) enum Command {
 
 pub(crate) enum Report {
     Event(Event),
-    Sought {
-        group: usize,
-    },
-    /// `peer` is whose death, frozen controller or release set it off, 0 if it was asked for.
-    Took {
-        group: usize,
-        epoch: Epoch,
-        peer: u8,
-        result: Result<(), String>,
-    },
-    Dropped {
-        group: usize,
-        result: Result<(), String>,
-    },
+    Sought { group: usize },
+    Took { group: usize, epoch: Epoch, result: Result<(), String> },
+    Dropped { group: usize, result: Result<(), String> },
 }
 
 pub(crate) struct Fast {
@@ -160,7 +149,7 @@ impl Ground for Turn<'_> {
     }
 
     /// As in `fast/thread.rs`.
-    fn put_up(&mut self, group: GroupId, epoch: Epoch, trigger: Trigger, _: Steps) {
+    fn put_up(&mut self, group: GroupId, epoch: Epoch, _: Trigger, _: Steps) {
         let group = usize::from(group.0);
         let record = &self.kernel.records[group];
         if record.state() != State::Holding || record.epoch != epoch.0 {
@@ -179,11 +168,7 @@ impl Ground for Turn<'_> {
             }
             self.kernel.probe(self.now);
         }
-        let peer = match trigger {
-            Trigger::Asked => 0,
-            Trigger::Death(peer, _) | Trigger::Controller(peer) | Trigger::Release(peer) => peer.0,
-        };
-        hands.reports.push_back(Report::Took { group, epoch, peer, result });
+        hands.reports.push_back(Report::Took { group, epoch, result });
     }
 
     fn take_down(&mut self, group: GroupId) {

@@ -5,10 +5,11 @@ use hb_user::core::Phase;
 
 use crate::{
     clock::Clock,
-    daemon::{Daemon, Disk, Machine},
+    daemon::{Daemon, Departure, Disk, Machine, Strike},
     kernel::Kernel,
     network::Frames,
     plan::Plan,
+    rng::Rng,
 };
 
 /// How a machine came to part with a group.
@@ -63,7 +64,17 @@ pub(crate) struct Host {
     pub(crate) fail_cleans: bool,
     pub(crate) fail_fences: bool,
     pub(crate) slow_disk: bool,
+    /// Nothing can be stored.
+    pub(crate) fail_disk: bool,
+    /// The kernel does not say what came of an order.
+    pub(crate) fail_orders: bool,
     pub(crate) no_path: bool,
+    /// The fast path does not go round.
+    pub(crate) stuck: bool,
+    /// The end of this daemon, or of the machine.
+    pub(crate) strike: Option<Strike>,
+    /// Whether something may be open at the addresses of each group.
+    pub(crate) open: Vec<bool>,
 }
 
 impl Host {
@@ -97,12 +108,24 @@ impl Host {
             fail_cleans: false,
             fail_fences: false,
             slow_disk: false,
+            fail_disk: false,
+            fail_orders: false,
             no_path: false,
+            stuck: false,
+            strike: None,
+            open: vec![false; plan.groups],
         }
     }
 
     /// A daemon starts, and with it a kernel half if there is none. Returns whether there was one.
-    pub(crate) fn start_daemon(&mut self, plan: &Plan, me: usize, nonce: u64, real: u64) -> bool {
+    pub(crate) fn start_daemon(
+        &mut self,
+        plan: &Plan,
+        me: usize,
+        nonce: u64,
+        real: u64,
+        rng: &mut Rng,
+    ) -> bool {
         let found = self.kernel.is_some();
         if !found {
             self.life += 1;
@@ -110,7 +133,16 @@ impl Host {
         }
         let kernel = self.kernel.get_or_insert_with(|| Kernel::new(plan, me, nonce));
         let now = self.clock.at(real);
-        let mut machine = Machine { kernel, disk: &mut self.disk, now };
+        self.strike = None;
+        let mut machine = Machine {
+            kernel,
+            disk: &mut self.disk,
+            now,
+            open: &self.open,
+            rng,
+            fail_orders: false,
+            strike: &mut self.strike,
+        };
         let mut daemon = Daemon::start(plan, me, &mut machine, found);
         daemon.fast.hands().fail_adds = self.fail_adds;
         daemon.fast.hands().fail_removes = self.fail_removes;
@@ -127,21 +159,40 @@ impl Host {
         self.daemon = None;
         self.frozen = false;
         self.leaves = false;
+        self.strike = None;
         self.fast_at = u64::MAX;
         self.main_at = u64::MAX;
     }
 
-    /// The daemon has left in order, and taken all that was its with it, but for a note.
-    pub(crate) fn left(&mut self, real: u64) {
+    /// The daemon has left in order, and takes all that was its with it, but for a note. Returns what it
+    /// does and must not.
+    pub(crate) fn left(&mut self, real: u64) -> Option<String> {
         let now = self.clock.at(real);
-        self.disk.parted = self.kernel.as_mut().and_then(|kernel| kernel.part(now));
+        let Some(daemon) = &mut self.daemon else { return None };
+        let mut departure = Departure {
+            pinned: &mut self.kernel,
+            kept: None,
+            disk: &mut self.disk,
+            now,
+            strike: &mut self.strike,
+            wrong: None,
+        };
+        let left = daemon.leave(&mut departure);
+        let wrong = departure.wrong.take();
+        if left.is_err() {
+            // Killed before its pins were gone.
+            self.kill_daemon();
+            return wrong;
+        }
         for group in 0..self.runs.len() {
-            let phase = self.daemon.as_ref().map(|daemon| daemon.core.view().groups[group].phase);
+            let phase = self.daemon.as_ref().map(|daemon| daemon.phase(group));
             if phase.is_some_and(|phase| phase.held().is_some()) {
                 self.partings[group] = Parting::Given;
             }
         }
+        self.open.fill(false);
         self.clear();
+        wrong
     }
 
     fn clear(&mut self) {
@@ -153,6 +204,7 @@ impl Host {
     pub(crate) fn power_off(&mut self) {
         self.clear();
         self.runs.fill(false);
+        self.open.fill(false);
         self.disk.parted = None;
         self.powered = false;
         self.resumed = None;
@@ -163,7 +215,7 @@ impl Host {
     /// An operator ends what hb may not have been able to stop, before saying that nothing runs.
     pub(crate) fn end_what_does_not_stop(&mut self) {
         let Some(daemon) = &self.daemon else { return };
-        for (runs, view) in self.runs.iter_mut().zip(daemon.core.view().groups) {
+        for (runs, view) in self.runs.iter_mut().zip(daemon.controller.core().view().groups) {
             let stops = matches!(
                 view.phase,
                 Phase::Stopping { .. } | Phase::Blocked { .. } | Phase::Clearing
@@ -173,20 +225,33 @@ impl Host {
     }
 
     /// What runs looks at the clock; `None` if it does not run now.
-    pub(crate) fn running(&mut self, real: u64) -> Option<(&mut Daemon, Machine<'_>)> {
+    pub(crate) fn running<'a>(
+        &'a mut self,
+        real: u64,
+        rng: &'a mut Rng,
+    ) -> Option<(&'a mut Daemon, Machine<'a>)> {
         if self.frozen || self.clock.stands() {
             return None;
         }
         let now = self.clock.at(real);
         let kernel = self.kernel.as_mut()?;
-        let machine = Machine { kernel, disk: &mut self.disk, now };
+        let machine = Machine {
+            kernel,
+            disk: &mut self.disk,
+            now,
+            open: &self.open,
+            rng,
+            fail_orders: self.fail_orders,
+            strike: &mut self.strike,
+        };
         self.daemon.as_mut().map(|daemon| (daemon, machine))
     }
 
     /// Tells whether the clock goes and the daemon runs, if there is a kernel half that needs one.
     pub(crate) fn is_well(&self) -> bool {
-        let hangs =
-            self.frozen || (self.daemon.is_none() && self.start > 0 && self.kernel.is_some());
+        let hangs = self.stuck
+            || self.frozen
+            || (self.daemon.is_none() && self.start > 0 && self.kernel.is_some());
         !self.clock.stands() && !hangs
     }
 

@@ -11,7 +11,7 @@ use hb_ebpf::{
     lease::{
         Record, Terms, gate, holder,
         identity::{self, Places},
-        op::{self, DONE, Op, Order},
+        op::{self, Op, Order},
         start, word,
     },
     maps::{self, Cause, Event, EventKind, LeaseNews, Life, Link, Node, Peer, PeerLock},
@@ -368,13 +368,26 @@ impl Kernel {
         places
     }
 
-    /// Ends the part of all records; returns when everything they promised has run out.
-    pub(crate) fn part(&mut self, now: u64) -> Option<u64> {
-        let groups = 0..self.records.len() as u8;
-        let ends: Vec<Order> =
-            groups.map(|group| self.order(Order::new(Op::Part, group), now)).collect();
-        let known = ends.iter().all(|order| order.code == DONE);
-        ends.iter().map(|order| order.now_ns).max().filter(|_| known)
+    /// Has all records hold and seek nothing, as `close` in `daemon/removal/mod.rs`.
+    pub(crate) fn close_all(&mut self, now: u64) {
+        for group in 0..self.records.len() {
+            let op = match self.state(group) {
+                State::Holding => Op::Release,
+                State::Seeking => Op::TermsChanged,
+                State::Idle | State::Released => continue,
+            };
+            self.order(Order::new(op, group as u8), now);
+        }
+    }
+
+    /// Returns until when the records are bound, or packets that they let pass may leave.
+    pub(crate) fn bound_until(&self) -> u64 {
+        let until = |record: &Record| {
+            let promise = if record.vow == 0 { record.until_ns } else { 0 };
+            let wait = if record.open_until_ns == 0 { 0 } else { self.terms.wait_ns() };
+            promise.max(record.open_until_ns + wait)
+        };
+        self.records.iter().map(until).max().unwrap_or(0)
     }
 }
 

@@ -14,7 +14,10 @@ use hb_user::{
     id::{GroupId, NodeId},
 };
 
-use crate::rng::Rng;
+use crate::{
+    mutants::{Mutant, Sound},
+    rng::Rng,
+};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const INTERVAL: u64 = 5 * MS;
@@ -32,6 +35,11 @@ pub(crate) const FENCE: u64 = 200 * MS;
 pub(crate) const FENCE_DELAY: u64 = 60 * MS;
 /// Longest that a simulated disk takes to store something, while it is slow.
 pub(crate) const SLOW_DISK: u64 = 600 * MS;
+
+/// Returns nanoseconds as a duration.
+pub(crate) const fn span(ns: u64) -> Duration {
+    Duration::from_nanos(ns)
+}
 
 /// Which machines there are, and under which policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +85,10 @@ pub(crate) struct Plan {
     pub(crate) changes: [u32; GROUPS],
     /// A group that is changed takes part at once.
     pub(crate) unwaited: bool,
+    /// Whether addresses are up on nodes that do not serve.
+    pub(crate) warm: bool,
+    /// What is wrong with every engine.
+    pub(crate) mutant: fn() -> Box<dyn Mutant>,
     /// Whether kernel halves look at what frames say of clocks.
     pub(crate) watches_clocks: bool,
 }
@@ -93,6 +105,8 @@ impl Plan {
             changes: [0; GROUPS],
             unwaited: false,
             watches_clocks: true,
+            warm: rng.chance(300),
+            mutant: || Box::new(Sound),
         }
     }
 

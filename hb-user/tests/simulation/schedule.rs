@@ -1,6 +1,7 @@
 //! Which faults, when.
 
 use crate::{
+    daemon::Strike,
     network::Trouble,
     plan::{Cluster, MS, Plan},
     rng::Rng,
@@ -82,6 +83,28 @@ pub(crate) enum Fault {
     SlowDisk {
         host: usize,
     },
+    /// Nothing can be stored, as far as anybody is told.
+    FailDisk {
+        host: usize,
+    },
+    /// The kernel does not say what came of an order.
+    FailOrders {
+        host: usize,
+    },
+    /// The daemon is killed, or the machine loses power, in the middle of what the daemon does: at that call
+    /// from now.
+    Strike {
+        host: usize,
+        strike: Strike,
+    },
+    /// The fast path does not go round, and the daemon does.
+    Stick {
+        host: usize,
+    },
+    /// The gate cannot be put at an interface.
+    Ungate {
+        host: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -120,7 +143,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(25) {
+    match rng.index(32) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -145,6 +168,15 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             _ => Fault::FailRemoves { host: node },
         },
         19 => Fault::SlowDisk { host: node },
+        24 => Fault::FailDisk { host: node },
+        25 => Fault::FailOrders { host: node },
+        26..=28 => {
+            let calls = rng.within(1, 60) as u32;
+            let (power, done) = (rng.chance(400), rng.chance(500));
+            Fault::Strike { host: node, strike: Strike { calls, power, done } }
+        }
+        29 => Fault::Stick { host: node },
+        30 => Fault::Ungate { host: node },
         22 | 23 => Fault::NoPath { host: node, alone: rng.chance(500) },
         20 | 21 => Fault::Edit { group: rng.index(plan.groups), host: node },
         _ => match plan.cluster {

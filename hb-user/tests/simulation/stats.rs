@@ -22,6 +22,8 @@ pub(crate) struct Stats {
     pub(crate) lost_and_run: u64,
     pub(crate) residues: u64,
     pub(crate) jumps: u64,
+    /// Daemons and machines that ended in the middle of something.
+    pub(crate) struck: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -63,6 +65,7 @@ impl Stats {
         self.lost_and_run += other.lost_and_run;
         self.residues += other.residues;
         self.jumps += other.jumps;
+        self.struck += other.struck;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

@@ -87,6 +87,14 @@ impl World {
                 self.tell_of_path(host, alone);
             }
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
+            Fault::FailDisk { host } => self.hosts[host].fail_disk = true,
+            Fault::FailOrders { host } => self.hosts[host].fail_orders = true,
+            Fault::Strike { host, strike } => {
+                let host = &mut self.hosts[host];
+                host.strike = host.daemon.is_some().then_some(strike);
+            }
+            Fault::Stick { host } => self.hosts[host].stuck = true,
+            Fault::Ungate { host } => self.tell_of_gate(host, Err("no gate".to_owned())),
             Fault::Edit { group, host } => {
                 self.plan.changes[group] += 1;
                 if self.hosts[host].daemon.is_some() {
@@ -146,6 +154,18 @@ impl World {
                 self.tell_of_path(*host, false);
             }
             Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
+            Fault::FailDisk { host } => self.hosts[*host].fail_disk = false,
+            Fault::FailOrders { host } => self.hosts[*host].fail_orders = false,
+            Fault::Strike { host, .. } => {
+                self.hosts[*host].strike = None;
+                self.boot(*host);
+                self.start_daemon(*host);
+            }
+            Fault::Stick { host } => {
+                self.hosts[*host].stuck = false;
+                self.look_again(*host);
+            }
+            Fault::Ungate { host } => self.tell_of_gate(*host, Ok(())),
             Fault::Edit { .. } => {
                 if !self.renew() {
                     return self.after(MS / 4, Event::End { fault: at });
@@ -202,6 +222,10 @@ impl World {
             );
         }
         self.feed(host, Input::Isolated(isolated));
+    }
+
+    fn tell_of_gate(&mut self, host: usize, result: Result<(), String>) {
+        self.feed(host, Input::Gated { group: GroupId(0), result });
     }
 
     /// A machine that stood still goes on: what waits in its ring comes first.

@@ -97,7 +97,7 @@ impl World {
         if !host.powered || host.daemon.is_some() {
             return;
         }
-        let found = host.start_daemon(&self.plan, at, nonce, now);
+        let found = host.start_daemon(&self.plan, at, nonce, now, &mut self.rng);
         self.stats.resumed += u64::from(found);
         self.note(at, || format!("daemon starts, kernel half found: {found}"));
         self.tell_of_path(at, false);
@@ -120,10 +120,13 @@ impl World {
         let takes = match work {
             Work::Clean { .. } => rng.within(MS / 10, 3 * MS),
             Work::Start { .. } | Work::Stop { .. } => rng.within(MS / 2, 6 * MS),
-            Work::FenceDue => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
-            Work::Fence if rng.chance(100) => rng.within(100 * MS, 400 * MS),
-            Work::Fence => rng.within(2 * MS, 60 * MS),
-            Work::Silence => self.plan.terms(at).wait_ns(),
+            // Who waits may have to wait for the processor as well.
+            Work::FenceDue(_) if rng.chance(100) => rng.within(FENCE_DELAY, 400 * MS),
+            Work::FenceDue(_) => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
+            Work::Fence(_) if rng.chance(100) => rng.within(100 * MS, 400 * MS),
+            Work::Fence(_) => rng.within(2 * MS, 60 * MS),
+            Work::Warm { .. } => rng.within(MS / 20, MS),
+            Work::Silence(_) => self.plan.terms(at).wait_ns(),
             Work::Store(_) if self.hosts[at].slow_disk => rng.within(20 * MS, SLOW_DISK),
             Work::Store(_) => rng.within(MS / 20, 8 * MS),
         };
@@ -144,7 +147,7 @@ impl World {
                     host.lanes[group] = due;
                 }
             }
-            Work::Fence => {
+            Work::Fence(_) => {
                 // An agent may do it and not know it.
                 let fails = host.fail_fences;
                 if fails {
@@ -155,13 +158,20 @@ impl World {
                     self.at(off, Event::PowerOff { host: 1 - at });
                 }
             }
-            // It may be there before anybody is told so.
-            Work::Store(ref write) if self.rng.chance(500) => host.disk.store(write),
+            Work::Store(ref write) => {
+                // It may be there before anybody is told so, or though it is told otherwise.
+                if self.rng.chance(if host.fail_disk { 200 } else { 500 }) {
+                    host.disk.store(write);
+                }
+                if host.fail_disk {
+                    result = Err("disk full".to_owned());
+                }
+            }
             Work::Clean { .. } if host.fail_cleans => {
                 let more = self.rng.chance(700);
                 result = Err(if more { THERE_IS_MORE } else { "refused" }.to_owned());
             }
-            Work::Clean { .. } | Work::FenceDue | Work::Silence | Work::Store(_) => {}
+            Work::Clean { .. } | Work::FenceDue(_) | Work::Silence(_) | Work::Warm { .. } => {}
         }
         let start = self.hosts[at].start;
         self.at(due, Event::Work { host: at, start, done: Done { work, result } });
@@ -170,7 +180,7 @@ impl World {
 
 /// Rates within rho of each other, often at its ends.
 pub(super) fn draw_rates(rng: &mut Rng, count: usize, bent: Bent) -> Vec<u64> {
-    let most = if bent == Bent::Clocks { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
+    let most = if matches!(bent, Bent::Clocks) { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
     let rate = |_| match rng.index(3) {
         0 => RATE_ONE,
         1 => most,
