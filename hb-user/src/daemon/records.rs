@@ -1,28 +1,25 @@
-//! The records of the groups as the daemon deals with them: begun, looked at, kept in step with
-//! the disk.
+//! The records of the groups, and the numbers that outlive a daemon, as its engine reaches them at a start.
 //!
-//! The record itself lies in the kernel, which changes it under a lock with every frame. Here it
-//! is only looked at, and asked for a change ([`Op`]).
+//! The record itself lies in the kernel, which changes it under a lock with every frame. The engine only
+//! looks at it, and asks for a change ([`Op`](hb_ebpf::lease::op::Op)).
 
 use std::collections::BTreeMap;
 
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{
-        Record, Terms,
-        op::{Op, Order},
-        start,
-    },
+    lease::{Record, Terms, op::Order, start::is_learner},
     maps::Life,
+    time::BootTime,
     wire::GROUPS,
 };
 
-use super::{Daemon, LocalVip};
+use super::{Daemon, LocalVip, start_error::StartError};
 use crate::{
-    beginning::{Begin, Step},
-    config::{Config, Policy},
+    config::Config,
+    engine::controller::start,
     id::GroupId,
     kernel::{Guarded, Kernel, KernelError, Leases, Shared},
+    parting,
     state_dir::{StateDir, StateDirError},
 };
 
@@ -55,77 +52,61 @@ pub(super) fn vows(
 pub(super) fn found(shared: &Shared) -> ([u32; GROUPS], bool) {
     let record = |place| shared.record(GroupId(place as u8)).unwrap_or_default();
     let records: [Record; GROUPS] = std::array::from_fn(record);
-    let learner = |record: &Record| record.fingerprint != 0 && start::is_learner(record);
+    let learner = |record: &Record| record.fingerprint != 0 && is_learner(record);
     (records.map(|record| record.fingerprint), records.iter().any(learner))
 }
 
-/// Carries out how records begin: the terms and what the gate guards are these, once it is their turn.
-///
-/// # Errors
-///
-/// [`KernelError`]. What was done by then is what the next try finds.
-pub(super) fn begin(
-    kernel: &mut Kernel,
-    leases: &Leases,
-    begin: &Begin,
-    terms: &Terms,
-    guarded: &[Guarded],
-) -> Result<(), KernelError> {
-    for step in begin.steps() {
-        match step {
-            Step::Order(order) => drop(leases.order(order)?),
-            Step::Terms => kernel.set_terms(terms)?,
-            Step::Addresses => kernel.set_vips(guarded)?,
-        }
-    }
-    Ok(())
+/// What a start, or a reload, changes in the kernel half.
+pub(super) struct Hands<'a> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) leases: &'a Leases,
+    pub(super) terms: &'a Terms,
+    /// What the gate looks after.
+    pub(super) guarded: &'a [Guarded],
 }
 
-/// Takes up what an earlier daemon left to do of the groups; `vows` are the epochs promised without an
-/// end, by what is on the disk. Returns whether this node is a learner.
-///
-/// # Errors
-///
-/// [`KernelError`].
-pub(super) fn take_up(
-    leases: &Leases,
-    groups: impl Iterator<Item = GroupId>,
-    vows: &BTreeMap<GroupId, Epoch>,
-) -> Result<bool, KernelError> {
-    let mut learner = false;
-    for group in groups {
-        // An agent of an earlier daemon has nobody to report to.
-        leases.order(Order::new(Op::FenceFailed, group.0))?;
-        let vow = vows.get(&group).copied().unwrap_or(Epoch::NONE);
-        let order = Order { epoch: vow.0, ..Order::new(Op::Rejoin, group.0) };
-        // Also of an earlier daemon that did not live to see it confirmed.
-        learner |= start::is_learner(&leases.order(order)?.record);
+impl start::Records for Hands<'_> {
+    type Error = KernelError;
+
+    fn order(&mut self, order: Order) -> Result<Order, KernelError> {
+        self.leases.order(order)
     }
-    Ok(learner)
+
+    fn set_terms(&mut self) -> Result<(), KernelError> {
+        self.kernel.set_terms(self.terms)
+    }
+
+    fn set_addresses(&mut self) -> Result<(), KernelError> {
+        self.kernel.set_vips(self.guarded)
+    }
 }
 
-/// Returns the set of voters, if this node has not taken part in it and must not do so by itself:
-/// until every machine goes by it, a majority of the old set may exist beside one of the new.
-///
-/// # Errors
-///
-/// The state directory's.
-pub(super) fn new_voters(
-    config: &Config,
-    state: &mut StateDir,
-) -> Result<Option<String>, StateDirError> {
-    let set = config.voter_set();
-    let known = state.voters()?;
-    if known.as_ref() == Some(&set) {
-        return Ok(None);
+impl start::Numbers for StateDir {
+    type Error = StartError;
+
+    fn reserve_incarnation(&mut self, earlier: u32) -> Result<u32, StartError> {
+        Ok(Self::reserve_incarnation(self, earlier)?)
     }
-    // Alone each node decides by itself; and a version before this file was wrote none.
-    let alone = config.cluster.policy == Policy::Available;
-    if alone || (known.is_none() && state.generation()? != 0) {
-        state.store_voters(&set)?;
-        return Ok(None);
+
+    fn take_note(&mut self) -> Result<Option<BootTime>, StartError> {
+        Ok(parting::take(self.path())?)
     }
-    Ok(Some(set))
+
+    fn voters(&mut self) -> Result<Option<String>, StartError> {
+        Ok(Self::voters(self)?)
+    }
+
+    fn store_voters(&mut self, set: &str) -> Result<(), StartError> {
+        Ok(Self::store_voters(self, set)?)
+    }
+
+    fn generation(&mut self) -> Result<u32, StartError> {
+        Ok(Self::generation(self)?)
+    }
+
+    fn reserve_generation(&mut self) -> Result<u32, StartError> {
+        Ok(Self::reserve_generation(self)?)
+    }
 }
 
 impl Daemon {

@@ -25,6 +25,7 @@ use crate::{
     config::{Config, Group, Name, Require},
     control::Reply,
     core::Input,
+    engine::controller::start,
     fast::{Effect, Rebind},
     id::GroupId,
     sockets::SweepError,
@@ -255,8 +256,9 @@ impl Daemon {
         let beginning = Beginning::Found(Some(generation));
         let begin = Begin { beginning, places, fingerprints, new_terms: false };
         let terms = self.config.terms(self.local.me.id).map_err(StartError::from)?;
-        records::begin(&mut self.kernel, &self.leases, &begin, &terms, &guarded)
-            .map_err(StartError::from)?;
+        let (kernel, leases) = (&mut self.kernel, &self.leases);
+        let mut hands = records::Hands { kernel, leases, terms: &terms, guarded: &guarded };
+        start::begin(&mut hands, &begin).map_err(StartError::from)?;
         if !self.fast.rebind(Rebind::of_groups(groups)) {
             return Err(RegroupError::Stuck);
         }

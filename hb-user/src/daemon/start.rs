@@ -35,11 +35,14 @@ use super::{
     survey::Surveyor,
 };
 use crate::{
-    beginning::{Begin, Beginning, Origin, Traces},
+    beginning::Begin,
     clock,
     config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy},
     core::{Core, storage::Storage},
-    engine::controller::{self, Controller},
+    engine::controller::{
+        self, Controller,
+        start::{self as begin, Found, Life},
+    },
     fast::{Fast, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{
@@ -47,7 +50,7 @@ use crate::{
     },
     key::peer_keys,
     link::{Ends, LinkSocket},
-    logging, nonce, parting,
+    logging, nonce,
     realtime::Demand,
     sockets::SweepError,
     state_dir::StateDir,
@@ -121,31 +124,21 @@ fn assemble(
     let has_record = kernel.found() && earlier.layout == LAYOUT;
     let resumes = has_record && earlier.config_hash == config.fingerprint();
     let terms = config.terms(local.me.id)?;
-    // The nonce outlives the daemon: with the number of an earlier life it would be that life.
-    let incarnation =
-        state.reserve_incarnation(if has_record { earlier.incarnation } else { 0 })?;
-    // Gone before anything is promised anew, and never believed twice.
-    let parted = parting::take(state.path())?;
-    let new_voters = records::new_voters(&config, &mut state)?;
     let (found, learns) = records::found(&shared);
     let places = Places::new(&found, &config.groups_wanted());
     config.place(&places);
     let fingerprints = config.fingerprints();
     let vips = records::by_place(&config, vips);
-    let traces = Traces {
-        stored: state.generation()?,
+    let found = Found {
         records: has_record,
+        // The nonce outlives the daemon: with the number of an earlier life it would be that life.
+        incarnation: earlier.incarnation,
         learns,
         lacks: places.begun().next().is_some(),
-        new_voters: new_voters.is_some(),
-        promises: config.cluster.policy != Policy::Available,
     };
-    let beginning = match traces.origin() {
-        Origin::Found => Beginning::Found(None),
-        Origin::Extended => Beginning::Found(Some(state.reserve_generation()?)),
-        Origin::New => Beginning::New(state.reserve_generation()?, parted),
-        Origin::Lost => Beginning::Lost,
-    };
+    let promises = config.cluster.policy != Policy::Available;
+    let life = begin::number(&mut state, found, &config.voter_set(), promises)?;
+    let Life { incarnation, beginning, new_voters } = life;
     let nonce =
         if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
     let identity = Identity {
@@ -232,9 +225,11 @@ fn assemble(
     };
     let new_terms = kernel.terms()? != terms;
     let begin = Begin { beginning, places, fingerprints, new_terms };
-    records::begin(&mut kernel, &leases, &begin, &terms, &guarded)?;
+    let mut hands =
+        records::Hands { kernel: &mut kernel, leases: &leases, terms: &terms, guarded: &guarded };
+    begin::begin(&mut hands, &begin)?;
     let strays = Strays::begin(gated, &stray);
-    let learner = records::take_up(&leases, config.groups.iter().map(|group| group.id), &vows)?;
+    let learner = begin::take_up(&mut hands, config.groups.iter().map(|group| group.id), &vows)?;
     if !resumes {
         // How a group fared that is here no more says nothing of another.
         let mut health = shared.published();

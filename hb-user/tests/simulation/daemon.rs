@@ -1,12 +1,12 @@
 //! The main loop of a daemon: the real engine of the controller with the real core, and the machine's side
 //! of it. What `daemon/` does with threads and descriptors is a list of work here, and the world says how long it takes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
-        Policy, Record,
+        Policy, Record, Terms,
         op::{Op, Order},
         start,
     },
@@ -15,12 +15,15 @@ use hb_ebpf::{
     wire::{GROUPS, State},
 };
 use hb_user::{
-    beginning::{Beginning, Origin, Traces},
+    beginning::Begin,
     core::{
         Action, Core, Input, Phase, Transition,
         storage::{Storage, Write},
     },
-    engine::controller::{self, Controller, Left, Next, Parting, Sweep, Swept, World},
+    engine::controller::{
+        self, Controller, Left, Next, Parting, Sweep, Swept, World,
+        start::{self as begin, Found, Life, Numbers, Records},
+    },
     id::{GroupId, NodeId},
 };
 
@@ -38,6 +41,7 @@ use crate::{
 pub(crate) struct Disk {
     pub(crate) incarnation: u32,
     pub(crate) generation: u32,
+    pub(crate) voters: Option<String>,
     /// Per group, the epoch promised without an end.
     pub(crate) vows: Vec<Option<Epoch>>,
     /// When what was promised has run out, by the clock of this boot.
@@ -48,10 +52,31 @@ impl Disk {
     pub(crate) fn store(&mut self, write: &Write) {
         match write {
             Write::Generation(generation) => self.generation = self.generation.max(*generation),
-            Write::Voters(_) => {}
+            Write::Voters(set) => self.voters = Some(set.clone()),
             Write::Vow(group, epoch) => self.vows[usize::from(group.0)] = *epoch,
         }
     }
+}
+
+impl Disk {
+    /// What is promised without an end.
+    pub(crate) fn vows(&self) -> BTreeMap<GroupId, Epoch> {
+        let vows = self.vows.iter().zip(0..);
+        vows.filter_map(|(vow, group)| Some((GroupId(group), (*vow)?))).collect()
+    }
+}
+
+/// What became of a start.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// It runs, and found a kernel half.
+    Found,
+    /// It runs, with a new one.
+    New,
+    /// It ended in the middle of it.
+    Struck,
+    /// It did what it must not.
+    Wrong(String),
 }
 
 /// Work that takes time, begun by a daemon.
@@ -148,7 +173,9 @@ pub(crate) struct Daemon {
     pub(crate) logs: Vec<Transition>,
     next_tick: u64,
     leaving: bool,
-    pub(crate) fingerprints: [u32; GROUPS],
+    /// The file that it goes by, and what the groups are there.
+    pub(crate) file: u64,
+    fingerprints: [u32; GROUPS],
     warm: bool,
     pub(crate) resources: Vec<bool>,
     pub(crate) auditor: Auditor,
@@ -173,60 +200,49 @@ struct Bent<'a, 'm> {
 
 impl Daemon {
     /// Starts, as `daemon/start.rs`: `found` tells that the kernel half was there before.
-    pub(crate) fn start(plan: &Plan, me: usize, machine: &mut Machine<'_>, found: bool) -> Self {
-        let Machine { kernel, disk, now, .. } = machine;
-        let now = *now;
-        disk.incarnation += 1;
-        disk.vows.resize(plan.groups, None);
-        let parted = disk.parted.take().map(BootTime);
-        let learns = kernel.records.iter().any(start::is_learner);
-        let traces = Traces {
-            stored: disk.generation,
-            records: found,
-            learns: found && learns,
-            lacks: kernel.places(plan.fingerprints()).begun().next().is_some(),
-            new_voters: false,
-            promises: kernel.terms.policy() != Policy::Available,
-        };
-        let mut reserve = || {
-            disk.generation += 1;
-            disk.generation
-        };
-        let beginning = match traces.origin() {
-            Origin::Found => Beginning::Found(None),
-            Origin::Extended => Beginning::Found(Some(reserve())),
-            Origin::New => Beginning::New(reserve(), parted),
-            Origin::Lost => Beginning::Lost,
-        };
-        kernel.begin(beginning, plan.fingerprints(), now);
-        let mut learner = false;
-        for group in 0..plan.groups as u8 {
-            kernel.order(Order::new(Op::FenceFailed, group), now);
-            let vow = disk.vows[usize::from(group)].unwrap_or(Epoch::NONE);
-            kernel.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group) }, now);
-            learner |= start::is_learner(&kernel.records[usize::from(group)]);
+    ///
+    /// # Errors
+    ///
+    /// What it did and must not have, or nothing if it was struck.
+    pub(crate) fn start(
+        plan: &Plan,
+        me: usize,
+        machine: Machine<'_>,
+        found: bool,
+    ) -> Result<Self, Option<String>> {
+        let now = machine.now;
+        let mut mutant = (plan.mutant)();
+        let mut birth = Birth { machine, terms: plan.terms(me), wrong: None };
+        let born = mutant.start(&mut birth, plan, found);
+        let Birth { machine, wrong, .. } = birth;
+        if wrong.is_some() {
+            return Err(wrong);
         }
-        kernel.node.incarnation = disk.incarnation;
+        let (life, learner) = born.map_err(|Struck| None)?;
+        let (kernel, disk) = (machine.kernel, machine.disk);
+        if disk.incarnation < life.incarnation {
+            return Err(Some("begins a life whose number is not stored".to_owned()));
+        }
+        kernel.node.incarnation = life.incarnation;
+        kernel.node.config_hash = plan.config_hash();
         kernel.node.controller_stamp_ns = now;
         let held = |group: GroupId| {
             let record = &kernel.records[usize::from(group.0)];
             (record.state() == State::Holding).then_some(Epoch(record.epoch))
         };
-        let stored = disk.vows.iter().enumerate();
-        let vows = stored.filter_map(|(at, vow)| Some((GroupId(at as u8), (*vow)?))).collect();
         let controller = Controller::new(controller::Begin {
             core: Core::new(plan.setup(me, held), BootTime(now)).expect("a usable setup"),
-            storage: Storage::new(disk.generation, &vows),
+            storage: Storage::new(disk.generation, &disk.vows()),
             tick: span(TICK),
             learner,
-            new_voters: None,
+            new_voters: life.new_voters,
             now: BootTime(now),
         });
         for at in 0..kernel.contacts.len() {
             let id = kernel.contacts[at].id;
             kernel.watch(id, true, now);
         }
-        Self {
+        Ok(Self {
             controller,
             fast: Fast::new(kernel, now),
             requests: VecDeque::new(),
@@ -235,12 +251,13 @@ impl Daemon {
             logs: Vec::new(),
             next_tick: now,
             leaving: false,
+            file: plan.config_hash(),
             fingerprints: plan.fingerprints(),
             warm: plan.warm,
             resources: vec![false; plan.groups],
             auditor: Auditor::default(),
-            mutant: (plan.mutant)(),
-        }
+            mutant,
+        })
     }
 
     /// Returns how far this node is with a group.
@@ -670,6 +687,131 @@ impl World for Bent<'_, '_> {
 
     fn cool(&mut self, group: GroupId) {
         self.mutant.cool(&mut self.hands, group);
+    }
+}
+
+/// The process, or its machine, has ended.
+#[derive(Debug)]
+pub(crate) struct Struck;
+
+/// A machine on which a daemon starts.
+pub(crate) struct Birth<'a> {
+    pub(crate) machine: Machine<'a>,
+    terms: Terms,
+    wrong: Option<String>,
+}
+
+impl Birth<'_> {
+    /// One call more, which has an effect or not; it is the last if the process is struck.
+    fn call<T>(&mut self, effect: impl FnOnce(&mut Self) -> T) -> Result<T, Struck> {
+        let done = self.machine.calls().then(|| effect(self));
+        done.filter(|_| !self.machine.is_struck()).ok_or(Struck)
+    }
+
+    fn check(&mut self, holds: bool, wrong: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.get_or_insert_with(wrong);
+        }
+    }
+
+    /// Gives the life its numbers and has the records begin; returns it, and whether it is a learner's.
+    pub(crate) fn begin(
+        numbers: &mut impl Numbers<Error = Struck>,
+        plan: &Plan,
+        found: Found,
+    ) -> Result<Life, Struck> {
+        let promises = plan.cluster.policy() != Policy::Available;
+        begin::number(numbers, found, &plan.voter_set(), promises)
+    }
+
+    pub(crate) fn found(&self, plan: &Plan, records: bool) -> Found {
+        let kernel = &*self.machine.kernel;
+        let learns = |record: &Record| record.fingerprint != 0 && start::is_learner(record);
+        Found {
+            records,
+            incarnation: kernel.node.incarnation,
+            learns: kernel.records.iter().any(learns),
+            lacks: kernel.places(plan.fingerprints()).begun().next().is_some(),
+        }
+    }
+
+    pub(crate) fn steps(&self, plan: &Plan, life: &Life) -> Begin {
+        let kernel = &*self.machine.kernel;
+        let (fingerprints, new_terms) = (plan.fingerprints(), kernel.terms != self.terms);
+        let places = kernel.places(fingerprints);
+        Begin { beginning: life.beginning, places, fingerprints, new_terms }
+    }
+}
+
+impl Numbers for Birth<'_> {
+    type Error = Struck;
+
+    fn reserve_incarnation(&mut self, earlier: u32) -> Result<u32, Struck> {
+        self.call(|birth| {
+            let disk = &mut *birth.machine.disk;
+            disk.incarnation = disk.incarnation.max(earlier) + 1;
+            disk.incarnation
+        })
+    }
+
+    fn take_note(&mut self) -> Result<Option<BootTime>, Struck> {
+        self.call(|birth| birth.machine.disk.parted.take().map(BootTime))
+    }
+
+    fn voters(&mut self) -> Result<Option<String>, Struck> {
+        Ok(self.machine.disk.voters.clone())
+    }
+
+    fn store_voters(&mut self, set: &str) -> Result<(), Struck> {
+        self.call(|birth| birth.machine.disk.voters = Some(set.to_owned()))
+    }
+
+    fn generation(&mut self) -> Result<u32, Struck> {
+        Ok(self.machine.disk.generation)
+    }
+
+    fn reserve_generation(&mut self) -> Result<u32, Struck> {
+        self.call(|birth| {
+            birth.machine.disk.generation += 1;
+            birth.machine.disk.generation
+        })
+    }
+}
+
+impl Records for Birth<'_> {
+    type Error = Struck;
+
+    fn order(&mut self, order: Order) -> Result<Order, Struck> {
+        self.call(|birth| {
+            let begins = matches!(Op::from_code(order.op), Some(Op::Start | Op::Learner));
+            let noted = birth.machine.disk.parted.is_some();
+            birth.check(!(begins && noted), || "begins records beside its note".to_owned());
+            let stored = birth.machine.disk.generation;
+            birth.check(order.generation <= stored, || {
+                format!("begins at generation {}, which is not stored", order.generation)
+            });
+            birth.machine.kernel.order_to_begin(order, birth.machine.now)
+        })
+    }
+
+    fn set_terms(&mut self) -> Result<(), Struck> {
+        self.call(|birth| {
+            let (kernel, now) = (&mut *birth.machine.kernel, birth.machine.now);
+            let blocked = now + kernel.terms.amnesia_ns();
+            // An endless lease is left alone; of a group that nobody had nothing was promised.
+            let free = |record: &&Record| {
+                record.fingerprint != 0 && !record.is_endless() && record.blocked_until_ns < blocked
+            };
+            let free = kernel.terms.policy() != Policy::Available
+                && kernel.node.incarnation != 0
+                && kernel.records.iter().any(|record| free(&record));
+            kernel.terms = birth.terms;
+            birth.check(!free, || "takes new terms while promises of the old ones bind".to_owned());
+        })
+    }
+
+    fn set_addresses(&mut self) -> Result<(), Struck> {
+        self.call(|_| ())
     }
 }
 

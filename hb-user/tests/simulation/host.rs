@@ -5,7 +5,7 @@ use hb_user::core::Phase;
 
 use crate::{
     clock::Clock,
-    daemon::{Daemon, Departure, Disk, Machine, Strike},
+    daemon::{Daemon, Departure, Disk, Machine, Started, Strike},
     kernel::Kernel,
     network::Frames,
     plan::Plan,
@@ -81,7 +81,12 @@ impl Host {
     pub(crate) fn new(plan: &Plan, clock: Clock) -> Self {
         Self {
             clock,
-            disk: Disk { generation: 1, vows: vec![None; plan.groups], ..Disk::default() },
+            disk: Disk {
+                generation: 1,
+                voters: Some(plan.voter_set()),
+                vows: vec![None; plan.groups],
+                ..Disk::default()
+            },
             powered: false,
             boots: 0,
             kernel: None,
@@ -117,7 +122,7 @@ impl Host {
         }
     }
 
-    /// A daemon starts, and with it a kernel half if there is none. Returns whether there was one.
+    /// A daemon starts, and with it a kernel half if there is none.
     pub(crate) fn start_daemon(
         &mut self,
         plan: &Plan,
@@ -125,16 +130,18 @@ impl Host {
         nonce: u64,
         real: u64,
         rng: &mut Rng,
-    ) -> bool {
-        let found = self.kernel.is_some();
-        if !found {
+    ) -> Started {
+        let now = self.clock.at(real);
+        let found = match &self.kernel {
+            Some(kernel) => kernel.node.incarnation != 0,
+            None => false,
+        };
+        if self.kernel.is_none() {
             self.life += 1;
             self.timers.fill(0);
         }
         let kernel = self.kernel.get_or_insert_with(|| Kernel::new(plan, me, nonce));
-        let now = self.clock.at(real);
-        self.strike = None;
-        let mut machine = Machine {
+        let machine = Machine {
             kernel,
             disk: &mut self.disk,
             now,
@@ -143,15 +150,20 @@ impl Host {
             fail_orders: false,
             strike: &mut self.strike,
         };
-        let mut daemon = Daemon::start(plan, me, &mut machine, found);
-        daemon.fast.hands().fail_adds = self.fail_adds;
-        daemon.fast.hands().fail_removes = self.fail_removes;
         self.start += 1;
         self.frozen = false;
         self.lanes.fill(real);
         self.passed_over.fill(false);
-        self.daemon = Some(daemon);
-        found
+        match Daemon::start(plan, me, machine, found) {
+            Ok(mut daemon) => {
+                daemon.fast.hands().fail_adds = self.fail_adds;
+                daemon.fast.hands().fail_removes = self.fail_removes;
+                self.daemon = Some(daemon);
+                if found { Started::Found } else { Started::New }
+            }
+            Err(Some(wrong)) => Started::Wrong(wrong),
+            Err(None) => Started::Struck,
+        }
     }
 
     /// The daemon is gone; its kernel half and its addresses stay.

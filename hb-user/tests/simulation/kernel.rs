@@ -109,6 +109,10 @@ impl Kernel {
 
     /// A frame arrives, as in `program/hear.rs`. Its tag was checked.
     pub(crate) fn hear(&mut self, mut frame: Frame, now: u64) {
+        // Nobody was introduced.
+        if self.node.incarnation == 0 {
+            return;
+        }
         let Some(kind) = Kind::from_code(frame.kind) else { return };
         let Some(contact) = self.contacts.iter_mut().find(|known| known.id == frame.source) else {
             return;
@@ -343,18 +347,31 @@ impl Kernel {
         }
     }
 
-    /// Brings the records to their beginning beside those that are there, step by step as a start does.
-    pub(crate) fn begin(&mut self, beginning: Beginning, groups: [u32; GROUPS], now: u64) {
+    /// Brings the records of a witness to their beginning beside those that are there, as its command does.
+    pub(crate) fn begin(
+        &mut self,
+        beginning: Beginning,
+        groups: [u32; GROUPS],
+        terms: Terms,
+        now: u64,
+    ) {
         let places = self.places(groups);
-        let begin = Begin { beginning, places, fingerprints: groups, new_terms: false };
-        for step in begin.steps() {
-            if let Step::Order(mut order) = step {
-                if self.unwaited && matches!(beginning, Beginning::Found(_)) {
-                    order.now_ns = 1;
-                }
-                self.order(order, now);
+        let new_terms = self.terms != terms;
+        for step in (Begin { beginning, places, fingerprints: groups, new_terms }).steps() {
+            match step {
+                Step::Order(order) => drop(self.order_to_begin(order, now)),
+                Step::Terms => self.terms = terms,
+                Step::Addresses => {}
             }
         }
+    }
+
+    /// Carries out an order of a start.
+    pub(crate) fn order_to_begin(&mut self, mut order: Order, now: u64) -> Order {
+        if self.unwaited && order.fingerprint != 0 && order.node != 0 {
+            order.now_ns = 1;
+        }
+        self.order(order, now)
     }
 
     /// Returns which records go on with those groups, and which begin.

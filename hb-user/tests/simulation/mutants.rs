@@ -27,11 +27,17 @@ use hb_ebpf::{
 };
 use hb_user::{
     core::storage::Write,
-    engine::controller::{self, Left, Sweep, World},
+    engine::controller::{
+        self, Left, Sweep, World,
+        start::{self, Life},
+    },
     id::{GroupId, NodeId},
 };
 
-use crate::daemon::{Departure, Hands};
+use crate::{
+    daemon::{Birth, Departure, Hands, Struck},
+    plan::Plan,
+};
 
 type Outcome = Result<(), String>;
 
@@ -98,6 +104,23 @@ pub(crate) trait Mutant {
 
     /// The engine has taken a step.
     fn stepped(&mut self, _: &mut Hands<'_, '_>) {}
+
+    /// Starts a life; returns it, and whether it is a learner's.
+    fn start(
+        &mut self,
+        birth: &mut Birth<'_>,
+        plan: &Plan,
+        found: bool,
+    ) -> Result<(Life, bool), Struck> {
+        let found = birth.found(plan, found);
+        let life = Birth::begin(birth, plan, found)?;
+        let steps = birth.steps(plan, &life);
+        start::begin(birth, &steps)?;
+        let vows = birth.machine.disk.vows();
+        let groups = (0..plan.groups as u8).map(GroupId);
+        let learner = start::take_up(birth, groups, &vows)?;
+        Ok((life, learner))
+    }
 
     fn leave(&mut self, departure: &mut Departure<'_>) -> Result<Left, ()> {
         controller::leave(departure)

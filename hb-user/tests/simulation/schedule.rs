@@ -96,6 +96,16 @@ pub(crate) enum Fault {
     Strike {
         host: usize,
         strike: Strike,
+        /// It is killed first, and that is counted from its next start.
+        starts: bool,
+    },
+    /// The file names other voters from now on, or other lengths of leases, and that node is killed and starts with
+    /// it; in the end all machines do.
+    Revote {
+        host: usize,
+    },
+    Relength {
+        host: usize,
     },
     /// The fast path does not go round, and the daemon does.
     Stick {
@@ -143,7 +153,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(32) {
+    match rng.index(34) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -171,12 +181,15 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
         24 => Fault::FailDisk { host: node },
         25 => Fault::FailOrders { host: node },
         26..=28 => {
-            let calls = rng.within(1, 60) as u32;
+            let starts = rng.chance(400);
+            let calls = rng.within(1, if starts { 20 } else { 60 }) as u32;
             let (power, done) = (rng.chance(400), rng.chance(500));
-            Fault::Strike { host: node, strike: Strike { calls, power, done } }
+            Fault::Strike { host: node, strike: Strike { calls, power, done }, starts }
         }
         29 => Fault::Stick { host: node },
         30 => Fault::Ungate { host: node },
+        31 => Fault::Revote { host: node },
+        32 => Fault::Relength { host: node },
         22 | 23 => Fault::NoPath { host: node, alone: rng.chance(500) },
         20 | 21 => Fault::Edit { group: rng.index(plan.groups), host: node },
         _ => match plan.cluster {

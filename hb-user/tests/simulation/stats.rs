@@ -24,6 +24,7 @@ pub(crate) struct Stats {
     pub(crate) jumps: u64,
     /// Daemons and machines that ended in the middle of something.
     pub(crate) struck: u64,
+    pub(crate) struck_starting: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -66,6 +67,7 @@ impl Stats {
         self.residues += other.residues;
         self.jumps += other.jumps;
         self.struck += other.struck;
+        self.struck_starting += other.struck_starting;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

@@ -15,6 +15,7 @@ mod fence;
 mod leave;
 mod observe;
 mod records;
+pub mod start;
 mod warm;
 mod world;
 

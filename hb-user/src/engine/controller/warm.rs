@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
-use hb_ebpf::{time::BootTime, wire::GROUPS};
+use hb_ebpf::{
+    lease::Record,
+    time::BootTime,
+    wire::{GROUPS, State},
+};
 
 use super::{Controller, World};
 use crate::{
@@ -76,6 +80,11 @@ impl Controller {
         }
         let now = world.now();
         for group in self.warm_groups(|group| world.is_warm(group)) {
+            // What an earlier life held is being taken up: its addresses may be up, and its work open.
+            let is_left = |record: &Record| record.unclean == 0 && record.state() != State::Holding;
+            if !world.record(group).as_ref().is_some_and(is_left) {
+                continue;
+            }
             match self.warm.get(group) {
                 Warmth::Cold => self.warm_up(world, group),
                 Warmth::Asked(asked) if now.since(asked) >= RETRY => self.warm_up(world, group),

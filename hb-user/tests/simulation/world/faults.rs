@@ -21,6 +21,7 @@ impl World {
                 let host = &mut self.hosts[host];
                 host.power_off();
                 host.disk.generation = 0;
+                host.disk.voters = None;
                 host.disk.vows.fill(None);
             }
             Fault::Kill { host } => self.hosts[host].kill_daemon(),
@@ -89,23 +90,28 @@ impl World {
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
             Fault::FailDisk { host } => self.hosts[host].fail_disk = true,
             Fault::FailOrders { host } => self.hosts[host].fail_orders = true,
-            Fault::Strike { host, strike } => {
-                let host = &mut self.hosts[host];
-                host.strike = host.daemon.is_some().then_some(strike);
+            Fault::Strike { host, strike, starts } => {
+                if self.hosts[host].daemon.is_some() {
+                    if starts {
+                        self.hosts[host].kill_daemon();
+                    }
+                    self.hosts[host].strike = Some(strike);
+                    self.start_daemon(host);
+                }
+            }
+            Fault::Revote { host } => {
+                self.plan.voters += 1;
+                self.start_again(host);
+            }
+            Fault::Relength { host } => {
+                self.plan.lengths += 1;
+                self.start_again(host);
             }
             Fault::Stick { host } => self.hosts[host].stuck = true,
             Fault::Ungate { host } => self.tell_of_gate(host, Err("no gate".to_owned())),
             Fault::Edit { group, host } => {
                 self.plan.changes[group] += 1;
-                if self.hosts[host].daemon.is_some() {
-                    self.hosts[host].kill_daemon();
-                    let delay = self.rng.within(MS, 60 * MS);
-                    self.after(delay, Event::StartDaemon { host });
-                }
-                if self.rng.chance(500) {
-                    let delay = self.rng.within(MS, 60 * MS);
-                    self.after(delay, Event::Reload);
-                }
+                self.start_again(host);
             }
         }
     }
@@ -166,7 +172,7 @@ impl World {
                 self.look_again(*host);
             }
             Fault::Ungate { host } => self.tell_of_gate(*host, Ok(())),
-            Fault::Edit { .. } => {
+            Fault::Edit { .. } | Fault::Revote { .. } | Fault::Relength { .. } => {
                 if !self.renew() {
                     return self.after(MS / 4, Event::End { fault: at });
                 }
@@ -181,6 +187,19 @@ impl World {
             }
         }
         self.mended(&fault);
+    }
+
+    /// A node is killed and starts with the file as it is now, and so may the witness.
+    fn start_again(&mut self, host: usize) {
+        if self.hosts[host].daemon.is_some() {
+            self.hosts[host].kill_daemon();
+            let delay = self.rng.within(MS, 60 * MS);
+            self.after(delay, Event::StartDaemon { host });
+        }
+        if self.rng.chance(500) {
+            let delay = self.rng.within(MS, 60 * MS);
+            self.after(delay, Event::Reload);
+        }
     }
 
     fn mended(&mut self, fault: &Fault) {

@@ -6,7 +6,7 @@ use hb_user::{beginning::Beginning, core::Input, witness::generation::reserve};
 use super::{Bent, Event, World};
 use crate::{
     clock::{Clock, RATE_ONE},
-    daemon::{Done, THERE_IS_MORE, Work},
+    daemon::{Done, Started, THERE_IS_MORE, Work},
     kernel::Kernel,
     plan::{FENCE_DELAY, MS, RHO, SLOW_DISK},
     rng::Rng,
@@ -34,12 +34,14 @@ impl World {
             let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
             host.disk.generation = reserved.stored;
             let groups = self.plan.fingerprints();
-            kernel.begin(Beginning::New(reserved.floor, None), groups, now);
+            let terms = kernel.terms;
+            kernel.begin(Beginning::New(reserved.floor, None), groups, terms, now);
             for record in &mut kernel.records {
                 start::generation_stored(record, reserved.stored);
             }
             // It has no daemon that could grow old.
             kernel.node.controller_stamp_ns = u64::MAX;
+            kernel.node.config_hash = self.plan.config_hash();
             kernel.node.incarnation = self.hosts[at].life as u32;
             self.hosts[at].kernel = Some(kernel);
         } else if self.now > 0 {
@@ -51,11 +53,11 @@ impl World {
 
     /// Has every machine that runs go by the file as it is now, one after the other; tells whether all do.
     pub(super) fn renew(&mut self) -> bool {
-        let groups = self.plan.fingerprints();
+        let file = self.plan.config_hash();
         for at in 0..self.plan.cluster.nodes() {
             let host = &mut self.hosts[at];
             match &host.daemon {
-                Some(daemon) if daemon.fingerprints == groups => {}
+                Some(daemon) if daemon.file == file => {}
                 Some(_) if host.leaves => return false,
                 Some(_) => {
                     host.leaves = true;
@@ -77,16 +79,17 @@ impl World {
             return false;
         }
         let Some(kernel) = host.kernel.as_mut() else { return true };
-        if kernel.places(groups).begun().next().is_some() {
+        if kernel.node.config_hash != self.plan.config_hash() {
             // The command that an operator runs there.
             let heard = kernel.records.iter().map(|record| record.highest().generation()).max();
             let reserved =
                 reserve(host.disk.generation, heard.unwrap_or(0)).expect("numbers enough");
             host.disk.generation = reserved.stored;
-            kernel.begin(Beginning::Found(Some(reserved.floor)), groups, now);
+            kernel.begin(Beginning::Found(Some(reserved.floor)), groups, self.plan.terms(at), now);
             for record in &mut kernel.records {
                 start::generation_stored(record, reserved.stored);
             }
+            kernel.node.config_hash = self.plan.config_hash();
         }
         true
     }
@@ -97,9 +100,24 @@ impl World {
         if !host.powered || host.daemon.is_some() {
             return;
         }
-        let found = host.start_daemon(&self.plan, at, nonce, now, &mut self.rng);
-        self.stats.resumed += u64::from(found);
-        self.note(at, || format!("daemon starts, kernel half found: {found}"));
+        let started = host.start_daemon(&self.plan, at, nonce, now, &mut self.rng);
+        self.note(at, || format!("daemon starts: {started:?}"));
+        match started {
+            Started::Found => self.stats.resumed += 1,
+            Started::New => {}
+            Started::Wrong(wrong) => {
+                self.wrong = Some(format!("machine {} {wrong}", at + 1));
+                return;
+            }
+            Started::Struck => {
+                self.stats.struck_starting += 1;
+                let struck = self.hosts[at].strike.take();
+                if struck.is_some_and(|strike| strike.power) {
+                    self.hosts[at].power_off();
+                }
+                return;
+            }
+        }
         self.tell_of_path(at, false);
         self.wake_main(at);
         self.wake_fast(at);
