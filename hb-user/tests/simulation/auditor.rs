@@ -40,9 +40,15 @@ pub(crate) struct Auditor {
     fenced: Vec<(GroupId, Epoch)>,
     warm: [bool; GROUPS],
     ungated: bool,
+    /// Voters that this life has not taken part with.
+    new_voters: Option<String>,
 }
 
 impl Auditor {
+    pub(crate) fn new(new_voters: Option<String>) -> Self {
+        Self { new_voters, ..Self::default() }
+    }
+
     /// Returns what was wrong first.
     pub(crate) fn take(&mut self) -> Option<String> {
         self.wrong.get_mut().take()
@@ -129,6 +135,13 @@ impl Auditor {
         });
         let all = kernel.contacts.iter().all(Contact::is_alive);
         self.check(all, || "takes part, and not every machine is heard".to_owned());
+        if self.new_voters.is_some() {
+            let stored = machine.disk.voters == self.new_voters;
+            self.check(stored, || "takes part among voters that are not stored".to_owned());
+            let own = kernel.node.config_hash;
+            let agree = kernel.contacts.iter().all(|other| other.peer.config_hash == own);
+            self.check(agree, || "takes part among voters that not everybody knows".to_owned());
+        }
     }
 
     /// What came of an order, as far as the daemon hears of it.
@@ -139,11 +152,11 @@ impl Auditor {
         }
     }
 
-    pub(crate) fn write(&mut self, write: &Write, kernel: &Kernel) {
+    pub(crate) fn write(&mut self, write: &Write, machine: &Machine<'_>) {
         self.check(!self.writing, || "writes while something is being written".to_owned());
         self.writing = true;
         if let Write::Vow(group, None) = write {
-            let bound = kernel.records[usize::from(group.0)].vow() != Vow::None;
+            let bound = machine.kernel.records[usize::from(group.0)].vow() != Vow::None;
             self.check(!bound, || "takes a promise off the disk that binds".to_owned());
         }
     }

@@ -7,6 +7,7 @@ use hb_ebpf::{
     epoch::Epoch,
     lease::{
         Policy, Record, Terms,
+        identity::Places,
         op::{Op, Order},
         start,
     },
@@ -15,14 +16,13 @@ use hb_ebpf::{
     wire::{GROUPS, State},
 };
 use hb_user::{
-    beginning::Begin,
     core::{
         Action, Core, Input, Phase, Transition,
         storage::{Storage, Write},
     },
     engine::controller::{
         self, Controller, Left, Next, Parting, Sweep, Swept, World,
-        start::{self as begin, Found, Life, Numbers, Records},
+        start::{Found, Numbers, Records},
     },
     id::{GroupId, NodeId},
 };
@@ -212,7 +212,12 @@ impl Daemon {
     ) -> Result<Self, Option<String>> {
         let now = machine.now;
         let mut mutant = (plan.mutant)();
-        let mut birth = Birth { machine, terms: plan.terms(me), wrong: None };
+        let mut birth = Birth {
+            machine,
+            terms: plan.terms(me),
+            fingerprints: plan.fingerprints(),
+            wrong: None,
+        };
         let born = mutant.start(&mut birth, plan, found);
         let Birth { machine, wrong, .. } = birth;
         if wrong.is_some() {
@@ -222,6 +227,10 @@ impl Daemon {
         let (kernel, disk) = (machine.kernel, machine.disk);
         if disk.incarnation < life.incarnation {
             return Err(Some("begins a life whose number is not stored".to_owned()));
+        }
+        let known = disk.voters == Some(plan.voter_set());
+        if !known && life.new_voters.is_none() {
+            return Err(Some("takes part among voters that are new to it".to_owned()));
         }
         kernel.node.incarnation = life.incarnation;
         kernel.node.config_hash = plan.config_hash();
@@ -235,7 +244,7 @@ impl Daemon {
             storage: Storage::new(disk.generation, &disk.vows()),
             tick: span(TICK),
             learner,
-            new_voters: life.new_voters,
+            new_voters: life.new_voters.clone(),
             now: BootTime(now),
         });
         for at in 0..kernel.contacts.len() {
@@ -255,7 +264,7 @@ impl Daemon {
             fingerprints: plan.fingerprints(),
             warm: plan.warm,
             resources: vec![false; plan.groups],
-            auditor: Auditor::default(),
+            auditor: Auditor::new(life.new_voters),
             mutant,
         })
     }
@@ -559,7 +568,7 @@ impl World for Hands<'_, '_> {
 
     fn write(&mut self, write: Write) {
         if self.machine.calls() {
-            self.auditor.write(&write, self.machine.kernel);
+            self.auditor.write(&write, self.machine);
             self.work.push(Work::Store(write));
         }
     }
@@ -698,7 +707,15 @@ pub(crate) struct Struck;
 pub(crate) struct Birth<'a> {
     pub(crate) machine: Machine<'a>,
     terms: Terms,
+    fingerprints: [u32; GROUPS],
     wrong: Option<String>,
+}
+
+/// The groups of the file beside the records of a kernel half, and whether its terms are others.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) places: Places,
+    pub(crate) new_terms: bool,
 }
 
 impl Birth<'_> {
@@ -714,16 +731,6 @@ impl Birth<'_> {
         }
     }
 
-    /// Gives the life its numbers and has the records begin; returns it, and whether it is a learner's.
-    pub(crate) fn begin(
-        numbers: &mut impl Numbers<Error = Struck>,
-        plan: &Plan,
-        found: Found,
-    ) -> Result<Life, Struck> {
-        let promises = plan.cluster.policy() != Policy::Available;
-        begin::number(numbers, found, &plan.voter_set(), promises)
-    }
-
     pub(crate) fn found(&self, plan: &Plan, records: bool) -> Found {
         let kernel = &*self.machine.kernel;
         let learns = |record: &Record| record.fingerprint != 0 && start::is_learner(record);
@@ -735,11 +742,11 @@ impl Birth<'_> {
         }
     }
 
-    pub(crate) fn steps(&self, plan: &Plan, life: &Life) -> Begin {
+    /// Returns what of the records is there before.
+    pub(crate) fn before(&self) -> Before {
         let kernel = &*self.machine.kernel;
-        let (fingerprints, new_terms) = (plan.fingerprints(), kernel.terms != self.terms);
-        let places = kernel.places(fingerprints);
-        Begin { beginning: life.beginning, places, fingerprints, new_terms }
+        let new_terms = kernel.terms != self.terms;
+        Before { places: kernel.places(self.fingerprints), new_terms }
     }
 }
 

@@ -194,4 +194,18 @@ found! {
         Witness, mutants::NoPart, "a note that is too early", 400;
     a_note_of_one_record_only:
         Witness, mutants::NotedEarly, "a note that is too early", 2000;
+    a_note_that_stays:
+        Witness, mutants::NoteKept, "begins records beside its note", 400;
+    a_life_whose_number_is_not_stored:
+        Witness, mutants::IncarnationUnstored, "whose number is not stored", 10;
+    records_at_a_generation_that_is_not_stored:
+        Witness, mutants::GenerationUnstored, "which is not stored", 10;
+    new_voters_taken_for_known:
+        Witness, mutants::VotersBelieved, "among voters that are new to it", 400;
+    new_voters_that_are_not_stored:
+        Witness, mutants::VotersUnstored, "among voters that are not stored", 1000;
+    new_voters_that_not_everybody_knows:
+        Witness, mutants::VotersUnheard, "among voters that not everybody knows", 1000;
+    new_lengths_before_the_old_ones_are_waited_for:
+        Witness, mutants::TermsFirst, "while promises of the old ones bind", 1000;
 }

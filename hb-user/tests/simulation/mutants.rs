@@ -8,6 +8,7 @@ mod clean;
 mod fencing;
 mod leaving;
 mod looking;
+mod starting;
 mod storing;
 
 pub(crate) use clean::{CleanedFirst, CleanedThoughNot, KeptUngated, WarmFirst};
@@ -16,26 +17,33 @@ pub(crate) use fencing::{
 };
 pub(crate) use leaving::{NoPart, NotedEarly, NotedFirst};
 pub(crate) use looking::{LearnsUnheard, RecordsFirst, StampsUnanswered};
+pub(crate) use starting::{
+    GenerationUnstored, IncarnationUnstored, NoteKept, TermsFirst, VotersBelieved, VotersUnheard,
+    VotersUnstored,
+};
 pub(crate) use storing::{
     BelievesAnyWrite, ForgetsEarly, LearnsEqual, ToldFirst, VowsFirst, WritesAtOnce,
 };
 
+use std::collections::BTreeMap;
+
 use hb_ebpf::{
     epoch::Epoch,
-    lease::{Record, op::Order},
+    lease::{Policy, Record, op::Order},
     maps::Peer,
 };
 use hb_user::{
+    beginning::Begin,
     core::storage::Write,
     engine::controller::{
         self, Left, Sweep, World,
-        start::{self, Life},
+        start::{self, Found, Life, Numbers, Records},
     },
     id::{GroupId, NodeId},
 };
 
 use crate::{
-    daemon::{Birth, Departure, Hands, Struck},
+    daemon::{Before, Birth, Departure, Hands, Struck},
     plan::Plan,
 };
 
@@ -112,19 +120,32 @@ pub(crate) trait Mutant {
         plan: &Plan,
         found: bool,
     ) -> Result<(Life, bool), Struck> {
-        let found = birth.found(plan, found);
-        let life = Birth::begin(birth, plan, found)?;
-        let steps = birth.steps(plan, &life);
-        start::begin(birth, &steps)?;
-        let vows = birth.machine.disk.vows();
-        let groups = (0..plan.groups as u8).map(GroupId);
-        let learner = start::take_up(birth, groups, &vows)?;
-        Ok((life, learner))
+        let (found, vows) = (birth.found(plan, found), birth.machine.disk.vows());
+        let before = birth.before();
+        start_with(birth, plan, found, &vows, &before)
     }
 
     fn leave(&mut self, departure: &mut Departure<'_>) -> Result<Left, ()> {
         controller::leave(departure)
     }
+}
+
+/// Starts a life with these hands. `before` is what of the records is there.
+fn start_with<B: Numbers<Error = Struck> + Records<Error = Struck>>(
+    birth: &mut B,
+    plan: &Plan,
+    found: Found,
+    vows: &BTreeMap<GroupId, Epoch>,
+    before: &Before,
+) -> Result<(Life, bool), Struck> {
+    let promises = plan.cluster.policy() != Policy::Available;
+    let life = start::number(birth, found, &plan.voter_set(), promises)?;
+    let Before { places, new_terms } = *before;
+    let (beginning, fingerprints) = (life.beginning, plan.fingerprints());
+    start::begin(birth, &Begin { beginning, places, fingerprints, new_terms })?;
+    let groups = (0..plan.groups as u8).map(GroupId);
+    let learner = start::take_up(birth, groups, vows)?;
+    Ok((life, learner))
 }
 
 /// Nothing is wrong.

@@ -16,6 +16,8 @@ mod leave;
 mod observe;
 mod records;
 pub mod start;
+#[cfg(test)]
+mod tests;
 mod warm;
 mod world;
 
