@@ -17,7 +17,7 @@ struct Rule {
     names: &'static [&'static str],
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     Rule {
         layer: "library of both halves",
         within: &["hb-ebpf/src/"],
@@ -76,7 +76,36 @@ const RULES: [Rule; 10] = [
         ],
     },
     Rule {
-        layer: "order of steps",
+        layer: "engine",
+        within: &["hb-user/src/engine/"],
+        but: &["hb-user/src/engine/takeover/"],
+        names: &[
+            "fs",
+            "env",
+            "thread",
+            "process",
+            "tokio",
+            "tracing",
+            "libc",
+            "aya",
+            "socket2",
+            "clock",
+            "Instant",
+            "SystemTime",
+            "println",
+            "eprintln",
+            "netlink_sys",
+            "netlink_packet_route",
+            "kernel",
+            "daemon",
+            "control",
+            "address",
+            "UdpSocket",
+            "File",
+        ],
+    },
+    Rule {
+        layer: "engine of the fast path",
         within: &["hb-user/src/engine/takeover/"],
         but: &[],
         names: &[

@@ -7,4 +7,5 @@
 //! shell implements with what it has, and the simulation with virtual machines that stop, fail and are
 //! late at every call.
 
+pub mod controller;
 pub mod takeover;

@@ -131,6 +131,8 @@ pub(crate) struct Hands {
     answered: [u64; GROUPS],
     announced: [u64; GROUPS],
     untold: [u64; GROUPS],
+    /// What this daemon has taken and not given up since.
+    pub(crate) taken: [bool; GROUPS],
     /// Somebody asked for what is held, and was not answered.
     owed: [bool; GROUPS],
     /// A release was not said yet.
@@ -187,6 +189,7 @@ impl Fast {
             answered: [0; GROUPS],
             announced: [0; GROUPS],
             untold: [0; GROUPS],
+            taken: [false; GROUPS],
             owed: [false; GROUPS],
             unsaid: false,
             heard: 0,
@@ -417,6 +420,7 @@ impl Turn<'_> {
                 if result.is_err() {
                     return;
                 }
+                hands.taken[group] = true;
                 let (up, announced) = (hands.answered[group], hands.announced[group]);
                 if up == 0 || (hands.shape.all && up != all) {
                     hands.is_wrong(format!("took group {group}, and of its addresses has {up:b}"));
@@ -517,6 +521,7 @@ impl World for Turn<'_> {
             (Some(Op::Seek), _) => {}
             (asked, _) => {
                 hands.held[group].set(None);
+                hands.taken[group] = false;
                 hands.announced[group] = 0;
                 hands.owed[group] = false;
                 hands.unsaid |= asked == Some(Op::Release) && before == State::Holding;

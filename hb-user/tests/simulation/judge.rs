@@ -84,7 +84,7 @@ impl Judge {
             for (group, passed) in passed.iter_mut().enumerate() {
                 let Some(passed) = passed.as_mut().filter(|passed| passed.open) else { continue };
                 let mut last = to;
-                if bent != Bent::Bypass {
+                if !matches!(bent, Bent::Bypass) {
                     last = last.min(host.clock.real_of(kernel.last_packet(group), from));
                 }
                 (passed.last, passed.local) = (last, host.clock.at(last));
@@ -109,7 +109,7 @@ impl Judge {
         let mut seen = Seen::default();
         for (at, host) in hosts.iter().enumerate() {
             for group in 0..plan.groups {
-                let open = host.open(group, now, bent == Bent::Bypass);
+                let open = host.open(group, now, matches!(bent, Bent::Bypass));
                 let before = self.passed[at][group];
                 let Some(epoch) = open else {
                     if let Some(passed) = &mut self.passed[at][group] {
@@ -199,7 +199,7 @@ impl Judge {
             let serves = |at: usize| {
                 let host = &hosts[at];
                 let serving = host.daemon.as_ref().is_some_and(|daemon| {
-                    let phase = daemon.core.view().groups[group].phase;
+                    let phase = daemon.phase(group);
                     let started = daemon.resources[group] || !plan.resources;
                     matches!(phase, Phase::Serving { .. }) && started
                 });

@@ -30,6 +30,9 @@ pub(crate) struct Stats {
     pub(crate) partial: u64,
     pub(crate) lost: u64,
     pub(crate) restored: u64,
+    /// Daemons and machines that ended in the middle of something.
+    pub(crate) struck: u64,
+    pub(crate) struck_starting: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -81,6 +84,8 @@ impl Stats {
         self.partial += other.partial;
         self.lost += other.lost;
         self.restored += other.restored;
+        self.struck += other.struck;
+        self.struck_starting += other.struck_starting;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

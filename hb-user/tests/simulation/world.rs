@@ -19,10 +19,11 @@ use machines::draw_rates;
 
 use crate::{
     clock::Clock,
-    daemon::{Done, Work},
+    daemon::{Done, Strike, Work},
     fast::Wake,
     host::{Host, Parting},
     judge::Judge,
+    mutants::Mutant,
     network::Network,
     plan::{Cluster, MS, Plan, index},
     rng::Rng,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// A rule broken on purpose, to see that it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Bent {
     Nothing,
     /// Packets leave whenever the addresses are up.
@@ -46,6 +47,8 @@ pub(crate) enum Bent {
     Breaks(Rule),
     /// A daemon takes its fast path to go round, whether or not it does.
     Answers,
+    /// Every engine is this one.
+    Engine(fn() -> Box<dyn Mutant>),
 }
 
 enum Event {
@@ -87,13 +90,16 @@ impl World {
         let mut rng = Rng::new(seed.wrapping_mul(4).wrapping_add(cluster as u64));
         let mut plan = Plan::draw(cluster, &mut rng);
         // Else the gates close at the first frames.
-        plan.watches_clocks = bent != Bent::Clocks;
-        plan.unwaited = bent == Bent::Unwaited;
-        plan.answers_for_it = bent == Bent::Answers;
+        plan.watches_clocks = !matches!(bent, Bent::Clocks);
+        plan.unwaited = matches!(bent, Bent::Unwaited);
+        plan.answers_for_it = matches!(bent, Bent::Answers);
         // Without a gate warm addresses are served.
-        plan.warm &= bent != Bent::Bypass;
+        plan.warm &= !matches!(bent, Bent::Bypass);
         if let Bent::Breaks(rule) = bent {
             plan.broken = Some(rule);
+        }
+        if let Bent::Engine(mutant) = bent {
+            plan.mutant = mutant;
         }
         let machines = cluster.machines();
         let rates = draw_rates(&mut rng, machines, bent);
@@ -191,7 +197,7 @@ impl World {
 
     fn phases(&self) -> String {
         let phases = self.hosts.iter().enumerate().filter_map(|(at, host)| {
-            let views = host.daemon.as_ref()?.core.view().groups;
+            let views = host.daemon.as_ref()?.controller.core().view().groups;
             let of = |view: &hb_user::core::GroupView| format!("{} {:?}", view.phase, view.blocked);
             Some(format!("{}: {}", at + 1, views.iter().map(of).collect::<Vec<_>>().join(", ")))
         });
@@ -208,6 +214,11 @@ impl World {
             Event::Work { host, start, done } => {
                 if self.daemon_of(host, start).is_some() {
                     self.started_or_stopped(host, &done);
+                }
+                if let (Work::Clean { group, .. }, Ok(()), true) =
+                    (&done.work, &done.result, self.daemon_of(host, start).is_some())
+                {
+                    self.hosts[host].open[*group] = false;
                 }
                 if let Some(daemon) = self.daemon_of(host, start) {
                     daemon.done.push_back(done);
@@ -297,7 +308,11 @@ impl World {
         if let Some(until) = host.blocked.filter(|until| now < *until) {
             return self.wake_fast_at(at, until);
         }
-        let Some((daemon, mut machine)) = host.running(now) else { return };
+        let stuck = host.stuck;
+        let Some((daemon, mut machine)) = host.running(now, &mut self.rng) else { return };
+        if stuck {
+            return;
+        }
         let wake = daemon.fast.turn(&mut machine);
         let deputy = daemon.fast.deputy();
         let hands = daemon.fast.hands();
@@ -306,6 +321,8 @@ impl World {
         if let Some(wrong) = hands.wrong.take() {
             self.wrong = Some(format!("machine {} {wrong}", at + 1));
         }
+        let taken = hands.taken;
+        host.open.iter_mut().zip(taken).for_each(|(open, taken)| *open |= taken);
         host.blocked = None;
         let next = match wake {
             Wake::At(due) => host.clock.real_of(due, now),
@@ -337,7 +354,7 @@ impl World {
             return;
         }
         host.deputy_at = u64::MAX;
-        let Some((daemon, mut machine)) = host.running(now) else {
+        let Some((daemon, mut machine)) = host.running(now, &mut self.rng) else {
             return self.wake_deputy_at(at, now + MS);
         };
         daemon.fast.stand_in(&mut machine);
@@ -355,8 +372,11 @@ impl World {
             return;
         }
         host.main_at = u64::MAX;
-        let Some((daemon, mut machine)) = host.running(now) else { return };
+        let Some((daemon, mut machine)) = host.running(now, &mut self.rng) else { return };
         let due = daemon.turn(&mut machine);
+        if let Some(wrong) = daemon.auditor.take() {
+            self.wrong = Some(format!("machine {} {wrong}", at + 1));
+        }
         let commands = !daemon.fast.commands.is_empty();
         let (work, logs) = (std::mem::take(&mut daemon.work), std::mem::take(&mut daemon.logs));
         for transition in logs {
@@ -374,19 +394,39 @@ impl World {
             }
             self.stats.count(&transition);
         }
-        let Some(due) = due else {
-            self.note(at, || "left".to_owned());
-            return self.hosts[at].left(now);
-        };
         for work in work {
             self.begin_work(at, work);
         }
+        let struck = self.hosts[at].strike.filter(|strike| strike.calls == 0);
+        let Some(due) = due.filter(|_| struck.is_none()) else {
+            return self.end_daemon(at, struck);
+        };
         if commands {
             self.wake_fast(at);
         }
         let next = self.hosts[at].clock.real_of(due, now);
         self.wake_main_at(at, next);
         self.follow_up(at);
+    }
+
+    /// A daemon has left, or is killed in the middle of something, or its machine loses power then.
+    fn end_daemon(&mut self, at: usize, struck: Option<Strike>) {
+        let now = self.now;
+        let struck = struck.or_else(|| {
+            self.note(at, || "leaves".to_owned());
+            if let Some(wrong) = self.hosts[at].left(now) {
+                self.wrong = Some(format!("machine {} {wrong}", at + 1));
+            }
+            self.hosts[at].strike.filter(|strike| strike.calls == 0)
+        });
+        let Some(strike) = struck else { return };
+        self.stats.struck += 1;
+        self.note(at, || format!("ends in the middle of something: {strike:?}"));
+        if strike.power {
+            self.hosts[at].power_off();
+        } else {
+            self.hosts[at].kill_daemon();
+        }
     }
 
     /// Lets happen what follows from what a machine did: frames, wake-ups, timers.
@@ -420,7 +460,7 @@ impl World {
                 self.stats.jumps += 1;
                 let whose = if event.cause == 1 { "this" } else { "that" };
                 let ms = event.silence_ns / MS;
-                if self.bent == Bent::Nothing && !self.schedule.pauses() {
+                if matches!(self.bent, Bent::Nothing) && !self.schedule.pauses() {
                     self.wrong = Some(format!(
                         "machine {} says that a clock stood still, and none did",
                         at + 1

@@ -21,6 +21,7 @@ impl World {
                 let host = &mut self.hosts[host];
                 host.power_off();
                 host.disk.generation = 0;
+                host.disk.voters = None;
                 host.disk.vows.fill(None);
             }
             Fault::Kill { host } => self.hosts[host].kill_daemon(),
@@ -82,7 +83,6 @@ impl World {
                 self.make_room(host);
             }
             Fault::Strip { host } => self.strip(host),
-            Fault::Ungated { host } => self.gate(host, false),
             Fault::Stab { host } => {
                 let steps = self.rng.within(1, 60) as u32;
                 if let Some(daemon) = &mut self.hosts[host].daemon {
@@ -102,17 +102,30 @@ impl World {
                 self.tell_of_path(host, alone);
             }
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
+            Fault::FailDisk { host } => self.hosts[host].fail_disk = true,
+            Fault::FailOrders { host } => self.hosts[host].fail_orders = true,
+            Fault::Strike { host, strike, starts } => {
+                if self.hosts[host].daemon.is_some() {
+                    if starts {
+                        self.hosts[host].kill_daemon();
+                    }
+                    self.hosts[host].strike = Some(strike);
+                    self.start_daemon(host);
+                }
+            }
+            Fault::Revote { host } => {
+                self.plan.voters += 1;
+                self.start_again(host);
+            }
+            Fault::Relength { host } => {
+                self.plan.lengths += 1;
+                self.start_again(host);
+            }
+            Fault::Stick { host } => self.hosts[host].stuck = true,
+            Fault::Ungate { host } => self.tell_of_gate(host, Err("no gate".to_owned())),
             Fault::Edit { group, host } => {
                 self.plan.changes[group] += 1;
-                if self.hosts[host].daemon.is_some() {
-                    self.hosts[host].kill_daemon();
-                    let delay = self.rng.within(MS, 60 * MS);
-                    self.after(delay, Event::StartDaemon { host });
-                }
-                if self.rng.chance(500) {
-                    let delay = self.rng.within(MS, 60 * MS);
-                    self.after(delay, Event::Reload);
-                }
+                self.start_again(host);
             }
         }
     }
@@ -158,7 +171,6 @@ impl World {
             }
             Fault::FullQueue { host } => self.hosts[*host].addresses.full = false,
             Fault::Strip { host } => self.strip(*host),
-            Fault::Ungated { host } => self.gate(*host, true),
             Fault::Stab { host } => {
                 if let Some(daemon) = &mut self.hosts[*host].daemon {
                     daemon.fast.hands().dies_in = None;
@@ -179,7 +191,19 @@ impl World {
                 self.tell_of_path(*host, false);
             }
             Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
-            Fault::Edit { .. } => {
+            Fault::FailDisk { host } => self.hosts[*host].fail_disk = false,
+            Fault::FailOrders { host } => self.hosts[*host].fail_orders = false,
+            Fault::Strike { host, .. } => {
+                self.hosts[*host].strike = None;
+                self.boot(*host);
+                self.start_daemon(*host);
+            }
+            Fault::Stick { host } => {
+                self.hosts[*host].stuck = false;
+                self.look_again(*host);
+            }
+            Fault::Ungate { host } => self.tell_of_gate(*host, Ok(())),
+            Fault::Edit { .. } | Fault::Revote { .. } | Fault::Relength { .. } => {
                 if !self.renew() {
                     return self.after(MS / 4, Event::End { fault: at });
                 }
@@ -194,6 +218,19 @@ impl World {
             }
         }
         self.mended(&fault);
+    }
+
+    /// A node is killed and starts with the file as it is now, and so may the witness.
+    fn start_again(&mut self, host: usize) {
+        if self.hosts[host].daemon.is_some() {
+            self.hosts[host].kill_daemon();
+            let delay = self.rng.within(MS, 60 * MS);
+            self.after(delay, Event::StartDaemon { host });
+        }
+        if self.rng.chance(500) {
+            let delay = self.rng.within(MS, 60 * MS);
+            self.after(delay, Event::Reload);
+        }
     }
 
     fn mended(&mut self, fault: &Fault) {
@@ -235,6 +272,10 @@ impl World {
             );
         }
         self.feed(host, Input::Isolated(isolated));
+    }
+
+    fn tell_of_gate(&mut self, host: usize, result: Result<(), String>) {
+        self.feed(host, Input::Gated { group: GroupId(0), result });
     }
 
     /// A machine that stood still goes on: what waits in its ring comes first.
@@ -281,15 +322,6 @@ impl World {
             if rng.chance(500) {
                 *up = None;
             }
-        }
-    }
-
-    /// The gate of a machine is first at every interface, or not.
-    fn gate(&mut self, host: usize, all: bool) {
-        if let Some(daemon) = &mut self.hosts[host].daemon {
-            daemon.on_gated(all);
-            self.wake_main(host);
-            self.wake_fast(host);
         }
     }
 
