@@ -9,6 +9,7 @@ pub mod control;
 pub mod core;
 pub mod daemon;
 pub mod detect;
+pub mod engine;
 pub mod fast;
 pub mod fence;
 pub mod id;

@@ -90,7 +90,7 @@ pub mod storage;
 mod view;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod transitions;
 

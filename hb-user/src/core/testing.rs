@@ -10,11 +10,11 @@ use hb_ebpf::{
 use super::{Bounds, GroupSetup, Life, PeerFacts, ResourceBounds, Setup};
 use crate::id::{GroupId, NodeId};
 
-pub(super) const A: NodeId = NodeId(1);
-pub(super) const B: NodeId = NodeId(2);
-pub(super) const GROUP: GroupId = GroupId(0);
+pub(crate) const A: NodeId = NodeId(1);
+pub(crate) const B: NodeId = NodeId(2);
+pub(crate) const GROUP: GroupId = GroupId(0);
 
-pub(super) fn setup(me: NodeId) -> Setup {
+pub(crate) fn setup(me: NodeId) -> Setup {
     let second = Duration::from_secs(1);
     Setup {
         me,
@@ -48,7 +48,7 @@ pub(super) fn setup(me: NodeId) -> Setup {
     }
 }
 
-pub(super) fn facts(state: State, health: Health, epoch: Epoch) -> PeerFacts {
+pub(crate) fn facts(state: State, health: Health, epoch: Epoch) -> PeerFacts {
     let mut words = [GroupWord::default(); GROUPS];
     words[0] = GroupWord {
         state: state as u8,

@@ -5,12 +5,11 @@
 
 use std::{collections::VecDeque, io, net::IpAddr, sync::mpsc as sync, thread, time::Duration};
 
-use hb_ebpf::lease::op::Op;
 use tokio::sync::mpsc;
 
 use super::{Daemon, resources::describe};
 use crate::{
-    core::Input,
+    engine::controller,
     id::GroupId,
     sockets::{Left, SweepError, Sweeper, discard_unread},
 };
@@ -22,6 +21,8 @@ const WITHIN: Duration = Duration::from_millis(200);
 /// What becomes of the sockets of a group.
 pub(super) struct Cleaned {
     group: GroupId,
+    /// The newest sweep that this answers.
+    number: u64,
     progress: Progress,
 }
 
@@ -44,8 +45,8 @@ pub(super) struct Swept {
 
 /// What the thread is asked for.
 enum Ask {
-    /// End the work of a group.
-    Sweep(GroupId),
+    /// End the work of a group: the sweep of this number.
+    Sweep(GroupId, u64),
     /// A group has these addresses from now on.
     Replace(GroupId, Box<Sweeper>, Vec<IpAddr>),
 }
@@ -77,6 +78,17 @@ impl Cleaner {
         Ok(Self { asks, done })
     }
 
+    /// Has the open work of a group ended.
+    ///
+    /// # Errors
+    ///
+    /// If the thread is gone.
+    pub(super) fn sweep(&self, group: GroupId, number: u64) -> io::Result<()> {
+        self.asks
+            .send(Ask::Sweep(group, number))
+            .map_err(|_| io::Error::other("its thread is gone"))
+    }
+
     /// Has a group mean these addresses from now on.
     ///
     /// # Errors
@@ -105,22 +117,24 @@ fn work(
     asked: &sync::Receiver<Ask>,
     report: &mpsc::UnboundedSender<Cleaned>,
 ) {
-    // With how many connections of each were ended.
-    let mut waiting: VecDeque<(GroupId, u32)> = VecDeque::new();
+    // With the newest sweep that was asked for, and how many connections were ended.
+    let mut waiting: VecDeque<(GroupId, u64, u32)> = VecDeque::new();
     loop {
         let more = match waiting.is_empty() {
             true => asked.recv().map_err(|_| sync::TryRecvError::Disconnected),
             false => asked.try_recv(),
         };
         match more {
-            // It is asked for again while it is under way.
-            Ok(Ask::Sweep(group)) if waiting.iter().any(|(other, _)| *other == group) => continue,
-            Ok(Ask::Sweep(group)) => {
-                waiting.push_back((group, 0));
+            Ok(Ask::Sweep(group, number)) => {
+                match waiting.iter_mut().find(|(other, ..)| *other == group) {
+                    // It is asked for again while it is under way.
+                    Some((_, newest, _)) => *newest = number,
+                    None => waiting.push_back((group, number, 0)),
+                }
                 continue;
             }
             Ok(Ask::Replace(group, sweeper, addresses)) => {
-                waiting.retain(|(other, _)| *other != group);
+                waiting.retain(|(other, ..)| *other != group);
                 if let Some(slot) = sweepers.get_mut(usize::from(group.0)) {
                     *slot = (*sweeper, addresses);
                 }
@@ -129,7 +143,7 @@ fn work(
             Err(sync::TryRecvError::Empty) => {}
             Err(sync::TryRecvError::Disconnected) => return,
         }
-        let Some((group, before)) = waiting.pop_front() else { continue };
+        let Some((group, number, before)) = waiting.pop_front() else { continue };
         let swept = match sweepers.get_mut(usize::from(group.0)) {
             Some((sweeper, addresses)) => sweep(sweeper, addresses, WITHIN),
             None => Ok(Swept::default()),
@@ -142,11 +156,11 @@ fn work(
             Err(Unswept::Refused(error)) => Progress::Done(Err(error)),
             Err(Unswept::More { ended }) => {
                 let ended = before.saturating_add(ended);
-                waiting.push_back((group, ended));
+                waiting.push_back((group, number, ended));
                 Progress::More(ended)
             }
         };
-        if report.send(Cleaned { group, progress }).is_err() {
+        if report.send(Cleaned { group, number, progress }).is_err() {
             return;
         }
     }
@@ -192,59 +206,37 @@ pub(super) fn sweep(
 }
 
 impl Daemon {
-    /// Ends the work of an epoch that was left, once its addresses are gone.
-    pub(super) fn clean(&mut self, group: GroupId, removed: Result<(), String>) {
-        let asked = match (removed, &self.cleaner) {
-            (Err(error), _) => return self.feed(Input::Dropped { group, result: Err(error) }),
-            (Ok(()), Some(cleaner)) => cleaner
-                .asks
-                .send(Ask::Sweep(group))
-                .map_err(|_| io::Error::other("its thread is gone")),
-            // Policy available, on a kernel that cannot: said at the start.
-            (Ok(()), None) => return self.cleaned(group),
-        };
-        if let Err(error) = asked {
-            let result = Err(format!("cannot end connections: {error}"));
-            self.feed(Input::Dropped { group, result });
-        }
-    }
-
     pub(super) fn on_cleaned(&mut self, done: Cleaned) {
-        let Cleaned { group, progress } = done;
-        let result = match progress {
+        let Cleaned { group, number, progress } = done;
+        let swept = match progress {
             Progress::More(ended) => {
                 self.ended.insert(group, ended);
-                return self.feed(Input::Dropping { group });
+                controller::Swept::More
             }
-            Progress::Done(result) => result,
-        };
-        self.ended.remove(&group);
-        match result {
-            Ok(Swept { connections, datagrams, unread }) => {
+            Progress::Done(result) => {
+                self.ended.remove(&group);
                 let name = self.group_name(group);
-                if connections > 0 || datagrams > 0 {
-                    tracing::info!(group = name, connections, datagrams, "open work ended");
-                }
-                if let Some((address, port)) = unread.first() {
-                    tracing::warn!(
-                        group = name,
-                        sockets = unread.len(),
-                        first = %format_args!("{address} port {port}"),
-                        "datagrams wait in sockets bound to no address: some may be of this group"
-                    );
-                }
-                self.cleaned(group);
+                controller::Swept::Done(result.map(|swept| tell(name, &swept)).inspect_err(
+                    |error| tracing::error!(group = name, error, "open work not ended"),
+                ))
             }
-            Err(error) => {
-                tracing::error!(group = self.group_name(group), error, "open work not ended");
-                self.feed(Input::Dropped { group, result: Err(error) });
-            }
-        }
+        };
+        self.steer(|controller, hands| controller.on_swept(hands, group, number, swept));
     }
+}
 
-    /// Tells the record and the core that nothing of the epoch that was left is there any more.
-    fn cleaned(&mut self, group: GroupId) {
-        self.order(group, Op::Cleaned);
-        self.feed(Input::Dropped { group, result: Ok(()) });
+/// Says what was ended of a group.
+fn tell(group: &str, swept: &Swept) {
+    let Swept { connections, datagrams, unread } = swept;
+    if *connections > 0 || *datagrams > 0 {
+        tracing::info!(group, connections, datagrams, "open work ended");
+    }
+    if let Some((address, port)) = unread.first() {
+        tracing::warn!(
+            group,
+            sockets = unread.len(),
+            first = %format_args!("{address} port {port}"),
+            "datagrams wait in sockets bound to no address: some may be of this group"
+        );
     }
 }

@@ -88,7 +88,7 @@ impl Daemon {
         let groups = due.into_iter().filter_map(|number| all.get(number));
         let mut groups: Vec<_> = groups.map(|(_, group)| GroupId(*group)).collect();
         groups.dedup();
-        for view in self.core.view().groups {
+        for view in self.controller.core().view().groups {
             let serves = matches!(view.phase, Phase::Starting { .. } | Phase::Serving { .. });
             if serves && groups.contains(&view.group) {
                 self.command(Command::Remind { group: view.group });

@@ -3,7 +3,7 @@
 //! To store something is to wait for a disk, which takes milliseconds as a rule, a tenth of a second
 //! on a busy machine, and has no end on a broken one. The main loop stamps the controller's slot and
 //! must not wait for that. So a thread of its own has the state directory, and the main loop goes on
-//! where it needs something stored once that is so; [`Storage`] says when.
+//! where it needs something stored once that is so; [`core::storage`](crate::core::storage) says when.
 
 use std::{io, sync::mpsc as sync, thread, time::Duration};
 
@@ -12,15 +12,14 @@ use tokio::sync::mpsc;
 
 use super::{Daemon, resources::describe};
 use crate::{
-    clock,
     config::Config,
-    core::storage::{News, Storage, Write},
+    core::storage::{News, Write},
     parting,
     state_dir::{StateDir, StateDirError},
 };
 
 /// How long a node that leaves waits for its disk.
-pub(super) const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// What came of a write.
 pub(super) type Written = Result<(), String>;
@@ -33,20 +32,20 @@ enum Job {
     Part(BootTime, sync::Sender<Written>),
 }
 
-/// The thread, by its channels, and what it was asked for.
+/// The thread, by its channels.
 pub(super) struct Disk {
-    pub(super) storage: Storage,
     jobs: sync::Sender<Job>,
     done: mpsc::UnboundedReceiver<Written>,
 }
 
 impl Disk {
-    /// Starts the thread, which has the state directory from now on; `storage` is what that holds. It ends when this is dropped, once the disk has answered.
+    /// Starts the thread, which has the state directory from now on. It ends when this is dropped, once the disk
+    /// has answered.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub(super) fn start(state: StateDir, storage: Storage) -> io::Result<Self> {
+    pub(super) fn start(state: StateDir) -> io::Result<Self> {
         let (jobs, asked) = sync::channel();
         let (report, done) = mpsc::unbounded_channel();
         thread::Builder::new().name("hb-disk".to_owned()).spawn(move || {
@@ -65,16 +64,14 @@ impl Disk {
                 }
             }
         })?;
-        Ok(Self { storage, jobs, done })
+        Ok(Self { jobs, done })
     }
 
-    /// Has stored what is wanted, of the groups of `config`, if the thread has nothing to do.
-    fn go_on(&mut self, config: &Config) {
-        if let Some(write) = self.storage.next(clock::now()) {
-            let name = name(config, &write);
-            // The thread ends with this only, and a panic there ends the process.
-            drop(self.jobs.send(Job::Write(write, name)));
-        }
+    /// Begins to store something, of the groups of `config`.
+    pub(super) fn begin(&self, config: &Config, write: Write) {
+        let name = name(config, &write);
+        // The thread ends with this only, and a panic there ends the process.
+        drop(self.jobs.send(Job::Write(write, name)));
     }
 
     /// Returns what came of the write under way; waits for ever if there is none.
@@ -91,7 +88,7 @@ impl Disk {
     /// # Errors
     ///
     /// Why there is none, as far as is known by then.
-    pub(super) fn part(self, end: BootTime) -> Written {
+    pub(super) fn part(&self, end: BootTime) -> Written {
         let (reply, answer) = sync::channel();
         drop(self.jobs.send(Job::Part(end, reply)));
         answer.recv_timeout(LEAVE_WITHIN).unwrap_or_else(|_| {
@@ -119,23 +116,12 @@ fn store(state: &mut StateDir, group: Option<&str>, write: &Write) -> Result<(),
 }
 
 impl Daemon {
-    /// Has the disk store what is wanted, and says what is wrong with it.
-    pub(super) fn store(&mut self) {
-        self.disk.go_on(&self.config);
-        if let Some(news) = self.disk.storage.look(clock::now()) {
-            self.on_disk_news(&news);
-        }
-    }
-
     /// Goes on where something had to be stored first.
     pub(super) fn on_written(&mut self, written: Written) {
-        if let Some(news) = self.disk.storage.done(written, clock::now()) {
-            self.on_disk_news(&news);
-        }
-        self.look_at_records();
+        self.steer(|controller, hands| controller.on_written(hands, written));
     }
 
-    fn on_disk_news(&mut self, news: &News) {
+    pub(super) fn on_disk_news(&mut self, news: &News) {
         match news {
             News::Failed(error) => {
                 tracing::error!(error, "not stored: what needs it waits, and it is tried again");

@@ -31,10 +31,12 @@ mod evidence;
 mod fence;
 mod gate;
 mod gate_report;
+mod hands;
 mod keys;
 mod macs;
 mod network;
 mod notice;
+mod notify;
 mod observe;
 mod paths;
 mod pauses;
@@ -55,19 +57,18 @@ mod start;
 mod start_error;
 mod strays;
 mod survey;
-mod tell;
 mod upkeep;
 mod warm;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsRawFd, RawFd},
     sync::Arc,
     time::Duration,
 };
 
-use hb_ebpf::{epoch::Epoch, time::BootTime, wire::GROUPS};
+use hb_ebpf::{lease::op::Order, time::BootTime, wire::GROUPS};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{mpsc, oneshot},
@@ -93,7 +94,8 @@ use crate::{
     clock,
     config::{Config, Local},
     control::{Command, ControlError, Reply, Server},
-    core::{Core, Input, RecordState, retiming::Retiming},
+    core::retiming::Retiming,
+    engine::controller::{self, Controller, Left, Parting},
     fast::{Fast, Queue, Report},
     id::{GroupId, LinkId, NodeId},
     kernel::{Attachment, Kernel, KernelLog, Leases, Mode, PinsLock, Shared, gated_addresses},
@@ -155,20 +157,13 @@ struct Daemon {
     /// What the groups are in frames and records, by place.
     fingerprints: [u32; GROUPS],
     strays: strays::Strays,
-    core: Core,
-    inputs: VecDeque<Input>,
+    /// What is done in which order, with the core and what it is to be told.
+    controller: Controller,
     kernel: Kernel,
     shared: Arc<Shared>,
     leases: Leases,
-    /// This node has no numbers from before, and takes no part yet.
-    learner: bool,
-    /// A set of voters that this node has not taken part in yet.
-    new_voters: Option<String>,
-    /// An operator let a learner take part, and waits to hear that it does.
-    confirmed: bool,
+    /// Operators who let a learner take part, and wait to hear that it does.
     confirmations: Vec<oneshot::Sender<Reply>>,
-    /// There is no generation left for a learner, which was said.
-    used_up: bool,
     fast: Fast,
     workers: Vec<Option<Worker>>,
     done: mpsc::UnboundedSender<Done>,
@@ -195,16 +190,11 @@ struct Daemon {
     log_lost: logging::Lost,
     /// How many lost lines were told of.
     told_lost: usize,
-    /// When the kernel last refused to watch a peer.
-    watch_refused: Option<BootTime>,
     /// When the kernel half's own counters were last looked at.
     counted: BootTime,
-    stopping: bool,
     /// How each service address is defended, by its number.
     defended: BTreeMap<u8, defend::Defense>,
     upkeep: upkeep::Upkeep,
-    /// When this daemon last looked round.
-    round: BootTime,
     /// Pauses of this node, or of another whose clock cannot be told from it.
     pauses: pauses::Pauses,
     /// Pauses of the others.
@@ -216,7 +206,6 @@ struct Daemon {
     cleaner: Option<clean::Cleaner>,
     /// Connections ended so far, of groups that were left and still have some.
     ended: BTreeMap<GroupId, u32>,
-    warm: warm::Warm,
     macs: macs::Macs,
     anew: anew::Anew,
     paths: paths::Paths,
@@ -226,8 +215,6 @@ struct Daemon {
     pins_lock: PinsLock,
     /// Why what somebody removed could not be pinned anew, as it was told last.
     unpinned: Option<String>,
-    /// What each record was when it was looked at last, and in which epoch.
-    seen: [(RecordState, Epoch); GROUPS],
 }
 
 /// Waits until this host has what `plan` needs, and runs the node until it has left or `signals` end it. Its
@@ -316,7 +303,7 @@ impl Daemon {
                 self.last_words().await;
                 return Ok(());
             }
-            let timeout = self.core.poll_timeout();
+            let timeout = self.controller.poll_timeout();
             tokio::select! {
                 biased;
                 ready = ears.readable() => {
@@ -353,7 +340,7 @@ impl Daemon {
                 written = self.disk.next() => self.on_written(written),
                 word = self.fences.next() => self.on_fence(word),
                 found = self.surveyor.next() => self.on_found(found),
-                () = until(timeout) => self.core.handle_timeout(clock::now()),
+                () = until(timeout) => self.steer(|controller, hands| controller.on_timeout(hands)),
                 Some(command) = commands.recv() => self.on_request(command),
                 asked = signals.next() => if self.on_signal(asked) { return Ok(()) },
                 () = flush(&mut log) => {}
@@ -374,7 +361,7 @@ impl Daemon {
                 return false;
             }
         };
-        if self.stopping {
+        if self.controller.is_stopping() {
             tracing::warn!(signal, "asked a second time: leaving at once");
             return true;
         }
@@ -384,9 +371,8 @@ impl Daemon {
     }
 
     fn stop(&mut self) {
-        self.stopping = true;
+        self.controller.stop();
         self.relink_no_more();
-        self.feed(Input::Stop);
     }
 
     /// Removes what is ours: addresses, connections to them, programs, pins.
@@ -401,19 +387,39 @@ impl Daemon {
         addresses.extend(gated_addresses(&pins)?);
         let node = Some((config.cluster_id(), local.me.id));
         let removal = Removal::new(&pins, node, records, addresses, terms.policy())?;
-        let (_, leases) = removal.run(Some(kernel))?;
-        // Not before the pins are gone: a daemon that found these records would take no part.
-        match leases.map_or(Ok(None), |leases| records::part(&leases)) {
-            Ok(Some(end)) => {
-                if let Err(error) = disk.part(end) {
-                    tracing::warn!(error, "no note was left");
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(error = resources::describe(&error), "no note was left"),
+        let mut parting = Departure { removal: Some((removal, kernel)), leases: None, disk };
+        if let Left::Unnoted(error) = controller::leave(&mut parting)? {
+            tracing::warn!(error, "no note was left");
         }
         tracing::info!("left");
         Ok(())
+    }
+}
+
+/// What a daemon has in its hands while it leaves.
+struct Departure {
+    removal: Option<(Removal, Kernel)>,
+    leases: Option<Leases>,
+    disk: disk::Disk,
+}
+
+impl Parting for Departure {
+    type Error = RemovalError;
+
+    fn take_away(&mut self) -> Result<bool, RemovalError> {
+        if let Some((removal, kernel)) = self.removal.take() {
+            (_, self.leases) = removal.run(Some(kernel))?;
+        }
+        Ok(self.leases.is_some())
+    }
+
+    fn order(&mut self, order: Order) -> Result<Order, String> {
+        let Some(leases) = &self.leases else { return Err("there are no records".to_owned()) };
+        leases.order(order).map_err(|error| resources::describe(&error))
+    }
+
+    fn note(&mut self, end: BootTime) -> Result<(), String> {
+        self.disk.part(end)
     }
 }
 

@@ -262,7 +262,7 @@ impl Daemon {
     }
 
     fn is_leaving(&self, peer: NodeId) -> bool {
-        self.core.view().peers.iter().any(|view| view.peer == peer && view.left)
+        self.controller.core().view().peers.iter().any(|view| view.peer == peer && view.left)
     }
 
     /// Says which links of a living peer fell silent or were heard, once that is steady; called
@@ -292,7 +292,7 @@ impl Daemon {
                 (false, true) => tracing::info!(peer = name, %link, "link is heard"),
                 _ => continue,
             }
-            self.tell_link(peer, link.as_str(), is_heard);
+            self.notify_link(peer, link.as_str(), is_heard);
         }
     }
 

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use hb_ebpf::{
-    maps::{Event, EventKind, Life, Peer},
+    maps::{Event, EventKind},
     time::BootTime,
 };
 
 use super::{Daemon, Done, log_attachment, resources::describe};
 use crate::{
     clock,
-    core::{Input, PeerFacts},
+    core::Input,
     fast::{EffectError, Report, Steps, Trigger},
     id::{GroupId, NodeId},
     kernel::{Attachment, Mode, NotReplaced},
@@ -39,7 +39,7 @@ impl Daemon {
         let blocked = |group: &GroupId| Some(self.shared.record(*group)?.blocked_until_ns);
         let until = self.groups().iter().filter_map(blocked).max().map(BootTime);
         let wait = until.map(|until| until.since(clock::now())).filter(|wait| !wait.is_zero());
-        if let (Some(wait), false) = (wait, self.learner) {
+        if let (Some(wait), false) = (wait, self.controller.is_learner()) {
             tracing::info!(
                 for_ms = wait.as_millis() as u64,
                 "taking no part yet: what an earlier life promised may bind"
@@ -47,23 +47,12 @@ impl Daemon {
         }
     }
 
-    /// A daemon that did not run for a while has waited long enough for others by its clock, and must
-    /// not act on what it knew of them before: it looks at them first.
-    fn catch_up(&mut self) {
-        let now = clock::now();
-        if now.since(self.round) > self.tick * 3 {
-            for peer in self.others() {
-                self.look_at(peer);
-            }
-        }
-        self.round = now;
-    }
-
     pub(super) fn on_report(&mut self, report: Report) {
-        self.catch_up();
         match report {
             Report::Event(event) => self.on_event(&event),
-            Report::Sought { group } => self.look_at_record(group),
+            Report::Sought { group } => {
+                self.steer(|controller, hands| controller.on_sought(hands, group));
+            }
             Report::Took { group, epoch, trigger, steps, unsent, result } => {
                 let why = match trigger {
                     Trigger::Asked => None,
@@ -71,8 +60,6 @@ impl Daemon {
                     Trigger::Controller(peer) => Some((peer, "controller-dead")),
                     Trigger::Release(peer) => Some((peer, "handed-over")),
                 };
-                // The core hears that the record holds: what it does not hold is dropped again.
-                self.look_at_record(group);
                 if let Some((peer, cause)) = why {
                     self.log_takeover(group, epoch, peer, cause, &steps, &result);
                 }
@@ -82,13 +69,17 @@ impl Daemon {
                 }
                 self.look_after_warm(group);
                 let result = result.map_err(|error| describe(&error));
-                self.feed(Input::Took { group, epoch, result });
+                self.steer(|controller, hands| controller.on_took(hands, group, epoch, result));
             }
             Report::Rescheduled { policy, errno } => self.on_rescheduled(policy, errno),
             Report::Refused { group, vip, error } => self.on_refused(group, &vip, &error),
-            Report::Warmed { group, result } => self.on_warmed(group, result),
+            Report::Warmed { group, result } => {
+                let result = result.map_err(|error| describe(&error));
+                self.steer(|controller, hands| controller.on_warmed(hands, group, &result));
+            }
             Report::Dropped { group, result, .. } => {
-                self.clean(group, result.map_err(|error| describe(&error)));
+                let result = result.map_err(|error| describe(&error));
+                self.steer(|controller, hands| controller.on_dropped(hands, group, result));
             }
         }
     }
@@ -131,64 +122,31 @@ impl Daemon {
                 "this daemon did not run for a while, and the kernel stopped watching: going on"
             );
         }
+        self.steer(|controller, hands| controller.on_event(hands, event));
         match EventKind::from_code(event.kind) {
-            Some(EventKind::Lease) => {
-                // What brought the news comes first, so that the core knows why.
-                self.look_at(peer);
-                self.look_at_record(GroupId(event.link));
-            }
-            Some(EventKind::Dead | EventKind::Controller) => {
-                // What is sought now waits for this node's own promise, as it was renewed last.
-                for group in self.groups() {
-                    self.look_at_record(group);
-                }
-                self.look_at(peer);
-            }
             Some(EventKind::Paused) => self.log_pause(peer, event),
             Some(EventKind::Claim) => self.on_claim(event),
             Some(EventKind::Carrier) => self.on_lost_carrier(event.interface),
-            _ => {
-                self.look_at(peer);
-            }
+            _ => {}
         }
     }
 
     /// Tells the core what the map says of a peer now.
-    pub(super) fn look_at(&mut self, peer: NodeId) -> Option<Peer> {
-        let state = self.maps().peer(peer)?;
-        self.log_refusal(peer, &state);
-        self.feed(Input::Peer { peer, facts: PeerFacts::of(&state, &self.fingerprints) });
-        Some(state)
+    pub(super) fn look_at(&mut self, peer: NodeId) {
+        self.steer(|controller, hands| controller.look_at(hands, peer));
     }
 
-    /// Goes round: stamps the controller's slot if the fast path went round as well, looks at
-    /// everything that an event may have been lost of, and mends what it finds.
+    /// Goes round: looks at everything that an event may have been lost of, and mends what it finds.
     pub(super) fn on_tick(&mut self) {
+        self.steer(|controller, hands| controller.on_tick(hands));
         let now = clock::now();
-        self.round = now;
-        if self.fast.went_round(now) {
-            self.shared.stamp_controller(now);
-        }
-        let mut alive = Vec::new();
         for peer in self.others() {
-            let Some(state) = self.look_at(peer) else { continue };
+            let Some(state) = self.maps().peer(peer) else { continue };
+            self.log_refusal(peer, &state);
             self.log_links(peer, &state);
-            if matches!(Life::from_code(state.life), Life::Alive | Life::Late) {
-                alive.push(peer);
-            }
-            if state.watched == 0 {
-                self.watch_again(peer, now);
-            }
             self.try_links(peer, now);
         }
-        // After the peers, for the same reason as in `catch_up`.
-        self.look_at_records();
-        for peer in self.others() {
-            let buddy = alive.iter().find(|other| **other != peer).copied();
-            self.shared.set_buddy(peer, buddy);
-        }
         self.listen(now);
-        self.keep_warm();
         self.go_on_defending(now);
         self.go_on_with_keys();
         self.settle_wishes();
@@ -204,20 +162,6 @@ impl Daemon {
             let served = self.vips.iter().flatten().map(|local| local.vip.interface()).collect();
             self.surveyor.begin(self.kernel.pinnings(&self.pins_lock), served);
             self.look_at_routes();
-        }
-    }
-
-    /// Begins to watch a peer whose watch the kernel ended; after a refusal not before a second has
-    /// passed, so that neither log is flooded.
-    fn watch_again(&mut self, peer: NodeId, now: BootTime) {
-        if self.watch_refused.is_some_and(|refused| now.since(refused) < COUNT_EVERY) {
-            return;
-        }
-        self.watch_refused = None;
-        if let Err(error) = self.watch(peer, false) {
-            self.watch_refused = Some(now);
-            let peer = self.node_name(peer);
-            tracing::error!(peer, error = describe(&error), "nobody watches the peer");
         }
     }
 

@@ -25,6 +25,7 @@ use crate::{
     config::{Config, Group, Name, Require},
     control::Reply,
     core::Input,
+    engine::controller::start,
     fast::{Effect, Rebind},
     id::GroupId,
     sockets::SweepError,
@@ -102,7 +103,7 @@ impl Daemon {
         reply: &mut Option<oneshot::Sender<Reply>>,
     ) -> Result<(), String> {
         let Prepared { config, vips, .. } = prepared;
-        if self.learner {
+        if self.controller.is_learner() {
             return Err("this node is a learner and takes no part yet: see `hb status`".to_owned());
         }
         let gone = config.groups_unlike(&self.config);
@@ -113,7 +114,7 @@ impl Daemon {
             .filter(|group| gone.contains(&&group.name))
             .map(|group| group.id)
             .collect();
-        if let Some(group) = gone.iter().find(|group| self.disk.storage.has_vow(**group)) {
+        if let Some(group) = gone.iter().find(|group| self.controller.storage().has_vow(**group)) {
             return Err(format!(
                 "group {} is promised to the other node until that one is heard: reload then",
                 self.group_name(*group)
@@ -128,7 +129,7 @@ impl Daemon {
             None
         } else {
             let used_up = || "the generations are used up: give this node a new id".to_owned();
-            Some(self.disk.storage.reserve().ok_or_else(used_up)?)
+            Some(self.controller.storage_mut().reserve().ok_or_else(used_up)?)
         };
         let arriving = self.config.groups_unlike(&config).into_iter().cloned().collect();
         let names: Vec<_> = gone.iter().map(|group| self.group_name(*group).to_owned()).collect();
@@ -190,7 +191,7 @@ impl Daemon {
     /// Takes the groups that wait, once nothing of others is left and the disk has what it needs. Called at
     /// every tick.
     pub(super) fn go_on_with_groups(&mut self, now: BootTime) {
-        if self.stopping {
+        if self.controller.is_stopping() {
             drop(self.take_back("this node is leaving"));
         }
         let Some(mut pending) = self.pending.take() else { return };
@@ -200,7 +201,7 @@ impl Daemon {
             answer(&mut pending.reply, format!("being taken: {} ({so_far})", pending.keys));
         }
         let stored = match pending.generation {
-            Some(generation) => self.disk.storage.keep(generation),
+            Some(generation) => self.controller.storage_mut().keep(generation),
             None => Some(0),
         };
         // What goes meanwhile may be what comes.
@@ -255,8 +256,9 @@ impl Daemon {
         let beginning = Beginning::Found(Some(generation));
         let begin = Begin { beginning, places, fingerprints, new_terms: false };
         let terms = self.config.terms(self.local.me.id).map_err(StartError::from)?;
-        records::begin(&mut self.kernel, &self.leases, &begin, &terms, &guarded)
-            .map_err(StartError::from)?;
+        let (kernel, leases) = (&mut self.kernel, &self.leases);
+        let mut hands = records::Hands { kernel, leases, terms: &terms, guarded: &guarded };
+        start::begin(&mut hands, &begin).map_err(StartError::from)?;
         if !self.fast.rebind(Rebind::of_groups(groups)) {
             return Err(RegroupError::Stuck);
         }
@@ -370,13 +372,10 @@ impl Daemon {
         self.resource_states.remove(&group);
         self.ended.remove(&group);
         self.unsettled.remove(&group);
-        self.warm.leave(group);
+        self.controller.forget(group);
         self.paths.forget(place);
         self.hearing.forget(place);
         self.routes.forget(place);
-        if let Some(seen) = self.seen.get_mut(place) {
-            *seen = Default::default();
-        }
         if let Some(resuming) = self.resuming.get_mut(place) {
             *resuming = false;
         }

@@ -102,7 +102,7 @@ impl Daemon {
             self.regroup_no_more();
             return Ok(Some("nothing in the file differs from what runs".to_owned()));
         }
-        if self.stopping {
+        if self.controller.is_stopping() {
             return Err("this node is leaving".to_owned());
         }
         let (restart, taken): (Vec<_>, Vec<_>) =
@@ -213,7 +213,7 @@ impl Daemon {
     /// it is moved back nowhere: the two would move it to and fro.
     pub(super) fn tell_wishes(&mut self, id: GroupId) {
         let Some(group) = self.config.group(id) else { return };
-        self.inputs.push_back(Input::Wishes {
+        self.controller.feed(Input::Wishes {
             group: id,
             preferred: Some(group.preferred),
             auto_failback: group.auto_failback && !self.unsettled.contains(&id),

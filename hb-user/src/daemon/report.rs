@@ -107,7 +107,8 @@ impl Daemon {
                 .collect::<Result<_, _>>()?,
             gate: gate.ok(),
             groups: self
-                .core
+                .controller
+                .core()
                 .view()
                 .groups
                 .iter()
@@ -128,10 +129,11 @@ impl Daemon {
         if let Err(error) = &running.stack {
             warnings.push(error.clone());
         }
-        if self.learner {
+        if self.controller.is_learner() {
             warnings.push(self.learns());
         }
-        warnings.extend(self.disk.storage.trouble(clock::now()).as_ref().map(disk::warning));
+        warnings
+            .extend(self.controller.storage().trouble(clock::now()).as_ref().map(disk::warning));
         for Machine { id, name, witness } in self.machines() {
             let Some(state) = self.maps().peer(id) else { continue };
             if state.incarnation != 0 && state.config_hash != self.maps().node().config_hash {
@@ -229,11 +231,14 @@ impl Daemon {
 
     /// Says why this node is a learner, and for how long.
     fn learns(&self) -> String {
-        let (why, with) = match (&self.new_voters, self.disk.storage.generation()) {
-            (None, _) => ("this node has no numbers from before", ""),
-            (Some(_), 0) => ("this node has no numbers from before", " with this configuration"),
-            (Some(_), _) => ("the voters are new to this node", " with this configuration"),
-        };
+        let (why, with) =
+            match (self.controller.new_voters(), self.controller.storage().generation()) {
+                (None, _) => ("this node has no numbers from before", ""),
+                (Some(_), 0) => {
+                    ("this node has no numbers from before", " with this configuration")
+                }
+                (Some(_), _) => ("the voters are new to this node", " with this configuration"),
+            };
         format!(
             "learner: {why}, and it takes part once every other machine was heard{with}, or after \
              `hb confirm` on this node"
@@ -253,7 +258,7 @@ impl Daemon {
 
     fn peer(&self, peer: &Machine, now: BootTime) -> Result<PeerStatus, KernelError> {
         let state = self.maps().peer(peer.id).ok_or(KernelError::Missing("PEERS"))?;
-        let view = self.core.view();
+        let view = self.controller.core().view();
         let seen = view.peers.iter().find(|view| view.peer == peer.id);
         let life = seen.map_or(Life::Unheard, |seen| seen.life);
         let left = seen.is_some_and(|seen| seen.left) && life.is_dead();

@@ -1,9 +1,6 @@
 //! What an operator asks of the daemon by its control socket.
 
-use hb_ebpf::{
-    lease::op::{Op, Order},
-    wire::Health,
-};
+use hb_ebpf::wire::Health;
 
 use tokio::sync::oneshot;
 
@@ -38,7 +35,7 @@ impl Daemon {
             }
             Request::Clear { group } => self.clear(&group),
             Request::Move { group, node } => self.move_group(&group, &node),
-            Request::Confirm if self.learner => return self.confirm_learner(reply),
+            Request::Confirm if self.controller.is_learner() => return self.confirm_learner(reply),
             Request::Confirm => self.absolve(),
             Request::Stop => {
                 tracing::info!("asked to leave by the control socket");
@@ -75,7 +72,7 @@ impl Daemon {
             return Err(format!("there is no node {to:?}; nodes: {}", nodes.join(", ")));
         };
         let me = self.local.me.id;
-        let view = self.core.view();
+        let view = self.controller.core().view();
         let Some(view) = view.groups.into_iter().find(|view| view.group == id) else {
             return Err(format!("{name} is not known to the core"));
         };
@@ -109,7 +106,7 @@ impl Daemon {
 
     /// Tells whether this node, which holds the group, can give it up now.
     fn may_release(&self, name: &str, view: &GroupView) -> Result<(), String> {
-        if self.stopping {
+        if self.controller.is_stopping() {
             return Err(format!("this node is leaving, and gives {name} up anyway"));
         }
         match view.phase {
@@ -150,14 +147,13 @@ impl Daemon {
 
     /// The operator answers for what a learner cannot know. Who asked is told once it takes part.
     fn confirm_learner(&mut self, reply: oneshot::Sender<Reply>) {
-        self.confirmed = true;
         self.confirmations.push(reply);
-        self.look_at_records();
+        self.steer(|controller, hands| controller.confirm(hands));
     }
 
     /// The operator answers for it that the node that holds is off for good.
     fn absolve(&mut self) -> Outcome {
-        let bound = self.core.view().groups.into_iter().map(|view| view.group);
+        let bound = self.controller.core().view().groups.into_iter().map(|view| view.group);
         let bound: Vec<_> = bound.filter(|group| self.is_vowed(*group)).collect();
         if bound.is_empty() {
             return Err("nothing to confirm: this node has its numbers, and is bound to no other \
@@ -166,10 +162,9 @@ impl Daemon {
         }
         let mut freed = Vec::new();
         for group in bound {
-            if !self.order_with(Order::new(Op::Absolve, group.0)) {
+            if !self.steer(|controller, hands| controller.absolve(hands, group)) {
                 return Err(format!("{} could not be freed: see the log", self.group_name(group)));
             }
-            self.look_at_vow(group);
             freed.push(self.group_name(group).to_owned());
         }
         let freed = freed.join(", ");

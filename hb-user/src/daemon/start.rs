@@ -1,7 +1,7 @@
 //! From a prepared node to a running one, in the order that leaves nothing half done.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use hb_ebpf::{
 use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
-    Daemon, EngineKind, anew,
+    Daemon, EngineKind, act, anew,
     clean::Cleaner,
     disk::Disk,
     fence::Fences,
@@ -34,13 +34,16 @@ use super::{
     start_error::StartError,
     strays::{self, Strays},
     survey::Surveyor,
-    warm::Warm,
 };
 use crate::{
-    beginning::{Begin, Beginning, Origin, Traces},
+    beginning::Begin,
     clock,
     config::{Config, Engine, GateMode, HostView, LinkAddress, LocalLink, Policy},
     core::{Core, storage::Storage},
+    engine::controller::{
+        self, Controller,
+        start::{self as begin, Found, Life},
+    },
     fast::{Fast, Outlet, Setup as FastSetup, Target},
     id::{GroupId, LinkId, NodeId},
     kernel::{
@@ -50,7 +53,6 @@ use crate::{
     link::{Ends, LinkSocket},
     logging, nonce,
     notify::Notifiers,
-    parting,
     realtime::Demand,
     sockets::SweepError,
     state_dir::StateDir,
@@ -124,31 +126,21 @@ fn assemble(
     let has_record = kernel.found() && earlier.layout == LAYOUT;
     let resumes = has_record && earlier.config_hash == config.fingerprint();
     let terms = config.terms(local.me.id)?;
-    // The nonce outlives the daemon: with the number of an earlier life it would be that life.
-    let incarnation =
-        state.reserve_incarnation(if has_record { earlier.incarnation } else { 0 })?;
-    // Gone before anything is promised anew, and never believed twice.
-    let parted = parting::take(state.path())?;
-    let new_voters = records::new_voters(&config, &mut state)?;
     let (found, learns) = records::found(&shared);
     let places = Places::new(&found, &config.groups_wanted());
     config.place(&places);
     let fingerprints = config.fingerprints();
     let vips = records::by_place(&config, vips);
-    let traces = Traces {
-        stored: state.generation()?,
+    let found = Found {
         records: has_record,
+        // The nonce outlives the daemon: with the number of an earlier life it would be that life.
+        incarnation: earlier.incarnation,
         learns,
         lacks: places.begun().next().is_some(),
-        new_voters: new_voters.is_some(),
-        promises: config.cluster.policy != Policy::Available,
     };
-    let beginning = match traces.origin() {
-        Origin::Found => Beginning::Found(None),
-        Origin::Extended => Beginning::Found(Some(state.reserve_generation()?)),
-        Origin::New => Beginning::New(state.reserve_generation()?, parted),
-        Origin::Lost => Beginning::Lost,
-    };
+    let promises = config.cluster.policy != Policy::Available;
+    let life = begin::number(&mut state, found, &config.voter_set(), promises)?;
+    let Life { incarnation, beginning, new_voters } = life;
     let nonce =
         if has_record { earlier.nonce } else { nonce::draw().map_err(StartError::Random)? };
     let identity = Identity {
@@ -242,9 +234,11 @@ fn assemble(
     };
     let new_terms = kernel.terms()? != terms;
     let begin = Begin { beginning, places, fingerprints, new_terms };
-    records::begin(&mut kernel, &leases, &begin, &terms, &guarded)?;
+    let mut hands =
+        records::Hands { kernel: &mut kernel, leases: &leases, terms: &terms, guarded: &guarded };
+    begin::begin(&mut hands, &begin)?;
     let strays = Strays::begin(gated, &stray);
-    let learner = records::take_up(&leases, config.groups.iter().map(|group| group.id), &vows)?;
+    let learner = begin::take_up(&mut hands, config.groups.iter().map(|group| group.id), &vows)?;
     if !resumes {
         // How a group fared that is here no more says nothing of another.
         let mut health = shared.published();
@@ -298,14 +292,17 @@ fn assemble(
         .map_err(StartError::Cover)?;
 
     let storage = Storage::new(state.generation()?, &vows);
-    let disk = Disk::start(state, storage).map_err(StartError::Disk)?;
+    let disk = Disk::start(state).map_err(StartError::Disk)?;
+    let tick = config.timers.tick();
+    let controller =
+        Controller::new(controller::Begin { core, storage, tick, learner, new_voters, now });
 
     let mut daemon = Daemon {
         links: Links::new(&local),
         notifiers: Notifiers::start(&config.notifies, background),
         incarnation,
         started: now,
-        tick: config.timers.tick(),
+        tick,
         resuming,
         trials: BTreeMap::new(),
         memory: BTreeMap::new(),
@@ -317,16 +314,11 @@ fn assemble(
         vips,
         fingerprints,
         strays,
-        core,
-        inputs: VecDeque::new(),
+        controller,
         kernel,
         shared,
         leases,
-        learner,
-        new_voters,
-        confirmed: false,
         confirmations: Vec::new(),
-        used_up: false,
         fast,
         workers,
         done,
@@ -339,10 +331,7 @@ fn assemble(
         unsettled: BTreeSet::new(),
         log_lost,
         told_lost: 0,
-        watch_refused: None,
         counted: BootTime::NEVER,
-        stopping: false,
-        round: now,
         pauses: Default::default(),
         peers_pauses: BTreeMap::new(),
         defended: BTreeMap::new(),
@@ -351,7 +340,6 @@ fn assemble(
         surveyor,
         cleaner,
         ended: BTreeMap::new(),
-        warm: Warm::default(),
         macs: Default::default(),
         anew,
         paths: Default::default(),
@@ -359,7 +347,6 @@ fn assemble(
         routes: Default::default(),
         pins_lock,
         unpinned: None,
-        seen: Default::default(),
     };
     daemon.ask_pings();
     daemon.listen(now);
@@ -432,10 +419,7 @@ impl Daemon {
 
     /// Begins to watch a peer, whoever counts its misses.
     pub(super) fn watch(&mut self, peer: NodeId, forget: bool) -> Result<(), KernelError> {
-        match self.engine.0 {
-            EngineKind::KernelTimer => self.kernel.arm(peer, forget),
-            EngineKind::User => self.kernel.watch(peer, forget),
-        }
+        act::watch(&mut self.kernel, self.engine.0, peer, forget)
     }
 
     /// Returns the shared maps.

@@ -98,7 +98,8 @@ impl Daemon {
         for removed in &removals.removed {
             let Some((group, place)) = self.place_of(removed) else { continue };
             let concerns = |view: &crate::core::GroupView| view.group == group;
-            let Some(view) = self.core.view().groups.into_iter().find(concerns) else { continue };
+            let views = self.controller.core().view().groups;
+            let Some(view) = views.into_iter().find(concerns) else { continue };
             let warm = self.is_warm(group);
             if !(is_taken(view.phase) || warm) || !self.upkeep.may_at_once(removed.ip, now) {
                 continue;
@@ -109,7 +110,7 @@ impl Daemon {
                 "address is gone: putting it back"
             );
             if warm {
-                self.warm_up(group, now);
+                self.warm_up(group);
             } else {
                 *missing.entry(group).or_default() |= 1 << place;
             }
@@ -140,7 +141,7 @@ impl Daemon {
     /// Puts back addresses of the groups that have served here since before the look, if somebody
     /// took them away, or they could not be put up.
     pub(super) fn restore_addresses(&mut self, present: &[Present], began: BootTime) {
-        for view in self.core.view().groups {
+        for view in self.controller.core().view().groups {
             if !is_taken(view.phase) || view.since >= began {
                 continue;
             }
@@ -165,7 +166,8 @@ impl Daemon {
     /// Forgets of addresses that they could not be put up, if they are there, or are this node's no more.
     fn forget_refused(&mut self, present: &[Present]) {
         let wanted: BTreeSet<GroupId> = self
-            .core
+            .controller
+            .core()
             .view()
             .groups
             .into_iter()

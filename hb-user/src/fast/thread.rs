@@ -1,43 +1,38 @@
-//! The thread's loop.
+//! The thread: it does what the order of steps says, by the system's means.
 
 use std::{
     io,
     os::fd::AsRawFd,
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, mpsc},
 };
 
 use hb_ebpf::{
-    epoch::Epoch,
     lease::{Record, op::Order},
-    maps::{Event, EventKind, Life, Peer},
+    maps::{Event, MAX_NODES, Peer, PeerKeys},
     time::BootTime,
+    wire::{GROUPS, Health},
 };
 
 use super::{
-    Command, EffectError, Fast, FastError, Queue, Rebinds, Report, Running, Setup, Steps,
-    TargetCounters, Token, Trigger,
-    burst::Burst,
-    deputy::Deputy,
-    group::{Added, Group, Stepped, Task},
-    poller::Poller,
-    probe::Streams,
-    pursuit::{Ground, Pursuit},
-    quiet::Quiet,
+    Command, Effect, EffectError, Fast, FastError, Queue, Rebinds, Report, Running, Setup,
+    TargetCounters, deputy::Deputy, poller::Poller, probe::Streams,
 };
 use crate::{
-    address::AddressSocket,
+    address::{AddressSocket, Done, Vip},
+    announce::Gateways,
     clock,
+    engine::takeover::{
+        AddressChange, Next, Peers, Production, Rebound, Shape, Takeover, Token, World,
+    },
     id::{GroupId, NodeId},
     kernel::{Events, Judge, Leases, Shared},
-    realtime::{self, Mutex},
+    realtime::{self, Demand, Mutex, Policy},
 };
 
 /// Commands and reports under way at once; both are drained as soon as they ring.
 const QUEUE: usize = 256;
 /// Stack touched before the first wait.
 const STACK: usize = 64 * 1024;
-/// A wake-up this early before a deadline is on time: the kernel rounds.
-const EARLY_NS: u64 = 1_000;
 
 pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
     let system = |action| move |source| FastError::System { action, source };
@@ -58,38 +53,33 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
         .map_err(system("start a second thread"))?;
     let rebinds: Rebinds =
         Arc::new(Mutex::new(Vec::new()).map_err(system("make a lock that inherits priorities"))?);
+    let mut watched = [false; MAX_NODES];
+    if setup.judge.is_some() {
+        for target in counters.iter() {
+            if let Some(watched) = watched.get_mut(usize::from(target.peer.0).wrapping_sub(1)) {
+                *watched = true;
+            }
+        }
+    }
+    let shapes: Vec<Shape> = setup.effects.iter().map(Effect::shape).collect();
+    let now_ns = clock::now().ns();
+    let takeover = Takeover::new(Production, setup.terms, &shapes, watched, interval_ns, now_ns);
     let hands = Hands {
         rebinds: Arc::clone(&rebinds),
         streams,
         deputy,
-        is_away: false,
-        groups: setup.effects.into_iter().map(Group::new).collect(),
-        quiet: Quiet::default(),
+        reserved: false,
+        effects: setup.effects,
         leases: setup.leases,
         shared: setup.shared,
         addresses,
-        reports: Arc::clone(&reports),
-        token: Arc::clone(&token),
-    };
-    let mut worker = Worker {
-        interval_ns,
-        next_probe: 0,
-        reserved: false,
-        pursuit: Pursuit::new(setup.terms, interval_ns),
-        hands,
-        watched: Vec::new(),
-        burst: Burst::default(),
         events: setup.events,
         judge: setup.judge,
         commands: Arc::clone(&commands),
-        counters: Arc::clone(&counters),
-        poller,
+        reports: Arc::clone(&reports),
+        token: Arc::clone(&token),
     };
-    if worker.judge.is_some() {
-        worker.watched = worker.counters.iter().map(|target| target.peer).collect();
-        worker.watched.sort();
-        worker.watched.dedup();
-    }
+    let mut worker = Worker { takeover, hands, poller };
     let (sender, started) = mpsc::channel();
     let thread = std::thread::Builder::new()
         .name("hb-fast".to_owned())
@@ -103,8 +93,7 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
                     .map_err(|error| error.to_string())
                     .and_then(|()| realtime::tighten_timers().map_err(|error| error.to_string())),
             };
-            worker.reserved =
-                matches!(running.scheduling.policy, realtime::Policy::Deadline { .. });
+            worker.hands.reserved = matches!(running.scheduling.policy, Policy::Deadline { .. });
             if sender.send(running).is_ok() {
                 worker.run();
             }
@@ -116,20 +105,8 @@ pub(super) fn start(setup: Setup) -> Result<Fast, FastError> {
 }
 
 struct Worker {
-    interval_ns: u64,
-    /// When probes leave next, in nanoseconds of boot time.
-    next_probe: u64,
-    /// CPU time is reserved for this thread.
-    reserved: bool,
-    pursuit: Pursuit,
+    takeover: Takeover<Production>,
     hands: Hands,
-    /// Peers that this thread judges itself.
-    watched: Vec<NodeId>,
-    burst: Burst,
-    events: Events,
-    judge: Option<Judge>,
-    commands: Arc<Queue<Command>>,
-    counters: Arc<[TargetCounters]>,
     poller: Poller,
 }
 
@@ -138,319 +115,68 @@ struct Hands {
     rebinds: Rebinds,
     streams: Arc<Streams>,
     deputy: Deputy,
-    /// The deputy stands in for this thread.
-    is_away: bool,
-    groups: Vec<Group>,
-    quiet: Quiet,
+    /// CPU time is reserved for this thread.
+    reserved: bool,
+    effects: Vec<Effect>,
     leases: Leases,
     shared: Arc<Shared>,
     addresses: AddressSocket,
+    events: Events,
+    judge: Option<Judge>,
+    commands: Arc<Queue<Command>>,
     reports: Arc<Queue<Report>>,
     token: Arc<Token>,
 }
 
 impl Worker {
     fn run(&mut self) {
-        self.next_probe = clock::now().ns();
+        let Self { takeover, hands, poller } = self;
         loop {
-            while let Some(event) = self.events.take() {
-                self.on_event(event);
-            }
-            while let Some(command) = self.commands.pop() {
-                if let Command::Exit = command {
-                    return;
+            match takeover.turn(hands) {
+                Next::Change(change) => {
+                    let result = hands.change(change);
+                    takeover.changed(hands, result);
                 }
-                self.on_command(command);
-            }
-            let asked = self.hands.token.asked.load(Ordering::Acquire);
-            self.hands.token.answered.store(asked, Ordering::Release);
-
-            self.hands.work();
-            let now = clock::now().ns();
-            if now + EARLY_NS >= self.next_probe && !self.hands.is_away {
-                self.hands.probe();
-                self.next_probe += self.interval_ns;
-                // After a stall the missed probes are not sent late, all at once.
-                if self.next_probe <= now {
-                    self.next_probe = now + self.interval_ns;
-                }
-            }
-            let due = self.judge_due().min(self.pursuit.go_on(&mut self.hands));
-            let due = due.min(self.hands.announce_due()).min(self.hands.quiet_due());
-            let due = due.min(self.burst_due()).min(self.next_probe);
-            let now = clock::now().ns();
-            if due > now + EARLY_NS && !self.hands.is_away {
-                self.poller.wait(due - now);
+                Next::Wait(0) => {}
+                Next::Wait(for_ns) => poller.wait(for_ns),
+                Next::Exit => return,
             }
         }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        let seen = clock::now();
-        if event.kind == EventKind::Missed as u8 {
-            return self.burst.begin(NodeId(event.peer), seen.ns());
-        }
-        self.pursuit.on_event(&mut self.hands, &event, seen);
-        match EventKind::from_code(event.kind) {
-            // What is not won yet may wait for a fence, which is the daemon's.
-            Some(EventKind::Dead) if self.pursuit.is_under_way() => self.hands.end_quiet(),
-            // What is held may have to be handed over.
-            Some(EventKind::Carrier) => self.hands.end_quiet(),
-            // No hurry, and a verdict may follow. Without a group there is no service to let run first.
-            Some(EventKind::Late) if !self.hands.groups.is_empty() => {
-                self.hands.quiet.begin_once(seen.ns());
-            }
-            _ => {}
-        }
-        self.hands.report(Report::Event(event));
-    }
-
-    fn on_command(&mut self, command: Command) {
-        let (pursuit, hands) = (&mut self.pursuit, &mut self.hands);
-        match command {
-            Command::Publish { health, leaving } => {
-                hands.shared.publish(&health.map(|health| health as u8), leaving);
-                hands.probe();
-            }
-            Command::Arm { peer, groups } => pursuit.arm(peer, groups),
-            Command::Seek { group } => {
-                let steps = Steps { seen: clock::now(), ..Steps::default() };
-                let trigger = Trigger::Asked;
-                if !pursuit.begin(hands, group, trigger, steps) {
-                    let result = Err(EffectError::Unknown);
-                    let epoch = Epoch::NONE;
-                    hands.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
-                }
-            }
-            Command::GiveUp { group } => pursuit.give_up(hands, group),
-            Command::Release { group, successor } => {
-                hands.be_quiet();
-                pursuit.release(hands, group, successor);
-            }
-            Command::Drop { group } => pursuit.step_down(hands, group),
-            Command::Announce { group } => {
-                if let Some(found) = hands.idle(group) {
-                    found.announce_taken(clock::now());
-                }
-            }
-            Command::Remind { group } => {
-                if let Some(found) = hands.idle(group) {
-                    found.remind();
-                }
-            }
-            Command::Restore { group, missing } => {
-                // Not if it was dropped since the daemon looked.
-                if let Some(found) = hands.idle(group)
-                    && found.taken().is_some()
-                {
-                    found.begin(Task::Restore(missing));
-                }
-            }
-            Command::Mac { interface, mac } => {
-                let now = clock::now();
-                for group in &mut hands.groups {
-                    group.set_mac(interface, mac, now);
-                }
-            }
-            Command::Gateways { interface, gateways } => {
-                let now = clock::now();
-                for group in &mut hands.groups {
-                    group.set_gateways(interface, gateways, now);
-                }
-            }
-            Command::Pace { interval_ns, demand } => {
-                self.interval_ns = interval_ns;
-                self.next_probe = self.next_probe.min(clock::now().ns() + interval_ns);
-                pursuit.pace(interval_ns);
-                hands.deputy.pace(interval_ns);
-                if self.reserved {
-                    let (policy, errno) = realtime::reserve_anew(demand);
-                    hands.report(Report::Rescheduled { policy, errno });
-                }
-            }
-            Command::Rebind => hands.rebind(),
-            // Not if it was taken since the daemon looked.
-            Command::Warm { group } => hands.begin_apart(group, Task::Warm),
-            Command::Cool { group } => hands.begin_apart(group, Task::Cool),
-            Command::Keys { peer, keys, slot, trial } => {
-                hands.streams.set_keys(peer, &keys, slot, trial);
-            }
-            Command::Exit => {}
-        }
-    }
-
-    /// Probes the peers that have just missed, if that is due; returns when next.
-    fn burst_due(&mut self) -> u64 {
-        if self.burst.due_ns == u64::MAX {
-            return u64::MAX;
-        }
-        let now = clock::now();
-        if now.ns() + EARLY_NS < self.burst.due_ns {
-            return self.burst.due_ns;
-        }
-        let (burst, shared) = (&mut self.burst, &self.hands.shared);
-        self.hands.streams.probe_those(|peer| {
-            let silent = || {
-                shared.peer(peer).is_some_and(|state| {
-                    state.misses > 0 && Life::from_code(state.life) != Life::Dead
-                })
-            };
-            if !burst.goes_on(peer) {
-                return false;
-            }
-            if !silent() {
-                burst.end(peer);
-            }
-            burst.goes_on(peer)
-        });
-        self.burst.next(now.ns(), self.interval_ns)
-    }
-
-    /// Counts misses where the kernel's timers do not.
-    fn judge_due(&mut self) -> u64 {
-        let Some(judge) = &self.judge else { return u64::MAX };
-        let now = clock::now().ns();
-        let mut due = u64::MAX;
-        for peer in &self.watched {
-            let Some(mut state) = self.hands.shared.peer(*peer) else { continue };
-            if state.watched == 0 {
-                continue;
-            }
-            if state.due_ns <= now && judge.judge(*peer).is_ok() {
-                match self.hands.shared.peer(*peer) {
-                    Some(judged) => state = judged,
-                    None => continue,
-                }
-            }
-            due = due.min(state.due_ns.max(now + EARLY_NS));
-        }
-        due
     }
 }
 
 impl Hands {
-    /// Takes up what is ready, and leaves what it had in its place.
-    fn rebind(&mut self) {
-        for rebind in self.rebinds.lock().iter_mut().filter(|rebind| !rebind.done) {
-            self.streams.rebind(&mut rebind.outlets);
-            for (group, effect) in &mut rebind.effects {
-                if let Some(group) = self.groups.get_mut(usize::from(group.0)) {
-                    group.rebind(effect);
-                }
-            }
-            for (group, effect) in &mut rebind.groups {
-                if let Some(group) = self.groups.get_mut(usize::from(group.0)) {
-                    group.replace(effect);
-                }
-            }
-            rebind.done = true;
-        }
-        self.come_back();
+    /// Asks the kernel, and waits for it.
+    fn change(&mut self, change: AddressChange) -> Result<Done, EffectError> {
+        let AddressChange { group, place, change } = change;
+        let effect = self.effects.get(usize::from(group.0)).ok_or(EffectError::Unknown)?;
+        effect.change(&mut self.addresses, place, change)
     }
 
-    /// Probes by itself again, if nothing is to be done to any address.
-    fn come_back(&mut self) {
-        if self.is_away && !self.groups.iter().any(Group::is_busy) {
-            self.deputy.stand_back();
-            self.is_away = false;
-            self.token.away_ns.store(0, Ordering::Release);
-        }
+    fn effect(&self, group: GroupId) -> Option<&Effect> {
+        self.effects.get(usize::from(group.0))
     }
 
-    /// Does one address of each group that has some to do, and says so when it was the last.
-    fn work(&mut self) {
-        if !self.groups.iter().any(Group::is_busy) {
-            return;
-        }
-        if !self.is_away {
-            self.deputy.stand_in();
-            self.is_away = true;
-            self.token.away_ns.store(clock::now().ns(), Ordering::Release);
-        }
-        for index in 0..self.groups.len() {
-            let group = GroupId(index as u8);
-            let Stepped { refused, done } = self.groups[index].step(&mut self.addresses);
-            if let Some((vip, error)) = refused {
-                self.report(Report::Refused { group, vip, error });
-            }
-            let Some((task, added)) = done else { continue };
-            let Added { at, unsent, result } = added;
-            match task {
-                Task::Take(epoch, trigger, mut steps) => {
-                    if result.is_ok() && !self.groups[index].has_resources() {
-                        self.be_quiet();
-                    } else {
-                        self.end_quiet();
-                    }
-                    steps.address = at;
-                    steps.announced = clock::now();
-                    self.report(Report::Took { group, epoch, trigger, steps, unsent, result });
-                    self.probe();
-                }
-                Task::Warm => self.report(Report::Warmed { group, result }),
-                Task::Restore(_) | Task::Cool => {}
-                Task::Remove => self.report(Report::Dropped { group, at: clock::now(), result }),
-            }
-        }
-        self.come_back();
-    }
-
-    /// Returns a group to whose addresses nothing is being done.
-    fn idle(&mut self, group: GroupId) -> Option<&mut Group> {
-        self.groups.get_mut(group.0 as usize).filter(|found| !found.is_busy())
-    }
-
-    fn begin_apart(&mut self, group: GroupId, task: Task) {
-        if let Some(found) = self.groups.get_mut(group.0 as usize)
-            && found.is_apart()
-        {
-            found.begin(task);
-        }
-    }
-
-    /// A full queue drops the report; the daemon looks at the maps and the addresses from time to
-    /// time and finds out.
-    fn report(&self, report: Report) {
-        let _ =
-            if self.quiet.lasts() { self.reports.put(report) } else { self.reports.push(report) };
-    }
-
-    /// Lets the daemon sleep on for a moment.
-    fn be_quiet(&mut self) {
-        self.quiet.begin(clock::now().ns());
-    }
-
-    /// Wakes it for what it was not told of, and for each report from now on.
-    fn end_quiet(&mut self) {
-        if self.quiet.end() {
-            self.reports.bell().ring();
-        }
-    }
-
-    /// Does so if the moment has passed; returns when it will have.
-    fn quiet_due(&mut self) -> u64 {
-        if self.quiet.lasts() && self.quiet.expire(clock::now().ns()) {
-            self.reports.bell().ring();
-        }
-        self.quiet.due_ns()
-    }
-
-    fn announce_due(&mut self) -> u64 {
-        let now = clock::now();
-        let mut due = u64::MAX;
-        for group in &mut self.groups {
-            group.repeat(now);
-            if let Some(next) = group.due() {
-                due = due.min(next.ns());
-            }
-        }
-        due
+    fn effect_mut(&mut self, group: GroupId) -> Option<&mut Effect> {
+        self.effects.get_mut(usize::from(group.0))
     }
 }
 
-impl Ground for Hands {
+impl World for Hands {
     fn now(&self) -> BootTime {
         clock::now()
+    }
+
+    fn event(&mut self) -> Option<Event> {
+        self.events.take()
+    }
+
+    fn command(&mut self) -> Option<Command> {
+        self.commands.pop()
+    }
+
+    fn went_round(&mut self) {
+        self.token.answer();
     }
 
     fn record(&self, group: GroupId) -> Option<Record> {
@@ -465,35 +191,85 @@ impl Ground for Hands {
         self.leases.order(order).ok()
     }
 
+    fn count_misses(&mut self, peer: NodeId) -> bool {
+        self.judge.as_ref().is_some_and(|judge| judge.judge(peer).is_ok())
+    }
+
+    fn publish(&mut self, health: &[Health; GROUPS], leaving: bool) {
+        self.shared.publish(&health.map(|health| health as u8), leaving);
+    }
+
     fn probe(&mut self) {
         self.streams.probe();
     }
 
-    fn sought(&mut self, group: GroupId) {
-        self.report(Report::Sought { group });
+    fn probe_these(&mut self, peers: &Peers) {
+        let index = |peer: NodeId| usize::from(peer.0).wrapping_sub(1);
+        self.streams.probe_those(|peer| peers.get(index(peer)).is_some_and(|wanted| *wanted));
     }
 
-    fn put_up(&mut self, group: GroupId, epoch: Epoch, trigger: Trigger, steps: Steps) {
-        let Some(found) = self.groups.get_mut(group.0 as usize) else { return };
-        if found.taken() == Some(epoch) {
-            // Asked for again before the daemon had heard that this was done already, or begun.
-            if !found.is_being_taken() {
-                let result = Ok(());
-                self.report(Report::Took { group, epoch, trigger, steps, unsent: 0, result });
-            }
-            return;
-        }
-        found.begin(Task::Take(epoch, trigger, steps));
-        self.work();
+    fn set_keys(&mut self, peer: NodeId, keys: &PeerKeys, slot: usize, trial: bool) {
+        self.streams.set_keys(peer, keys, slot, trial);
     }
 
-    fn take_down(&mut self, group: GroupId) {
-        match self.groups.get_mut(group.0 as usize) {
-            Some(found) => found.begin(Task::Remove),
-            None => {
-                let result = Err(EffectError::Unknown);
-                self.report(Report::Dropped { group, at: clock::now(), result });
+    fn pace(&mut self, interval_ns: u64, demand: Demand) -> Option<(Policy, i32)> {
+        self.deputy.pace(interval_ns);
+        self.reserved.then(|| realtime::reserve_anew(demand))
+    }
+
+    fn vip(&self, group: GroupId, place: usize) -> Option<Vip> {
+        self.effect(group)?.vip(place)
+    }
+
+    fn announce(&mut self, group: GroupId, place: usize) -> u32 {
+        self.effect(group).map_or(0, |effect| effect.announce(place))
+    }
+
+    fn set_mac(&mut self, group: GroupId, interface: u32, mac: [u8; 6]) -> bool {
+        self.effect_mut(group)
+            .is_some_and(|effect| effect.announce_by(interface, |known| known.at(mac)))
+    }
+
+    fn set_gateways(&mut self, group: GroupId, interface: u32, gateways: Gateways) -> bool {
+        self.effect_mut(group)
+            .is_some_and(|effect| effect.announce_by(interface, |known| known.asking(gateways)))
+    }
+
+    /// Takes up what is ready, and leaves what it had in its place.
+    fn rebind(&mut self, mut tell: impl FnMut(GroupId, Rebound)) {
+        let Self { rebinds, streams, effects, .. } = self;
+        for rebind in rebinds.lock().iter_mut().filter(|rebind| !rebind.done) {
+            streams.rebind(&mut rebind.outlets);
+            for (group, made) in &mut rebind.effects {
+                if let Some(effect) = effects.get_mut(usize::from(group.0)) {
+                    tell(*group, Rebound::Addresses(effect.rebind(made)));
+                }
             }
+            for (group, made) in &mut rebind.groups {
+                if let Some(effect) = effects.get_mut(usize::from(group.0)) {
+                    std::mem::swap(effect, made);
+                    tell(*group, Rebound::Group(effect.shape()));
+                }
+            }
+            rebind.done = true;
         }
+    }
+
+    fn stand_in(&mut self) {
+        self.deputy.stand_in();
+        self.token.go_away(clock::now());
+    }
+
+    fn stand_back(&mut self) {
+        self.deputy.stand_back();
+        self.token.come_back();
+    }
+
+    fn report(&mut self, report: Report, ring: bool) {
+        let _ = if ring { self.reports.push(report) } else { self.reports.put(report) };
+    }
+
+    fn ring(&mut self) {
+        self.reports.bell().ring();
     }
 }

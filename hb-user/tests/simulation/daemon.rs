@@ -1,32 +1,41 @@
-//! The main loop of a daemon around the real core: what `daemon/` does, without a system.
+//! The main loop of a daemon: the real engine of the controller with the real core, and the machine's side
+//! of it. What `daemon/` does with threads and descriptors is a list of work here, and the world says how long it takes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use hb_ebpf::{
     epoch::Epoch,
     lease::{
-        fence::Vow,
-        identity,
-        op::{DONE, Op, Order, WAIT},
+        Policy, Record, Terms,
+        identity::Places,
+        op::{Op, Order},
         start,
     },
-    maps::{EventKind, Life},
+    maps::Peer,
     time::BootTime,
     wire::{GROUPS, State},
 };
 use hb_user::{
-    beginning::Beginning,
     core::{
-        Action, Core, Input, PeerFacts, RecordFacts, Transition,
+        Action, Core, Input, Phase, Transition,
         storage::{Storage, Write},
     },
+    engine::controller::{
+        self, Controller, Left, Next, Parting, Sweep, Swept, World,
+        start::{Found, Numbers, Records},
+    },
+    engine::takeover::{Command, EffectError, Report},
     id::{GroupId, NodeId},
 };
 
 use crate::{
-    fast::{Command, Fast, Report},
+    auditor::Auditor,
+    fast::{Addresses, Fast},
     kernel::Kernel,
-    plan::{Plan, TICK},
+    mutants::Mutant,
+    plan::{Plan, TICK, span},
+    rng::Rng,
+    upkeep::Upkeep,
 };
 
 /// What a machine's disk holds of hb.
@@ -34,6 +43,7 @@ use crate::{
 pub(crate) struct Disk {
     pub(crate) incarnation: u32,
     pub(crate) generation: u32,
+    pub(crate) voters: Option<String>,
     /// Per group, the epoch promised without an end.
     pub(crate) vows: Vec<Option<Epoch>>,
     /// When what was promised has run out, by the clock of this boot.
@@ -44,20 +54,31 @@ impl Disk {
     pub(crate) fn store(&mut self, write: &Write) {
         match write {
             Write::Generation(generation) => self.generation = self.generation.max(*generation),
-            Write::Voters(_) => {}
+            Write::Voters(set) => self.voters = Some(set.clone()),
             Write::Vow(group, epoch) => self.vows[usize::from(group.0)] = *epoch,
         }
     }
 }
 
-/// What a daemon that leaves does last.
-struct Farewell {
-    /// Groups whose promises may have to be stored, and until when that is waited for.
-    asked: Vec<usize>,
-    give_up: u64,
-    /// Groups promised without an end, and to whom; and until when these are waited for.
-    bound: Vec<(usize, u8)>,
-    end: u64,
+impl Disk {
+    /// What is promised without an end.
+    pub(crate) fn vows(&self) -> BTreeMap<GroupId, Epoch> {
+        let vows = self.vows.iter().zip(0..);
+        vows.filter_map(|(vow, group)| Some((GroupId(group), (*vow)?))).collect()
+    }
+}
+
+/// What became of a start.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// It runs, and found a kernel half.
+    Found,
+    /// It runs, with a new one.
+    New,
+    /// It ended in the middle of it.
+    Struck,
+    /// It did what it must not.
+    Wrong(String),
 }
 
 /// Work that takes time, begun by a daemon.
@@ -65,6 +86,7 @@ struct Farewell {
 pub(crate) enum Work {
     Clean {
         group: usize,
+        number: u64,
     },
     Start {
         group: usize,
@@ -74,11 +96,11 @@ pub(crate) enum Work {
         group: usize,
     },
     /// The delay before a fence is over.
-    FenceDue,
+    FenceDue(NodeId),
     /// The agent runs.
-    Fence,
+    Fence(NodeId),
     /// The last packets of a node that was fenced leave.
-    Silence,
+    Silence(Vec<(GroupId, Epoch)>),
     /// The disk is written.
     Store(Write),
 }
@@ -93,10 +115,55 @@ pub(crate) struct Done {
     pub(crate) result: Result<(), String>,
 }
 
+/// The end of a process, or of its machine, in the middle of what it does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strike {
+    /// How many calls it still makes.
+    pub(crate) calls: u32,
+    /// The machine loses power; otherwise the process is killed.
+    pub(crate) power: bool,
+    /// The last call has its effect all the same.
+    pub(crate) done: bool,
+}
+
+impl Strike {
+    /// One call more; tells whether it has an effect.
+    fn call(&mut self) -> bool {
+        let last = self.calls == 1;
+        self.calls = self.calls.saturating_sub(1);
+        self.calls > 0 || (last && self.done)
+    }
+}
+
+/// What a turn of the main loop works on.
+pub(crate) struct Machine<'a> {
+    pub(crate) kernel: &'a mut Kernel,
+    pub(crate) disk: &'a mut Disk,
+    pub(crate) addresses: &'a mut Addresses,
+    pub(crate) now: u64,
+    /// What is open at the addresses of each group.
+    pub(crate) open: &'a [bool],
+    pub(crate) rng: &'a mut Rng,
+    /// Now and then the kernel does not say what came of an order.
+    pub(crate) fail_orders: bool,
+    pub(crate) strike: &'a mut Option<Strike>,
+}
+
+impl Machine<'_> {
+    /// Tells whether a call is still made, and whether it has an effect.
+    fn calls(&mut self) -> bool {
+        self.strike.as_mut().is_none_or(Strike::call)
+    }
+
+    /// Tells whether the process is dead by now.
+    pub(crate) fn is_struck(&self) -> bool {
+        self.strike.is_some_and(|strike| strike.calls == 0)
+    }
+}
+
 pub(crate) struct Daemon {
-    pub(crate) core: Core,
+    pub(crate) controller: Controller,
     pub(crate) fast: Fast,
-    inputs: VecDeque<Input>,
     /// What operators and signals ask for: heard last, like by the loop in `daemon/mod.rs`.
     pub(crate) requests: VecDeque<Input>,
     pub(crate) done: VecDeque<Done>,
@@ -104,156 +171,200 @@ pub(crate) struct Daemon {
     pub(crate) work: Vec<Work>,
     pub(crate) logs: Vec<Transition>,
     next_tick: u64,
-    round: u64,
-    learner: bool,
-    pub(crate) fingerprints: [u32; GROUPS],
-    /// For which group and epoch a fence is wanted, and those that the agent runs for.
-    wanted: Vec<(GroupId, Epoch)>,
-    fencing: Vec<(GroupId, Epoch)>,
-    /// And those whose records wait for the last packets of the other node.
-    silent: Vec<(GroupId, Epoch)>,
-    fence_due: bool,
-    farewell: Option<Farewell>,
-    storage: Storage,
+    leaving: bool,
+    /// The file that it goes by, and what the groups are there.
+    pub(crate) file: u64,
+    fingerprints: [u32; GROUPS],
+    warm: bool,
     pub(crate) resources: Vec<bool>,
+    pub(crate) auditor: Auditor,
+    pub(crate) upkeep: Upkeep,
+    /// A wrong machine, which takes the fast path to go round.
+    answers_for_it: bool,
+    mutant: Box<dyn Mutant>,
 }
 
-/// What a turn of the main loop works on.
-pub(crate) struct Machine<'a> {
-    pub(crate) kernel: &'a mut Kernel,
-    pub(crate) disk: &'a mut Disk,
-    pub(crate) now: u64,
+/// The machine as the engine reaches it, and what is noted of that.
+pub(crate) struct Hands<'a, 'm> {
+    pub(crate) machine: &'a mut Machine<'m>,
+    pub(crate) auditor: &'a mut Auditor,
+    fast: &'a mut Fast,
+    work: &'a mut Vec<Work>,
+    fingerprints: [u32; GROUPS],
+    warm: bool,
+    answers_for_it: bool,
+}
+
+/// The same with something wrong about it, perhaps.
+pub(crate) struct Bent<'a, 'm> {
+    hands: Hands<'a, 'm>,
+    mutant: &'a mut dyn Mutant,
 }
 
 impl Daemon {
     /// Starts, as `daemon/start.rs`: `found` tells that the kernel half was there before.
-    pub(crate) fn start(plan: &Plan, me: usize, machine: &mut Machine<'_>, found: bool) -> Self {
-        let Machine { kernel, disk, now } = machine;
-        let now = *now;
-        let available = kernel.terms.policy() == hb_ebpf::lease::Policy::Available;
-        disk.incarnation += 1;
-        disk.vows.resize(plan.groups, None);
-        let parted = disk.parted.take();
-        if !found {
-            let lost = disk.generation == 0 && !available;
-            if !lost {
-                disk.generation += 1;
-            }
-            let parted = parted.map(BootTime);
-            let new = Beginning::New(disk.generation, parted);
-            kernel.begin(if lost { Beginning::Lost } else { new }, plan.fingerprints(), now);
-        } else if kernel.places(plan.fingerprints()).begun().next().is_some() {
-            let learns = kernel.records.iter().any(start::is_learner);
-            let number = !learns && (disk.generation != 0 || available);
-            let generation = number.then(|| {
-                disk.generation += 1;
-                disk.generation
-            });
-            kernel.begin(Beginning::Found(generation), plan.fingerprints(), now);
+    ///
+    /// # Errors
+    ///
+    /// What it did and must not have, or nothing if it was struck.
+    pub(crate) fn start(
+        plan: &Plan,
+        me: usize,
+        machine: Machine<'_>,
+        found: bool,
+    ) -> Result<Self, Option<String>> {
+        let now = machine.now;
+        let mut mutant = (plan.mutant)();
+        let mut birth = Birth {
+            machine,
+            terms: plan.terms(me),
+            fingerprints: plan.fingerprints(),
+            wrong: None,
+        };
+        let born = mutant.start(&mut birth, plan, found);
+        let Birth { machine, wrong, .. } = birth;
+        if wrong.is_some() {
+            return Err(wrong);
         }
-        let learner = kernel.records.iter().any(start::is_learner);
-        let stored = disk.vows.iter().enumerate();
-        let vows = stored.filter_map(|(at, vow)| Some((GroupId(at as u8), (*vow)?))).collect();
-        for group in 0..plan.groups as u8 {
-            kernel.order(Order::new(Op::FenceFailed, group), now);
-            let vow = disk.vows[usize::from(group)].unwrap_or(Epoch::NONE);
-            kernel.order(Order { epoch: vow.0, ..Order::new(Op::Rejoin, group) }, now);
+        let (life, learner) = born.map_err(|Struck| None)?;
+        let (kernel, disk) = (machine.kernel, machine.disk);
+        if disk.incarnation < life.incarnation {
+            return Err(Some("begins a life whose number is not stored".to_owned()));
         }
-        kernel.node.incarnation = disk.incarnation;
+        let known = disk.voters == Some(plan.voter_set());
+        if !known && life.new_voters.is_none() {
+            return Err(Some("takes part among voters that are new to it".to_owned()));
+        }
+        kernel.node.incarnation = life.incarnation;
+        kernel.node.config_hash = plan.config_hash();
         kernel.node.controller_stamp_ns = now;
         let held = |group: GroupId| {
             let record = &kernel.records[usize::from(group.0)];
             (record.state() == State::Holding).then_some(Epoch(record.epoch))
         };
-        let core = Core::new(plan.setup(me, held), BootTime(now)).expect("a usable setup");
+        let controller = Controller::new(controller::Begin {
+            core: Core::new(plan.setup(me, held), BootTime(now)).expect("a usable setup"),
+            storage: Storage::new(disk.generation, &disk.vows()),
+            tick: span(TICK),
+            learner,
+            new_voters: life.new_voters.clone(),
+            now: BootTime(now),
+        });
         for at in 0..kernel.contacts.len() {
             let id = kernel.contacts[at].id;
             kernel.watch(id, true, now);
         }
-        Self {
-            core,
-            fast: Fast::new(kernel, now),
-            inputs: VecDeque::new(),
+        Ok(Self {
+            controller,
+            fast: Fast::new(plan, kernel, kernel.node.nonce ^ now, now),
             requests: VecDeque::new(),
             done: VecDeque::new(),
             work: Vec::new(),
             logs: Vec::new(),
             next_tick: now,
-            round: now,
-            learner,
+            leaving: false,
+            file: plan.config_hash(),
             fingerprints: plan.fingerprints(),
-            wanted: Vec::new(),
-            fencing: Vec::new(),
-            silent: Vec::new(),
-            fence_due: false,
-            farewell: None,
-            storage: Storage::new(disk.generation, &vows),
+            warm: plan.warm,
             resources: vec![false; plan.groups],
-        }
+            upkeep: Upkeep::new(plan, now),
+            answers_for_it: plan.answers_for_it,
+            auditor: Auditor::new(life.new_voters),
+            mutant,
+        })
     }
 
-    fn feed(&mut self, input: Input) {
-        self.inputs.push_back(input);
+    /// Returns how far this node is with a group.
+    pub(crate) fn phase(&self, group: usize) -> Phase {
+        self.controller.core().view().groups[group].phase
+    }
+
+    /// Takes away what is this node's.
+    pub(crate) fn leave(&mut self, departure: &mut Departure<'_>) -> Result<Left, ()> {
+        self.mutant.leave(departure)
+    }
+
+    /// Has the engine take a step.
+    pub(crate) fn steer<T>(
+        &mut self,
+        machine: &mut Machine<'_>,
+        step: impl FnOnce(&mut Controller, &mut Bent<'_, '_>) -> T,
+    ) -> T {
+        let hands = Hands {
+            machine,
+            auditor: &mut self.auditor,
+            fast: &mut self.fast,
+            work: &mut self.work,
+            fingerprints: self.fingerprints,
+            warm: self.warm,
+            answers_for_it: self.answers_for_it,
+        };
+        let mut world = Bent { hands, mutant: &mut *self.mutant };
+        let done = step(&mut self.controller, &mut world);
+        world.mutant.stepped(&mut world.hands);
+        self.controller.take_news();
+        done
     }
 
     /// Goes round once; returns when to go round next, or `None` to exit.
     pub(crate) fn turn(&mut self, machine: &mut Machine<'_>) -> Option<u64> {
-        if self.farewell.is_some() {
+        if self.leaving {
             return self.bid_farewell(machine);
         }
-        if machine.now > self.round + 3 * TICK {
-            // As `catch_up` in `daemon/observe.rs`.
-            for at in 0..machine.kernel.contacts.len() {
-                let peer = machine.kernel.contacts[at].id;
-                self.look_at(machine, peer);
-            }
-        }
-        self.round = machine.now;
         while let Some(report) = self.fast.hands().reports.pop_front() {
             self.on_report(machine, report);
         }
-        while let Some(done) = self.done.pop_front() {
-            self.on_done(machine, done);
-        }
-        if machine.now >= self.next_tick {
+        let mut exits = self.act(machine);
+        if !exits && machine.now >= self.next_tick {
             self.next_tick = machine.now + TICK;
-            self.on_tick(machine);
+            self.auditor.begin_round();
+            self.steer(machine, |controller, world| controller.on_tick(world));
+            self.auditor.end_round(&machine.kernel.contacts);
+            self.look_after_addresses(machine);
+            exits = self.act(machine);
         }
-        self.inputs.extend(self.requests.drain(..));
-        let now = BootTime(machine.now);
-        self.store(machine.now);
-        if !self.act(machine) {
-            self.core.handle_timeout(now);
-            if !self.act(machine) {
-                let due = self.core.poll_timeout().map_or(u64::MAX, |due| due.0);
-                assert!(due > machine.now, "the core wants to be called in the past");
+        while let (false, Some(done)) = (exits, self.done.pop_front()) {
+            self.on_done(machine, done);
+            exits = self.act(machine);
+        }
+        while let (false, Some(request)) = (exits, self.requests.pop_front()) {
+            match request {
+                Input::Stop => self.controller.stop(),
+                Input::Gated { result, .. } => self.on_gated(machine, &result),
+                input => self.controller.feed(input),
+            }
+            exits = self.act(machine);
+        }
+        while !exits && !machine.is_struck() {
+            let due = self.controller.poll_timeout().map_or(u64::MAX, |due| due.0);
+            if due > machine.now {
                 return Some(due.min(self.next_tick));
             }
+            self.steer(machine, |controller, world| controller.on_timeout(world));
+            exits = self.act(machine);
         }
-        let safe = machine.kernel.terms.policy() == hb_ebpf::lease::Policy::Safe;
-        self.farewell = Some(Farewell {
-            asked: (0..machine.kernel.records.len()).filter(|_| safe).collect(),
-            give_up: machine.now + 5_000_000_000,
-            bound: Vec::new(),
-            end: 0,
-        });
+        self.leaving = true;
         self.bid_farewell(machine)
     }
 
-    /// Returns whether to exit.
+    /// Does everything that is to be done now; returns whether to exit.
     fn act(&mut self, machine: &mut Machine<'_>) -> bool {
         loop {
-            while let Some(action) = self.core.poll_action() {
-                if self.carry_out(machine, action) {
+            match self.steer(machine, |controller, world| controller.next(world)) {
+                _ if machine.is_struck() => return false,
+                Next::Do(action) => self.carry_out(action),
+                Next::Tell(told) => self.logs.extend(told),
+                Next::Rest => return false,
+                Next::Exit(told) => {
+                    self.logs.extend(told);
                     return true;
                 }
             }
-            let Some(input) = self.inputs.pop_front() else { return false };
-            self.core.handle(input, BootTime(machine.now));
         }
     }
 
-    fn carry_out(&mut self, machine: &mut Machine<'_>, action: Action) -> bool {
+    /// As `daemon/act.rs`.
+    fn carry_out(&mut self, action: Action) {
         let group = |group: GroupId| usize::from(group.0);
         let commands = &mut self.fast.commands;
         match action {
@@ -263,315 +374,520 @@ impl Daemon {
             Action::Arm { peer, groups } => {
                 let mut armed = [false; GROUPS];
                 groups.into_iter().for_each(|id| armed[group(id)] = true);
-                commands.push_back(Command::Arm { peer: peer.0, groups: armed });
+                commands.push_back(Command::Arm { peer, groups: armed });
             }
-            Action::Seek { group: id, .. } => {
-                commands.push_back(Command::Seek { group: group(id) });
+            Action::Seek { group, .. } => commands.push_back(Command::Seek { group }),
+            Action::GiveUp { group } => commands.push_back(Command::GiveUp { group }),
+            Action::Release { group, successor, .. } => {
+                self.auditor.cool(group);
+                commands.push_back(Command::Release { group, successor });
             }
-            Action::GiveUp { group: id } => {
-                commands.push_back(Command::GiveUp { group: group(id) });
+            Action::Drop { group, .. } => {
+                self.auditor.cool(group);
+                commands.push_back(Command::Drop { group });
             }
-            Action::Release { group: id, successor, .. } => {
-                let successor = successor.map_or(0, |node| node.0);
-                commands.push_back(Command::Release { group: group(id), successor });
-            }
-            Action::Drop { group: id, .. } => {
-                commands.push_back(Command::Drop { group: group(id) });
-            }
-            Action::Fence { group, epoch, .. } => {
-                self.wanted.push((group, epoch));
-                self.schedule_fence();
-            }
+            Action::Announce { group } => commands.push_back(Command::Announce { group }),
             Action::StartResources { group: id, epoch, .. } => {
                 self.work.push(Work::Start { group: group(id), epoch });
             }
             Action::StopResources { group: id, .. } => {
                 self.work.push(Work::Stop { group: group(id) });
             }
-            Action::Place { group, standing } => {
-                self.order(machine, Order::placed(group.0, standing));
-            }
-            Action::Log(transition) => self.logs.push(transition),
             // No simulated machine gets another file.
-            Action::Announce { .. } | Action::Regroup => {}
-            Action::Exit => return true,
+            Action::Regroup => {}
+            Action::Fence { .. } | Action::Place { .. } | Action::Log(_) | Action::Exit => {
+                unreachable!("the engine carries it out")
+            }
         }
-        false
     }
 
     fn on_report(&mut self, machine: &mut Machine<'_>, report: Report) {
-        match report {
-            Report::Event(event) => match EventKind::from_code(event.kind) {
-                Some(EventKind::Lease) => {
-                    self.look_at(machine, event.peer);
-                    self.look_at_record(machine, usize::from(event.link));
-                }
-                Some(EventKind::Dead | EventKind::Controller) => {
-                    for group in 0..machine.kernel.records.len() {
-                        self.look_at_record(machine, group);
-                    }
-                    self.look_at(machine, event.peer);
-                }
-                Some(EventKind::Paused) => {}
-                _ => self.look_at(machine, event.peer),
-            },
-            Report::Sought { group } => self.look_at_record(machine, group),
-            Report::Took { group, epoch, peer, result } => {
-                if peer != 0 {
-                    self.look_at(machine, peer);
-                }
-                self.look_at_record(machine, group);
-                self.feed(Input::Took { group: GroupId(group as u8), epoch, result });
+        let said = |result: Result<(), EffectError>| result.map_err(|error| error.to_string());
+        self.steer(machine, |controller, world| match report {
+            Report::Event(event) => controller.on_event(world, &event),
+            Report::Sought { group } => controller.on_sought(world, group),
+            Report::Took { group, epoch, result, .. } => {
+                controller.on_took(world, group, epoch, said(result));
             }
-            Report::Dropped { group, result: Ok(()) } => self.work.push(Work::Clean { group }),
-            Report::Dropped { group, result } => {
-                self.feed(Input::Dropped { group: GroupId(group as u8), result });
+            Report::Dropped { group, result, .. } => {
+                controller.on_dropped(world, group, said(result));
             }
-        }
+            Report::Warmed { group, result } => {
+                controller.on_warmed(world, group, &said(result));
+            }
+            Report::Refused { .. } | Report::Rescheduled { .. } => {}
+        });
     }
 
     fn on_done(&mut self, machine: &mut Machine<'_>, done: Done) {
         let Done { work, result } = done;
         let id = |group: usize| GroupId(group as u8);
         match work {
-            Work::Clean { group } if result.as_ref().is_err_and(|why| why == THERE_IS_MORE) => {
-                self.feed(Input::Dropping { group: id(group) });
-                self.work.push(work);
-            }
-            Work::Clean { group } => {
-                if result.is_ok() {
-                    self.order(machine, Order::new(Op::Cleaned, group as u8));
-                }
-                self.feed(Input::Dropped { group: id(group), result });
-            }
             Work::Start { group, epoch } => {
                 self.resources[group] |= result.is_ok();
-                self.feed(Input::ResourcesStarted { group: id(group), epoch, result });
+                let group = id(group);
+                return self.controller.feed(Input::ResourcesStarted { group, epoch, result });
             }
             Work::Stop { group } => {
                 self.resources[group] = false;
-                self.feed(Input::ResourcesStopped { group: id(group), result });
+                let group = id(group);
+                return self.controller.feed(Input::ResourcesStopped { group, result });
             }
-            Work::FenceDue => self.begin_fence(machine),
-            Work::Fence => {
-                let asked = std::mem::take(&mut self.fencing);
-                self.report_fence(machine, asked, &result);
-                self.schedule_fence();
+            _ => {}
+        }
+        self.steer(machine, |controller, world| match work {
+            Work::Clean { group, number } => {
+                let swept = match result {
+                    Err(why) if why == THERE_IS_MORE => {
+                        world.hands.work.push(Work::Clean { group, number });
+                        Swept::More
+                    }
+                    result => Swept::Done(world.mutant.swept(result)),
+                };
+                controller.on_swept(world, id(group), number, swept);
             }
-            Work::Silence => {
-                let asked = std::mem::take(&mut self.silent);
-                self.report_fence(machine, asked, &result);
+            Work::FenceDue(node) => {
+                world.mutant.fence_due(&world.hands);
+                controller.on_fence_due(world, node);
             }
+            Work::Fence(node) => {
+                world.hands.auditor.agent_done(node, result.is_ok());
+                let result = world.mutant.agent(result);
+                controller.on_agent(world, node, &result);
+            }
+            Work::Silence(asked) => controller.on_silent(world, asked),
             Work::Store(write) => {
-                machine.disk.store(&write);
-                self.storage.done(result, BootTime(machine.now));
-                self.look_at_records(machine);
+                if result.is_ok() {
+                    world.hands.machine.disk.store(&write);
+                }
+                world.hands.auditor.written();
+                let result = world.mutant.written(result);
+                controller.on_written(world, result);
             }
-        }
+            Work::Start { .. } | Work::Stop { .. } => {}
+        });
     }
 
-    /// As `daemon/disk.rs`.
-    fn store(&mut self, now: u64) {
-        self.work.extend(self.storage.next(BootTime(now)).map(Work::Store));
-    }
-
-    fn on_tick(&mut self, machine: &mut Machine<'_>) {
-        if std::mem::take(&mut self.fast.went_round) {
-            machine.kernel.node.controller_stamp_ns = machine.now;
-        }
-        let others: Vec<u8> = machine.kernel.contacts.iter().map(|contact| contact.id).collect();
-        let mut alive = Vec::new();
-        for peer in &others {
-            self.look_at(machine, *peer);
-            let Some(contact) = machine.kernel.contact(*peer) else { continue };
-            if contact.is_alive() {
-                alive.push(*peer);
-            }
-            if contact.peer.watched == 0 {
-                machine.kernel.watch(*peer, false, machine.now);
-            }
-        }
-        self.look_at_records(machine);
-        for contact in &mut machine.kernel.contacts {
-            let buddy = alive.iter().find(|other| **other != contact.id);
-            contact.peer.buddy = buddy.copied().unwrap_or(0);
-        }
-    }
-
-    fn look_at(&mut self, machine: &Machine<'_>, peer: u8) {
-        if let Some(state) = machine.kernel.peer(peer) {
-            self.feed(Input::Peer {
-                peer: NodeId(peer),
-                facts: PeerFacts::of(state, &self.fingerprints),
-            });
-        }
-    }
-
-    fn look_at_record(&mut self, machine: &Machine<'_>, group: usize) {
-        let record = RecordFacts::from(&machine.kernel.records[group]);
-        self.feed(Input::Record { group: GroupId(group as u8), record });
-    }
-
-    fn order(&mut self, machine: &mut Machine<'_>, order: Order) -> bool {
-        let group = usize::from(order.group);
-        let done = machine.kernel.order(order, machine.now).code == DONE;
-        self.look_at_record(machine, group);
-        done
-    }
-
-    /// As `daemon/records.rs`.
-    fn look_at_records(&mut self, machine: &mut Machine<'_>) {
-        self.learn(machine);
-        for group in 0..machine.kernel.records.len() {
-            self.keep_generation(machine, group);
-            if self.farewell.is_none() {
-                self.forget_vow(machine, group);
-            }
-            self.look_at_record(machine, group);
-        }
-    }
-
-    fn keep_generation(&mut self, machine: &mut Machine<'_>, group: usize) {
-        if self.learner {
-            return;
-        }
-        let wanted = start::generation_wanted(&machine.kernel.records[group]);
-        if let Some(generation) = wanted.and_then(|wanted| self.storage.keep(wanted)) {
-            let order = Order { generation, ..Order::new(Op::GenerationStored, group as u8) };
-            self.order(machine, order);
-        }
-    }
-
-    fn learn(&mut self, machine: &mut Machine<'_>) {
-        if !self.learner || !machine.kernel.contacts.iter().all(crate::kernel::Contact::is_alive) {
-            return;
-        }
-        let learned = machine.kernel.records.iter().filter_map(start::learned_generation).max();
-        let learned = learned.expect("numbers enough");
-        let Some(generation) = self.storage.take_part(None, learned) else { return };
-        self.learner = false;
-        for group in 0..machine.kernel.records.len() as u8 {
-            self.order(machine, Order { generation, ..Order::new(Op::Start, group) });
-        }
-    }
-
-    /// As `daemon/fence.rs`.
-    fn schedule_fence(&mut self) {
-        if !self.fence_due && self.fencing.is_empty() && !self.wanted.is_empty() {
-            self.fence_due = true;
-            self.work.push(Work::FenceDue);
-        }
-    }
-
-    /// Tells whether the other node lives.
-    fn is_heard(&self, machine: &Machine<'_>) -> bool {
-        let mut lives = machine.kernel.contacts.iter().map(|other| other.peer.life);
-        lives.any(|life| matches!(Life::from_code(life), Life::Alive | Life::Late))
-    }
-
-    fn begin_fence(&mut self, machine: &mut Machine<'_>) {
-        self.fence_due = false;
-        for (group, epoch) in std::mem::take(&mut self.wanted) {
-            let record = &machine.kernel.records[usize::from(group.0)];
-            let same = record.epoch == epoch.0 && !self.is_heard(machine);
-            if same && self.order(machine, Order::new(Op::FenceAsk, group.0)) {
-                self.fencing.push((group, epoch));
-            } else {
-                let result = Err("not sought any more".to_owned());
-                self.feed(Input::Fenced { group, epoch, result });
-            }
-        }
-        if !self.fencing.is_empty() {
-            self.work.push(Work::Fence);
-        }
-    }
-
-    fn report_fence(
-        &mut self,
-        machine: &mut Machine<'_>,
-        asked: Vec<(GroupId, Epoch)>,
-        result: &Result<(), String>,
-    ) {
-        let op = if result.is_ok() { Op::Fenced } else { Op::FenceFailed };
-        for (group, epoch) in asked {
-            let order = Order { epoch: epoch.0, ..Order::new(op, group.0) };
-            let code = machine.kernel.order(order, machine.now).code;
-            self.look_at_record(machine, usize::from(group.0));
-            if code == WAIT {
-                self.silent.push((group, epoch));
-                continue;
-            }
-            let taken = code == DONE;
-            let late = || Err("the report came too late".to_owned());
-            let result = if taken || result.is_err() { result.clone() } else { late() };
-            self.feed(Input::Fenced { group, epoch, result });
-        }
-        if !self.silent.is_empty() {
-            self.work.push(Work::Silence);
-        }
-    }
-
-    /// Binds this node, which leaves, to whoever holds a group; `None` while that waits for the disk,
-    /// else to whom, 0 for nobody.
-    fn vow(&mut self, machine: &mut Machine<'_>, group: usize) -> Option<u8> {
-        let record = machine.kernel.records[group];
-        let apart = matches!(record.state(), State::Idle | State::Released);
-        if !apart || !record.is_bound(machine.now) || record.released != 0 {
-            self.forget_vow(machine, group);
-            return Some(0);
-        }
-        let promised = Epoch(record.promised);
-        if !self.storage.vow(GroupId(group as u8), promised) {
-            return None;
-        }
-        if !self.order(machine, Order::new(Op::Vow, group as u8)) {
-            self.forget_vow(machine, group);
-            return Some(0);
-        }
-        Some(promised.node())
-    }
-
-    fn forget_vow(&mut self, machine: &Machine<'_>, group: usize) {
-        let id = GroupId(group as u8);
-        if self.storage.has_vow(id) && machine.kernel.records[group].vow() == Vow::None {
-            self.storage.forget_vow(id);
-        }
+    fn on_gated(&mut self, machine: &mut Machine<'_>, result: &Result<(), String>) {
+        let groups = (0..machine.kernel.records.len() as u8).map(GroupId);
+        let groups = groups.map(|group| (group, result.clone())).collect();
+        let all = result.is_ok();
+        self.steer(machine, |controller, world| controller.on_gated(world, groups, all));
+        self.auditor.gated(&self.controller.core().view().groups, all);
     }
 
     /// Waits for the disk, and for the holder to go on alone; `None` once that is so, or took too
     /// long.
     fn bid_farewell(&mut self, machine: &mut Machine<'_>) -> Option<u64> {
-        while let Some(done) = self.done.pop_front() {
+        // Nothing else is heard of by now.
+        let stored = |done: &Done| matches!(done.work, Work::Store(_));
+        for done in std::mem::take(&mut self.done).into_iter().filter(stored) {
             self.on_done(machine, done);
         }
-        let now = machine.now;
-        let Farewell { asked, give_up, mut bound, mut end } = self.farewell.take()?;
-        let mut waiting = Vec::new();
-        for group in asked {
-            match self.vow(machine, group) {
-                None => waiting.push(group),
-                Some(0) => {}
-                Some(holder) => {
-                    bound.push((group, holder));
-                    end = now + 1_000_000_000;
-                }
-            }
+        let over = self.steer(machine, |controller, world| controller.bid_farewell(world));
+        (!over || machine.is_struck()).then_some(machine.now + 1_000_000)
+    }
+}
+
+impl Hands<'_, '_> {
+    /// Tells whether there are addresses of a group that this daemon knows of.
+    pub(crate) fn has_taken(&mut self, group: GroupId) -> bool {
+        self.fast.hands().taken[usize::from(group.0)]
+    }
+}
+
+impl World for Hands<'_, '_> {
+    fn now(&self) -> BootTime {
+        BootTime(self.machine.now)
+    }
+
+    fn policy(&self) -> Policy {
+        self.machine.kernel.terms.policy()
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        self.machine.kernel.contacts.iter().map(|contact| NodeId(contact.id)).collect()
+    }
+
+    fn groups(&self) -> Vec<GroupId> {
+        (0..self.machine.kernel.records.len() as u8).map(GroupId).collect()
+    }
+
+    fn fingerprints(&self) -> [u32; GROUPS] {
+        self.fingerprints
+    }
+
+    fn is_warm(&self, _: GroupId) -> bool {
+        self.warm
+    }
+
+    fn config_hash(&self) -> u64 {
+        self.machine.kernel.node.config_hash
+    }
+
+    fn peer(&self, peer: NodeId) -> Option<Peer> {
+        self.auditor.looks_at(peer);
+        self.machine.kernel.peer(peer.0).copied()
+    }
+
+    fn record(&self, group: GroupId) -> Option<Record> {
+        self.auditor.looks_at_record();
+        self.machine.kernel.records.get(usize::from(group.0)).copied()
+    }
+
+    fn order(&mut self, order: Order) -> Option<Order> {
+        if !self.machine.calls() {
+            return None;
         }
-        let kernel = &mut *machine.kernel;
-        bound.retain(|(group, holder)| {
-            let words = kernel.peer(*holder).map(|peer| peer.words).unwrap_or_default();
-            let fingerprint = kernel.records[*group].fingerprint;
-            !identity::find(&words, fingerprint, *group).is_some_and(|word| {
-                word.state() == State::Holding
-                    && word.epoch().0 == kernel.records[*group].promised
-                    && word.is_endless()
-            })
-        });
-        kernel.node.controller_stamp_ns = now;
-        self.store(now);
-        let waits = !waiting.is_empty() && now < give_up;
-        let over = !waits && (bound.is_empty() || now >= end);
-        self.farewell = Some(Farewell { asked: waiting, give_up, bound, end });
-        (!over).then_some(now + 1_000_000)
+        self.auditor.order(&order, self.machine);
+        let fails = self.machine.fail_orders && self.machine.rng.chance(300);
+        if fails && self.machine.rng.chance(500) {
+            return None;
+        }
+        let answer = self.machine.kernel.order(order, self.machine.now);
+        self.auditor.ordered(&order, &answer);
+        (!fails && !self.machine.is_struck()).then_some(answer)
+    }
+
+    fn fast_path_answers(&mut self) -> bool {
+        let answers = self.fast.went_round(self.machine.now, self.answers_for_it);
+        self.auditor.answers(answers);
+        answers
+    }
+
+    fn stamp(&mut self) {
+        if self.machine.calls() {
+            self.auditor.stamps();
+            self.machine.kernel.node.controller_stamp_ns = self.machine.now;
+        }
+    }
+
+    fn watch(&mut self, peer: NodeId) -> bool {
+        self.machine.kernel.watch(peer.0, false, self.machine.now);
+        true
+    }
+
+    fn set_buddy(&mut self, peer: NodeId, buddy: Option<NodeId>) {
+        let mut contacts = self.machine.kernel.contacts.iter_mut();
+        if let Some(contact) = contacts.find(|contact| contact.id == peer.0) {
+            contact.peer.buddy = buddy.map_or(0, |buddy| buddy.0);
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        if self.machine.calls() {
+            self.auditor.write(&write, self.machine);
+            self.work.push(Work::Store(write));
+        }
+    }
+
+    fn delay_fence(&mut self, node: NodeId) {
+        if self.machine.calls() {
+            self.work.push(Work::FenceDue(node));
+        }
+    }
+
+    fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {
+        if self.machine.calls() {
+            self.auditor.run_agent(node, asked, self.machine.kernel);
+            self.work.push(Work::Fence(node));
+        }
+        Ok(())
+    }
+
+    fn await_silence(&mut self, asked: Vec<(GroupId, Epoch)>) {
+        self.work.push(Work::Silence(asked));
+    }
+
+    fn sweep(&mut self, group: GroupId, number: u64) -> Sweep {
+        if self.machine.calls() {
+            self.work.push(Work::Clean { group: group.0.into(), number });
+        }
+        Sweep::Begun
+    }
+
+    fn warm(&mut self, group: GroupId) {
+        if self.machine.calls() {
+            let taken = self.has_taken(group);
+            self.auditor.warm(group, taken, self.machine);
+            self.fast.commands.push_back(Command::Warm { group });
+        }
+    }
+
+    fn cool(&mut self, group: GroupId) {
+        if self.machine.calls() {
+            self.auditor.cool(group);
+            self.fast.commands.push_back(Command::Cool { group });
+        }
+    }
+}
+
+impl World for Bent<'_, '_> {
+    fn now(&self) -> BootTime {
+        self.hands.now()
+    }
+
+    fn policy(&self) -> Policy {
+        self.hands.policy()
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        self.hands.others()
+    }
+
+    fn groups(&self) -> Vec<GroupId> {
+        self.hands.groups()
+    }
+
+    fn fingerprints(&self) -> [u32; GROUPS] {
+        self.hands.fingerprints()
+    }
+
+    fn is_warm(&self, group: GroupId) -> bool {
+        self.hands.is_warm(group)
+    }
+
+    fn config_hash(&self) -> u64 {
+        self.hands.config_hash()
+    }
+
+    fn peer(&self, peer: NodeId) -> Option<Peer> {
+        self.mutant.peer(&self.hands, peer)
+    }
+
+    fn record(&self, group: GroupId) -> Option<Record> {
+        self.mutant.record(&self.hands, group)
+    }
+
+    fn order(&mut self, order: Order) -> Option<Order> {
+        self.mutant.order(&mut self.hands, order)
+    }
+
+    fn fast_path_answers(&mut self) -> bool {
+        self.mutant.fast_path_answers(&mut self.hands)
+    }
+
+    fn stamp(&mut self) {
+        self.hands.stamp();
+    }
+
+    fn watch(&mut self, peer: NodeId) -> bool {
+        self.hands.watch(peer)
+    }
+
+    fn set_buddy(&mut self, peer: NodeId, buddy: Option<NodeId>) {
+        self.hands.set_buddy(peer, buddy);
+    }
+
+    fn write(&mut self, write: Write) {
+        self.mutant.write(&mut self.hands, write);
+    }
+
+    fn delay_fence(&mut self, node: NodeId) {
+        self.mutant.delay_fence(&mut self.hands, node);
+    }
+
+    fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {
+        self.mutant.run_agent(&mut self.hands, node, asked)
+    }
+
+    fn await_silence(&mut self, asked: Vec<(GroupId, Epoch)>) {
+        self.hands.await_silence(asked);
+    }
+
+    fn sweep(&mut self, group: GroupId, number: u64) -> Sweep {
+        self.mutant.sweep(&mut self.hands, group, number)
+    }
+
+    fn warm(&mut self, group: GroupId) {
+        self.hands.warm(group);
+    }
+
+    fn cool(&mut self, group: GroupId) {
+        self.mutant.cool(&mut self.hands, group);
+    }
+}
+
+/// The process, or its machine, has ended.
+#[derive(Debug)]
+pub(crate) struct Struck;
+
+/// A machine on which a daemon starts.
+pub(crate) struct Birth<'a> {
+    pub(crate) machine: Machine<'a>,
+    terms: Terms,
+    fingerprints: [u32; GROUPS],
+    wrong: Option<String>,
+}
+
+/// The groups of the file beside the records of a kernel half, and whether its terms are others.
+#[derive(Clone, Copy)]
+pub(crate) struct Before {
+    pub(crate) places: Places,
+    pub(crate) new_terms: bool,
+}
+
+impl Birth<'_> {
+    /// One call more, which has an effect or not; it is the last if the process is struck.
+    fn call<T>(&mut self, effect: impl FnOnce(&mut Self) -> T) -> Result<T, Struck> {
+        let done = self.machine.calls().then(|| effect(self));
+        done.filter(|_| !self.machine.is_struck()).ok_or(Struck)
+    }
+
+    fn check(&mut self, holds: bool, wrong: impl FnOnce() -> String) {
+        if !holds {
+            self.wrong.get_or_insert_with(wrong);
+        }
+    }
+
+    pub(crate) fn found(&self, plan: &Plan, records: bool) -> Found {
+        let kernel = &*self.machine.kernel;
+        let learns = |record: &Record| record.fingerprint != 0 && start::is_learner(record);
+        Found {
+            records,
+            incarnation: kernel.node.incarnation,
+            learns: kernel.records.iter().any(learns),
+            lacks: kernel.places(plan.fingerprints()).begun().next().is_some(),
+        }
+    }
+
+    /// Returns what of the records is there before.
+    pub(crate) fn before(&self) -> Before {
+        let kernel = &*self.machine.kernel;
+        let new_terms = kernel.terms != self.terms;
+        Before { places: kernel.places(self.fingerprints), new_terms }
+    }
+}
+
+impl Numbers for Birth<'_> {
+    type Error = Struck;
+
+    fn reserve_incarnation(&mut self, earlier: u32) -> Result<u32, Struck> {
+        self.call(|birth| {
+            let disk = &mut *birth.machine.disk;
+            disk.incarnation = disk.incarnation.max(earlier) + 1;
+            disk.incarnation
+        })
+    }
+
+    fn take_note(&mut self) -> Result<Option<BootTime>, Struck> {
+        self.call(|birth| birth.machine.disk.parted.take().map(BootTime))
+    }
+
+    fn voters(&mut self) -> Result<Option<String>, Struck> {
+        Ok(self.machine.disk.voters.clone())
+    }
+
+    fn store_voters(&mut self, set: &str) -> Result<(), Struck> {
+        self.call(|birth| birth.machine.disk.voters = Some(set.to_owned()))
+    }
+
+    fn generation(&mut self) -> Result<u32, Struck> {
+        Ok(self.machine.disk.generation)
+    }
+
+    fn reserve_generation(&mut self) -> Result<u32, Struck> {
+        self.call(|birth| {
+            birth.machine.disk.generation += 1;
+            birth.machine.disk.generation
+        })
+    }
+}
+
+impl Records for Birth<'_> {
+    type Error = Struck;
+
+    fn order(&mut self, order: Order) -> Result<Order, Struck> {
+        self.call(|birth| {
+            let begins = matches!(Op::from_code(order.op), Some(Op::Start | Op::Learner));
+            let noted = birth.machine.disk.parted.is_some();
+            birth.check(!(begins && noted), || "begins records beside its note".to_owned());
+            let stored = birth.machine.disk.generation;
+            birth.check(order.generation <= stored, || {
+                format!("begins at generation {}, which is not stored", order.generation)
+            });
+            birth.machine.kernel.order_to_begin(order, birth.machine.now)
+        })
+    }
+
+    fn set_terms(&mut self) -> Result<(), Struck> {
+        self.call(|birth| {
+            let (kernel, now) = (&mut *birth.machine.kernel, birth.machine.now);
+            let blocked = now + kernel.terms.amnesia_ns();
+            // An endless lease is left alone; of a group that nobody had nothing was promised.
+            let free = |record: &&Record| {
+                record.fingerprint != 0 && !record.is_endless() && record.blocked_until_ns < blocked
+            };
+            let free = kernel.terms.policy() != Policy::Available
+                && kernel.node.incarnation != 0
+                && kernel.records.iter().any(|record| free(&record));
+            kernel.terms = birth.terms;
+            birth.check(!free, || "takes new terms while promises of the old ones bind".to_owned());
+        })
+    }
+
+    fn set_addresses(&mut self) -> Result<(), Struck> {
+        self.call(|_| ())
+    }
+}
+
+/// A machine from which a daemon takes all that was its.
+pub(crate) struct Departure<'a> {
+    /// What is pinned, and what is only in the hands of who leaves.
+    pub(crate) pinned: &'a mut Option<Kernel>,
+    pub(crate) kept: Option<Kernel>,
+    pub(crate) disk: &'a mut Disk,
+    pub(crate) now: u64,
+    /// Of the calls that follow, only so many are made.
+    pub(crate) strike: &'a mut Option<Strike>,
+    pub(crate) wrong: Option<String>,
+}
+
+impl Departure<'_> {
+    fn calls(&mut self) -> bool {
+        self.strike.as_mut().is_none_or(Strike::call)
+    }
+}
+
+impl Parting for Departure<'_> {
+    type Error = ();
+
+    fn take_away(&mut self) -> Result<bool, ()> {
+        if !self.calls() {
+            return Err(());
+        }
+        // Addresses and sockets go first, and the gate last, in which nothing fails here.
+        if let Some(mut kernel) = self.pinned.take() {
+            kernel.close_all(self.now);
+            self.kept = Some(kernel);
+        }
+        Ok(true)
+    }
+
+    fn order(&mut self, order: Order) -> Result<Order, String> {
+        if !self.calls() {
+            return Err("killed".to_owned());
+        }
+        let now = self.now;
+        let kernel = self.kept.as_mut().or(self.pinned.as_mut()).ok_or("no records")?;
+        // Of a group that no file has.
+        if usize::from(order.group) >= kernel.records.len() {
+            return Ok(Order { code: hb_ebpf::lease::op::DONE, now_ns: 0, ..order });
+        }
+        Ok(kernel.order(order, now))
+    }
+
+    fn note(&mut self, end: BootTime) -> Result<(), String> {
+        if self.calls() {
+            if self.pinned.is_some() {
+                self.wrong = Some("leaves a note before its pins are gone".to_owned());
+            }
+            let kernel = self.kept.as_ref().or(self.pinned.as_ref());
+            if kernel.is_some_and(|kernel| kernel.bound_until() > end.ns()) {
+                self.wrong = Some("leaves a note that is too early".to_owned());
+            }
+            self.disk.parted = Some(end.ns());
+        }
+        Ok(())
     }
 }

@@ -5,10 +5,12 @@ use hb_user::core::Phase;
 
 use crate::{
     clock::Clock,
-    daemon::{Daemon, Disk, Machine},
+    daemon::{Daemon, Departure, Disk, Machine, Started, Strike},
+    fast::Addresses,
     kernel::Kernel,
     network::Frames,
     plan::Plan,
+    rng::Rng,
 };
 
 /// How a machine came to part with a group.
@@ -51,26 +53,42 @@ pub(crate) struct Host {
     pub(crate) partings: Vec<Parting>,
     /// Which setting of each timer the queue has.
     pub(crate) timers: Vec<u64>,
-    /// Epoch in which the addresses of each group were put up; they outlive a daemon.
-    pub(crate) addresses: Vec<Option<Epoch>>,
+    pub(crate) addresses: Addresses,
+    /// Until when the fast path waits for the kernel to change an address, if it does.
+    pub(crate) blocked: Option<u64>,
+    /// When the deputy is to look at its timer next.
+    pub(crate) deputy_at: u64,
     /// The daemon passed another node over for the group: it hands nothing to that one before that
     /// one changes.
     pub(crate) passed_over: Vec<bool>,
     pub(crate) fail_starts: bool,
     pub(crate) fail_stops: bool,
-    pub(crate) fail_adds: bool,
-    pub(crate) fail_removes: bool,
     pub(crate) fail_cleans: bool,
     pub(crate) fail_fences: bool,
     pub(crate) slow_disk: bool,
+    /// Nothing can be stored.
+    pub(crate) fail_disk: bool,
+    /// The kernel does not say what came of an order.
+    pub(crate) fail_orders: bool,
     pub(crate) no_path: bool,
+    /// The fast path does not go round.
+    pub(crate) stuck: bool,
+    /// The end of this daemon, or of the machine.
+    pub(crate) strike: Option<Strike>,
+    /// Whether something may be open at the addresses of each group.
+    pub(crate) open: Vec<bool>,
 }
 
 impl Host {
     pub(crate) fn new(plan: &Plan, clock: Clock) -> Self {
         Self {
             clock,
-            disk: Disk { generation: 1, vows: vec![None; plan.groups], ..Disk::default() },
+            disk: Disk {
+                generation: 1,
+                voters: Some(plan.voter_set()),
+                vows: vec![None; plan.groups],
+                ..Disk::default()
+            },
             powered: false,
             boots: 0,
             kernel: None,
@@ -88,38 +106,65 @@ impl Host {
             runs: vec![false; plan.groups],
             partings: vec![Parting::None; plan.groups],
             timers: vec![0; plan.cluster.machines() - 1],
-            addresses: vec![None; plan.groups],
+            addresses: Addresses::new(plan),
+            blocked: None,
+            deputy_at: u64::MAX,
             passed_over: vec![false; plan.groups],
             fail_starts: false,
             fail_stops: false,
-            fail_adds: false,
-            fail_removes: false,
             fail_cleans: false,
             fail_fences: false,
             slow_disk: false,
+            fail_disk: false,
+            fail_orders: false,
             no_path: false,
+            stuck: false,
+            strike: None,
+            open: vec![false; plan.groups],
         }
     }
 
-    /// A daemon starts, and with it a kernel half if there is none. Returns whether there was one.
-    pub(crate) fn start_daemon(&mut self, plan: &Plan, me: usize, nonce: u64, real: u64) -> bool {
-        let found = self.kernel.is_some();
-        if !found {
+    /// A daemon starts, and with it a kernel half if there is none.
+    pub(crate) fn start_daemon(
+        &mut self,
+        plan: &Plan,
+        me: usize,
+        nonce: u64,
+        real: u64,
+        rng: &mut Rng,
+    ) -> Started {
+        let now = self.clock.at(real);
+        let found = match &self.kernel {
+            Some(kernel) => kernel.node.incarnation != 0,
+            None => false,
+        };
+        if self.kernel.is_none() {
             self.life += 1;
             self.timers.fill(0);
         }
         let kernel = self.kernel.get_or_insert_with(|| Kernel::new(plan, me, nonce));
-        let now = self.clock.at(real);
-        let mut machine = Machine { kernel, disk: &mut self.disk, now };
-        let mut daemon = Daemon::start(plan, me, &mut machine, found);
-        daemon.fast.hands().fail_adds = self.fail_adds;
-        daemon.fast.hands().fail_removes = self.fail_removes;
+        let machine = Machine {
+            kernel,
+            disk: &mut self.disk,
+            addresses: &mut self.addresses,
+            now,
+            open: &self.open,
+            rng,
+            fail_orders: false,
+            strike: &mut self.strike,
+        };
         self.start += 1;
         self.frozen = false;
         self.lanes.fill(real);
         self.passed_over.fill(false);
-        self.daemon = Some(daemon);
-        found
+        match Daemon::start(plan, me, machine, found) {
+            Ok(daemon) => {
+                self.daemon = Some(daemon);
+                if found { Started::Found } else { Started::New }
+            }
+            Err(Some(wrong)) => Started::Wrong(wrong),
+            Err(None) => Started::Struck,
+        }
     }
 
     /// The daemon is gone; its kernel half and its addresses stay.
@@ -127,32 +172,54 @@ impl Host {
         self.daemon = None;
         self.frozen = false;
         self.leaves = false;
+        self.strike = None;
         self.fast_at = u64::MAX;
         self.main_at = u64::MAX;
+        self.blocked = None;
+        self.deputy_at = u64::MAX;
     }
 
-    /// The daemon has left in order, and taken all that was its with it, but for a note.
-    pub(crate) fn left(&mut self, real: u64) {
+    /// The daemon has left in order, and takes all that was its with it, but for a note. Returns what it
+    /// does and must not.
+    pub(crate) fn left(&mut self, real: u64) -> Option<String> {
         let now = self.clock.at(real);
-        self.disk.parted = self.kernel.as_mut().and_then(|kernel| kernel.part(now));
+        let Some(daemon) = &mut self.daemon else { return None };
+        let mut departure = Departure {
+            pinned: &mut self.kernel,
+            kept: None,
+            disk: &mut self.disk,
+            now,
+            strike: &mut self.strike,
+            wrong: None,
+        };
+        let left = daemon.leave(&mut departure);
+        let wrong = departure.wrong.take();
+        if left.is_err() {
+            // Killed before its pins were gone.
+            self.kill_daemon();
+            return wrong;
+        }
         for group in 0..self.runs.len() {
-            let phase = self.daemon.as_ref().map(|daemon| daemon.core.view().groups[group].phase);
+            let phase = self.daemon.as_ref().map(|daemon| daemon.phase(group));
             if phase.is_some_and(|phase| phase.held().is_some()) {
                 self.partings[group] = Parting::Given;
             }
         }
+        self.open.fill(false);
         self.clear();
+        wrong
     }
 
     fn clear(&mut self) {
         self.kill_daemon();
         self.kernel = None;
-        self.addresses.fill(None);
+        self.addresses.clear();
     }
 
     pub(crate) fn power_off(&mut self) {
         self.clear();
         self.runs.fill(false);
+        self.open.fill(false);
         self.disk.parted = None;
         self.powered = false;
         self.resumed = None;
@@ -163,7 +230,7 @@ impl Host {
     /// An operator ends what hb may not have been able to stop, before saying that nothing runs.
     pub(crate) fn end_what_does_not_stop(&mut self) {
         let Some(daemon) = &self.daemon else { return };
-        for (runs, view) in self.runs.iter_mut().zip(daemon.core.view().groups) {
+        for (runs, view) in self.runs.iter_mut().zip(daemon.controller.core().view().groups) {
             let stops = matches!(
                 view.phase,
                 Phase::Stopping { .. } | Phase::Blocked { .. } | Phase::Clearing
@@ -173,21 +240,36 @@ impl Host {
     }
 
     /// What runs looks at the clock; `None` if it does not run now.
-    pub(crate) fn running(&mut self, real: u64) -> Option<(&mut Daemon, Machine<'_>)> {
+    pub(crate) fn running<'a>(
+        &'a mut self,
+        real: u64,
+        rng: &'a mut Rng,
+    ) -> Option<(&'a mut Daemon, Machine<'a>)> {
         if self.frozen || self.clock.stands() {
             return None;
         }
         let now = self.clock.at(real);
         let kernel = self.kernel.as_mut()?;
-        let machine = Machine { kernel, disk: &mut self.disk, now };
+        let machine = Machine {
+            kernel,
+            disk: &mut self.disk,
+            addresses: &mut self.addresses,
+            now,
+            open: &self.open,
+            rng,
+            fail_orders: self.fail_orders,
+            strike: &mut self.strike,
+        };
         self.daemon.as_mut().map(|daemon| (daemon, machine))
     }
 
-    /// Tells whether the clock goes and the daemon runs, if there is a kernel half that needs one.
+    /// Tells whether the clock goes and the daemon runs and waits for no lock for long, if there is a kernel half that needs one.
     pub(crate) fn is_well(&self) -> bool {
-        let hangs =
-            self.frozen || (self.daemon.is_none() && self.start > 0 && self.kernel.is_some());
-        !self.clock.stands() && !hangs
+        let hangs = self.stuck
+            || self.frozen
+            || (self.daemon.is_none() && self.start > 0 && self.kernel.is_some());
+        let waits = self.blocked.is_some() && self.addresses.slow;
+        !self.clock.stands() && !hangs && !waits
     }
 
     /// Returns the epoch under which packets of the group leave now.
@@ -196,7 +278,7 @@ impl Host {
             return None;
         }
         if bypass {
-            return self.addresses[group];
+            return self.addresses.epoch(group);
         }
         self.kernel.as_ref()?.open(group, self.clock.at(real))
     }

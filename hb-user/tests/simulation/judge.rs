@@ -84,7 +84,7 @@ impl Judge {
             for (group, passed) in passed.iter_mut().enumerate() {
                 let Some(passed) = passed.as_mut().filter(|passed| passed.open) else { continue };
                 let mut last = to;
-                if bent != Bent::Bypass {
+                if !matches!(bent, Bent::Bypass) {
                     last = last.min(host.clock.real_of(kernel.last_packet(group), from));
                 }
                 (passed.last, passed.local) = (last, host.clock.at(last));
@@ -109,7 +109,7 @@ impl Judge {
         let mut seen = Seen::default();
         for (at, host) in hosts.iter().enumerate() {
             for group in 0..plan.groups {
-                let open = host.open(group, now, bent == Bent::Bypass);
+                let open = host.open(group, now, matches!(bent, Bent::Bypass));
                 let before = self.passed[at][group];
                 let Some(epoch) = open else {
                     if let Some(passed) = &mut self.passed[at][group] {
@@ -199,14 +199,20 @@ impl Judge {
             let serves = |at: usize| {
                 let host = &hosts[at];
                 let serving = host.daemon.as_ref().is_some_and(|daemon| {
-                    let phase = daemon.core.view().groups[group].phase;
+                    let phase = daemon.phase(group);
                     let started = daemon.resources[group] || !plan.resources;
                     matches!(phase, Phase::Serving { .. }) && started
                 });
-                serving && host.open(group, now, false).is_some() && host.addresses[group].is_some()
+                let open = host.open(group, now, false).is_some();
+                serving && open && host.addresses.are_all_up(group)
             };
             let runs = |host: &&Host| host.runs[group];
-            let up = |host: &&Host| host.addresses[group].is_some();
+            // Elsewhere they are up as well, or none is.
+            let up = |host: &&Host| {
+                let one = host.addresses.epoch(group).is_some();
+                if plan.warm { host.addresses.are_all_up(group) } else { one }
+            };
+            let ups = if plan.warm { nodes.len() } else { 1 };
             let waits = |host: &Host| {
                 let kernel = host.kernel.as_ref();
                 kernel.is_none_or(|kernel| kernel.records[group].is_blocked(host.clock.at(now)))
@@ -217,7 +223,7 @@ impl Judge {
                 home || hosts[*at].passed_over[group]
             });
             holders.len() == 1
-                && nodes.iter().filter(up).count() == 1
+                && nodes.iter().filter(up).count() == ups
                 && nodes.iter().filter(runs).count() <= 1
                 && home
                 && !hosts.iter().any(waits)
@@ -240,7 +246,7 @@ impl Judge {
         if !settled {
             self.settled = None;
             if now > self.mended + plan.patience() {
-                let up: Vec<_> = hosts.iter().map(|host| &host.addresses).collect();
+                let up: Vec<_> = hosts.iter().map(|host| &host.addresses.up).collect();
                 let after = plan.patience() / MS;
                 return Err(format!("not well {after} ms after all was mended, with {up:?} up"));
             }

@@ -11,7 +11,7 @@ use hb_ebpf::{
     lease::{
         Record, Terms, gate, holder,
         identity::{self, Places},
-        op::{self, DONE, Op, Order},
+        op::{self, Op, Order},
         start, word,
     },
     maps::{self, Cause, Event, EventKind, LeaseNews, Life, Link, Node, Peer, PeerLock},
@@ -109,6 +109,10 @@ impl Kernel {
 
     /// A frame arrives, as in `program/hear.rs`. Its tag was checked.
     pub(crate) fn hear(&mut self, mut frame: Frame, now: u64) {
+        // Nobody was introduced.
+        if self.node.incarnation == 0 {
+            return;
+        }
         let Some(kind) = Kind::from_code(frame.kind) else { return };
         let Some(contact) = self.contacts.iter_mut().find(|known| known.id == frame.source) else {
             return;
@@ -212,7 +216,15 @@ impl Kernel {
 
     /// Sends a probe to every other machine, as `fast/probe.rs`.
     pub(crate) fn probe(&mut self, now: u64) {
+        self.probe_those(now, |_| true);
+    }
+
+    /// Sends one to each of those.
+    pub(crate) fn probe_those(&mut self, now: u64, wanted: impl Fn(u8) -> bool) {
         for at in 0..self.contacts.len() {
+            if !wanted(self.contacts[at].id) {
+                continue;
+            }
             let contact = &mut self.contacts[at];
             contact.sequence += 1;
             contact.peer.probe_ns = now;
@@ -277,7 +289,7 @@ impl Kernel {
         let others = self.others(self.contacts[at].peer.buddy, now);
         let contact = &mut self.contacts[at];
         let peer = &mut contact.peer;
-        let before = Life::from_code(peer.life);
+        let (before, missed) = (Life::from_code(peer.life), peer.misses);
         if abandoned {
             peer.watched = 0;
             contact.set_timer(None);
@@ -295,6 +307,10 @@ impl Kernel {
             peer.links_up = 0;
         }
         contact.set_timer(Some(decision.due_ns.max(now + 1)));
+        let first = missed == 0 && decision.misses > 0 && decision.life != Life::Dead;
+        if first && before != Life::Dead {
+            self.push(event(EventKind::Missed, self.contacts[at].id, 0, now));
+        }
         let kind = match decision.life {
             life if life == before => return,
             Life::Dead => EventKind::Dead,
@@ -344,18 +360,31 @@ impl Kernel {
         }
     }
 
-    /// Brings the records to their beginning beside those that are there, step by step as a start does.
-    pub(crate) fn begin(&mut self, beginning: Beginning, groups: [u32; GROUPS], now: u64) {
+    /// Brings the records of a witness to their beginning beside those that are there, as its command does.
+    pub(crate) fn begin(
+        &mut self,
+        beginning: Beginning,
+        groups: [u32; GROUPS],
+        terms: Terms,
+        now: u64,
+    ) {
         let places = self.places(groups);
-        let begin = Begin { beginning, places, fingerprints: groups, new_terms: false };
-        for step in begin.steps() {
-            if let Step::Order(mut order) = step {
-                if self.unwaited && matches!(beginning, Beginning::Found(_)) {
-                    order.now_ns = 1;
-                }
-                self.order(order, now);
+        let new_terms = self.terms != terms;
+        for step in (Begin { beginning, places, fingerprints: groups, new_terms }).steps() {
+            match step {
+                Step::Order(order) => drop(self.order_to_begin(order, now)),
+                Step::Terms => self.terms = terms,
+                Step::Addresses => {}
             }
         }
+    }
+
+    /// Carries out an order of a start.
+    pub(crate) fn order_to_begin(&mut self, mut order: Order, now: u64) -> Order {
+        if self.unwaited && order.fingerprint != 0 && order.node != 0 {
+            order.now_ns = 1;
+        }
+        self.order(order, now)
     }
 
     /// Returns which records go on with those groups, and which begin.
@@ -369,13 +398,26 @@ impl Kernel {
         places
     }
 
-    /// Ends the part of all records; returns when everything they promised has run out.
-    pub(crate) fn part(&mut self, now: u64) -> Option<u64> {
-        let groups = 0..self.records.len() as u8;
-        let ends: Vec<Order> =
-            groups.map(|group| self.order(Order::new(Op::Part, group), now)).collect();
-        let known = ends.iter().all(|order| order.code == DONE);
-        ends.iter().map(|order| order.now_ns).max().filter(|_| known)
+    /// Has all records hold and seek nothing, as `close` in `daemon/removal/mod.rs`.
+    pub(crate) fn close_all(&mut self, now: u64) {
+        for group in 0..self.records.len() {
+            let op = match self.state(group) {
+                State::Holding => Op::Release,
+                State::Seeking => Op::TermsChanged,
+                State::Idle | State::Released => continue,
+            };
+            self.order(Order::new(op, group as u8), now);
+        }
+    }
+
+    /// Returns until when the records are bound, or packets that they let pass may leave.
+    pub(crate) fn bound_until(&self) -> u64 {
+        let until = |record: &Record| {
+            let promise = if record.vow == 0 { record.until_ns } else { 0 };
+            let wait = if record.open_until_ns == 0 { 0 } else { self.terms.wait_ns() };
+            promise.max(record.open_until_ns + wait)
+        };
+        self.records.iter().map(until).max().unwrap_or(0)
     }
 }
 

@@ -11,10 +11,14 @@ use hb_ebpf::{
 };
 use hb_user::{
     core::{Bounds, GroupSetup, ResourceBounds, Setup},
+    engine::takeover::Rule,
     id::{GroupId, NodeId},
 };
 
-use crate::rng::Rng;
+use crate::{
+    mutants::{Mutant, Sound},
+    rng::Rng,
+};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const INTERVAL: u64 = 5 * MS;
@@ -25,13 +29,19 @@ pub(crate) const CONTROLLER_DEADTIME: u64 = 40 * MS;
 pub(crate) const TICK: u64 = CONTROLLER_DEADTIME / 5;
 pub(crate) const MARGIN: u64 = 5 * MS;
 pub(crate) const RHO: u32 = 205;
-const LEASE: u64 = 40 * MS;
+/// Lengths of leases, by the files.
+const LEASES: [u64; 2] = [40 * MS, 60 * MS];
 const SEEK: u64 = 20 * MS;
 /// Longest that a simulated agent of a fence may take, with the delay before it.
 pub(crate) const FENCE: u64 = 200 * MS;
 pub(crate) const FENCE_DELAY: u64 = 60 * MS;
 /// Longest that a simulated disk takes to store something, while it is slow.
 pub(crate) const SLOW_DISK: u64 = 600 * MS;
+
+/// Returns nanoseconds as a duration.
+pub(crate) const fn span(ns: u64) -> Duration {
+    Duration::from_nanos(ns)
+}
 
 /// Which machines there are, and under which policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +83,23 @@ pub(crate) struct Plan {
     preferred: Option<NodeId>,
     pub(crate) auto_failback: bool,
     pub(crate) resources: bool,
+    /// Addresses of each group; whether all are needed, and whether they are up where it is not held.
+    pub(crate) vips: usize,
+    pub(crate) all: bool,
+    pub(crate) warm: bool,
+    /// A rule of the fast path that none keeps to.
+    pub(crate) broken: Option<Rule>,
+    /// A daemon takes its fast path to go round.
+    pub(crate) answers_for_it: bool,
     /// How often each group was changed in the file that machines start with.
     pub(crate) changes: [u32; GROUPS],
+    /// How often the voters were changed in that file, and the lengths of leases.
+    pub(crate) voters: u32,
+    pub(crate) lengths: u32,
     /// A group that is changed takes part at once.
     pub(crate) unwaited: bool,
+    /// What is wrong with every engine.
+    pub(crate) mutant: fn() -> Box<dyn Mutant>,
     /// Whether kernel halves look at what frames say of clocks.
     pub(crate) watches_clocks: bool,
 }
@@ -90,9 +113,17 @@ impl Plan {
             preferred,
             auto_failback: preferred.is_some() && rng.chance(500),
             resources: rng.chance(600),
+            vips: rng.within(1, 3) as usize,
+            all: rng.chance(400),
+            warm: rng.chance(300),
+            broken: None,
+            answers_for_it: false,
             changes: [0; GROUPS],
+            voters: 0,
+            lengths: 0,
             unwaited: false,
             watches_clocks: true,
+            mutant: || Box::new(Sound),
         }
     }
 
@@ -108,9 +139,24 @@ impl Plan {
         })
     }
 
+    fn lease(&self) -> u64 {
+        LEASES[self.lengths as usize % LEASES.len()]
+    }
+
+    /// What the file calls the set of voters.
+    pub(crate) fn voter_set(&self) -> String {
+        format!("set {}", self.voters)
+    }
+
+    /// What frames say of the file.
+    pub(crate) fn config_hash(&self) -> u64 {
+        let changes = self.changes.iter().fold(1, |hash, changes| hash * 31 + u64::from(*changes));
+        (changes * 31 + u64::from(self.voters)) * 31 + u64::from(self.lengths)
+    }
+
     pub(crate) fn terms(&self, own: usize) -> Terms {
         let timing = Timing {
-            lease_ns: LEASE,
+            lease_ns: self.lease(),
             margin_ns: MARGIN,
             drain_ns: stretch(MARGIN, RHO) * 11 / 10,
             seek_ns: SEEK,
@@ -164,7 +210,7 @@ impl Plan {
                     Policy::Available => bound(100),
                     Policy::Witness | Policy::Safe => Duration::from_nanos(SEEK),
                 },
-                promise: Duration::from_nanos(stretch(LEASE + MARGIN, RHO)),
+                promise: Duration::from_nanos(stretch(self.lease() + MARGIN, RHO)),
                 contend: Duration::from_nanos(2 * INTERVAL),
                 fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE)),
                 fence_retry: bound(200),
@@ -182,7 +228,7 @@ impl Plan {
     /// Within what, by the slowest clock, the groups are served once everything is mended and every
     /// daemon runs: the rule of the lab, with the bounds of this plan for what the core waits for.
     pub(crate) fn patience(&self) -> u64 {
-        let promise = stretch(LEASE + MARGIN, RHO);
+        let promise = stretch(LEASES[1] + MARGIN, RHO);
         let amnesia = stretch(L_MAX_NS + MARGIN, RHO);
         let fences = if self.cluster == Cluster::Safe { 3 * (FENCE + 200 * MS) } else { 0 };
         // Addresses and resources that fail are given up within 100 ms each and tried again; a node

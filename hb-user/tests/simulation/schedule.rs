@@ -1,6 +1,7 @@
 //! Which faults, when.
 
 use crate::{
+    daemon::Strike,
     network::Trouble,
     plan::{Cluster, MS, Plan},
     rng::Rng,
@@ -60,6 +61,22 @@ pub(crate) enum Fault {
     FailRemoves {
         host: usize,
     },
+    /// Somebody holds the kernel's lock of interfaces, and every change of an address waits.
+    SlowLock {
+        host: usize,
+    },
+    /// There is no room for every report of the fast path.
+    FullQueue {
+        host: usize,
+    },
+    /// Somebody else removes addresses, at the beginning and at the end.
+    Strip {
+        host: usize,
+    },
+    /// The daemon is killed between two steps of its fast path.
+    Stab {
+        host: usize,
+    },
     /// Connections to a group that was left are many, and now and then cannot be ended.
     FailCleans {
         host: usize,
@@ -80,6 +97,38 @@ pub(crate) enum Fault {
     },
     /// What is stored takes long.
     SlowDisk {
+        host: usize,
+    },
+    /// Nothing can be stored, as far as anybody is told.
+    FailDisk {
+        host: usize,
+    },
+    /// The kernel does not say what came of an order.
+    FailOrders {
+        host: usize,
+    },
+    /// The daemon is killed, or the machine loses power, in the middle of what the daemon does: at that call
+    /// from now.
+    Strike {
+        host: usize,
+        strike: Strike,
+        /// It is killed first, and that is counted from its next start.
+        starts: bool,
+    },
+    /// The file names other voters from now on, or other lengths of leases, and that node is killed and starts with
+    /// it; in the end all machines do.
+    Revote {
+        host: usize,
+    },
+    Relength {
+        host: usize,
+    },
+    /// The fast path does not go round, and the daemon does.
+    Stick {
+        host: usize,
+    },
+    /// The gate cannot be put at an interface.
+    Ungate {
         host: usize,
     },
 }
@@ -120,7 +169,7 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
     let host = rng.index(machines);
     let other = (host + 1 + rng.index(machines - 1)) % machines;
     let both = |a, b| [Trouble::Cut { from: a, to: b }, Trouble::Cut { from: b, to: a }];
-    match rng.index(25) {
+    match rng.index(41) {
         0 | 1 => Fault::Crash { host },
         2 | 3 => Fault::Kill { host: node },
         4 | 5 => Fault::Freeze { host: node },
@@ -145,6 +194,23 @@ fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {
             _ => Fault::FailRemoves { host: node },
         },
         19 => Fault::SlowDisk { host: node },
+        24 => Fault::FailDisk { host: node },
+        25 => Fault::FailOrders { host: node },
+        26..=28 => {
+            let starts = rng.chance(400);
+            let calls = rng.within(1, if starts { 20 } else { 60 }) as u32;
+            let (power, done) = (rng.chance(400), rng.chance(500));
+            Fault::Strike { host: node, strike: Strike { calls, power, done }, starts }
+        }
+        29 => Fault::Stick { host: node },
+        30 => Fault::Ungate { host: node },
+        31 => Fault::Revote { host: node },
+        32 => Fault::Relength { host: node },
+        34 | 35 => Fault::SlowLock { host: node },
+        36 => Fault::FullQueue { host: node },
+        37 => Fault::Strip { host: node },
+        38 => Fault::Stab { host: node },
+        39 | 40 => Fault::FailAdds { host: node },
         22 | 23 => Fault::NoPath { host: node, alone: rng.chance(500) },
         20 | 21 => Fault::Edit { group: rng.index(plan.groups), host: node },
         _ => match plan.cluster {

@@ -2,6 +2,8 @@
 
 use hb_user::core::{Phase, Reason, Transition};
 
+use crate::fast::Counts;
+
 /// Counts over many runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stats {
@@ -22,6 +24,15 @@ pub(crate) struct Stats {
     pub(crate) lost_and_run: u64,
     pub(crate) residues: u64,
     pub(crate) jumps: u64,
+    /// Changes of addresses for which the fast path waited for longer than it may.
+    pub(crate) hung: u64,
+    /// Groups taken with some of their addresses, reports that did not fit, and wishes to put back.
+    pub(crate) partial: u64,
+    pub(crate) lost: u64,
+    pub(crate) restored: u64,
+    /// Daemons and machines that ended in the middle of something.
+    pub(crate) struck: u64,
+    pub(crate) struck_starting: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -47,6 +58,12 @@ impl Stats {
         }
     }
 
+    pub(crate) fn note(&mut self, counts: Counts) {
+        self.partial += counts.partial;
+        self.lost += counts.lost;
+        self.restored += counts.restored;
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.holders += other.holders;
@@ -63,6 +80,12 @@ impl Stats {
         self.lost_and_run += other.lost_and_run;
         self.residues += other.residues;
         self.jumps += other.jumps;
+        self.hung += other.hung;
+        self.partial += other.partial;
+        self.lost += other.lost;
+        self.restored += other.restored;
+        self.struck += other.struck;
+        self.struck_starting += other.struck_starting;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
     }
 }

@@ -10,15 +10,20 @@ use hb_ebpf::{
     maps::{self, Cause, EventKind, LeaseNews},
     wire::Frame,
 };
-use hb_user::core::{Phase, Transition};
+use hb_user::{
+    core::{Phase, Transition},
+    engine::takeover::Rule,
+};
 
 use machines::draw_rates;
 
 use crate::{
     clock::Clock,
-    daemon::{Done, Work},
+    daemon::{Done, Strike, Work},
+    fast::Wake,
     host::{Host, Parting},
     judge::Judge,
+    mutants::Mutant,
     network::Network,
     plan::{Cluster, MS, Plan, index},
     rng::Rng,
@@ -27,7 +32,7 @@ use crate::{
 };
 
 /// A rule broken on purpose, to see that it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Bent {
     Nothing,
     /// Packets leave whenever the addresses are up.
@@ -38,12 +43,19 @@ pub(crate) enum Bent {
     Margin,
     /// Groups that a file changes take part at once.
     Unwaited,
+    /// The fast path does not keep to a rule.
+    Breaks(Rule),
+    /// A daemon takes its fast path to go round, whether or not it does.
+    Answers,
+    /// Every engine is this one.
+    Engine(fn() -> Box<dyn Mutant>),
 }
 
 enum Event {
     Frame { to: usize, frame: Box<Frame> },
     Timer { host: usize, life: u64, contact: usize, set: u64 },
     Fast { host: usize, start: u64 },
+    Deputy { host: usize, start: u64 },
     Main { host: usize, start: u64 },
     Work { host: usize, start: u64, done: Done },
     Begin { fault: usize },
@@ -78,8 +90,17 @@ impl World {
         let mut rng = Rng::new(seed.wrapping_mul(4).wrapping_add(cluster as u64));
         let mut plan = Plan::draw(cluster, &mut rng);
         // Else the gates close at the first frames.
-        plan.watches_clocks = bent != Bent::Clocks;
-        plan.unwaited = bent == Bent::Unwaited;
+        plan.watches_clocks = !matches!(bent, Bent::Clocks);
+        plan.unwaited = matches!(bent, Bent::Unwaited);
+        plan.answers_for_it = matches!(bent, Bent::Answers);
+        // Without a gate warm addresses are served.
+        plan.warm &= !matches!(bent, Bent::Bypass);
+        if let Bent::Breaks(rule) = bent {
+            plan.broken = Some(rule);
+        }
+        if let Bent::Engine(mutant) = bent {
+            plan.mutant = mutant;
+        }
         let machines = cluster.machines();
         let rates = draw_rates(&mut rng, machines, bent);
         let hosts = rates.into_iter().map(|rate| {
@@ -176,7 +197,7 @@ impl World {
 
     fn phases(&self) -> String {
         let phases = self.hosts.iter().enumerate().filter_map(|(at, host)| {
-            let views = host.daemon.as_ref()?.core.view().groups;
+            let views = host.daemon.as_ref()?.controller.core().view().groups;
             let of = |view: &hb_user::core::GroupView| format!("{} {:?}", view.phase, view.blocked);
             Some(format!("{}: {}", at + 1, views.iter().map(of).collect::<Vec<_>>().join(", ")))
         });
@@ -188,10 +209,16 @@ impl World {
             Event::Frame { to, frame } => self.arrive(to, frame),
             Event::Timer { host, life, contact, set } => self.timer(host, life, contact, set),
             Event::Fast { host, start } => self.fast(host, start),
+            Event::Deputy { host, start } => self.deputy(host, start),
             Event::Main { host, start } => self.main(host, start),
             Event::Work { host, start, done } => {
                 if self.daemon_of(host, start).is_some() {
                     self.started_or_stopped(host, &done);
+                }
+                if let (Work::Clean { group, .. }, Ok(()), true) =
+                    (&done.work, &done.result, self.daemon_of(host, start).is_some())
+                {
+                    self.hosts[host].open[*group] = false;
                 }
                 if let Some(daemon) = self.daemon_of(host, start) {
                     daemon.done.push_back(done);
@@ -278,20 +305,62 @@ impl World {
             return;
         }
         host.fast_at = u64::MAX;
-        let Some((daemon, machine)) = host.running(now) else { return };
-        let due = daemon.fast.turn(machine.kernel, machine.now);
+        if let Some(until) = host.blocked.filter(|until| now < *until) {
+            return self.wake_fast_at(at, until);
+        }
+        let stuck = host.stuck;
+        let Some((daemon, mut machine)) = host.running(now, &mut self.rng) else { return };
+        if stuck {
+            return;
+        }
+        let wake = daemon.fast.turn(&mut machine);
+        let deputy = daemon.fast.deputy();
         let hands = daemon.fast.hands();
-        let (taken, reports) = (hands.taken, !hands.reports.is_empty());
+        let rung = std::mem::take(&mut hands.rung);
+        self.stats.note(std::mem::take(&mut hands.counts));
         if let Some(wrong) = hands.wrong.take() {
             self.wrong = Some(format!("machine {} {wrong}", at + 1));
         }
-        if !hands.fail_removes {
-            host.addresses.iter_mut().zip(taken).for_each(|(up, taken)| *up = taken);
-        }
-        let next = host.clock.real_of(due, now);
+        let taken = hands.taken;
+        host.open.iter_mut().zip(taken).for_each(|(open, taken)| *open |= taken);
+        host.blocked = None;
+        let next = match wake {
+            Wake::At(due) => host.clock.real_of(due, now),
+            Wake::Blocked(for_ns) => {
+                self.stats.hung += u64::from(for_ns > 2_000 * MS);
+                *host.blocked.insert(now + for_ns)
+            }
+            Wake::Dead => {
+                host.kill_daemon();
+                self.note(at, || "daemon killed between two steps".to_owned());
+                return self.follow_up(at);
+            }
+        };
+        let deputy = deputy.map(|due| host.clock.real_of(due, now));
         self.wake_fast_at(at, next);
-        if reports {
+        if let Some(due) = deputy {
+            self.wake_deputy_at(at, due);
+        }
+        if rung {
             self.wake_main(at);
+        }
+        self.follow_up(at);
+    }
+
+    fn deputy(&mut self, at: usize, start: u64) {
+        let now = self.now;
+        let host = &mut self.hosts[at];
+        if host.start != start || host.deputy_at != now {
+            return;
+        }
+        host.deputy_at = u64::MAX;
+        let Some((daemon, mut machine)) = host.running(now, &mut self.rng) else {
+            return self.wake_deputy_at(at, now + MS);
+        };
+        daemon.fast.stand_in(&mut machine);
+        if let Some(due) = daemon.fast.deputy() {
+            let due = host.clock.real_of(due, now);
+            self.wake_deputy_at(at, due);
         }
         self.follow_up(at);
     }
@@ -303,8 +372,11 @@ impl World {
             return;
         }
         host.main_at = u64::MAX;
-        let Some((daemon, mut machine)) = host.running(now) else { return };
+        let Some((daemon, mut machine)) = host.running(now, &mut self.rng) else { return };
         let due = daemon.turn(&mut machine);
+        if let Some(wrong) = daemon.auditor.take() {
+            self.wrong = Some(format!("machine {} {wrong}", at + 1));
+        }
         let commands = !daemon.fast.commands.is_empty();
         let (work, logs) = (std::mem::take(&mut daemon.work), std::mem::take(&mut daemon.logs));
         for transition in logs {
@@ -322,19 +394,39 @@ impl World {
             }
             self.stats.count(&transition);
         }
-        let Some(due) = due else {
-            self.note(at, || "left".to_owned());
-            return self.hosts[at].left(now);
-        };
         for work in work {
             self.begin_work(at, work);
         }
+        let struck = self.hosts[at].strike.filter(|strike| strike.calls == 0);
+        let Some(due) = due.filter(|_| struck.is_none()) else {
+            return self.end_daemon(at, struck);
+        };
         if commands {
             self.wake_fast(at);
         }
         let next = self.hosts[at].clock.real_of(due, now);
         self.wake_main_at(at, next);
         self.follow_up(at);
+    }
+
+    /// A daemon has left, or is killed in the middle of something, or its machine loses power then.
+    fn end_daemon(&mut self, at: usize, struck: Option<Strike>) {
+        let now = self.now;
+        let struck = struck.or_else(|| {
+            self.note(at, || "leaves".to_owned());
+            if let Some(wrong) = self.hosts[at].left(now) {
+                self.wrong = Some(format!("machine {} {wrong}", at + 1));
+            }
+            self.hosts[at].strike.filter(|strike| strike.calls == 0)
+        });
+        let Some(strike) = struck else { return };
+        self.stats.struck += 1;
+        self.note(at, || format!("ends in the middle of something: {strike:?}"));
+        if strike.power {
+            self.hosts[at].power_off();
+        } else {
+            self.hosts[at].kill_daemon();
+        }
     }
 
     /// Lets happen what follows from what a machine did: frames, wake-ups, timers.
@@ -368,7 +460,7 @@ impl World {
                 self.stats.jumps += 1;
                 let whose = if event.cause == 1 { "this" } else { "that" };
                 let ms = event.silence_ns / MS;
-                if self.bent == Bent::Nothing && !self.schedule.pauses() {
+                if matches!(self.bent, Bent::Nothing) && !self.schedule.pauses() {
                     self.wrong = Some(format!(
                         "machine {} says that a clock stood still, and none did",
                         at + 1

@@ -21,6 +21,7 @@ impl World {
                 let host = &mut self.hosts[host];
                 host.power_off();
                 host.disk.generation = 0;
+                host.disk.voters = None;
                 host.disk.vows.fill(None);
             }
             Fault::Kill { host } => self.hosts[host].kill_daemon(),
@@ -65,14 +66,28 @@ impl World {
                 }
             }
             Fault::FailAdds { host } => {
-                self.hosts[host].fail_adds = true;
-                self.pass_on_failures();
+                let some = self.rng.within(1, (1 << self.plan.vips) - 1);
+                self.hosts[host].addresses.fail_adds = some;
                 self.make_room(host);
             }
             Fault::FailRemoves { host } => {
-                self.hosts[host].fail_removes = true;
-                self.pass_on_failures();
+                self.hosts[host].addresses.fail_removes = true;
                 self.fail(host);
+            }
+            Fault::SlowLock { host } => {
+                self.hosts[host].addresses.slow = true;
+                self.make_room(host);
+            }
+            Fault::FullQueue { host } => {
+                self.hosts[host].addresses.full = true;
+                self.make_room(host);
+            }
+            Fault::Strip { host } => self.strip(host),
+            Fault::Stab { host } => {
+                let steps = self.rng.within(1, 60) as u32;
+                if let Some(daemon) = &mut self.hosts[host].daemon {
+                    daemon.fast.hands().dies_in = Some(steps);
+                }
             }
             Fault::FailCleans { host } => {
                 self.hosts[host].fail_cleans = true;
@@ -87,17 +102,30 @@ impl World {
                 self.tell_of_path(host, alone);
             }
             Fault::SlowDisk { host } => self.hosts[host].slow_disk = true,
+            Fault::FailDisk { host } => self.hosts[host].fail_disk = true,
+            Fault::FailOrders { host } => self.hosts[host].fail_orders = true,
+            Fault::Strike { host, strike, starts } => {
+                if self.hosts[host].daemon.is_some() {
+                    if starts {
+                        self.hosts[host].kill_daemon();
+                    }
+                    self.hosts[host].strike = Some(strike);
+                    self.start_daemon(host);
+                }
+            }
+            Fault::Revote { host } => {
+                self.plan.voters += 1;
+                self.start_again(host);
+            }
+            Fault::Relength { host } => {
+                self.plan.lengths += 1;
+                self.start_again(host);
+            }
+            Fault::Stick { host } => self.hosts[host].stuck = true,
+            Fault::Ungate { host } => self.tell_of_gate(host, Err("no gate".to_owned())),
             Fault::Edit { group, host } => {
                 self.plan.changes[group] += 1;
-                if self.hosts[host].daemon.is_some() {
-                    self.hosts[host].kill_daemon();
-                    let delay = self.rng.within(MS, 60 * MS);
-                    self.after(delay, Event::StartDaemon { host });
-                }
-                if self.rng.chance(500) {
-                    let delay = self.rng.within(MS, 60 * MS);
-                    self.after(delay, Event::Reload);
-                }
+                self.start_again(host);
             }
         }
     }
@@ -128,9 +156,26 @@ impl World {
             | Fault::FailRemoves { .. }
             | Fault::Fail { .. } => {
                 for host in &mut self.hosts {
-                    (host.fail_starts, host.fail_adds, host.fail_removes) = Default::default();
+                    host.fail_starts = false;
+                    (host.addresses.fail_adds, host.addresses.fail_removes) = Default::default();
                 }
-                self.pass_on_failures();
+            }
+            Fault::SlowLock { host } => {
+                let now = self.now;
+                let found = &mut self.hosts[*host];
+                found.addresses.slow = false;
+                if let Some(until) = &mut found.blocked {
+                    *until = (*until).min(now);
+                    self.wake_fast(*host);
+                }
+            }
+            Fault::FullQueue { host } => self.hosts[*host].addresses.full = false,
+            Fault::Strip { host } => self.strip(*host),
+            Fault::Stab { host } => {
+                if let Some(daemon) = &mut self.hosts[*host].daemon {
+                    daemon.fast.hands().dies_in = None;
+                }
+                self.start_daemon(*host);
             }
             Fault::FailCleans { host } => {
                 self.hosts[*host].fail_cleans = false;
@@ -146,7 +191,19 @@ impl World {
                 self.tell_of_path(*host, false);
             }
             Fault::SlowDisk { host } => self.hosts[*host].slow_disk = false,
-            Fault::Edit { .. } => {
+            Fault::FailDisk { host } => self.hosts[*host].fail_disk = false,
+            Fault::FailOrders { host } => self.hosts[*host].fail_orders = false,
+            Fault::Strike { host, .. } => {
+                self.hosts[*host].strike = None;
+                self.boot(*host);
+                self.start_daemon(*host);
+            }
+            Fault::Stick { host } => {
+                self.hosts[*host].stuck = false;
+                self.look_again(*host);
+            }
+            Fault::Ungate { host } => self.tell_of_gate(*host, Ok(())),
+            Fault::Edit { .. } | Fault::Revote { .. } | Fault::Relength { .. } => {
                 if !self.renew() {
                     return self.after(MS / 4, Event::End { fault: at });
                 }
@@ -161,6 +218,19 @@ impl World {
             }
         }
         self.mended(&fault);
+    }
+
+    /// A node is killed and starts with the file as it is now, and so may the witness.
+    fn start_again(&mut self, host: usize) {
+        if self.hosts[host].daemon.is_some() {
+            self.hosts[host].kill_daemon();
+            let delay = self.rng.within(MS, 60 * MS);
+            self.after(delay, Event::StartDaemon { host });
+        }
+        if self.rng.chance(500) {
+            let delay = self.rng.within(MS, 60 * MS);
+            self.after(delay, Event::Reload);
+        }
     }
 
     fn mended(&mut self, fault: &Fault) {
@@ -204,6 +274,10 @@ impl World {
         self.feed(host, Input::Isolated(isolated));
     }
 
+    fn tell_of_gate(&mut self, host: usize, result: Result<(), String>) {
+        self.feed(host, Input::Gated { group: GroupId(0), result });
+    }
+
     /// A machine that stood still goes on: what waits in its ring comes first.
     fn resume(&mut self, at: usize) {
         let now = self.now;
@@ -241,11 +315,12 @@ impl World {
         }
     }
 
-    fn pass_on_failures(&mut self) {
-        for host in &mut self.hosts {
-            if let Some(daemon) = &mut host.daemon {
-                daemon.fast.hands().fail_adds = host.fail_adds;
-                daemon.fast.hands().fail_removes = host.fail_removes;
+    /// Somebody else removes addresses.
+    fn strip(&mut self, host: usize) {
+        let Self { rng, hosts, .. } = self;
+        for up in hosts[host].addresses.up.iter_mut().flatten() {
+            if rng.chance(500) {
+                *up = None;
             }
         }
     }

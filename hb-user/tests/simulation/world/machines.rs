@@ -6,7 +6,7 @@ use hb_user::{beginning::Beginning, core::Input, witness::generation::reserve};
 use super::{Bent, Event, World};
 use crate::{
     clock::{Clock, RATE_ONE},
-    daemon::{Done, THERE_IS_MORE, Work},
+    daemon::{Done, Started, THERE_IS_MORE, Work},
     kernel::Kernel,
     plan::{FENCE_DELAY, MS, RHO, SLOW_DISK},
     rng::Rng,
@@ -34,12 +34,14 @@ impl World {
             let reserved = reserve(host.disk.generation, 0).expect("numbers enough");
             host.disk.generation = reserved.stored;
             let groups = self.plan.fingerprints();
-            kernel.begin(Beginning::New(reserved.floor, None), groups, now);
+            let terms = kernel.terms;
+            kernel.begin(Beginning::New(reserved.floor, None), groups, terms, now);
             for record in &mut kernel.records {
                 start::generation_stored(record, reserved.stored);
             }
             // It has no daemon that could grow old.
             kernel.node.controller_stamp_ns = u64::MAX;
+            kernel.node.config_hash = self.plan.config_hash();
             kernel.node.incarnation = self.hosts[at].life as u32;
             self.hosts[at].kernel = Some(kernel);
         } else if self.now > 0 {
@@ -51,11 +53,11 @@ impl World {
 
     /// Has every machine that runs go by the file as it is now, one after the other; tells whether all do.
     pub(super) fn renew(&mut self) -> bool {
-        let groups = self.plan.fingerprints();
+        let file = self.plan.config_hash();
         for at in 0..self.plan.cluster.nodes() {
             let host = &mut self.hosts[at];
             match &host.daemon {
-                Some(daemon) if daemon.fingerprints == groups => {}
+                Some(daemon) if daemon.file == file => {}
                 Some(_) if host.leaves => return false,
                 Some(_) => {
                     host.leaves = true;
@@ -77,16 +79,17 @@ impl World {
             return false;
         }
         let Some(kernel) = host.kernel.as_mut() else { return true };
-        if kernel.places(groups).begun().next().is_some() {
+        if kernel.node.config_hash != self.plan.config_hash() {
             // The command that an operator runs there.
             let heard = kernel.records.iter().map(|record| record.highest().generation()).max();
             let reserved =
                 reserve(host.disk.generation, heard.unwrap_or(0)).expect("numbers enough");
             host.disk.generation = reserved.stored;
-            kernel.begin(Beginning::Found(Some(reserved.floor)), groups, now);
+            kernel.begin(Beginning::Found(Some(reserved.floor)), groups, self.plan.terms(at), now);
             for record in &mut kernel.records {
                 start::generation_stored(record, reserved.stored);
             }
+            kernel.node.config_hash = self.plan.config_hash();
         }
         true
     }
@@ -97,9 +100,24 @@ impl World {
         if !host.powered || host.daemon.is_some() {
             return;
         }
-        let found = host.start_daemon(&self.plan, at, nonce, now);
-        self.stats.resumed += u64::from(found);
-        self.note(at, || format!("daemon starts, kernel half found: {found}"));
+        let started = host.start_daemon(&self.plan, at, nonce, now, &mut self.rng);
+        self.note(at, || format!("daemon starts: {started:?}"));
+        match started {
+            Started::Found => self.stats.resumed += 1,
+            Started::New => {}
+            Started::Wrong(wrong) => {
+                self.wrong = Some(format!("machine {} {wrong}", at + 1));
+                return;
+            }
+            Started::Struck => {
+                self.stats.struck_starting += 1;
+                let struck = self.hosts[at].strike.take();
+                if struck.is_some_and(|strike| strike.power) {
+                    self.hosts[at].power_off();
+                }
+                return;
+            }
+        }
         self.tell_of_path(at, false);
         self.wake_main(at);
         self.wake_fast(at);
@@ -120,10 +138,12 @@ impl World {
         let takes = match work {
             Work::Clean { .. } => rng.within(MS / 10, 3 * MS),
             Work::Start { .. } | Work::Stop { .. } => rng.within(MS / 2, 6 * MS),
-            Work::FenceDue => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
-            Work::Fence if rng.chance(100) => rng.within(100 * MS, 400 * MS),
-            Work::Fence => rng.within(2 * MS, 60 * MS),
-            Work::Silence => self.plan.terms(at).wait_ns(),
+            // Who waits may have to wait for the processor as well.
+            Work::FenceDue(_) if rng.chance(100) => rng.within(FENCE_DELAY, 400 * MS),
+            Work::FenceDue(_) => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
+            Work::Fence(_) if rng.chance(100) => rng.within(100 * MS, 400 * MS),
+            Work::Fence(_) => rng.within(2 * MS, 60 * MS),
+            Work::Silence(_) => self.plan.terms(at).wait_ns(),
             Work::Store(_) if self.hosts[at].slow_disk => rng.within(20 * MS, SLOW_DISK),
             Work::Store(_) => rng.within(MS / 20, 8 * MS),
         };
@@ -144,7 +164,7 @@ impl World {
                     host.lanes[group] = due;
                 }
             }
-            Work::Fence => {
+            Work::Fence(_) => {
                 // An agent may do it and not know it.
                 let fails = host.fail_fences;
                 if fails {
@@ -155,13 +175,20 @@ impl World {
                     self.at(off, Event::PowerOff { host: 1 - at });
                 }
             }
-            // It may be there before anybody is told so.
-            Work::Store(ref write) if self.rng.chance(500) => host.disk.store(write),
+            Work::Store(ref write) => {
+                // It may be there before anybody is told so, or though it is told otherwise.
+                if self.rng.chance(if host.fail_disk { 200 } else { 500 }) {
+                    host.disk.store(write);
+                }
+                if host.fail_disk {
+                    result = Err("disk full".to_owned());
+                }
+            }
             Work::Clean { .. } if host.fail_cleans => {
                 let more = self.rng.chance(700);
                 result = Err(if more { THERE_IS_MORE } else { "refused" }.to_owned());
             }
-            Work::Clean { .. } | Work::FenceDue | Work::Silence | Work::Store(_) => {}
+            Work::Clean { .. } | Work::FenceDue(_) | Work::Silence(_) => {}
         }
         let start = self.hosts[at].start;
         self.at(due, Event::Work { host: at, start, done: Done { work, result } });
@@ -170,7 +197,7 @@ impl World {
 
 /// Rates within rho of each other, often at its ends.
 pub(super) fn draw_rates(rng: &mut Rng, count: usize, bent: Bent) -> Vec<u64> {
-    let most = if bent == Bent::Clocks { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
+    let most = if matches!(bent, Bent::Clocks) { 2 * RATE_ONE } else { RATE_ONE + u64::from(RHO) };
     let rate = |_| match rng.index(3) {
         0 => RATE_ONE,
         1 => most,

@@ -50,6 +50,16 @@ impl World {
         }
     }
 
+    pub(super) fn wake_deputy_at(&mut self, host: usize, at: u64) {
+        let found = &mut self.hosts[host];
+        if at < found.deputy_at && found.daemon.is_some() {
+            let at = at.max(self.now + 1);
+            found.deputy_at = at;
+            let start = found.start;
+            self.at(at, Event::Deputy { host, start });
+        }
+    }
+
     pub(super) fn wake_main_at(&mut self, host: usize, at: u64) {
         let found = &mut self.hosts[host];
         if at < found.main_at && found.daemon.is_some() {

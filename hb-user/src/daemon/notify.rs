@@ -15,7 +15,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Daemon {
     /// Tells the programs of a change.
-    pub(super) fn tell(&self, transition: &Transition) {
+    pub(super) fn notify(&self, transition: &Transition) {
         let group = |group: &GroupId, code, text: &str| self.of_group(*group, code, text);
         let peer = |peer: &NodeId, code, text: &str| self.of_peer(*peer, code, text);
         let event = match transition {
@@ -110,7 +110,7 @@ impl Daemon {
     }
 
     /// Tells the programs that a link fell silent while the peer lives on another, or is heard again.
-    pub(super) fn tell_link(&self, peer: NodeId, link: &str, is_heard: bool) {
+    pub(super) fn notify_link(&self, peer: NodeId, link: &str, is_heard: bool) {
         let (code, text) = match is_heard {
             true => ("heard", "link is heard"),
             false => ("silent", "link is silent, the peer lives on another"),

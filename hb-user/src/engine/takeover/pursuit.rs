@@ -18,7 +18,7 @@ use hb_ebpf::{
     wire::{GROUPS, State},
 };
 
-use super::{Groups, Steps, Trigger};
+use super::{Groups, Rule, Steps, Trigger};
 use crate::id::{GroupId, NodeId};
 
 /// While it seeks, a node asks the voters at least this often: their promises to the one before
@@ -48,6 +48,10 @@ pub trait Ground {
     fn put_up(&mut self, group: GroupId, epoch: Epoch, trigger: Trigger, steps: Steps);
     /// Takes the addresses of a group down.
     fn take_down(&mut self, group: GroupId);
+    /// Tells whether a rule is kept: all are, but in tests.
+    fn keeps(&self, _: Rule) -> bool {
+        true
+    }
 }
 
 /// A group that this node is after.
@@ -142,9 +146,13 @@ impl Pursuit {
     pub fn release(&mut self, ground: &mut impl Ground, group: GroupId, successor: Option<NodeId>) {
         self.end(group);
         let node = successor.map_or(0, |node| node.0);
-        ground.order(Order { node, ..Order::new(Op::Release, group.0) });
+        if ground.keeps(Rule::ReleasedFirst) {
+            ground.order(Order { node, ..Order::new(Op::Release, group.0) });
+        }
         // Before anything that takes time: the successor waits for this word.
-        ground.probe();
+        if ground.keeps(Rule::ReleaseSaid) {
+            ground.probe();
+        }
         ground.take_down(group);
     }
 
@@ -152,12 +160,15 @@ impl Pursuit {
     pub fn step_down(&mut self, ground: &mut impl Ground, group: GroupId) {
         self.end(group);
         let stepped = ground.order(Order::new(Op::StepDown, group.0));
-        if stepped.is_none_or(|order| order.record.state() == State::Holding) {
+        let regained = stepped.is_none_or(|order| order.record.state() == State::Holding);
+        if regained && ground.keeps(Rule::RegainedReleased) {
             // The lease came back meanwhile; what is taken down must not be let through.
             ground.order(Order::new(Op::Release, group.0));
             ground.probe();
         }
-        ground.take_down(group);
+        if ground.keeps(Rule::LostTakenDown) {
+            ground.take_down(group);
+        }
     }
 
     /// Looks at every seek that is due; returns when the next one is.
@@ -168,6 +179,12 @@ impl Pursuit {
                 self.pursue(ground, GroupId(index as u8));
             }
         }
+        self.due()
+    }
+
+    /// Returns when the next seek is due; never without one.
+    #[must_use]
+    pub fn due(&self) -> u64 {
         self.seeks.iter().flatten().map(|seek| seek.due).min().unwrap_or(u64::MAX)
     }
 
@@ -184,6 +201,9 @@ impl Pursuit {
         };
         match record.state() {
             State::Holding => return self.win(ground, group, seek, Epoch(record.epoch)),
+            State::Seeking if !ground.keeps(Rule::PutUpWhenHeld) => {
+                return self.win(ground, group, seek, Epoch(record.epoch));
+            }
             State::Seeking => {
                 if seek.steps.sought.ns() == 0 {
                     seek.steps.sought = ground.now();
@@ -237,7 +257,7 @@ impl Pursuit {
     fn on_death(&mut self, ground: &mut impl Ground, event: &Event, seen: BootTime) {
         let peer = NodeId(event.peer);
         let dead = ground.peer(peer).is_some_and(|peer| Life::from_code(peer.life) == Life::Dead);
-        if dead {
+        if dead || !ground.keeps(Rule::DeadStill) {
             let trigger = Trigger::Death(peer, Cause::from_code(event.cause));
             self.seek_armed(ground, event, trigger, seen);
         }
