@@ -75,6 +75,7 @@ fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
     assert!(chosen() || (stats.blocked > 0 && stats.lost_and_run > 0), "{stats:?}");
     assert!(chosen() || (stats.armed > 0 && stats.releases > 0 && stats.resumed > 0), "{stats:?}");
     assert!(chosen() || stats.jumps > 0, "{stats:?}");
+    assert!(chosen() || (stats.struck > 0 && stats.struck_starting > 0), "{stats:?}");
     assert!(chosen() || (stats.lapses > 0 && stats.regained > 0 && stats.vain > 0), "{stats:?}");
     assert!(chosen() || (stats.hung > 0 && stats.partial > 0), "{stats:?}");
     assert!(chosen() || (stats.lost > 0 && stats.restored > 0), "{stats:?}");
