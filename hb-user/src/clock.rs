@@ -26,8 +26,7 @@ pub fn now() -> BootTime {
 /// Returns the time of the clock on the wall, in milliseconds since 1970; 0 before.
 #[must_use]
 pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as u64
+    since(SystemTime::UNIX_EPOCH).as_millis() as u64
 }
 
 /// Returns how long ago that was by the clock on the wall; zero for what is yet to come.
