@@ -180,7 +180,8 @@ fn repeated_and_made_up_heartbeats_are_counted_and_change_nothing() {
             }),
         ),
         ("client", "hops", with(&|packet| packet[22] = 64)),
-        ("direct", "link", ethernet),
+        // Another way than that of the link that it names.
+        ("client", "link", ethernet),
         (UNKNOWN, "source", with(&|packet| packet[UDP4 + SOURCE] = 65)),
         (UNKNOWN, "link", with(&|packet| packet[UDP4 + LINK] = 200)),
     ];

@@ -76,6 +76,8 @@ pub struct Takeover<R> {
     burst: Burst,
     /// An event that was acted upon, and that the daemon is to hear of once its first addresses were changed.
     heard: Option<Event>,
+    /// Groups that the daemon asked for among the commands that are being heard.
+    sought: Groups,
 }
 
 /// What is being done to the addresses of the groups, and what the daemon is told.
@@ -138,6 +140,7 @@ impl<R: Rules> Takeover<R> {
             watched,
             burst: Burst::default(),
             heard: None,
+            sought: [false; GROUPS],
         }
     }
 
@@ -164,6 +167,7 @@ impl<R: Rules> Takeover<R> {
                     Some(Command::Exit) => return Next::Exit,
                     Some(command) => self.on_command(world, command),
                     None => {
+                        self.seek(world);
                         world.went_round();
                         self.hands.begin_sweep(world);
                         self.stage = Stage::Deadlines;
@@ -221,7 +225,31 @@ impl<R: Rules> Takeover<R> {
         hands.report(world, Report::Event(*event));
     }
 
+    /// Begins to seek what was asked for. The kernel may have been waited for since: what ended the seek
+    /// meanwhile was heard by now.
+    fn seek<W: World>(&mut self, world: &mut W) {
+        for (group, sought) in (0..).map(GroupId).zip(std::mem::take(&mut self.sought)) {
+            if !sought {
+                continue;
+            }
+            let steps = Steps { seen: world.now(), ..Steps::default() };
+            let trigger = Trigger::Asked;
+            let (pursuit, mut reach) = self.reach(world);
+            if !pursuit.begin(&mut reach, group, trigger, steps) {
+                let (epoch, result) = (Epoch::NONE, Err(EffectError::Unknown));
+                let took = Report::Took { group, epoch, trigger, steps, unsent: 0, result };
+                self.hands.report(world, took);
+            }
+        }
+    }
+
     fn on_command<W: World>(&mut self, world: &mut W, command: Command) {
+        if let Command::GiveUp { group } | Command::Release { group, .. } | Command::Drop { group } =
+            command
+            && let Some(sought) = self.sought.get_mut(usize::from(group.0))
+        {
+            *sought = false;
+        }
         let Self { pursuit, hands, .. } = self;
         match command {
             Command::Publish { health, leaving } => {
@@ -230,12 +258,11 @@ impl<R: Rules> Takeover<R> {
             }
             Command::Arm { peer, groups } => pursuit.arm(peer, groups),
             Command::Seek { group } => {
-                let steps = Steps { seen: world.now(), ..Steps::default() };
-                let trigger = Trigger::Asked;
-                if !pursuit.begin(&mut Reach { hands, world }, group, trigger, steps) {
-                    let (epoch, result) = (Epoch::NONE, Err(EffectError::Unknown));
-                    let took = Report::Took { group, epoch, trigger, steps, unsent: 0, result };
-                    hands.report(world, took);
+                if let Some(sought) = self.sought.get_mut(usize::from(group.0)) {
+                    *sought = true;
+                }
+                if !hands.rules.keeps(Rule::SoughtWhenHeardOut) {
+                    self.seek(world);
                 }
             }
             Command::GiveUp { group } => pursuit.give_up(&mut Reach { hands, world }, group),

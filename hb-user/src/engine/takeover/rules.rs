@@ -7,6 +7,8 @@ pub enum Rule {
     RoundShownAtItsEnd,
     /// A seek that was armed for a death begins if the peer is dead still.
     DeadStill,
+    /// A group is sought once all commands were heard: one of them may end the seek.
+    SoughtWhenHeardOut,
     /// Addresses go up once the record holds, and not while it seeks.
     PutUpWhenHeld,
     /// A group is given away in the record before an address goes.
@@ -47,9 +49,10 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::RoundShownAtItsEnd,
         Self::DeadStill,
+        Self::SoughtWhenHeardOut,
         Self::PutUpWhenHeld,
         Self::ReleasedFirst,
         Self::ReleaseSaid,

@@ -513,6 +513,28 @@ fn an_address_of_another_interface_is_asked_for_again() {
     assert!(done.contains(&Call::Added(0)), "{done:?}");
 }
 
+/// The kernel was waited for, and meanwhile another node took the group.
+#[test]
+fn a_seek_that_was_given_up_before_it_began_is_none() {
+    let ends = [
+        Command::GiveUp { group: GROUP },
+        Command::Drop { group: GROUP },
+        Command::Release { group: GROUP, successor: None },
+    ];
+    for end in ends {
+        let done = tells(Rule::SoughtWhenHeardOut, |broken| {
+            let mut story = Story::new(two(), broken);
+            story.machine.commands.push_back(Command::Seek { group: GROUP });
+            story.command(end)
+        });
+        assert!(!done.contains(&Call::Ordered(op::Op::Seek)), "{end:?}: {done:?}");
+    }
+    let mut story = Story::new(two(), None);
+    story.machine.commands.push_back(Command::GiveUp { group: GROUP });
+    let done = story.command(Command::Seek { group: GROUP });
+    assert!(done.contains(&Call::Ordered(op::Op::Seek)), "{done:?}");
+}
+
 #[test]
 fn a_change_is_asked_for_until_it_is_answered() {
     let mut story = Story::new(two(), None);
