@@ -267,6 +267,8 @@ impl Daemon {
         let outcome = match taken {
             Ok(()) => {
                 self.config.links.clone_from(&prepared.config.links);
+                // Groups of the same file may take a while; others are to see at once that links differ.
+                self.shared.set_config_hash(self.config.fingerprint());
                 self.take_on(prepared, keys, &mut reply)
                     .map_err(|error| format!("the links were taken, and nothing else: {error}"))
             }

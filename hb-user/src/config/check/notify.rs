@@ -5,6 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use super::{
     super::{Name, Notify, NotifyForm, file::Section},
     duration_within,
+    resources::command,
 };
 use crate::notify::Kind;
 
@@ -35,7 +36,7 @@ pub(super) fn notifies(root: &Section<'_>) -> Vec<Notify> {
 fn notify(section: Section<'_>) -> Option<Notify> {
     let text = section.required_text("name", "give every program that is told a name of its own");
     let name = section.checked(text, Name::new);
-    let command = command(&section);
+    let command = command(&section, "/usr/local/sbin/page");
     let on = kinds(&section);
     let forms = [NotifyForm::Hb, NotifyForm::Keepalived].map(|form| (form.as_str(), form));
     let form = match section.has("form") {
@@ -45,30 +46,6 @@ fn notify(section: Section<'_>) -> Option<Notify> {
     let timeout = duration_within(&section, "timeout", Duration::from_secs(10), TIMEOUT);
     section.finish();
     Some(Notify { name: name?.value, command: command?, on: on?, form: form?, timeout: timeout? })
-}
-
-fn command(section: &Section<'_>) -> Option<Vec<String>> {
-    let hint = "name the program and its arguments, as [\"/usr/local/sbin/page\"]";
-    let Some(position) = section.has("command") else {
-        section.missing("command", hint);
-        return None;
-    };
-    let words = section.texts("command")?;
-    let refuse = |message: &str| {
-        section.problems.add(position, format!("command {message}"));
-        None
-    };
-    match words.first() {
-        None => return refuse("is empty; name the program, as [\"/usr/local/sbin/page\"]"),
-        Some(program) if !program.value.starts_with('/') => {
-            return refuse("begins with a path that is not absolute; begin it with /");
-        }
-        Some(_) if words.iter().any(|word| word.value.contains('\0')) => {
-            return refuse("has a zero byte in it; remove that");
-        }
-        Some(_) => {}
-    }
-    Some(words.iter().map(|word| word.value.to_owned()).collect())
 }
 
 fn kinds(section: &Section<'_>) -> Option<Vec<Kind>> {

@@ -204,9 +204,14 @@ fn path(section: &Section<'_>) -> Option<PathBuf> {
 }
 
 fn exec(section: &Section<'_>) -> Option<CheckKind> {
+    Some(CheckKind::Exec { command: command(section, "/usr/bin/pg_isready")? })
+}
+
+/// Reads a program, such as `example`, and its arguments.
+pub(super) fn command(section: &Section<'_>, example: &str) -> Option<Vec<String>> {
     let Some(position) = section.has("command") else {
-        section
-            .missing("command", "name the program and its arguments, as [\"/usr/bin/pg_isready\"]");
+        let hint = format!("name the program and its arguments, as [\"{example}\"]");
+        section.missing("command", &hint);
         return None;
     };
     let words = section.texts("command")?;
@@ -215,7 +220,7 @@ fn exec(section: &Section<'_>) -> Option<CheckKind> {
         None
     };
     match words.first() {
-        None => return refuse("is empty; name the program, as [\"/usr/bin/pg_isready\"]"),
+        None => return refuse(&format!("is empty; name the program, as [\"{example}\"]")),
         Some(program) if !program.value.starts_with('/') => {
             return refuse("begins with a path that is not absolute; begin it with /");
         }
@@ -224,8 +229,7 @@ fn exec(section: &Section<'_>) -> Option<CheckKind> {
         }
         Some(_) => {}
     }
-    let command = words.iter().map(|word| word.value.to_owned()).collect();
-    Some(CheckKind::Exec { command })
+    Some(words.iter().map(|word| word.value.to_owned()).collect())
 }
 
 fn file(section: &Section<'_>) -> Option<CheckKind> {
