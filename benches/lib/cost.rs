@@ -240,7 +240,9 @@ fn refusable(peer: &mut StandIn, taken: &Frame, reason: Refusal) -> Vec<u8> {
             Refusal::Version => frame.version = 9,
             Refusal::Kind => frame.kind = 9,
             Refusal::Source => frame.source = 65,
-            Refusal::Link => frame.link = 1,
+            Refusal::Link => {
+                frame.link_fingerprint = Be32::new(!frame.link_fingerprint.get());
+            }
             Refusal::KeyId => frame.key_id = 9,
             Refusal::MustUnderstand => {
                 // A probe would be answered.
