@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
     process::Output,
     sync::{
         Arc,
@@ -21,6 +21,7 @@ use lab::{
 
 use super::{
     holders::Watch,
+    removal::{bring_up_late, late_targets, send_to_nobody},
     support::{Cluster, PATIENCE, slow, wait_for},
 };
 
@@ -291,4 +292,35 @@ fn a_node_that_left_seeks_again_when_an_operator_says_that_the_holder_is_off() {
     assert!(fenced.iter().any(|fenced| fenced.node == Machine::A && fenced.done), "{fenced:?}");
     let text = refused(&cluster.ask(Machine::B, &["confirm"]));
     assert!(text.contains("nothing to confirm"), "{text}");
+}
+
+/// Sends from each service address of `a` to a neighbour that is not there, moves the group to `b` and back,
+/// and brings the neighbours up: they hear nothing but what is sent then.
+fn sent_to_nobody(settings: Settings) {
+    let mut cluster = Cluster::up(settings);
+    send_to_nobody(&cluster, Machine::A);
+    for (from, to) in [(Machine::A, Machine::B), (Machine::B, Machine::A)] {
+        done(&cluster.ask(from, &["move", "web", to.name()]));
+        cluster.wait_until_serving(to);
+    }
+    let client = cluster.lab.netns(Machine::Client);
+    client.ip_batch(&bring_up_late()).unwrap();
+    for (vip, target) in late_targets() {
+        let heard = client.enter(|| UdpSocket::bind(target).unwrap()).unwrap();
+        heard.set_read_timeout(Some(PATIENCE)).unwrap();
+        let a = cluster.lab.netns(Machine::A);
+        let send = || UdpSocket::bind((vip, 0)).unwrap().send_to(b"new", target).unwrap();
+        a.enter(send).unwrap();
+        let mut text = [0; 16];
+        let length = heard.recv(&mut text).unwrap();
+        assert_eq!(String::from_utf8_lossy(&text[..length]), "new", "from {vip}");
+    }
+}
+
+#[test]
+fn what_was_sent_before_a_move_does_not_leave_once_the_group_is_back() {
+    for policy in ["available", "witness"] {
+        sent_to_nobody(quick(policy));
+        sent_to_nobody(Settings { warm: true, ..quick(policy) });
+    }
 }

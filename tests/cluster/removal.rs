@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt,
     process::Output,
     sync::{
@@ -209,6 +209,11 @@ pub(super) fn send_to_nobody(cluster: &Cluster, node: Machine) {
         let send = || UdpSocket::bind((vip, 0)).unwrap().send_to(b"waits", (target, PORT)).unwrap();
         netns.enter(send).unwrap();
     }
+}
+
+/// Where the packets go that [`send_to_nobody`] sends, once [those neighbours are up](bring_up_late).
+pub(super) fn late_targets() -> [(IpAddr, SocketAddr); 2] {
+    LATE.map(|(vip, target, _)| (vip, SocketAddr::from((target, PORT))))
 }
 
 /// Brings them up.

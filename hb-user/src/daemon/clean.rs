@@ -1,5 +1,5 @@
 //! The end of the work of an epoch: after the addresses of a group are gone, and before its record is
-//! told so, what clients had open there is destroyed.
+//! told so, what clients had open there is destroyed, and what waits for neighbours is dropped.
 //!
 //! A thread of its own does it: it looks at every process of the machine, which takes milliseconds.
 
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Daemon, resources::describe};
 use crate::{
+    address::AddressSocket,
     engine::controller,
     id::GroupId,
     sockets::{Left, SweepError, Sweeper, discard_unread},
@@ -145,7 +146,10 @@ fn work(
         }
         let Some((group, number, before)) = waiting.pop_front() else { continue };
         let swept = match sweepers.get_mut(usize::from(group.0)) {
-            Some((sweeper, addresses)) => sweep(sweeper, addresses, WITHIN),
+            Some((sweeper, addresses)) => sweep(sweeper, addresses, WITHIN).and_then(|swept| {
+                drop_waiting().map_err(Unswept::Refused)?;
+                Ok(swept)
+            }),
             None => Ok(Swept::default()),
         };
         let progress = match swept {
@@ -203,6 +207,13 @@ pub(super) fn sweep(
     }
     let connections = swept.tcp + swept.udp;
     Ok(Swept { connections, datagrams: discarded.datagrams, unread })
+}
+
+/// Has the kernel drop what waits for neighbours. It meets the gate only when it leaves, and the gate may be
+/// open again by then, under another epoch.
+pub(super) fn drop_waiting() -> Result<(), String> {
+    let dropped = AddressSocket::open().and_then(|mut socket| socket.drop_waiting());
+    dropped.map(drop).map_err(|error| describe(&error))
 }
 
 impl Daemon {

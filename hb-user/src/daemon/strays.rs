@@ -186,11 +186,7 @@ fn clear(found: &[Present], gated: BTreeSet<IpAddr>, strict: bool) -> Cleared {
         }
     }
     let gone: Vec<IpAddr> = gated.iter().copied().filter(|ip| !left.contains_key(ip)).collect();
-    let ended = end_work(&gone, strict).and_then(|()| {
-        // What such an address sent while it was served may not have left yet.
-        let dropped = AddressSocket::open().and_then(|mut socket| socket.drop_waiting());
-        dropped.map(drop).map_err(|error| describe(&error))
-    });
+    let ended = end_work(&gone, strict).and_then(|()| clean::drop_waiting());
     if let Err(why) = ended {
         left.extend(gone.iter().map(|ip| (*ip, why.clone())));
     }
