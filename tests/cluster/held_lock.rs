@@ -28,8 +28,12 @@ impl Hold {
     /// long.
     pub(super) fn begin(cluster: &Cluster, length: Duration, before: impl FnOnce()) -> Self {
         let few = 10;
-        make_bridges(cluster, few);
-        let took = delete_bridges(cluster).join().unwrap();
+        // The shortest of several: others hold the lock as well.
+        let time = |_| {
+            make_bridges(cluster, few);
+            delete_bridges(cluster).join().unwrap()
+        };
+        let took = (0..5).map(time).min().unwrap();
         let count = (length.as_secs_f64() / took.as_secs_f64() * f64::from(few)).ceil();
         assert!(count < 10_000.0, "{few} bridges took {took:?}");
         make_bridges(cluster, count as u32);
