@@ -12,7 +12,9 @@ use super::{
     chain::names,
     crash::crash_and_take_over,
     gate::{assert_closed, assert_open, gate, report, what_arrives},
+    paths::make_anew,
     support::{Cluster, PATIENCE, both_vips, brisk, link, slow, wait_for},
+    witness,
 };
 
 /// `mode` of a program in the driver, as `ip` prints it.
@@ -291,5 +293,46 @@ fn the_mode_changes_with_the_file_in_place() {
                 assert_eq!(cluster.xdp_mode(node, at.interface()), (!chain).then_some(NATIVE));
             }
         }
+    }
+}
+
+/// A new interface has neither gate nor ear until the daemon puts both there, in this order.
+#[test]
+fn an_interface_that_is_made_anew_is_heard_at_tcx_again() {
+    let mut cluster = Cluster::new(Settings { policy: "witness".into(), ..slow() });
+    for at in LINKS {
+        let name = format!("name = \"{}\"\n", at.name());
+        cluster.edit(&name, &format!("{name}attach = \"tcx\"\n"));
+    }
+    cluster.lab.restart_witness().unwrap();
+    cluster.start_both();
+    for node in NODES {
+        assert_late(&mut cluster, node);
+        make_anew(&cluster, node);
+        cluster.wait_for_log(node, "interface was made anew: in use again", |_| true);
+        assert_late(&mut cluster, node);
+        assert_eq!(cluster.xdp_mode(node, "eth0"), None, "{node}");
+    }
+    let holder = cluster.holder();
+    assert_open(&cluster, holder);
+    assert_closed(&cluster, holder.peer());
+    cluster.lab.crash(holder).unwrap();
+    cluster.wait_until_alone(holder.peer());
+}
+
+#[test]
+fn a_witness_votes_beside_another_program_in_the_hook() {
+    for native in [true, false] {
+        let mut cluster = Cluster::new(Settings { policy: "witness".into(), ..slow() });
+        witness::succeed(&cluster, &["--detach"]);
+        let netns = cluster.lab.netns(Machine::Witness);
+        let _theirs = Occupant::put(netns, Link::Client.interface(), native).unwrap();
+        cluster.lab.restart_witness().unwrap();
+        let said = witness::succeed(&cluster, &["--wait", "0"]);
+        assert!(said.contains("eth0: attached in tcx mode"), "{said}");
+        cluster.start_both();
+        // Without its vote nobody serves after a crash.
+        cluster.lab.crash(Machine::A).unwrap();
+        cluster.wait_until_alone(Machine::B);
     }
 }

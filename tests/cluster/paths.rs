@@ -352,7 +352,7 @@ fn a_node_that_starts_behind_a_port_that_forwards_late_takes_nothing_from_the_on
 }
 
 /// Deletes the service interface of a node and makes it anew, as the reload of a driver does.
-fn make_anew(cluster: &Cluster, node: Machine) {
+pub(super) fn make_anew(cluster: &Cluster, node: Machine) {
     let port = port_name(node, Link::Client);
     let (switch, inside) = (cluster.lab.switch().netns(), cluster.lab.netns(node));
     inside.ip_batch("link del eth0\n").unwrap();
