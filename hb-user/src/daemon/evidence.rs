@@ -86,6 +86,16 @@ struct Links {
     heard: bool,
 }
 
+impl Links {
+    /// Takes in a link: whether the other node is heard on it, and says that it hears this one; and whether
+    /// both have the same links. Else the other one may not have this link, or another in its place, and its
+    /// silence says nothing.
+    fn take(&mut self, heard: bool, hears_this_node: bool, same: bool) {
+        self.broken |= if heard { !hears_this_node } else { same };
+        self.heard |= heard;
+    }
+}
+
 impl Ear {
     fn new(state: State, received: u32, now: BootTime) -> Self {
         let answered = Arc::new(AtomicU64::new(now.0));
@@ -227,11 +237,11 @@ impl Daemon {
                     continue;
                 }
                 let Some((_, state)) = self.shared.link(*peer, link.id) else { continue };
-                let heard = now.since(BootTime(state.last_arrival_ns)) < silence;
-                // The other node may not have this link, or another in its place.
-                let same = config::same_links(own.config_hash, other.config_hash);
-                all.broken |= if heard { state.flags & FLAG_ANSWERS_HEARD == 0 } else { same };
-                all.heard |= heard;
+                all.take(
+                    now.since(BootTime(state.last_arrival_ns)) < silence,
+                    state.flags & FLAG_ANSWERS_HEARD != 0,
+                    config::same_links(own.config_hash, other.config_hash),
+                );
             }
         }
         all
@@ -283,6 +293,26 @@ mod tests {
         assert!(ear.is_deaf(at(4300)));
         ear.hear(Links { heard: true, broken: true }, at(4400));
         assert!(!ear.is_deaf(at(4400)), "another link of it is heard");
+    }
+
+    #[test]
+    fn the_silence_of_a_link_that_the_other_node_lacks_says_nothing() {
+        let of = |heard, hears_this_node, same| {
+            let mut links = Links::default();
+            links.take(heard, hears_this_node, same);
+            (links.broken, links.heard)
+        };
+        assert_eq!(of(false, false, true), (true, false));
+        assert_eq!(of(false, false, false), (false, false));
+        // It has the link that it is heard on, whatever else differs.
+        for same in [true, false] {
+            assert_eq!(of(true, true, same), (false, true));
+            assert_eq!(of(true, false, same), (true, true));
+        }
+        let mut both = Links::default();
+        both.take(false, false, true);
+        both.take(true, true, true);
+        assert_eq!(both, Links { broken: true, heard: true });
     }
 
     #[test]
