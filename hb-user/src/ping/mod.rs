@@ -30,7 +30,7 @@ use tokio::{
 use self::echo::{is_reply, request};
 use crate::{
     clock,
-    config::{PingGroup, PingMethod, index_of},
+    config::{Name, PingGroup, PingMethod, index_of},
     id::NodeId,
 };
 
@@ -43,7 +43,9 @@ pub(crate) struct Pings(Vec<Asked>);
 /// One of them. Its tasks end with it.
 #[derive(Debug)]
 struct Asked {
-    group: PingGroup,
+    name: Name,
+    interval: Duration,
+    deadping: Duration,
     interface: String,
     answers: Answers,
     tasks: Vec<JoinHandle<()>>,
@@ -78,7 +80,8 @@ impl Pings {
                 })
             });
             let tasks = tasks.collect();
-            Some(Asked { group: group.clone(), interface, answers, tasks })
+            let (name, interval, deadping) = (group.name.clone(), group.interval, group.deadping);
+            Some(Asked { name, interval, deadping, interface, answers, tasks })
         });
         Self(asked.collect())
     }
@@ -87,16 +90,16 @@ impl Pings {
     /// notice that nobody answers any more.
     pub(crate) fn interval(&self, interface: &str) -> Duration {
         let asked = self.0.iter().filter(|asked| asked.interface == interface);
-        asked.map(|asked| asked.group.interval).max().unwrap_or_default()
+        asked.map(|asked| asked.interval).max().unwrap_or_default()
     }
 
     /// Returns what to tell people of the groups behind `interface` of which no target answers.
     pub(crate) fn unreached(&self, interface: &str, now: BootTime) -> Option<String> {
         let asked = self.0.iter().find(|asked| {
             let silence = now.since(asked.answers.newest());
-            asked.interface == interface && silence >= asked.group.deadping
+            asked.interface == interface && silence >= asked.deadping
         })?;
-        let name = &asked.group.name;
+        let name = &asked.name;
         Some(format!("no target of ping group {name} answers on {interface}"))
     }
 }
@@ -236,6 +239,34 @@ mod tests {
         assert_eq!(answers.newest(), at(20));
         answers.note(7, at(30));
         assert_eq!(answers.newest(), at(20), "a target that is not there");
+    }
+
+    #[test]
+    fn an_interface_leads_nowhere_once_a_group_behind_it_was_silent_for_deadping() {
+        let at = |ms: u64| BootTime(1_000_000_000 + ms * 1_000_000);
+        let asked = |name: &str, interface: &str, deadping| Asked {
+            name: Name::new(name).unwrap(),
+            interval: Duration::from_millis(deadping / 3),
+            deadping: Duration::from_millis(deadping),
+            interface: interface.to_owned(),
+            answers: Answers::new(2, at(0)),
+            tasks: Vec::new(),
+        };
+        let pings = Pings(vec![
+            asked("routers", "eth0", 300),
+            asked("clients", "eth0", 600),
+            asked("elsewhere", "eth1", 3000),
+        ]);
+        assert_eq!(pings.unreached("eth0", at(299)), None);
+        let silent = |name| Some(format!("no target of ping group {name} answers on eth0"));
+        assert_eq!(pings.unreached("eth0", at(300)), silent("routers"));
+        assert_eq!(pings.unreached("eth1", at(2999)), None);
+        pings.0[0].answers.note(1, at(400));
+        assert_eq!(pings.unreached("eth0", at(599)), None);
+        assert_eq!(pings.unreached("eth0", at(600)), silent("clients"), "each group has to answer");
+        assert_eq!(pings.interval("eth0"), Duration::from_millis(200));
+        assert_eq!(pings.interval("eth2"), Duration::ZERO);
+        assert_eq!(pings.unreached("eth2", at(9000)), None);
     }
 
     #[tokio::test]

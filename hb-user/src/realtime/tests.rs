@@ -8,7 +8,8 @@ const DEADLINE: Policy = Policy::Deadline {
     deadline: Duration::from_micros(100),
     period: Duration::from_millis(1),
 };
-const FIFO: Policy = Policy::Fifo { priority: 50 };
+const FIFO_PRIORITY: u8 = 50;
+const FIFO: Policy = Policy::Fifo { priority: FIFO_PRIORITY };
 
 /// Runs `body` on a thread of its own, whose scheduling may change.
 fn on_a_thread<T: Send>(body: impl FnOnce() -> T + Send) -> T {
@@ -58,6 +59,25 @@ fn nonsense_falls_through_to_ordinary_with_reasons() {
         assert!(text.contains("9s"), "{text}");
         assert!(text.contains("SCHED_FIFO priority 100 refused"), "{text}");
     });
+}
+
+#[test]
+fn a_reservation_that_is_refused_anew_leaves_the_best_of_the_rest() {
+    let too_much = Demand { runtime: Duration::from_secs(9), ..demand() };
+    let may_fifo = on_a_thread(|| prefer_fifo(FIFO_PRIORITY).policy == FIFO);
+    for (fifo_priority, possible) in [(FIFO_PRIORITY, may_fifo), (100, false)] {
+        on_a_thread(|| {
+            let _ = prefer_deadline(demand());
+            let (policy, errno) = reserve_anew(Demand { fifo_priority, ..too_much });
+            let (wanted, number) = if possible {
+                (FIFO, libc::SCHED_FIFO)
+            } else {
+                (Policy::Ordinary, libc::SCHED_OTHER)
+            };
+            assert_eq!((policy, policy_number()), (wanted, number));
+            assert_ne!(errno, 0);
+        });
+    }
 }
 
 #[test]
