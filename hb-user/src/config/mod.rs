@@ -52,7 +52,9 @@ pub use lease::{Expected, LEASE_MOST, LeaseTiming, LeaseValues};
 pub use local::{IdentifyError, Local, LocalLink};
 pub use names::{ClusterName, InterfaceName, Name, NameError};
 pub(crate) use nearest::suggestion;
-pub use policy::{FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness};
+pub use policy::{
+    FENCE_ASK, FENCE_END, FENCE_PAUSE, Fence, FenceAction, Gate, GateMode, Policy, Witness,
+};
 pub use queue::Queue;
 pub use resource::{Check, CheckKind, Resource, ResourceKind, Timeout, Url};
 pub use timers::{

@@ -54,6 +54,11 @@ pub const FENCE_END: Duration = Duration::from_secs(2);
 /// Time between two tries of a fence.
 pub const FENCE_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a node that is about to fence another waits for an answer from anybody at least.
+pub const FENCE_ASK: Duration = Duration::from_millis(200);
+/// How much longer than the delays a node waits that had none.
+const FENCE_STAND_BACK: Duration = Duration::from_secs(1);
+
 /// How a silent node is made sure to be off.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fence {
@@ -72,7 +77,7 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// Returns how long a fence takes at most: the delay, the tries, each with the time to end one
+    /// Returns how long a fence takes at most: the delays, the tries, each with the time to end one
     /// that hangs, and the pauses between them.
     #[must_use]
     pub fn longest(&self) -> Duration {
@@ -80,6 +85,15 @@ impl Fence {
         one.saturating_mul(self.retries.saturating_add(1))
             .saturating_add(FENCE_PAUSE.saturating_mul(self.retries))
             .saturating_add(self.delay)
+            .saturating_add(FENCE_ASK)
+            .saturating_add(self.stand_back())
+    }
+
+    /// Returns how much longer a node waits that nobody answers, so that the other one may fence it first: it
+    /// waits its delay at most, and then its agent takes less than that.
+    #[must_use]
+    pub fn stand_back(&self) -> Duration {
+        self.delay.saturating_mul(2).saturating_add(FENCE_STAND_BACK)
     }
 
     /// Returns how long `own` waits before it fences `peer`: nothing if it ranks first.

@@ -125,6 +125,10 @@ impl Daemon {
             News::Unbound(group) => {
                 tracing::info!(group = self.group_name(group), "bound without an end no longer");
             }
+            News::StandsBack(node) => tracing::warn!(
+                node = self.node_name(node),
+                "nobody answers this node, which may be the one that is cut off: the other one may fence it first"
+            ),
             News::Late(group, epoch) => {
                 let group = self.group_name(group);
                 tracing::warn!(group, epoch = epoch.0, "report of a fence came too late: dropped");

@@ -1,19 +1,30 @@
 //! Policy `safe` on this machine: delays, and agents that fence.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hb_ebpf::epoch::Epoch;
 use tokio::{runtime::Handle, sync::mpsc};
 
 use super::Daemon;
 use crate::{
-    config::{Config, Local},
+    config::{Config, FENCE_ASK, Local},
     fence::{self, Asker, Report},
     id::{GroupId, NodeId},
+    ping::ask_around,
 };
 
 /// How often a node that leaves looks whether the other one goes on alone.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// An answer that takes longer is not waited for: the question is asked again.
+const ANSWER: Duration = Duration::from_millis(50);
 
 /// What the tasks of a fence tell the main loop.
 pub(super) enum Word {
@@ -30,13 +41,15 @@ pub(super) struct Fences {
     background: Handle,
     sender: mpsc::UnboundedSender<Word>,
     receiver: mpsc::UnboundedReceiver<Word>,
+    /// Whether anybody answered during the newest delay before a fence of a node.
+    answered: BTreeMap<NodeId, Arc<AtomicBool>>,
 }
 
 impl Fences {
     /// Returns none; agents are run by `background`.
     pub(super) fn new(background: Handle) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        Self { background, sender, receiver }
+        Self { background, sender, receiver, answered: BTreeMap::new() }
     }
 
     /// Returns the next word; waits for ever if there is none.
@@ -58,8 +71,31 @@ impl Fences {
         });
     }
 
-    /// Begins the delay before a fence.
-    pub(super) fn delay(&self, node: NodeId, delay: Duration) {
+    /// Begins the delay before a fence, and asks the neighbourhood of these interfaces meanwhile: until one
+    /// answers, and for a moment at least.
+    pub(super) fn delay(&mut self, node: NodeId, delay: Duration, interfaces: BTreeSet<String>) {
+        let answered = Arc::new(AtomicBool::new(false));
+        self.answered.insert(node, Arc::clone(&answered));
+        let sender = self.sender.clone();
+        self.background.spawn(async move {
+            let mut asked: tokio::task::JoinSet<_> =
+                interfaces.into_iter().map(until_answered).collect();
+            let asking = async {
+                let answer = tokio::time::timeout(delay.max(FENCE_ASK), asked.join_next()).await;
+                answered.store(matches!(answer, Ok(Some(Ok(())))), Ordering::Relaxed);
+            };
+            tokio::join!(tokio::time::sleep(delay), asking);
+            drop(sender.send(Word::Due(node)));
+        });
+    }
+
+    /// Tells whether anybody answered during that.
+    pub(super) fn is_answered(&self, node: NodeId) -> bool {
+        self.answered.get(&node).is_some_and(|answered| answered.load(Ordering::Relaxed))
+    }
+
+    /// Begins the second delay.
+    pub(super) fn stand_back(&self, node: NodeId, delay: Duration) {
         self.say_after(delay, Word::Due(node));
     }
 
@@ -133,6 +169,19 @@ impl Daemon {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+}
+
+/// Asks the neighbourhood of an interface again and again; returns once somebody answers.
+async fn until_answered(interface: String) {
+    for sequence in 0.. {
+        let begun = tokio::time::Instant::now();
+        match tokio::time::timeout(ANSWER, ask_around(&interface, sequence)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::debug!(interface, %error, "neighbourhood not asked"),
+            Err(_) => {}
+        }
+        tokio::time::sleep_until(begun + ANSWER).await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the controller's engine reaches of this machine.
 
+use std::collections::BTreeSet;
+
 use hb_ebpf::{
     epoch::Epoch,
     lease::{self, Record, op::Order},
@@ -9,11 +11,12 @@ use hb_ebpf::{
 };
 
 use super::{
-    Daemon, EngineKind, act, clean::Cleaner, disk::Disk, fence::Fences, resources::describe,
+    Daemon, EngineKind, act, clean::Cleaner, disk::Disk, fence::Fences, prepare::LocalVip,
+    resources::describe,
 };
 use crate::{
     clock,
-    config::{Config, Local},
+    config::{Config, Fence, Local},
     core::storage::Write,
     engine::controller::{Controller, Sweep, World},
     fast::{Command, Fast},
@@ -32,7 +35,8 @@ pub(super) struct Hands<'a> {
     leases: &'a Leases,
     fast: &'a Fast,
     disk: &'a Disk,
-    fences: &'a Fences,
+    fences: &'a mut Fences,
+    vips: &'a [Vec<LocalVip>],
     cleaner: Option<&'a Cleaner>,
 }
 
@@ -52,7 +56,8 @@ impl Daemon {
             leases: &self.leases,
             fast: &self.fast,
             disk: &self.disk,
-            fences: &self.fences,
+            fences: &mut self.fences,
+            vips: &self.vips,
             cleaner: self.cleaner.as_ref(),
         };
         let done = step(&mut self.controller, &mut hands);
@@ -145,7 +150,18 @@ impl World for Hands<'_> {
     fn delay_fence(&mut self, node: NodeId) {
         let me = self.local.me.id;
         let delay = self.config.fence.as_ref().map(|fence| fence.delay(me, node));
-        self.fences.delay(node, delay.unwrap_or_default());
+        let interfaces: BTreeSet<_> =
+            self.vips.iter().flatten().map(|vip| vip.interface.clone()).collect();
+        self.fences.delay(node, delay.unwrap_or_default(), interfaces);
+    }
+
+    fn is_answered(&self, node: NodeId) -> bool {
+        self.fences.is_answered(node)
+    }
+
+    fn stand_back(&mut self, node: NodeId) {
+        let delay = self.config.fence.as_ref().map(Fence::stand_back);
+        self.fences.stand_back(node, delay.unwrap_or_default());
     }
 
     fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {

@@ -97,6 +97,8 @@ pub(crate) enum Work {
     },
     /// The delay before a fence is over.
     FenceDue(NodeId),
+    /// The second one, of a node that nobody answered.
+    StoodBack(NodeId),
     /// The agent runs.
     Fence(NodeId),
     /// The last packets of a node that was fenced leave.
@@ -446,7 +448,7 @@ impl Daemon {
                 };
                 controller.on_swept(world, id(group), number, swept);
             }
-            Work::FenceDue(node) => {
+            Work::FenceDue(node) | Work::StoodBack(node) => {
                 world.mutant.fence_due(&world.hands);
                 controller.on_fence_due(world, node);
             }
@@ -587,6 +589,17 @@ impl World for Hands<'_, '_> {
         }
     }
 
+    /// Whoever is there may answer or not, whatever is wrong with the network.
+    fn is_answered(&self, _: NodeId) -> bool {
+        !self.machine.now.is_multiple_of(3)
+    }
+
+    fn stand_back(&mut self, node: NodeId) {
+        if self.machine.calls() {
+            self.work.push(Work::StoodBack(node));
+        }
+    }
+
     fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {
         if self.machine.calls() {
             self.auditor.run_agent(node, asked, self.machine.kernel);
@@ -685,6 +698,14 @@ impl World for Bent<'_, '_> {
 
     fn delay_fence(&mut self, node: NodeId) {
         self.mutant.delay_fence(&mut self.hands, node);
+    }
+
+    fn is_answered(&self, node: NodeId) -> bool {
+        self.hands.is_answered(node)
+    }
+
+    fn stand_back(&mut self, node: NodeId) {
+        self.hands.stand_back(node);
     }
 
     fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {

@@ -35,6 +35,8 @@ const SEEK: u64 = 20 * MS;
 /// Longest that a simulated agent of a fence may take, with the delay before it.
 pub(crate) const FENCE: u64 = 200 * MS;
 pub(crate) const FENCE_DELAY: u64 = 60 * MS;
+/// How much longer a node waits that nobody answers.
+pub(crate) const STAND_BACK: u64 = 2 * FENCE_DELAY + 30 * MS;
 /// Longest that a simulated disk takes to store something, while it is slow.
 pub(crate) const SLOW_DISK: u64 = 600 * MS;
 
@@ -212,7 +214,7 @@ impl Plan {
                 },
                 promise: Duration::from_nanos(stretch(self.lease() + MARGIN, RHO)),
                 contend: Duration::from_nanos(2 * INTERVAL),
-                fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE)),
+                fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE + STAND_BACK)),
                 fence_retry: bound(200),
                 hold_down: Duration::from_nanos(HOLD_DOWN),
                 route_loss: bound(20),
@@ -230,7 +232,8 @@ impl Plan {
     pub(crate) fn patience(&self) -> u64 {
         let promise = stretch(LEASES[1] + MARGIN, RHO);
         let amnesia = stretch(L_MAX_NS + MARGIN, RHO);
-        let fences = if self.cluster == Cluster::Safe { 3 * (FENCE + 200 * MS) } else { 0 };
+        let fences =
+            if self.cluster == Cluster::Safe { 3 * (FENCE + STAND_BACK + 200 * MS) } else { 0 };
         // Addresses and resources that fail are given up within 100 ms each and tried again; a node
         // that starts is waited for, and then passed over.
         let effects = 10 * 100 * MS;

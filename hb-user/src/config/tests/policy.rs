@@ -157,7 +157,7 @@ fn fences() {
     assert_eq!(fence.command, Path::new("/usr/sbin/fence_x"));
     assert_eq!((fence.action, fence.retries), (FenceAction::Off, 1));
     assert_eq!((fence.timeout.as_secs(), fence.delay.as_secs()), (60, 2));
-    assert_eq!(fence.longest().as_secs(), 127);
+    assert_eq!(fence.longest().as_secs(), 132);
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(fence.options[&NodeId(1)], [pair("plug", "1")]);
     let mut second = fence.options[&NodeId(2)].clone();

@@ -24,6 +24,8 @@ pub(super) struct Target {
     waiting: Asked,
     /// Whether the delay runs.
     due: bool,
+    /// It is the second one: nobody answered during the first.
+    stands_back: bool,
     /// What the agent that runs was asked for.
     running: Asked,
 }
@@ -53,13 +55,21 @@ impl Controller {
 
     /// The delay before a fence of a node is over: tells the records that it begins, and starts the
     /// agent for those that still seek.
+    ///
+    /// A node that nobody answers may be the one that is cut off. It waits once more, so that it does not have a
+    /// healthy one fenced that could do the same to it.
     pub fn on_fence_due(&mut self, world: &mut impl World, node: NodeId) {
         let Some(target) = self.fences.get_mut(&node) else { return };
-        target.due = false;
-        let asked = std::mem::take(&mut target.waiting);
-        let mut running = Vec::new();
         // It may have come back during the delay. Its promise is asked for then, as any other's.
         let heard = world.peer(node).is_some_and(|peer| is_heard(&peer));
+        if !heard && !target.stands_back && !world.is_answered(node) {
+            target.stands_back = true;
+            self.news.push(News::StandsBack(node));
+            return world.stand_back(node);
+        }
+        (target.due, target.stands_back) = (false, false);
+        let asked = std::mem::take(&mut target.waiting);
+        let mut running = Vec::new();
         for (group, epoch) in asked {
             let same = world.record(group).is_some_and(|record| record.epoch == epoch.0);
             if !heard && same && self.order(world, Order::new(Op::FenceAsk, group.0)) {

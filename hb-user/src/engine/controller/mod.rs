@@ -86,6 +86,8 @@ pub enum News {
     Disk(storage::News),
     /// This node is bound to the holder of a group without an end no longer.
     Unbound(GroupId),
+    /// Nobody answers this node, which is about to fence that one: it waits, so as to be fenced first.
+    StandsBack(NodeId),
     /// The report of a fence came too late, and was dropped.
     Late(GroupId, Epoch),
     /// This node leaves, and what it promised the holder of a group is not on its disk.

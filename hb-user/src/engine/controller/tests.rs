@@ -15,7 +15,7 @@ use hb_ebpf::{
 };
 use zerocopy::FromZeros;
 
-use super::{Begin, Controller, Left, Next, Parting, Sweep, Swept, World, leave, start};
+use super::{Begin, Controller, Left, News, Next, Parting, Sweep, Swept, World, leave, start};
 use crate::{
     beginning::Beginning,
     core::{
@@ -34,6 +34,7 @@ struct Bench {
     record: Record,
     peer: Peer,
     warm: bool,
+    answered: bool,
     /// Orders that are carried out; the answers of the others are lost.
     answers: bool,
     carries_out: bool,
@@ -47,6 +48,7 @@ impl Bench {
             record: Record { generation: 1, ..Record::default() },
             peer: Peer { life: Life::Alive as u8, watched: 1, ..Peer::new_zeroed() },
             warm: false,
+            answered: true,
             answers: true,
             carries_out: true,
             called: RefCell::default(),
@@ -159,6 +161,14 @@ impl World for Bench {
 
     fn delay_fence(&mut self, node: NodeId) {
         self.call(format!("delay {node}"));
+    }
+
+    fn is_answered(&self, _: NodeId) -> bool {
+        self.answered
+    }
+
+    fn stand_back(&mut self, node: NodeId) {
+        self.call(format!("stand back {node}"));
     }
 
     fn run_agent(&mut self, _: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {
@@ -275,6 +285,40 @@ fn a_fence_begins_for_the_epoch_that_is_sought_and_the_record_hears_first() {
     // It is heard by then.
     world.peer.life = Life::Alive as u8;
     world.record.epoch = 0x103;
+    controller.on_fence_due(&mut world, B);
+    assert_eq!(world.orders(), Vec::<String>::new());
+}
+
+#[test]
+fn a_node_that_nobody_answers_lets_the_other_one_fence_first() {
+    let mut world = Bench::new();
+    world.peer.life = Life::Dead as u8;
+    world.answered = false;
+    let mut controller = world.controller(false);
+    (world.record.state, world.record.epoch) = (State::Seeking as u8, 0x102);
+    for _ in 0..2 {
+        controller.fence(&mut world, GROUP, Epoch(0x102), B);
+        world.calls();
+        controller.on_fence_due(&mut world, B);
+        let calls = world.calls();
+        assert!(calls.contains(&format!("stand back {B}")), "{calls:?}");
+        assert!(!calls.iter().any(|call| call.starts_with("order") || call.starts_with("agent")));
+        assert_eq!(controller.take_news(), [News::StandsBack(B)]);
+        // Nothing else begins meanwhile.
+        controller.fence(&mut world, GROUP, Epoch(0x102), B);
+        assert!(!world.calls().iter().any(|call| call.starts_with("delay")));
+        // It lives, and nobody else does anything: once more is enough.
+        controller.on_fence_due(&mut world, B);
+        let calls = world.calls();
+        position(&calls, "agent [258, 258]");
+        controller.on_agent(&mut world, B, &Err("refused".to_owned()));
+        world.record.fencing = 0;
+    }
+    // It is heard by then, so nobody is fenced.
+    controller.fence(&mut world, GROUP, Epoch(0x102), B);
+    controller.on_fence_due(&mut world, B);
+    world.peer.life = Life::Alive as u8;
+    world.calls();
     controller.on_fence_due(&mut world, B);
     assert_eq!(world.orders(), Vec::<String>::new());
 }

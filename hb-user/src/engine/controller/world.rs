@@ -77,9 +77,16 @@ pub trait World {
     /// follows.
     fn write(&mut self, write: Write);
 
-    /// Begins the delay before a fence of a node;
+    /// Begins the delay before a fence of a node, and asks meanwhile whether anybody is there who answers;
     /// [`Controller::on_fence_due`](super::Controller::on_fence_due) follows.
     fn delay_fence(&mut self, node: NodeId);
+
+    /// Tells whether anybody on the interfaces of service addresses answered during that.
+    fn is_answered(&self, node: NodeId) -> bool;
+
+    /// Begins another delay before a fence of a node, in which that one has the time to fence this one;
+    /// [`Controller::on_fence_due`](super::Controller::on_fence_due) follows.
+    fn stand_back(&mut self, node: NodeId);
 
     /// Has a node fenced, for what these records seek;
     /// [`Controller::on_agent`](super::Controller::on_agent) follows.
