@@ -68,7 +68,14 @@ impl Daemon {
                 match self.workers.get(group.0 as usize) {
                     Some(Some(worker)) => {
                         self.resource_states.insert(group, "starting");
-                        worker.start(Order { epoch, reason: self.reason(&reason) }, resuming);
+                        worker.start(
+                            Order {
+                                epoch,
+                                reason: self.reason(&reason),
+                                cause: Some(reason.code()),
+                            },
+                            resuming,
+                        );
                     }
                     _ => self.feed(Input::ResourcesStarted { group, epoch, result: Ok(()) }),
                 }
@@ -78,7 +85,11 @@ impl Daemon {
                 match self.workers.get(group.0 as usize) {
                     Some(Some(worker)) => {
                         self.resource_states.insert(group, "stopping");
-                        worker.stop(Order { epoch, reason: self.reason(&reason) });
+                        worker.stop(Order {
+                            epoch,
+                            reason: self.reason(&reason),
+                            cause: Some(reason.code()),
+                        });
                     }
                     _ => self.feed(Input::ResourcesStopped { group, result: Ok(()) }),
                 }

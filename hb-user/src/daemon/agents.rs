@@ -58,7 +58,7 @@ pub(super) fn ask(config: &mut Config, local: &Local, roots: &Roots) -> Result<(
         let mut asking = JoinSet::new();
         for (program, (agent, place)) in asked {
             asking.spawn(async move {
-                let order = Order { epoch: Epoch(0), reason: "check".to_owned() };
+                let order = Order { epoch: Epoch(0), reason: "check".to_owned(), cause: None };
                 (program, Metadata::ask(&agent, &place, &order).await)
             });
         }

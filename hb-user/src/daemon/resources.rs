@@ -206,7 +206,7 @@ async fn stand_by(
     for (place, probe) in probes.cloned().enumerate() {
         let verdicts = verdicts.clone();
         looking.spawn(async move {
-            let order = Order { epoch: Epoch::NONE, reason: "standing by".to_owned() };
+            let order = Order { epoch: Epoch::NONE, reason: "standing by".to_owned(), cause: None };
             let tell = |verdict| drop(verdicts.send((place, verdict)));
             probe.watch(&order, tell).await;
         });
@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn order() -> Order {
-        Order { epoch: Epoch(0x101), reason: "test".into() }
+        Order { epoch: Epoch(0x101), reason: "test".into(), cause: None }
     }
 
     fn block_on<F: Future>(future: F) -> F::Output {

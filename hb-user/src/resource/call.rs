@@ -100,6 +100,9 @@ pub struct Order {
     pub epoch: Epoch,
     /// One or a few words: why the group moves.
     pub reason: String,
+    /// The same as a word for programs ([`Reason::code`](crate::core::Reason::code)); `None` where a service is
+    /// only looked at.
+    pub cause: Option<&'static str>,
 }
 
 /// Returns the variables that every program finds.
@@ -109,7 +112,7 @@ pub(super) fn environment(
     place: &Place,
     order: &Order,
 ) -> Vec<(String, String)> {
-    [
+    let mut variables: Vec<_> = [
         ("HB_CLUSTER", place.cluster.clone()),
         ("HB_NODE", place.node.clone()),
         ("HB_GROUP", place.group.clone()),
@@ -120,7 +123,9 @@ pub(super) fn environment(
         ("HB_ACTION", verb.as_str().to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    .into();
+    variables.extend(order.cause.map(|cause| ("HB_CAUSE".to_owned(), cause.to_owned())));
+    variables
 }
 
 /// One call of an agent's program.

@@ -14,7 +14,7 @@
 //! What it may count on: it runs in a process group of its own, in `/`, at ordinary priority, with
 //! no signal blocked, limits as the daemon's, standard input at its end, output captured into the log, and these variables,
 //! those of OCF where it is such an agent, and no other: `PATH`, `HB_CLUSTER`, `HB_NODE`, `HB_GROUP`, `HB_EPOCH` (decimal),
-//! `HB_GENERATION` (its upper half: how often a voter lost its record), `HB_REASON`,
+//! `HB_GENERATION` (its upper half: how often a voter lost its record), `HB_REASON`, `HB_CAUSE` (its code),
 //! `HB_RESOURCE` and `HB_ACTION` (the verb). The epoch grows at each change of holder, so a service
 //! that keeps state elsewhere can use it as a fencing token.
 

@@ -83,7 +83,11 @@ fn place() -> Place {
 }
 
 fn order() -> Order {
-    Order { epoch: Epoch((3 << 32) | 0x201), reason: "peer dead".into() }
+    Order {
+        epoch: Epoch((3 << 32) | 0x201),
+        reason: "peer dead".into(),
+        cause: Some("holder_died"),
+    }
 }
 
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
@@ -142,6 +146,7 @@ fn a_script_sees_its_variables_and_no_other() {
         seen,
         [
             "HB_ACTION=start",
+            "HB_CAUSE=holder_died",
             "HB_CLUSTER=lab",
             "HB_EPOCH=12884902401",
             "HB_GENERATION=3",

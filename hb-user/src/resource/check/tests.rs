@@ -27,7 +27,7 @@ fn probe(kind: CheckKind) -> Probe {
 }
 
 fn order() -> Order {
-    Order { epoch: hb_ebpf::epoch::Epoch(0x101), reason: "test".into() }
+    Order { epoch: hb_ebpf::epoch::Epoch(0x101), reason: "test".into(), cause: None }
 }
 
 /// What one look says.
