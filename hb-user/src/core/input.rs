@@ -5,6 +5,7 @@ use std::time::Duration;
 use hb_ebpf::epoch::Epoch;
 
 use super::{
+    aside::Aside,
     evidence::Evidence,
     facts::{PeerFacts, RecordFacts},
     setup::{GroupSetup, ResourceBounds},
@@ -178,6 +179,8 @@ pub enum Input {
     },
     /// Leave in order: hand over what is held, then exit.
     Stop,
+    /// Of which groups the operator wants this node to stand aside, from now on and instead of any others.
+    Aside(Aside),
     /// The operator says that what failed here is repaired.
     Clear {
         /// The group.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hb_ebpf::{epoch::Epoch, maps::MAX_NODES, wire::GROUPS};
 
+use super::Aside;
 use crate::id::{GroupId, NodeId};
 
 /// The cluster as this node sees it, and how long to wait for what.
@@ -19,6 +20,8 @@ pub struct Setup {
     pub witness: Option<NodeId>,
     /// Whether a majority of all machines promises a group to who holds it, or each node decides alone.
     pub promises: bool,
+    /// Of which groups this node stands aside.
+    pub aside: Aside,
     /// How long to wait for what.
     pub bounds: Bounds,
 }

@@ -7,7 +7,7 @@ use hb_ebpf::{
     wire::{Be64, GROUPS, GroupWord, Health, State},
 };
 
-use super::{Bounds, GroupSetup, Life, PeerFacts, ResourceBounds, Setup};
+use super::{Aside, Bounds, GroupSetup, Life, PeerFacts, ResourceBounds, Setup};
 use crate::id::{GroupId, NodeId};
 
 pub(crate) const A: NodeId = NodeId(1);
@@ -30,6 +30,7 @@ pub(crate) fn setup(me: NodeId) -> Setup {
         }],
         witness: None,
         promises: true,
+        aside: Aside::Nothing,
         bounds: Bounds {
             initdead: second * 10,
             seek: Duration::from_millis(10),

@@ -10,7 +10,7 @@ use hb_ebpf::{
     wire::GROUPS,
 };
 use hb_user::{
-    core::{Bounds, GroupSetup, ResourceBounds, Setup},
+    core::{Aside, Bounds, GroupSetup, ResourceBounds, Setup},
     engine::takeover::Rule,
     id::{GroupId, NodeId},
 };
@@ -182,7 +182,12 @@ impl Plan {
         }
     }
 
-    pub(crate) fn setup(&self, me: usize, resumed: impl Fn(GroupId) -> Option<Epoch>) -> Setup {
+    pub(crate) fn setup(
+        &self,
+        me: usize,
+        aside: Aside,
+        resumed: impl Fn(GroupId) -> Option<Epoch>,
+    ) -> Setup {
         let bound = |ms| Duration::from_millis(ms);
         let groups = (0..self.groups).map(|group| GroupSetup {
             id: GroupId(group as u8),
@@ -204,6 +209,7 @@ impl Plan {
             groups: groups.collect(),
             witness: (self.cluster == Cluster::Witness).then(|| id(self.cluster.nodes())),
             promises: policy != Policy::Available,
+            aside,
             bounds: Bounds {
                 initdead: Duration::from_nanos(INITDEAD),
                 seek: match policy {

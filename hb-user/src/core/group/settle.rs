@@ -237,6 +237,10 @@ impl Group {
             self.heir = Some(heir);
             return self.release(epoch, reason, now, out);
         }
+        if let (true, Some(heir), true) = (self.is_aside(), around.successor, up) {
+            self.heir = Some(heir);
+            return self.release(epoch, Reason::Aside, now, out);
+        }
         match (self.phase, around.failback, around.moved) {
             (Phase::Serving { .. }, _, Some(node)) => {
                 self.moving = None;
