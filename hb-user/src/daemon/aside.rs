@@ -75,7 +75,7 @@ impl Daemon {
         let own = self.controller.core().view().aside;
         if own != Aside::Nothing {
             warnings.push(format!(
-                "this node stands aside of {own}, not even when their holder dies does it take them: \
+                "this node stands aside of {own} and takes none of them, not even when their holder dies: \
                  `hb unstandby` ends that"
             ));
         }

@@ -170,10 +170,10 @@ pub(crate) fn draw(rng: &mut Rng, plan: &Plan) -> Schedule {
     Schedule { faults: faults.collect() }
 }
 
-/// Adds a node that stands aside for a while, to one in four runs: from numbers of its own, so that every
+/// Adds a node that stands aside for a while, to one in eight runs: from numbers of its own, so that every
 /// other fault is what it is without.
 pub(crate) fn add_aside(rng: &mut Rng, plan: &Plan, schedule: &mut Schedule) {
-    if !rng.chance(250) {
+    if !rng.chance(125) {
         return;
     }
     let host = rng.index(plan.cluster.nodes());

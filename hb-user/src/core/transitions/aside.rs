@@ -2,6 +2,7 @@
 
 use hb_ebpf::{
     epoch::Epoch,
+    lease::Policy,
     wire::{Health, State},
 };
 
@@ -101,15 +102,16 @@ fn it_takes_nothing_from_a_holder_that_dies_until_it_stands_aside_no_more() {
 /// What the fast path may have begun, and nobody told the core of.
 #[test]
 fn a_seek_under_way_is_given_up() {
-    let (mut bench, holder) = following();
+    let holder = held_by_peer(B, Epoch::floor(1));
+    let bench = Bench::under(Policy::Witness, B, None, false);
+    let mut bench = bench.with(|_| dropped(Ok(()))).peer(holder);
     let give_up = Action::GiveUp { group: GROUP };
     assert!(bench.clone().give(Input::Aside(Aside::All)).contains(&give_up));
     let actions = bench.give(peer(A, dead(holder)));
     assert!(seeks(&actions));
-    if bench.record.state() == State::Seeking {
-        assert!(bench.give(Input::Aside(Aside::All)).contains(&give_up));
-        assert_eq!(bench.phase(), Phase::Idle);
-    }
+    assert_eq!(bench.phase(), Phase::Seeking);
+    assert!(bench.give(Input::Aside(Aside::All)).contains(&give_up));
+    assert_eq!(bench.phase(), Phase::Idle);
 }
 
 #[test]
@@ -124,6 +126,25 @@ fn where_no_other_node_can_take_it_it_is_served_until_one_can() {
         let actions = bench.give(peer(B, PeerFacts { incarnation: 2, ..standby() }));
         let to_b = Action::Release { group: GROUP, successor: Some(B), reason: Reason::Aside };
         assert!(actions.contains(&to_b), "{actions:?}");
+    }
+}
+
+/// It would try again where no other node can serve, and does not say that it does.
+#[test]
+fn a_node_that_stands_aside_keeps_a_failure_that_passes_where_nobody_serves() {
+    for (aside, tries) in [(Aside::Nothing, true), (Aside::All, false)] {
+        let (mut bench, epoch) = serving(standby());
+        bench.give(peer(B, facts(State::Idle, Health::Failed, NONE)));
+        bench.give(Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() });
+        bench.give(dropped(Ok(())));
+        assert!(bench.phase().is_apart(), "{epoch:?}");
+        bench.give(Input::Aside(aside));
+        let ends = BootTime(bench.now.0 + 30_000_000_000);
+        while bench.now < ends && bench.wait().is_some() {}
+        let forgotten = |action: &Action| {
+            matches!(action, Action::Log(Transition::Forgotten { alone: true, .. }))
+        };
+        assert_eq!(bench.actions.iter().any(forgotten), tries, "{aside:?}");
     }
 }
 
