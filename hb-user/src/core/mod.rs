@@ -513,7 +513,7 @@ impl Core {
         let all = self.peers.iter().zip(peers).filter_map(move |(peer, standing)| {
             let placed = peer.facts.words[place].standing();
             let serves = standing.may_act()
-                && !matches!(standing.health, Health::Failed | Health::Aside)
+                && !matches!(standing.health, Health::Failed)
                 && !placed.has(Placed::NO_PATH);
             serves.then(|| placed.evidence())
         });

@@ -87,7 +87,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(cluster: Cluster, seed: u64, bent: Bent, trace: bool) -> Self {
-        let mut rng = Rng::new(seed.wrapping_mul(4).wrapping_add(cluster as u64));
+        let seed = seed.wrapping_mul(4).wrapping_add(cluster as u64);
+        let mut rng = Rng::new(seed);
         let mut plan = Plan::draw(cluster, &mut rng);
         // Else the gates close at the first frames.
         plan.watches_clocks = !matches!(bent, Bent::Clocks);
