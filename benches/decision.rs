@@ -41,7 +41,7 @@ fn standby() -> (Core, PeerFacts) {
     let group = GroupSetup {
         id: GroupId(0),
         preferred: Some(A),
-        auto_failback: false,
+        auto_failback: None,
         failure_timeout: None,
         links: 1,
         resources: None,

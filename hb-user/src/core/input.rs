@@ -64,8 +64,8 @@ pub enum Input {
         group: GroupId,
         /// Where it should live if it can.
         preferred: Option<NodeId>,
-        /// Whether a holder hands it to the preferred node as soon as that one stands by.
-        auto_failback: bool,
+        /// For how long the preferred node has to stand by before a holder hands it the group.
+        auto_failback: Option<Duration>,
         /// For how long a failure here keeps this node from it; `None` until an operator clears it.
         failure_timeout: Option<Duration>,
         /// How its resources are treated, from the next start or stop on.

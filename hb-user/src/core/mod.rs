@@ -26,7 +26,7 @@
 //!     groups: vec![GroupSetup {
 //!         id: group,
 //!         preferred: Some(NodeId(1)),
-//!         auto_failback: false,
+//!         auto_failback: None,
 //!         failure_timeout: None,
 //!         links: 1,
 //!         resources: None,
@@ -503,7 +503,7 @@ impl Core {
                 Choice::Take(node) => Some(node),
                 _ => None,
             },
-            failback: setup.preferred.filter(|node| setup.auto_failback && able(*node)),
+            failback: setup.preferred.filter(|node| setup.auto_failback.is_some() && able(*node)),
         }
     }
 
@@ -513,7 +513,7 @@ impl Core {
         let all = self.peers.iter().zip(peers).filter_map(move |(peer, standing)| {
             let placed = peer.facts.words[place].standing();
             let serves = standing.may_act()
-                && !matches!(standing.health, Health::Failed)
+                && !matches!(standing.health, Health::Failed | Health::Aside)
                 && !placed.has(Placed::NO_PATH);
             serves.then(|| placed.evidence())
         });

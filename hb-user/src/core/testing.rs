@@ -22,7 +22,7 @@ pub(crate) fn setup(me: NodeId) -> Setup {
         groups: vec![GroupSetup {
             id: GROUP,
             preferred: Some(A),
-            auto_failback: true,
+            auto_failback: Some(Duration::ZERO),
             failure_timeout: Some(second * 600),
             links: 1,
             resources: Some(ResourceBounds { start: second * 20, stop: second * 20, block: true }),

@@ -52,6 +52,8 @@ pub struct GroupView {
     pub reason: Reason,
     /// When it did.
     pub since: BootTime,
+    /// To which node it moves back, and when, if that stands by until then.
+    pub goes_back: Option<(NodeId, BootTime)>,
     /// An operator wants this node to stand aside of it.
     pub aside: bool,
     /// Why this node does not hold it, or holds it and does not serve it; `None` while it serves it, takes it or
@@ -147,6 +149,7 @@ impl Core {
             epoch: holding.map_or(own.epoch, |standing| standing.epoch),
             reason: group.reason.clone(),
             since: group.since,
+            goes_back: group.goes_back(),
             aside: group.is_aside(),
             blocked,
         }

@@ -479,8 +479,14 @@ impl Daemon {
             )),
             None => match view.phase {
                 Phase::Serving { .. } => {
-                    let error = self.paths.error(view.group)?;
-                    Some(format!("no path to the clients: {error}; no other node can take it"))
+                    if let Some(error) = self.paths.error(view.group) {
+                        return Some(format!(
+                            "no path to the clients: {error}; no other node can take it"
+                        ));
+                    }
+                    let (node, due) = view.goes_back?;
+                    let left = due.since(clock::now()).as_secs();
+                    Some(format!("moves back to {} in {left} s", self.node_name(node)))
                 }
                 phase => Some(format!("{phase}: {}", self.reason(&view.reason))),
             },

@@ -1,5 +1,7 @@
 //! What an operator asks of the daemon by its control socket.
 
+use std::time::Duration;
+
 use hb_ebpf::wire::Health;
 
 use tokio::sync::oneshot;
@@ -68,7 +70,8 @@ impl Daemon {
     /// Moves a group that is served here, or says who has to be asked, or what is in the way.
     fn move_group(&mut self, name: &str, to: &str) -> Outcome {
         let group = self.group_named(name)?;
-        let (id, comes_back) = (group.id, group.auto_failback.then_some(group.preferred));
+        let (id, comes_back) =
+            (group.id, group.auto_failback.filter(Duration::is_zero).map(|_| group.preferred));
         let Some(node) = self.config.node(to).map(|node| node.id) else {
             let nodes: Vec<_> = self.config.nodes.iter().map(|node| node.name.as_str()).collect();
             return Err(format!("there is no node {to:?}; nodes: {}", nodes.join(", ")));

@@ -111,7 +111,12 @@ impl World {
         });
         let hosts: Vec<_> = hosts.collect();
         let mut schedule = draw(&mut rng, &plan);
-        add_aside(&mut Rng::new(!seed), &plan, &mut schedule);
+        let mut others = Rng::new(!seed);
+        add_aside(&mut others, &plan, &mut schedule);
+        // A third of those that move back at all wait for it.
+        if others.chance(333) {
+            plan.failback_ms = others.within(1, 200);
+        }
         let mut world = Self {
             judge: Judge::new(machines, plan.groups),
             network: Network::new(machines),

@@ -194,6 +194,8 @@ pub(super) struct Group {
     vain: u32,
     /// The epoch for which a fence is under way.
     fencing: Option<Epoch>,
+    /// The preferred node, and since when it stands by, where the group is to move back to it.
+    home: Option<(NodeId, BootTime)>,
     /// Where the operator wants it.
     pub(super) moving: Option<NodeId>,
     /// To whom it is given up.
@@ -261,6 +263,7 @@ impl Group {
             pause_until: BootTime::NEVER,
             vain: 0,
             fencing: None,
+            home: None,
             moving: None,
             heir: None,
             rank,
@@ -353,6 +356,21 @@ impl Group {
         }
     }
 
+    /// Takes note of which node the group is to move back to.
+    fn note_home(&mut self, around: &Around) {
+        self.home = around.failback.map(|node| match self.home {
+            Some(known) if known.0 == node => known,
+            _ => (node, around.now),
+        });
+    }
+
+    /// Returns to which node the group moves back, and when, if it is served here until then.
+    pub(super) fn goes_back(&self) -> Option<(NodeId, BootTime)> {
+        let serves = matches!(self.phase, Phase::Serving { .. });
+        let (node, since) = self.home.filter(|_| serves)?;
+        Some((node, since.after(self.setup.auto_failback?)))
+    }
+
     /// Tells whether the operator wants this node to stand aside of the group.
     pub(super) fn is_aside(&self) -> bool {
         self.aside.covers(self.setup.preferred == Some(self.me))
@@ -398,6 +416,7 @@ impl Group {
             outdone,
             self.route_counts(),
             self.tell_due,
+            self.goes_back().map(|(_, due)| due),
         ];
         let all = all.into_iter().flatten();
         all.filter(|due| *due > now).min()
