@@ -56,7 +56,7 @@ fn with_failback_the_group_returns_without_a_gap_between_its_holders() {
 
     cluster.lab.start_daemon(Machine::A).unwrap();
     cluster.wait_until_serving(Machine::A);
-    assert!(client.wait_for_answer(Machine::A, lab::clock::now(), PATIENCE));
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
 
     watch.finish().assert_never_both();
     let seen = client.finish().unwrap();
