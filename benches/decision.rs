@@ -11,7 +11,7 @@ use hb_ebpf::{
 };
 
 use hb_user::{
-    core::{Bounds, Core, GroupSetup, Input, Life, PeerFacts, Setup},
+    core::{Aside, Bounds, Core, GroupSetup, Input, Life, PeerFacts, Setup},
     id::{GroupId, NodeId},
 };
 use zerocopy::FromZeros;
@@ -41,7 +41,7 @@ fn standby() -> (Core, PeerFacts) {
     let group = GroupSetup {
         id: GroupId(0),
         preferred: Some(A),
-        auto_failback: false,
+        auto_failback: None,
         failure_timeout: None,
         links: 1,
         resources: None,
@@ -53,6 +53,7 @@ fn standby() -> (Core, PeerFacts) {
         groups: vec![group],
         witness: None,
         promises: true,
+        aside: Aside::Nothing,
         bounds,
     };
     let mut core = Core::new(setup, NOW).expect("two nodes and a group are a cluster");

@@ -46,6 +46,7 @@ mod cluster {
     mod second_daemon;
     mod security;
     mod slow_disk;
+    mod standby;
     mod start;
     mod startup_interrupted;
     mod stops;

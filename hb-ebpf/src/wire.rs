@@ -209,6 +209,8 @@ pub enum Health {
     Standby = 4,
     /// An interface of its addresses is not there, is down or has no carrier, or was so a moment ago.
     NoPath = 5,
+    /// Not serving, and able to: an operator wants this node not to take it.
+    Aside = 6,
 }
 
 impl Health {
@@ -222,6 +224,7 @@ impl Health {
             3 => Self::Stopping,
             4 => Self::Standby,
             5 => Self::NoPath,
+            6 => Self::Aside,
             _ => Self::Failed,
         }
     }

@@ -86,6 +86,37 @@ pub enum Verb {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Have this node stand aside: hand over the groups it holds, in order, and take none any more.
+    ///
+    /// It does not take them even when their holder dies, until `hb unstandby` on it: also after a restart
+    /// of the daemon or of the machine. Refused if nobody else could take a group that is held here. Said
+    /// again with other groups, it counts for those instead. Waits until what was held here is served
+    /// elsewhere.
+    Standby {
+        /// All groups. So it is if nothing else is said.
+        #[arg(long, conflicts_with_all = ["local", "foreign"])]
+        all: bool,
+        /// Only the groups that prefer this node.
+        #[arg(long, conflicts_with = "foreign")]
+        local: bool,
+        /// Only the groups that prefer another node.
+        #[arg(long)]
+        foreign: bool,
+        /// How long to wait until others serve what was held here; 0s for not at all.
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = wait)]
+        wait: Duration,
+        /// Which daemon to ask.
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Have this node take every group again, after `hb standby`.
+    ///
+    /// What prefers it comes back if `auto_failback` is on, else it stays where it is.
+    Unstandby {
+        /// Which daemon to ask.
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Answer for what this node cannot know: that no other machine serves.
     ///
     /// Two cases. This node lost its state directory or is to vote among others than before (a learner):

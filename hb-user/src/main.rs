@@ -14,7 +14,7 @@ use hb_user::{
     cli::{Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
     clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Readable, hostname},
-    control::{Client, Reply, Request},
+    control::{Client, Groups, Reply, Request},
     daemon::{
         self, GateError, GateNode, GatePlace, PrepareError, Prepared, Removed, RunError, Signals,
     },
@@ -22,7 +22,7 @@ use hb_user::{
     key::{self, ClusterKeys, KeyError},
     logging::{self, Format},
     resource::{keep_descriptors, raise_limit},
-    status::{GroupHealth, render, render_gate},
+    status::{GroupHealth, GroupStatus, render, render_gate},
     trust,
     witness::{self, DEFAULT_CONFIGS, start::Outcome},
 };
@@ -108,6 +108,15 @@ fn act_or_fail(verb: &Verb) -> Result<()> {
         Verb::Status { socket, json } => status(socket, *json).map(drop),
         Verb::Clear { group, socket } => request(socket, &Request::Clear { group: group.clone() }),
         Verb::Move { group, node, wait, socket } => move_group(socket, group, node, *wait),
+        Verb::Standby { local, foreign, wait, socket, .. } => {
+            let groups = match (local, foreign) {
+                (true, _) => Groups::Local,
+                (_, true) => Groups::Foreign,
+                _ => Groups::All,
+            };
+            stand_aside(socket, groups, *wait)
+        }
+        Verb::Unstandby { socket } => request(socket, &Request::Unstandby),
         Verb::Confirm { socket } => request(socket, &Request::Confirm),
         Verb::Gate(verb) => gate(verb),
         Verb::Stop { socket } => request(socket, &Request::Stop),
@@ -187,6 +196,49 @@ fn move_group(socket: &Socket, group: &str, node: &str, wait: Duration) -> Resul
             };
             let reason = found.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
             bail!("{group} is not served by {node} after {}: {holder}{reason}", Readable(wait));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Has a node stand aside, and waits until others serve what it held.
+fn stand_aside(socket: &Socket, groups: Groups, wait: Duration) -> Result<()> {
+    let mut client = connect(socket)?;
+    let before = client.status()?;
+    let held: Vec<_> = before
+        .groups
+        .into_iter()
+        .filter_map(|group| (group.holder.as_ref() == Some(&before.node)).then_some(group.group))
+        .collect();
+    match client.ask(&Request::Standby { groups })? {
+        Reply::Done { message } => say(&format!("{message}\n"))?,
+        other => bail!("the daemon answered something else: {other:?}"),
+    }
+    let end = clock::now().after(wait);
+    while !wait.is_zero() {
+        let report = client.status()?;
+        let served = |group: &GroupStatus| {
+            group.holder.as_ref().is_some_and(|holder| *holder != report.node)
+                && group.holder_health == Some(GroupHealth::Healthy)
+        };
+        let given = report.groups.iter().filter(|group| group.aside && held.contains(&group.group));
+        let (there, here): (Vec<_>, Vec<_>) = given.partition(|group| served(group));
+        if here.is_empty() {
+            for GroupStatus { group, holder, epoch, .. } in there {
+                let holder = holder.as_deref().unwrap_or("nobody");
+                say(&format!("{group}: served by {holder}, epoch {epoch}\n"))?;
+            }
+            return Ok(());
+        }
+        if clock::now() >= end {
+            let names: Vec<_> = here.iter().map(|group| group.group.as_str()).collect();
+            bail!(
+                "not served by another node after {}: {}; this node hands over what it can, and takes \
+                 nothing back",
+                Readable(wait),
+                names.join(", ")
+            );
         }
         std::thread::sleep(LOOK);
     }

@@ -3,6 +3,7 @@
 //! The directory holds `incarnation` and `generation`, each a decimal number; `voters`, the
 //! [set of voters](crate::config::Config::voter_set) this node took part in last; `promised-<group>`, the
 //! epoch that a node that left had promised without an end, 0 for none; `parted`, see `parting.rs`;
+//! `aside`, of which groups an operator wants the node to stand aside, in a word of [`Aside`];
 //! and `lock`, which the daemon locks for as long as it runs and into which it writes its process id.
 
 use std::{
@@ -19,7 +20,9 @@ use std::{
 use hb_ebpf::epoch::Epoch;
 
 use crate::{
-    clock, durable,
+    clock,
+    core::Aside,
+    durable,
     own_path::{self, NotOurs},
 };
 
@@ -27,6 +30,7 @@ use crate::{
 const MAX_FILE_BYTES: u64 = 64;
 
 const VOTERS: &str = "voters";
+const ASIDE: &str = "aside";
 
 /// For so long the lock of a daemon that was killed may stay behind: with a program that it was just
 /// about to run, until that program runs.
@@ -91,6 +95,18 @@ pub enum StateDirError {
          serve, else the epoch that its `hb status` shows"
     )]
     CorruptVow {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes.
+        content: String,
+    },
+    /// A file holds something else than of which groups this node stands aside.
+    #[error(
+        "{path} holds {content:?}, not a word that tells of which groups this node stands aside; write \
+         all, local or foreign there as `hb standby` was last asked for, or remove the file if the node \
+         is to take every group"
+    )]
+    CorruptAside {
         /// The file.
         path: PathBuf,
         /// Its first bytes.
@@ -269,6 +285,34 @@ impl StateDir {
             .map_err(|source| StateDirError::Write { path, source })
     }
 
+    /// Returns of which groups an operator wants this node to stand aside.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or holds another word.
+    pub fn aside(&self) -> Result<Aside, StateDirError> {
+        let path = self.path.join(ASIDE);
+        let Some(bytes) = first_bytes(&path)
+            .map_err(|source| StateDirError::Read { path: path.clone(), source })?
+        else {
+            return Ok(Aside::Nothing);
+        };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let word = text.strip_suffix('\n').unwrap_or(&text);
+        word.parse().map_err(|()| StateDirError::CorruptAside { path, content: text })
+    }
+
+    /// Stores that. It is on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn store_aside(&mut self, aside: Aside) -> Result<(), StateDirError> {
+        let path = self.path.join(ASIDE);
+        durable::replace(&path, format!("{}\n", aside.as_str()).as_bytes())
+            .map_err(|source| StateDirError::Write { path, source })
+    }
+
     fn vow_file(&self, group: &str) -> PathBuf {
         self.path.join(format!("promised-{group}"))
     }
@@ -302,14 +346,19 @@ impl StateDir {
     }
 }
 
-/// Returns the number in a file, or what is there instead; `None` if there is no such file.
-fn read_number<N: FromStr>(path: &Path) -> io::Result<Option<Result<N, String>>> {
+/// Returns the first bytes of a file; `None` if there is no such file.
+fn first_bytes(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// Returns the number in a file, or what is there instead; `None` if there is no such file.
+fn read_number<N: FromStr>(path: &Path) -> io::Result<Option<Result<N, String>>> {
+    let Some(bytes) = first_bytes(path)? else { return Ok(None) };
     let content = || String::from_utf8_lossy(&bytes).into_owned();
     Ok(Some(number(&bytes).ok_or_else(content)))
 }

@@ -233,6 +233,7 @@ fn every_word_of_the_status_is_in_the_glossary() {
         GroupHealth::Stopping,
         GroupHealth::Standby,
         GroupHealth::NoPath,
+        GroupHealth::Aside,
     ];
     let words = lives.map(PeerLife::as_str).into_iter();
     let words = words.chain(states.map(GroupState::as_str));

@@ -4,6 +4,7 @@ use std::{thread, time::Duration};
 
 use lab::{
     addresses::{Machine, VIP4},
+    clock,
     config::Settings,
     takeover::{takeovers, told},
 };
@@ -55,7 +56,7 @@ fn with_failback_the_group_returns_without_a_gap_between_its_holders() {
 
     cluster.lab.start_daemon(Machine::A).unwrap();
     cluster.wait_until_serving(Machine::A);
-    assert!(client.wait_for_answer(Machine::A, lab::clock::now(), PATIENCE));
+    assert!(client.wait_for_answer(Machine::A, clock::now(), PATIENCE));
 
     watch.finish().assert_never_both();
     let seen = client.finish().unwrap();
@@ -71,6 +72,32 @@ fn with_failback_the_group_returns_without_a_gap_between_its_holders() {
     let started = told.iter().rev().find(|t| t.node == "a" && t.verb == "start").unwrap();
     assert!(stopped.at < started.at, "{told:?}");
     assert!(stopped.reason.contains("failback"), "{stopped:?}");
+}
+
+#[test]
+fn with_a_delay_the_group_returns_once_the_preferred_node_stood_by_for_so_long() {
+    let mut cluster = Cluster::new(Settings { auto_failback: true, resource: false, ..slow() });
+    cluster.edit("auto_failback = true", "auto_failback = \"after 4s\"");
+    cluster.start_both();
+    cluster.lab.crash(Machine::A).unwrap();
+    cluster.wait_until_alone(Machine::B);
+    cluster.lab.reboot(Machine::A).unwrap();
+    let started = clock::now();
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_for(Machine::B, "it moves back", |status| {
+        let reason = status["groups"][0]["reason"].as_str().unwrap_or_default();
+        reason.starts_with("moves back to a in ")
+    });
+    // The delay begins anew.
+    cluster.kill(Machine::A);
+    cluster.wait_for(Machine::B, "it moves back no more", |status| {
+        status["groups"][0]["reason"].is_null()
+    });
+    let again = clock::now();
+    cluster.lab.start_daemon(Machine::A).unwrap();
+    cluster.wait_until_serving(Machine::A);
+    let took = clock::now().since(again);
+    assert!(took >= Duration::from_secs(4), "{took:?} after {:?}", again.since(started));
 }
 
 #[test]

@@ -26,31 +26,31 @@ use super::{
 };
 
 /// A request that is repeated for this long is answered in the end.
-const RETRIED: Duration = Duration::from_millis(500);
+pub(crate) const RETRIED: Duration = Duration::from_millis(500);
 
-fn quick(policy: &str) -> Settings {
+pub(crate) fn quick(policy: &str) -> Settings {
     Settings { policy: policy.into(), resource: false, ..slow() }
 }
 
-fn done(output: &Output) -> String {
+pub(crate) fn done(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn refused(output: &Output) -> String {
+pub(crate) fn refused(output: &Output) -> String {
     assert!(!output.status.success(), "{output:?}");
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// A client that connects, closes, and connects again.
-struct Caller {
+pub(crate) struct Caller {
     stop: Arc<AtomicBool>,
     connected: Arc<AtomicU64>,
     thread: thread::JoinHandle<Vec<String>>,
 }
 
 impl Caller {
-    fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(cluster: &Cluster) -> Self {
         let (stop, connected) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let entry = cluster.lab.netns(Machine::Client).entry().unwrap();
         let thread = {
@@ -72,14 +72,14 @@ impl Caller {
     }
 
     /// Waits until so many more have connected.
-    fn wait_for(&self, more: u64) {
+    pub(crate) fn wait_for(&self, more: u64) {
         let before = self.connected.load(Ordering::Relaxed);
         wait_for("connections", || {
             (self.connected.load(Ordering::Relaxed) >= before + more).then_some(())
         });
     }
 
-    fn assert_never_failed(self) {
+    pub(crate) fn assert_never_failed(self) {
         self.stop.store(true, Ordering::Relaxed);
         assert_eq!(self.thread.join().unwrap(), Vec::<String>::new());
     }

@@ -4,7 +4,7 @@
 //! the list of known keys cannot go stale. Errors are collected, and reading goes on with what is
 //! left; an absent or ill-formed value reads as `None`.
 
-use std::{cell::RefCell, net::IpAddr, time::Duration};
+use std::{cell::RefCell, net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use toml::{
     Spanned,
@@ -12,11 +12,15 @@ use toml::{
 };
 
 use super::{
-    duration,
+    Readable, duration,
     error::{At, Position, Problems},
     names::NameError,
     nearest::suggestion,
 };
+
+/// For how long a preferred node may have to stand by.
+const FAILBACKS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
 
 /// One table of the file.
 pub(super) struct Section<'d> {
@@ -172,6 +176,35 @@ impl<'d> Section<'d> {
                 None
             }
         }
+    }
+
+    /// Reads for how long a preferred node has to stand by before it gets a group back; `Some(None)` for never.
+    pub(super) fn failback(&self, key: &'static str) -> Option<Option<Duration>> {
+        let value = self.value(key)?;
+        let text = match value.get_ref() {
+            DeValue::Boolean(flag) => return Some(flag.then_some(Duration::ZERO)),
+            DeValue::String(text) => text,
+            _ => "",
+        };
+        let Some(after) = text.strip_prefix("after ") else {
+            let hint = "neither true nor false, which are written without quotes, nor such as \"after 5m\"";
+            self.wrong_kind(key, value, hint);
+            return None;
+        };
+        match duration::parse(after) {
+            Ok(after) if FAILBACKS.contains(&after) => return Some(Some(after)),
+            Ok(after) => {
+                let message = format!(
+                    "{key} = \"after {}\" is out of range; give {} to {}",
+                    Readable(after),
+                    Readable(*FAILBACKS.start()),
+                    Readable(*FAILBACKS.end())
+                );
+                self.problems.add(self.at(value), message);
+            }
+            Err(error) => self.problems.add(self.at(value), format!("{key}: {error}")),
+        }
+        None
     }
 
     /// Reads one of a few words.

@@ -238,7 +238,11 @@ impl Form {
 
     fn group(&mut self, group: &Group) {
         self.text(group.name.as_str());
-        self.bytes(&[group.preferred.0, u8::from(group.auto_failback)]);
+        let after = group.auto_failback.map(|after| after.as_nanos() as u64);
+        self.bytes(&[group.preferred.0, after.map_or(0, |after| 1 + u8::from(after > 0))]);
+        if let Some(after) = after.filter(|after| *after > 0) {
+            self.bytes(&after.to_be_bytes());
+        }
         self.count(group.addresses.len());
         for address in &group.addresses {
             self.ip(address.address);

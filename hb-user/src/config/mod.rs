@@ -280,8 +280,8 @@ pub struct Group {
     pub name: Name,
     /// Node that takes it when both start.
     pub preferred: NodeId,
-    /// Whether it moves back to the preferred node when that returns.
-    pub auto_failback: bool,
+    /// For how long the preferred node stands by before the group moves back to it; `None` for never.
+    pub auto_failback: Option<Duration>,
     /// For how long a failure keeps a node from the group; `None` until an operator clears it.
     pub failure_timeout: Option<Duration>,
     /// What becomes of the group where a resource could not be stopped.

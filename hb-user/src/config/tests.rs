@@ -110,7 +110,10 @@ fn what_is_written_is_read() {
     assert_eq!(end.address.to_string(), "02:00:00:00:00:0b");
 
     let web = &config.groups[0];
-    assert_eq!((web.id, web.preferred, web.auto_failback), (GroupId(0), NodeId(1), true));
+    assert_eq!(
+        (web.id, web.preferred, web.auto_failback),
+        (GroupId(0), NodeId(1), Some(Duration::ZERO))
+    );
     let interfaces = |address: &ServiceAddress| {
         [1, 2].map(|id| address.interface(NodeId(id)).unwrap().to_string())
     };
@@ -134,7 +137,7 @@ fn what_is_written_is_read() {
         }
     );
     let db = &config.groups[1];
-    assert_eq!((db.preferred, db.auto_failback, db.addresses.len()), (NodeId(2), false, 0));
+    assert_eq!((db.preferred, db.auto_failback, db.addresses.len()), (NodeId(2), None, 0));
     assert_eq!(db.failure_timeout, Some(Duration::from_secs(600)));
     assert_eq!(db.on_stop_failure, StopFailure::Block);
     let ignores =
@@ -276,6 +279,8 @@ fn fingerprint_changes_with_what_must_be_equal() {
         ("misses = 5", "misses = 5\ncontroller_deadtime = \"200ms\""),
         ("misses = 5", "misses = 5\ndoubt_max = \"200ms\""),
         ("auto_failback = true", "auto_failback = false"),
+        ("auto_failback = true", "auto_failback = \"after 5m\""),
+        ("auto_failback = true", "auto_failback = \"after 6m\""),
         ("id = 2", "id = 3"),
         ("\"udp4\"", "\"udp4\"\nmultihop = 1"),
         ("\"192.0.2.2\"", "\"192.0.2.3\""),

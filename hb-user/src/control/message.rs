@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::status::StatusReport;
+use crate::{core::Aside, status::StatusReport};
 
 /// Longest request, line feed included, in bytes.
 pub const LINE_BYTES: usize = 64 * 1024;
@@ -48,8 +48,37 @@ pub enum Request {
     },
     /// Read the configuration again, and take what changed in it or nothing.
     Reload,
+    /// Stand aside of groups: hand over those that are held, and take none of them any more.
+    Standby {
+        /// Which.
+        groups: Groups,
+    },
+    /// Take every group again.
+    Unstandby,
     /// Leave in order: give the groups to others, then end.
     Stop,
+}
+
+/// Groups, as one node sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Groups {
+    /// All.
+    All,
+    /// Those that prefer it.
+    Local,
+    /// Those that prefer another node.
+    Foreign,
+}
+
+impl From<Groups> for Aside {
+    fn from(groups: Groups) -> Self {
+        match groups {
+            Groups::All => Self::All,
+            Groups::Local => Self::Local,
+            Groups::Foreign => Self::Foreign,
+        }
+    }
 }
 
 impl Request {
@@ -65,6 +94,8 @@ impl Request {
             | Self::UseKey { .. }
             | Self::KeepKey { .. }
             | Self::Reload
+            | Self::Standby { .. }
+            | Self::Unstandby
             | Self::Stop => true,
         }
     }
@@ -82,6 +113,8 @@ impl Request {
             Self::UseKey { .. } => "use-key",
             Self::KeepKey { .. } => "keep-key",
             Self::Reload => "reload",
+            Self::Standby { .. } => "standby",
+            Self::Unstandby => "unstandby",
             Self::Stop => "stop",
         }
     }

@@ -10,7 +10,7 @@ mod message;
 mod server;
 
 pub use client::{Client, ClientError};
-pub use message::{LINE_BYTES, Reply, Request};
+pub use message::{Groups, LINE_BYTES, Reply, Request};
 pub use server::{Command, ControlError, MAX_CONNECTIONS, Server};
 
 #[cfg(test)]

@@ -76,9 +76,11 @@ impl Daemon {
                 Request::LoadKeys | Request::UseKey { .. } | Request::KeepKey { .. } => {
                     Reply::Done { message: "keys are as asked".into() }
                 }
-                Request::Status | Request::Reload | Request::Stop => {
-                    Reply::Done { message: "left".into() }
-                }
+                Request::Status
+                | Request::Reload
+                | Request::Standby { .. }
+                | Request::Unstandby
+                | Request::Stop => Reply::Done { message: "left".into() },
             })
         })
     }

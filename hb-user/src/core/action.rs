@@ -8,7 +8,7 @@ use hb_ebpf::{
     wire::{GROUPS, Health, Standing},
 };
 
-use super::{facts::Life, group::Phase};
+use super::{aside::Aside, facts::Life, group::Phase};
 use crate::id::{GroupId, NodeId};
 
 /// Something the shell has to do.
@@ -140,6 +140,8 @@ pub enum Reason {
     Failback(NodeId),
     /// The operator wants it on that node.
     Moved(NodeId),
+    /// The operator wants this node to stand aside, and another one stands by.
+    Aside,
     /// The record left the epoch: another node holds or seeks a higher one, or this node's clock
     /// stood still.
     Lost,
@@ -178,6 +180,7 @@ impl Reason {
             Self::HandedOver(_) => "handed_over",
             Self::Failback(_) => "failback",
             Self::Moved(_) => "moved",
+            Self::Aside => "aside",
             Self::Lost => "lost",
             Self::Lapsed => "lapsed",
             Self::NoMajority => "no_majority",
@@ -204,6 +207,7 @@ impl fmt::Display for Reason {
             Self::HandedOver(node) => write!(f, "{node} handed it over"),
             Self::Failback(node) => write!(f, "failback to {node}"),
             Self::Moved(node) => write!(f, "moved to {node}"),
+            Self::Aside => f.write_str("this node stands aside"),
             Self::Lost => f.write_str("lost to a higher epoch, or to a pause of this machine"),
             Self::Lapsed => f.write_str("no majority of the voters answered for too long"),
             Self::NoMajority => f.write_str("no majority of the voters answered"),
@@ -386,6 +390,8 @@ pub enum Transition {
     },
     /// Nothing arrives at this machine any more, from anybody; or something does again.
     Isolated(bool),
+    /// The operator wants this node to stand aside of these groups, and of no others.
+    Aside(Aside),
     /// This node began to leave in order.
     Leaving,
     /// This node exits without having handed everything over, because that took too long.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hb_ebpf::epoch::Epoch;
 
 use super::{
+    aside::Aside,
     evidence::Evidence,
     facts::{PeerFacts, RecordFacts},
     setup::{GroupSetup, ResourceBounds},
@@ -63,8 +64,8 @@ pub enum Input {
         group: GroupId,
         /// Where it should live if it can.
         preferred: Option<NodeId>,
-        /// Whether a holder hands it to the preferred node as soon as that one stands by.
-        auto_failback: bool,
+        /// For how long the preferred node has to stand by before a holder hands it the group.
+        auto_failback: Option<Duration>,
         /// For how long a failure here keeps this node from it; `None` until an operator clears it.
         failure_timeout: Option<Duration>,
         /// How its resources are treated, from the next start or stop on.
@@ -178,6 +179,8 @@ pub enum Input {
     },
     /// Leave in order: hand over what is held, then exit.
     Stop,
+    /// Of which groups the operator wants this node to stand aside, from now on and instead of any others.
+    Aside(Aside),
     /// The operator says that what failed here is repaired.
     Clear {
         /// The group.

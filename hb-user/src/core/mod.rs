@@ -14,7 +14,7 @@
 //!
 //! use hb_ebpf::time::BootTime;
 //! use hb_user::{
-//!     core::{Action, Bounds, Core, GroupSetup, Input, Setup},
+//!     core::{Action, Aside, Bounds, Core, GroupSetup, Input, Setup},
 //!     id::{GroupId, NodeId},
 //! };
 //!
@@ -26,7 +26,7 @@
 //!     groups: vec![GroupSetup {
 //!         id: group,
 //!         preferred: Some(NodeId(1)),
-//!         auto_failback: false,
+//!         auto_failback: None,
 //!         failure_timeout: None,
 //!         links: 1,
 //!         resources: None,
@@ -34,6 +34,7 @@
 //!     }],
 //!     witness: None,
 //!     promises: false,
+//!     aside: Aside::Nothing,
 //!     bounds: Bounds {
 //!         initdead: second,
 //!         seek: 10 * ms,
@@ -75,6 +76,7 @@
 //! ```
 
 mod action;
+mod aside;
 pub mod choose;
 mod evidence;
 mod facts;
@@ -102,6 +104,7 @@ use hb_ebpf::{
 };
 
 pub use action::{Action, Reason, Transition};
+pub use aside::Aside;
 pub use evidence::Evidence;
 pub use facts::{Life, PeerFacts, RecordFacts, RecordState};
 pub use group::Phase;
@@ -126,6 +129,7 @@ pub struct Core {
     /// A machine that only votes.
     witness: Option<Peer>,
     promises: bool,
+    aside: Aside,
     groups: Vec<Group>,
     /// Groups are withdrawn, and the shell was not asked for those in their place yet.
     regrouping: bool,
@@ -149,7 +153,7 @@ impl Core {
     /// A [`SetupError`] if ids are unusable.
     pub fn new(setup: Setup, now: BootTime) -> Result<Self, SetupError> {
         setup.check()?;
-        let Setup { me, nodes, witness, promises, groups, bounds } = setup;
+        let Setup { me, nodes, witness, promises, aside, groups, bounds } = setup;
         let mut out = Vec::new();
         let rank = nodes.iter().filter(|node| **node < me).count() as u8;
         let peer = |id| Peer { id, facts: PeerFacts::default(), armed: Some(Vec::new()) };
@@ -159,6 +163,7 @@ impl Core {
             peers: nodes.into_iter().filter(|node| *node != me).map(peer).collect(),
             witness: witness.map(peer),
             promises,
+            aside,
             groups: groups
                 .into_iter()
                 .map(|group| Group::new(group, me, rank, bounds, now, &mut out))
@@ -174,6 +179,7 @@ impl Core {
             published_at: now,
             actions: VecDeque::new(),
         };
+        core.stand_aside(aside);
         core.settle(out);
         Ok(core)
     }
@@ -264,6 +270,16 @@ impl Core {
             }
             Input::Stop => {}
             Input::Clear { group } => self.with(group, |group| group.clear(now, &mut out)),
+            Input::Aside(aside) => {
+                if self.aside != aside {
+                    out.push(Action::Log(Transition::Aside(aside)));
+                    self.stand_aside(aside);
+                    // What was armed before may have begun, and nobody here has heard of it yet.
+                    let covered = self.groups.iter().filter(|group| group.is_aside());
+                    let apart = covered.filter(|group| group.phase.is_apart());
+                    out.extend(apart.map(|group| Action::GiveUp { group: group.setup.id }));
+                }
+            }
         }
         self.settle(out);
     }
@@ -309,6 +325,7 @@ impl Core {
             me: self.me,
             joined: self.joined,
             leaving: self.leaving.is_some(),
+            aside: self.aside,
             groups: (0..self.groups.len()).map(|index| self.group_view(index)).collect(),
             peers: self
                 .peers
@@ -323,6 +340,11 @@ impl Core {
                 })
                 .collect(),
         }
+    }
+
+    fn stand_aside(&mut self, aside: Aside) {
+        self.aside = aside;
+        self.groups.iter_mut().for_each(|group| group.aside = aside);
     }
 
     fn with(&mut self, id: GroupId, act: impl FnOnce(&mut Group)) {
@@ -481,7 +503,7 @@ impl Core {
                 Choice::Take(node) => Some(node),
                 _ => None,
             },
-            failback: setup.preferred.filter(|node| setup.auto_failback && able(*node)),
+            failback: setup.preferred.filter(|node| setup.auto_failback.is_some() && able(*node)),
         }
     }
 
@@ -491,7 +513,7 @@ impl Core {
         let all = self.peers.iter().zip(peers).filter_map(move |(peer, standing)| {
             let placed = peer.facts.words[place].standing();
             let serves = standing.may_act()
-                && standing.health != Health::Failed
+                && !matches!(standing.health, Health::Failed | Health::Aside)
                 && !placed.has(Placed::NO_PATH);
             serves.then(|| placed.evidence())
         });

@@ -76,5 +76,6 @@ impl Core {
         }
         // What was not withdrawn stays, whatever is said.
         self.groups.append(&mut before);
+        self.stand_aside(self.aside);
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hb_ebpf::{epoch::Epoch, maps::MAX_NODES, wire::GROUPS};
 
+use super::Aside;
 use crate::id::{GroupId, NodeId};
 
 /// The cluster as this node sees it, and how long to wait for what.
@@ -19,6 +20,8 @@ pub struct Setup {
     pub witness: Option<NodeId>,
     /// Whether a majority of all machines promises a group to who holds it, or each node decides alone.
     pub promises: bool,
+    /// Of which groups this node stands aside.
+    pub aside: Aside,
     /// How long to wait for what.
     pub bounds: Bounds,
 }
@@ -30,8 +33,8 @@ pub struct GroupSetup {
     pub id: GroupId,
     /// Where it should live if it can; `None` leaves it to the order of ids.
     pub preferred: Option<NodeId>,
-    /// Whether a holder hands it to the preferred node as soon as that one stands by.
-    pub auto_failback: bool,
+    /// For how long the preferred node has to stand by before a holder hands it the group; `None` for never.
+    pub auto_failback: Option<Duration>,
     /// For how long a failure here keeps this node from the group; `None` until an operator clears it.
     pub failure_timeout: Option<Duration>,
     /// The links that are on an interface of its addresses, a bit each, by [`LinkId`](crate::id::LinkId).

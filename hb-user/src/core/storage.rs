@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use hb_ebpf::{epoch::Epoch, time::BootTime};
 
+use super::Aside;
 use crate::id::GroupId;
 
 /// Before what failed is tried again; twice as long each time,
@@ -27,6 +28,8 @@ pub enum Write {
     Voters(String),
     /// The epoch of a group that is promised without an end, or that none is.
     Vow(GroupId, Option<Epoch>),
+    /// Of which groups this node stands aside.
+    Aside(Aside),
 }
 
 /// Where something is stored.
@@ -35,6 +38,7 @@ enum Place {
     Generation,
     Voters,
     Vow(GroupId),
+    Aside,
 }
 
 impl Write {
@@ -43,6 +47,7 @@ impl Write {
             Self::Generation(_) => Place::Generation,
             Self::Voters(_) => Place::Voters,
             Self::Vow(group, _) => Place::Vow(*group),
+            Self::Aside(_) => Place::Aside,
         }
     }
 }
@@ -70,6 +75,10 @@ pub struct Storage {
     voters: Option<(String, bool)>,
     /// What is promised without an end, as stored and as wanted.
     vows: BTreeMap<GroupId, Vow>,
+    /// Of which groups this node stands aside, as stored and as wanted; `None` if it is being written or that
+    /// failed, and nobody knows.
+    stands_aside: Option<Aside>,
+    wants_aside: Aside,
     under_way: Option<(Write, BootTime)>,
     failures: BTreeMap<Place, Failure>,
     told_slow: bool,
@@ -91,9 +100,10 @@ struct Vow {
 }
 
 impl Storage {
-    /// A disk that holds this generation, 0 for none, and these promises without an end.
+    /// A disk that holds this generation, 0 for none, these promises without an end, and of which groups
+    /// this node stands aside.
     #[must_use]
-    pub fn new(generation: u32, vows: &BTreeMap<GroupId, Epoch>) -> Self {
+    pub fn new(generation: u32, vows: &BTreeMap<GroupId, Epoch>, aside: Aside) -> Self {
         let vow = |epoch: &Epoch| Vow { stored: Some(Some(*epoch)), wanted: Some(*epoch) };
         Self {
             generation,
@@ -101,6 +111,8 @@ impl Storage {
             begun_with: generation,
             voters: None,
             vows: vows.iter().map(|(group, epoch)| (*group, vow(epoch))).collect(),
+            stands_aside: Some(aside),
+            wants_aside: aside,
             under_way: None,
             failures: BTreeMap::new(),
             told_slow: false,
@@ -159,6 +171,17 @@ impl Storage {
         self.vows.get(&group).is_some_and(|vow| vow.wanted.is_some())
     }
 
+    /// Wants stored of which groups this node stands aside.
+    pub fn stand_aside(&mut self, aside: Aside) {
+        self.wants_aside = aside;
+    }
+
+    /// Returns of which groups this node stands aside, once what was wanted last is stored.
+    #[must_use]
+    pub fn aside(&self) -> Option<Aside> {
+        self.stands_aside.filter(|stored| *stored == self.wants_aside)
+    }
+
     fn want_vow(&mut self, group: GroupId, epoch: Option<Epoch>) {
         let none = Vow { stored: Some(None), wanted: None };
         self.vows.entry(group).or_insert(none).wanted = epoch;
@@ -174,6 +197,10 @@ impl Storage {
             self.failures.get(&write.place()).is_none_or(|failure| now >= failure.due)
         };
         let write = self.missing().find(is_due)?;
+        if let Write::Aside(_) = write {
+            // Until it is answered it may be there or not.
+            self.stands_aside = None;
+        }
         self.under_way = Some((write.clone(), now));
         Some(write)
     }
@@ -191,7 +218,8 @@ impl Storage {
         };
         let behind = self.wanted > self.generation;
         let generation = behind.then_some(Write::Generation(self.wanted));
-        vows(true).chain(voters).chain(generation).chain(vows(false))
+        let aside = self.aside().is_none().then_some(Write::Aside(self.wants_aside));
+        vows(true).chain(voters).chain(generation).chain(vows(false)).chain(aside)
     }
 
     /// Notes what came of the write under way; returns what is new about the disk.
@@ -204,6 +232,9 @@ impl Storage {
             && let Some(vow) = self.vows.get_mut(&group)
         {
             vow.stored = result.is_ok().then_some(epoch);
+        }
+        if let Write::Aside(aside) = write {
+            self.stands_aside = result.is_ok().then_some(aside);
         }
         if let Err(error) = result {
             let told = before.as_ref().is_some_and(|before| before.error == error);
@@ -220,7 +251,7 @@ impl Storage {
                     *stored |= *wanted == set;
                 }
             }
-            Write::Vow(..) => {}
+            Write::Vow(..) | Write::Aside(_) => {}
         }
         (before.is_some() || was_slow).then_some(News::Mended)
     }
@@ -260,7 +291,7 @@ mod tests {
     }
 
     fn fresh(generation: u32) -> Storage {
-        Storage::new(generation, &BTreeMap::new())
+        Storage::new(generation, &BTreeMap::new(), Aside::Nothing)
     }
 
     #[test]
@@ -288,6 +319,37 @@ mod tests {
         assert_eq!(storage.next(at(2)), Some(Write::Generation(4)));
         storage.done(Ok(()), at(3));
         assert_eq!((storage.keep(4), storage.keep(2)), (Some(4), Some(4)));
+    }
+
+    #[test]
+    fn a_node_stands_aside_once_that_is_stored_and_by_the_newest_wish() {
+        let mut storage = fresh(1);
+        assert_eq!(storage.aside(), Some(Aside::Nothing));
+        storage.stand_aside(Aside::All);
+        assert_eq!(storage.aside(), None);
+        assert_eq!(storage.next(at(0)), Some(Write::Aside(Aside::All)));
+        storage.stand_aside(Aside::Nothing);
+        assert_eq!(storage.aside(), None, "the other one may be there by now");
+        storage.stand_aside(Aside::Local);
+        assert_eq!(storage.done(Ok(()), at(1)), None);
+        assert_eq!(storage.aside(), None, "what is stored is an older wish");
+        assert_eq!(storage.next(at(1)), Some(Write::Aside(Aside::Local)));
+        storage.done(Ok(()), at(2));
+        assert_eq!((storage.aside(), storage.next(at(2))), (Some(Aside::Local), None));
+    }
+
+    #[test]
+    fn what_a_failed_write_left_of_it_nobody_knows() {
+        let mut storage = fresh(1);
+        storage.stand_aside(Aside::All);
+        assert!(storage.next(at(0)).is_some());
+        assert!(storage.done(Err("disk full".to_owned()), at(1)).is_some());
+        // It may be there all the same, after a restart.
+        storage.stand_aside(Aside::Nothing);
+        assert_eq!((storage.aside(), storage.next(at(1))), (None, None));
+        assert_eq!(storage.next(at(101)), Some(Write::Aside(Aside::Nothing)));
+        assert_eq!(storage.done(Ok(()), at(102)), Some(News::Mended));
+        assert_eq!(storage.aside(), Some(Aside::Nothing));
     }
 
     #[test]
@@ -387,7 +449,7 @@ mod tests {
     #[test]
     fn a_promise_without_an_end_is_stored_before_it_is_given_and_gone_after_it_ended() {
         let earlier = BTreeMap::from([(B, Epoch(7))]);
-        let mut storage = Storage::new(1, &earlier);
+        let mut storage = Storage::new(1, &earlier, Aside::Nothing);
         assert!(storage.vow(B, Epoch(7)) && storage.has_vow(B) && !storage.has_vow(A));
         storage.keep(5);
         assert!(!storage.vow(A, Epoch(8)));

@@ -7,7 +7,7 @@ use hb_ebpf::{
     wire::{Be64, GROUPS, GroupWord, Health, State},
 };
 
-use super::{Bounds, GroupSetup, Life, PeerFacts, ResourceBounds, Setup};
+use super::{Aside, Bounds, GroupSetup, Life, PeerFacts, ResourceBounds, Setup};
 use crate::id::{GroupId, NodeId};
 
 pub(crate) const A: NodeId = NodeId(1);
@@ -22,7 +22,7 @@ pub(crate) fn setup(me: NodeId) -> Setup {
         groups: vec![GroupSetup {
             id: GROUP,
             preferred: Some(A),
-            auto_failback: true,
+            auto_failback: Some(Duration::ZERO),
             failure_timeout: Some(second * 600),
             links: 1,
             resources: Some(ResourceBounds { start: second * 20, stop: second * 20, block: true }),
@@ -30,6 +30,7 @@ pub(crate) fn setup(me: NodeId) -> Setup {
         }],
         witness: None,
         promises: true,
+        aside: Aside::Nothing,
         bounds: Bounds {
             initdead: second * 10,
             seek: Duration::from_millis(10),

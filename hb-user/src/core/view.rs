@@ -9,6 +9,7 @@ use hb_ebpf::{
 use super::{
     Core,
     action::Reason,
+    aside::Aside,
     choose::{Choice, holder},
     facts::Life,
     group::Phase,
@@ -24,6 +25,8 @@ pub struct View {
     pub joined: bool,
     /// This daemon leaves in order.
     pub leaving: bool,
+    /// Of which groups it stands aside.
+    pub aside: Aside,
     /// The groups, in the order of the [`Setup`](super::Setup).
     pub groups: Vec<GroupView>,
     /// The peers, in the order of the [`Setup`](super::Setup).
@@ -49,6 +52,10 @@ pub struct GroupView {
     pub reason: Reason,
     /// When it did.
     pub since: BootTime,
+    /// To which node it moves back, and when, if that stands by until then.
+    pub goes_back: Option<(NodeId, BootTime)>,
+    /// An operator wants this node to stand aside of it.
+    pub aside: bool,
     /// Why this node does not hold it, or holds it and does not serve it; `None` while it serves it, takes it or
     /// gives it up.
     pub blocked: Option<Blocked>,
@@ -66,6 +73,8 @@ pub enum Blocked {
     /// An interface of its addresses does not carry anything, or no route leads out of it, or that was so
     /// a moment ago.
     NoPath(String),
+    /// An operator wants this node to stand aside, and not to take it.
+    Aside,
     /// This daemon leaves in order.
     Leaving,
     /// The configuration does not have it any more, or not as it is.
@@ -118,6 +127,7 @@ impl Core {
             _ if group.no_path(self.now).is_some() => {
                 group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))
             }
+            _ if group.is_aside() => Some(Blocked::Aside),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if barred.is_some() => barred.map(Blocked::Lacks),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
@@ -139,6 +149,8 @@ impl Core {
             epoch: holding.map_or(own.epoch, |standing| standing.epoch),
             reason: group.reason.clone(),
             since: group.since,
+            goes_back: group.goes_back(),
+            aside: group.is_aside(),
             blocked,
         }
     }

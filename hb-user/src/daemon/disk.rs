@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{Daemon, resources::describe};
 use crate::{
     config::Config,
+    control::Reply,
     core::storage::{News, Write},
     parting,
     state_dir::{StateDir, StateDirError},
@@ -112,6 +113,7 @@ fn store(state: &mut StateDir, group: Option<&str>, write: &Write) -> Result<(),
             // No group of this configuration.
             None => Ok(()),
         },
+        Write::Aside(aside) => state.store_aside(*aside),
     }
 }
 
@@ -119,6 +121,7 @@ impl Daemon {
     /// Goes on where something had to be stored first.
     pub(super) fn on_written(&mut self, written: Written) {
         self.steer(|controller, hands| controller.on_written(hands, written));
+        self.answer_asides();
     }
 
     pub(super) fn on_disk_news(&mut self, news: &News) {
@@ -134,6 +137,11 @@ impl Daemon {
         }
         let wait = format!("confirmed, and done once it is stored: {}", warning(news));
         self.answer_confirmations(|| Err(wait.clone()));
+        let wait = format!("done once it is stored: {}", warning(news));
+        for (_, reply) in self.asides.drain(..) {
+            // Who asked may have gone.
+            drop(reply.send(Reply::Error { message: wait.clone() }));
+        }
     }
 }
 

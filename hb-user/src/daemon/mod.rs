@@ -24,6 +24,7 @@ mod act;
 mod advice;
 mod agents;
 mod anew;
+mod aside;
 mod clean;
 mod defend;
 mod disk;
@@ -164,6 +165,9 @@ struct Daemon {
     leases: Leases,
     /// Operators who let a learner take part, and wait to hear that it does.
     confirmations: Vec<oneshot::Sender<Reply>>,
+    /// Operators who wait until it is stored of which groups this node stands aside, and what they are told
+    /// then.
+    asides: Vec<(String, oneshot::Sender<Reply>)>,
     fast: Fast,
     workers: Vec<Option<Worker>>,
     done: mpsc::UnboundedSender<Done>,

@@ -12,7 +12,7 @@ use hb_ebpf::{
 use super::{Daemon, pauses::News, resources::describe};
 use crate::{
     clock,
-    core::{Life, Phase, Reason, Transition},
+    core::{Aside, Life, Phase, Reason, Transition},
     id::NodeId,
     kernel::Counters,
 };
@@ -169,6 +169,13 @@ impl Daemon {
                 tracing::warn!("nothing arrives on any interface: look at cables and switch ports");
             }
             Transition::Isolated(false) => tracing::info!("packets arrive again"),
+            Transition::Aside(Aside::Nothing) => {
+                tracing::info!("stands aside no more: this node takes groups again");
+            }
+            Transition::Aside(aside) => tracing::warn!(
+                groups = %aside,
+                "stands aside: this node does not take these groups, not even when their holder dies"
+            ),
             Transition::Leaving => tracing::info!("leaving: handing over what is held"),
             Transition::LeftBehind { group, phase } => tracing::warn!(
                 group = self.group_name(*group),

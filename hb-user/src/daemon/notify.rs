@@ -98,6 +98,9 @@ impl Daemon {
                 self.event(Kind::Node, "isolated", "nothing arrives on any interface")
             }
             Transition::Isolated(false) => self.event(Kind::Node, "heard", "packets arrive again"),
+            Transition::Aside(aside) => {
+                self.event(Kind::Node, "aside", &format!("it stands aside of {aside}"))
+            }
             Transition::Leaving => self.event(Kind::Node, "leaving", "handing over what is held"),
             Transition::LeftBehind { group: id, phase } => {
                 group(id, "left_behind", &phase.to_string())

@@ -24,7 +24,7 @@ use crate::{
     clock,
     config::{Config, Group, Name, Require},
     control::Reply,
-    core::Input,
+    core::{Aside, Input},
     engine::controller::start,
     fast::{Effect, Rebind},
     id::GroupId,
@@ -355,7 +355,8 @@ impl Daemon {
         for peer in self.others() {
             self.look_at(peer);
         }
-        let setup = core_setup(&self.config, &self.local, &self.shared);
+        // The groups alone are told of.
+        let setup = core_setup(&self.config, &self.local, &self.shared, Aside::Nothing);
         self.feed(Input::Regrouped { groups: setup.groups });
         for group in self.groups() {
             self.tell_wishes(group);

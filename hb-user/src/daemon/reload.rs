@@ -216,7 +216,7 @@ impl Daemon {
         self.controller.feed(Input::Wishes {
             group: id,
             preferred: Some(group.preferred),
-            auto_failback: group.auto_failback && !self.unsettled.contains(&id),
+            auto_failback: group.auto_failback.filter(|_| !self.unsettled.contains(&id)),
             failure_timeout: group.failure_timeout,
             resources: resource_bounds(group),
             links: links_beside(&self.local, group),

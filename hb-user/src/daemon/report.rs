@@ -40,6 +40,7 @@ const fn reported(health: Health) -> GroupHealth {
         Health::Stopping => GroupHealth::Stopping,
         Health::Standby => GroupHealth::Standby,
         Health::NoPath => GroupHealth::NoPath,
+        Health::Aside => GroupHealth::Aside,
     }
 }
 
@@ -161,6 +162,7 @@ impl Daemon {
                 warnings.push(format!("{name} has {what} that this node does not have{holds}"));
             }
         }
+        warnings.extend(self.warn_of_asides());
         warnings.extend(self.is_retiming());
         warnings.extend(self.warn_of_strays());
         warnings.extend(self.warn_of_addresses());
@@ -407,6 +409,7 @@ impl Daemon {
                     watched: watched(resource),
                 })
                 .collect(),
+            aside: view.aside,
             reason: self.why(view),
             since_us_ago: micros(now, view.since),
         }
@@ -441,6 +444,11 @@ impl Daemon {
             )),
             Some(Blocked::Unfit(error)) => Some(format!("not able to serve: {error}")),
             Some(Blocked::NoPath(error)) => Some(format!("no path to the clients: {error}")),
+            Some(Blocked::Aside) => Some(
+                "this node stands aside, and does not take it even if no other node serves it: \
+                 `hb unstandby` on this node ends that"
+                    .to_owned(),
+            ),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
             Some(Blocked::Withdrawn) => Some("withdrawn by a reload".to_owned()),
             Some(Blocked::Joining) => Some(
@@ -471,8 +479,14 @@ impl Daemon {
             )),
             None => match view.phase {
                 Phase::Serving { .. } => {
-                    let error = self.paths.error(view.group)?;
-                    Some(format!("no path to the clients: {error}; no other node can take it"))
+                    if let Some(error) = self.paths.error(view.group) {
+                        return Some(format!(
+                            "no path to the clients: {error}; no other node can take it"
+                        ));
+                    }
+                    let (node, due) = view.goes_back?;
+                    let left = due.since(clock::now()).as_secs();
+                    Some(format!("moves back to {} in {left} s", self.node_name(node)))
                 }
                 phase => Some(format!("{phase}: {}", self.reason(&view.reason))),
             },

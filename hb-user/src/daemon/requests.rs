@@ -1,5 +1,7 @@
 //! What an operator asks of the daemon by its control socket.
 
+use std::time::Duration;
+
 use hb_ebpf::wire::Health;
 
 use tokio::sync::oneshot;
@@ -8,7 +10,7 @@ use super::{Daemon, report, resources::describe, survey::Host};
 use crate::{
     config::Group,
     control::{Command, Reply, Request},
-    core::{GroupView, Input, PeerFacts, Phase, choose::Standing},
+    core::{Aside, GroupView, Input, PeerFacts, Phase, choose::Standing},
     id::{GroupId, NodeId},
 };
 
@@ -37,6 +39,8 @@ impl Daemon {
             Request::Move { group, node } => self.move_group(&group, &node),
             Request::Confirm if self.controller.is_learner() => return self.confirm_learner(reply),
             Request::Confirm => self.absolve(),
+            Request::Standby { groups } => return self.stand_aside(groups.into(), reply),
+            Request::Unstandby => return self.stand_aside(Aside::Nothing, reply),
             Request::Stop => {
                 tracing::info!("asked to leave by the control socket");
                 self.stop();
@@ -66,7 +70,8 @@ impl Daemon {
     /// Moves a group that is served here, or says who has to be asked, or what is in the way.
     fn move_group(&mut self, name: &str, to: &str) -> Outcome {
         let group = self.group_named(name)?;
-        let (id, comes_back) = (group.id, group.auto_failback.then_some(group.preferred));
+        let (id, comes_back) =
+            (group.id, group.auto_failback.filter(Duration::is_zero).map(|_| group.preferred));
         let Some(node) = self.config.node(to).map(|node| node.id) else {
             let nodes: Vec<_> = self.config.nodes.iter().map(|node| node.name.as_str()).collect();
             return Err(format!("there is no node {to:?}; nodes: {}", nodes.join(", ")));
@@ -116,7 +121,12 @@ impl Daemon {
     }
 
     /// Tells whether `node` could take the group now, as far as is known here.
-    fn may_receive(&self, name: &str, group: GroupId, node: NodeId) -> Result<(), String> {
+    pub(super) fn may_receive(
+        &self,
+        name: &str,
+        group: GroupId,
+        node: NodeId,
+    ) -> Result<(), String> {
         let to = self.node_name(node);
         let peer = self.shared.peer(node);
         let facts = peer.map(|peer| PeerFacts::of(&peer, &self.fingerprints)).unwrap_or_default();
@@ -137,6 +147,9 @@ impl Daemon {
             (Health::NoPath, _) => {
                 "has no path to the clients, or did not have one a moment ago: `hb status` there says why"
                     .to_owned()
+            }
+            (Health::Aside, _) => {
+                format!("stands aside, as an operator wants it: `hb unstandby` on {to} ends that")
             }
             (Health::Starting, _) => "is starting, and does not stand by yet".to_owned(),
             (Health::Stopping, _) => format!("is still stopping {name}"),

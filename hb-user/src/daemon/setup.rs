@@ -6,7 +6,7 @@ use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
     config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource, StopFailure, Timeout},
-    core::{Bounds, GroupSetup, ResourceBounds, Setup},
+    core::{Aside, Bounds, GroupSetup, ResourceBounds, Setup},
     id::GroupId,
     kernel::Shared,
 };
@@ -50,7 +50,7 @@ pub(super) fn links_beside(local: &Local, group: &Group) -> u8 {
     beside.fold(0, |links, link| links | 1 << link.id.0)
 }
 
-pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Setup {
+pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared, aside: Aside) -> Setup {
     let groups = config.groups.iter().map(|group| GroupSetup {
         id: group.id,
         preferred: Some(group.preferred),
@@ -66,6 +66,7 @@ pub(super) fn core_setup(config: &Config, local: &Local, shared: &Shared) -> Set
         groups: groups.collect(),
         witness: local.witness.as_ref().map(|witness| witness.id),
         promises: config.cluster.policy != Policy::Available,
+        aside,
         bounds: Bounds {
             initdead: config.timers.initdead(),
             seek: match config.cluster.policy {

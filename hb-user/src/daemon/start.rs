@@ -102,6 +102,7 @@ fn assemble(
     log_lost: logging::Lost,
 ) -> Result<Daemon, StartError> {
     let Prepared { mut config, local, keys, interfaces, vips, stray } = prepared;
+    let aside = state.aside()?;
     let in_use = || StartError::InUse(pins.to_owned());
     let pins_lock = PinsLock::make(pins)?.ok_or_else(in_use)?;
     let mut kernel = Kernel::open(OBJECT, pins)?;
@@ -251,7 +252,7 @@ fn assemble(
     shared.stamp_controller(clock::now());
 
     let now = clock::now();
-    let core = Core::new(core_setup(&config, &local, &shared), now)?;
+    let core = Core::new(core_setup(&config, &local, &shared, aside), now)?;
     let holding = |group| held(&shared, GroupId(group as u8)).is_some();
     let resuming = std::array::from_fn(holding);
     let judge = match engine.0 {
@@ -291,7 +292,7 @@ fn assemble(
     let surveyor = Surveyor::start(background.clone(), place, gates, kernel.generic()?)
         .map_err(StartError::Cover)?;
 
-    let storage = Storage::new(state.generation()?, &vows);
+    let storage = Storage::new(state.generation()?, &vows, aside);
     let disk = Disk::start(state).map_err(StartError::Disk)?;
     let tick = config.timers.tick();
     let controller =
@@ -319,6 +320,7 @@ fn assemble(
         shared,
         leases,
         confirmations: Vec::new(),
+        asides: Vec::new(),
         fast,
         workers,
         done,

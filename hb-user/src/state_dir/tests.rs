@@ -82,6 +82,27 @@ fn corrupt_files_are_refused_and_kept() {
 }
 
 #[test]
+fn a_node_stands_aside_after_a_restart_and_a_damaged_word_is_refused() {
+    let parent = parent();
+    let file = parent.path().join("aside");
+    assert_eq!(StateDir::open(parent.path()).unwrap().aside().unwrap(), Aside::Nothing);
+    for aside in Aside::EVERY {
+        StateDir::open(parent.path()).unwrap().store_aside(aside).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("{}\n", aside.as_str()));
+        assert_eq!(StateDir::open(parent.path()).unwrap().aside().unwrap(), aside);
+    }
+    for content in ["", "\n", "al", "all\n\n", "all local", "ALL", "1", "\u{fffd}"] {
+        fs::write(&file, content).unwrap();
+        let error = StateDir::open(parent.path()).unwrap().aside().unwrap_err();
+        assert!(matches!(error, StateDirError::CorruptAside { .. }), "{content:?}: {error}");
+        let error = error.to_string();
+        assert!(error.contains(&format!("aside holds {content:?}")), "{error}");
+        assert!(error.contains("hb standby"), "{error}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), content);
+    }
+}
+
+#[test]
 fn the_last_number_is_the_last() {
     let parent = parent();
     let mut dir = StateDir::open(parent.path()).unwrap();

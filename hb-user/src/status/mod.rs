@@ -338,6 +338,9 @@ pub struct GroupStatus {
     pub resources: Vec<ResourceStatus>,
     /// Why it does not run here, or anywhere.
     pub reason: Option<String>,
+    /// An operator wants this node to stand aside of it (`hb standby`).
+    #[serde(default)]
+    pub aside: bool,
     /// How long holder and state have been so.
     pub since_us_ago: u64,
 }
@@ -385,6 +388,8 @@ pub enum GroupHealth {
     Standby,
     /// An interface of its addresses is not there, is down or has no carrier.
     NoPath,
+    /// Able to take it, and not to: an operator wants that node to stand aside.
+    Aside,
 }
 
 impl GroupHealth {
@@ -398,6 +403,7 @@ impl GroupHealth {
             Self::Stopping => "stopping",
             Self::Standby => "standby",
             Self::NoPath => "no-path",
+            Self::Aside => "aside",
         }
     }
 }

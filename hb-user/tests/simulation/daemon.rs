@@ -17,7 +17,7 @@ use hb_ebpf::{
 };
 use hb_user::{
     core::{
-        Action, Core, Input, Phase, Transition,
+        Action, Aside, Core, Input, Phase, Transition,
         storage::{Storage, Write},
     },
     engine::controller::{
@@ -46,6 +46,8 @@ pub(crate) struct Disk {
     pub(crate) voters: Option<String>,
     /// Per group, the epoch promised without an end.
     pub(crate) vows: Vec<Option<Epoch>>,
+    /// Of which groups the node stands aside.
+    pub(crate) aside: Aside,
     /// When what was promised has run out, by the clock of this boot.
     pub(crate) parted: Option<u64>,
 }
@@ -56,6 +58,7 @@ impl Disk {
             Write::Generation(generation) => self.generation = self.generation.max(*generation),
             Write::Voters(set) => self.voters = Some(set.clone()),
             Write::Vow(group, epoch) => self.vows[usize::from(group.0)] = *epoch,
+            Write::Aside(aside) => self.aside = *aside,
         }
     }
 }
@@ -245,8 +248,9 @@ impl Daemon {
             (record.state() == State::Holding).then_some(Epoch(record.epoch))
         };
         let controller = Controller::new(controller::Begin {
-            core: Core::new(plan.setup(me, held), BootTime(now)).expect("a usable setup"),
-            storage: Storage::new(disk.generation, &disk.vows()),
+            core: Core::new(plan.setup(me, disk.aside, held), BootTime(now))
+                .expect("a usable setup"),
+            storage: Storage::new(disk.generation, &disk.vows(), disk.aside),
             tick: span(TICK),
             learner,
             new_voters: life.new_voters.clone(),
@@ -333,6 +337,9 @@ impl Daemon {
             match request {
                 Input::Stop => self.controller.stop(),
                 Input::Gated { result, .. } => self.on_gated(machine, &result),
+                Input::Aside(aside) => {
+                    self.steer(machine, |controller, world| controller.stand_aside(world, aside));
+                }
                 input => self.controller.feed(input),
             }
             exits = self.act(machine);

@@ -1,7 +1,7 @@
 //! One machine: its clock, its disk, what runs on it, and what is wrong with it.
 
-use hb_ebpf::epoch::Epoch;
-use hb_user::core::Phase;
+use hb_ebpf::{epoch::Epoch, wire::State};
+use hb_user::core::{Aside, Phase};
 
 use crate::{
     clock::Clock,
@@ -61,6 +61,10 @@ pub(crate) struct Host {
     /// The daemon passed another node over for the group: it hands nothing to that one before that
     /// one changes.
     pub(crate) passed_over: Vec<bool>,
+    /// What the operator wants, and the groups that the daemon must not take therefore: it had nothing of them
+    /// since it stands aside.
+    pub(crate) wants_aside: Aside,
+    pub(crate) bars: Vec<bool>,
     pub(crate) fail_starts: bool,
     pub(crate) fail_stops: bool,
     pub(crate) fail_cleans: bool,
@@ -80,6 +84,20 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// Takes note of the groups of which a daemon stands aside by now.
+    pub(crate) fn note_aside(&mut self) {
+        let asks = [self.wants_aside, self.disk.aside].iter().any(|aside| *aside != Aside::Nothing);
+        let views =
+            self.daemon.as_ref().filter(|_| asks).map(|daemon| daemon.controller.core().view());
+        let Some((view, kernel)) = views.zip(self.kernel.as_ref()) else {
+            return self.bars.fill(false);
+        };
+        for ((bar, group), record) in self.bars.iter_mut().zip(view.groups).zip(&kernel.records) {
+            let has = matches!(record.state(), State::Holding | State::Seeking);
+            *bar = group.aside && (*bar || (group.phase.is_apart() && !has));
+        }
+    }
+
     pub(crate) fn new(plan: &Plan, clock: Clock) -> Self {
         Self {
             clock,
@@ -103,6 +121,8 @@ impl Host {
             fast_at: u64::MAX,
             main_at: u64::MAX,
             lanes: vec![0; plan.groups],
+            wants_aside: Aside::Nothing,
+            bars: vec![false; plan.groups],
             runs: vec![false; plan.groups],
             partings: vec![Parting::None; plan.groups],
             timers: vec![0; plan.cluster.machines() - 1],

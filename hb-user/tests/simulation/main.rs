@@ -79,6 +79,7 @@ fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
     assert!(chosen() || (stats.lapses > 0 && stats.regained > 0 && stats.vain > 0), "{stats:?}");
     assert!(chosen() || (stats.hung > 0 && stats.partial > 0), "{stats:?}");
     assert!(chosen() || (stats.lost > 0 && stats.restored > 0), "{stats:?}");
+    assert!(chosen() || (stats.asides > 0 && stats.given_aside > 0), "{stats:?}");
 }
 
 #[test]
@@ -159,6 +160,8 @@ found! {
         Witness, mutants::ToldFirst, "which is not stored", 400;
     a_write_that_failed_and_is_believed:
         Witness, mutants::BelievesAnyWrite, "which is not stored", 2000;
+    a_node_that_stands_aside_before_that_is_stored:
+        Witness, mutants::BelievesAnyWrite, "stands aside by what is not stored", 4000;
     a_promise_without_an_end_before_it_is_stored:
         Safe, mutants::VowsFirst, "promises without an end what is not stored", 400;
     a_promise_taken_off_the_disk_while_it_binds:

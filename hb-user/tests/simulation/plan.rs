@@ -10,7 +10,7 @@ use hb_ebpf::{
     wire::GROUPS,
 };
 use hb_user::{
-    core::{Bounds, GroupSetup, ResourceBounds, Setup},
+    core::{Aside, Bounds, GroupSetup, ResourceBounds, Setup},
     engine::takeover::Rule,
     id::{GroupId, NodeId},
 };
@@ -84,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) groups: usize,
     preferred: Option<NodeId>,
     pub(crate) auto_failback: bool,
+    /// For how long the preferred node stands by before it is given a group back.
+    pub(crate) failback_ms: u64,
     pub(crate) resources: bool,
     /// Addresses of each group; whether all are needed, and whether they are up where it is not held.
     pub(crate) vips: usize,
@@ -114,6 +116,7 @@ impl Plan {
             groups: if rng.chance(250) { 2 } else { 1 },
             preferred,
             auto_failback: preferred.is_some() && rng.chance(500),
+            failback_ms: 0,
             resources: rng.chance(600),
             vips: rng.within(1, 3) as usize,
             all: rng.chance(400),
@@ -184,12 +187,17 @@ impl Plan {
         }
     }
 
-    pub(crate) fn setup(&self, me: usize, resumed: impl Fn(GroupId) -> Option<Epoch>) -> Setup {
+    pub(crate) fn setup(
+        &self,
+        me: usize,
+        aside: Aside,
+        resumed: impl Fn(GroupId) -> Option<Epoch>,
+    ) -> Setup {
         let bound = |ms| Duration::from_millis(ms);
         let groups = (0..self.groups).map(|group| GroupSetup {
             id: GroupId(group as u8),
             preferred: self.preferred,
-            auto_failback: self.auto_failback,
+            auto_failback: self.auto_failback.then(|| bound(self.failback_ms)),
             failure_timeout: Some(bound(250)),
             links: 1,
             resources: self.resources.then_some(ResourceBounds {
@@ -206,6 +214,7 @@ impl Plan {
             groups: groups.collect(),
             witness: (self.cluster == Cluster::Witness).then(|| id(self.cluster.nodes())),
             promises: policy != Policy::Available,
+            aside,
             bounds: Bounds {
                 initdead: Duration::from_nanos(INITDEAD),
                 seek: match policy {
@@ -237,7 +246,15 @@ impl Plan {
         // Addresses and resources that fail are given up within 100 ms each and tried again; a node
         // that starts is waited for, and then passed over.
         let effects = 10 * 100 * MS;
-        amnesia + 3 * INITDEAD + 2 * promise + 8 * SEEK + effects + fences + SLOW_DISK + HOLD_DOWN
+        amnesia
+            + 3 * INITDEAD
+            + 2 * promise
+            + 8 * SEEK
+            + effects
+            + fences
+            + SLOW_DISK
+            + HOLD_DOWN
+            + self.failback_ms * MS
     }
 }
 

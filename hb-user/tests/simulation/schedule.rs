@@ -1,5 +1,7 @@
 //! Which faults, when.
 
+use hb_user::core::Aside;
+
 use crate::{
     daemon::Strike,
     network::Trouble,
@@ -41,6 +43,11 @@ pub(crate) enum Fault {
     Move {
         group: usize,
         to: usize,
+    },
+    /// The operator wants a node to stand aside.
+    Aside {
+        host: usize,
+        aside: Aside,
     },
     /// A resource that ran fails.
     Fail {
@@ -161,6 +168,19 @@ pub(crate) fn draw(rng: &mut Rng, plan: &Plan) -> Schedule {
         Scheduled { fault: draw_fault(rng, plan), begin, end }
     });
     Schedule { faults: faults.collect() }
+}
+
+/// Adds a node that stands aside for a while, to one in eight runs: from numbers of its own, so that every
+/// other fault is what it is without.
+pub(crate) fn add_aside(rng: &mut Rng, plan: &Plan, schedule: &mut Schedule) {
+    if !rng.chance(125) {
+        return;
+    }
+    let host = rng.index(plan.cluster.nodes());
+    let aside = [Aside::All, Aside::Local, Aside::Foreign][rng.index(3)];
+    let begin = rng.within(50 * MS, 500 * MS);
+    let end = begin + rng.within(MS, 900 * MS);
+    schedule.faults.push(Scheduled { fault: Fault::Aside { host, aside }, begin, end });
 }
 
 fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {

@@ -1,6 +1,6 @@
 //! What the seeds led to, to see that they reach what they are for.
 
-use hb_user::core::{Phase, Reason, Transition};
+use hb_user::core::{Aside, Phase, Reason, Transition};
 
 use crate::fast::Counts;
 
@@ -33,6 +33,9 @@ pub(crate) struct Stats {
     /// Daemons and machines that ended in the middle of something.
     pub(crate) struck: u64,
     pub(crate) struck_starting: u64,
+    /// Nodes that stood aside, and groups that they handed over therefore.
+    pub(crate) asides: u64,
+    pub(crate) given_aside: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -46,7 +49,13 @@ impl Stats {
             Transition::NoMajority { .. } => stats.vain += 1,
             Transition::Failed { .. } => stats.failures += 1,
             Transition::Blocked { .. } => stats.blocked += 1,
+            Transition::Aside(aside) => stats.asides += u64::from(*aside != Aside::Nothing),
             Transition::Group { to: Phase::Released { .. }, .. } => stats.releases += 1,
+            Transition::Group {
+                to: Phase::Dropping { .. } | Phase::Stopping { .. },
+                reason: Reason::Aside,
+                ..
+            } => stats.given_aside += 1,
             Transition::Group { to: Phase::Seeking, reason, .. } => {
                 let armed = matches!(
                     reason,
@@ -84,6 +93,8 @@ impl Stats {
         self.partial += other.partial;
         self.lost += other.lost;
         self.restored += other.restored;
+        self.asides += other.asides;
+        self.given_aside += other.given_aside;
         self.struck += other.struck;
         self.struck_starting += other.struck_starting;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);

@@ -27,7 +27,7 @@ use crate::{
     network::Network,
     plan::{Cluster, MS, Plan, index},
     rng::Rng,
-    schedule::{Schedule, draw},
+    schedule::{Schedule, add_aside, draw},
     stats::Stats,
 };
 
@@ -87,7 +87,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(cluster: Cluster, seed: u64, bent: Bent, trace: bool) -> Self {
-        let mut rng = Rng::new(seed.wrapping_mul(4).wrapping_add(cluster as u64));
+        let seed = seed.wrapping_mul(4).wrapping_add(cluster as u64);
+        let mut rng = Rng::new(seed);
         let mut plan = Plan::draw(cluster, &mut rng);
         // Else the gates close at the first frames.
         plan.watches_clocks = !matches!(bent, Bent::Clocks);
@@ -109,7 +110,13 @@ impl World {
             Host::new(&plan, Clock::new(0, local, rate))
         });
         let hosts: Vec<_> = hosts.collect();
-        let schedule = draw(&mut rng, &plan);
+        let mut schedule = draw(&mut rng, &plan);
+        let mut others = Rng::new(!seed);
+        add_aside(&mut others, &plan, &mut schedule);
+        // A third of those that move back at all wait for it.
+        if others.chance(333) {
+            plan.failback_ms = others.within(1, 200);
+        }
         let mut world = Self {
             judge: Judge::new(machines, plan.groups),
             network: Network::new(machines),
@@ -175,6 +182,12 @@ impl World {
         self.stats.holders += seen.opened.len() as u64;
         self.stats.residues += seen.residues;
         for (host, group, epoch) in seen.opened {
+            if self.hosts[host].daemon.is_some() && self.hosts[host].bars[group] {
+                return Err(format!(
+                    "machine {} stands aside of group {group}, and takes it",
+                    host + 1
+                ));
+            }
             self.note(host, || format!("gate of group {group} is open at {:x}", epoch.0));
         }
         Ok(())
@@ -377,6 +390,12 @@ impl World {
         if let Some(wrong) = daemon.auditor.take() {
             self.wrong = Some(format!("machine {} {wrong}", at + 1));
         }
+        let unstored = daemon.controller.storage().aside().is_some_and(|aside| {
+            aside != machine.disk.aside || aside != daemon.controller.core().view().aside
+        });
+        if unstored {
+            self.wrong = Some(format!("machine {} stands aside by what is not stored", at + 1));
+        }
         let commands = !daemon.fast.commands.is_empty();
         let (work, logs) = (std::mem::take(&mut daemon.work), std::mem::take(&mut daemon.logs));
         for transition in logs {
@@ -397,6 +416,7 @@ impl World {
         for work in work {
             self.begin_work(at, work);
         }
+        self.hosts[at].note_aside();
         let struck = self.hosts[at].strike.filter(|strike| strike.calls == 0);
         let Some(due) = due.filter(|_| struck.is_none()) else {
             return self.end_daemon(at, struck);

@@ -32,7 +32,7 @@ pub(super) fn groups(
     root: &Section<'_>,
     nodes: &Nodes,
     links: &[Link],
-    auto_failback: Option<bool>,
+    auto_failback: Option<Option<Duration>>,
     gate: Option<GateMode>,
 ) -> Vec<Group> {
     let sections = root.sections("group", "[[group]]");
@@ -109,7 +109,7 @@ fn group(
     id: GroupId,
     name: Option<Name>,
     nodes: &Nodes,
-    auto_failback: Option<bool>,
+    auto_failback: Option<Option<Duration>>,
     gate: Option<GateMode>,
 ) -> ReadGroup {
     let preferred = match section.text("preferred") {
@@ -117,7 +117,7 @@ fn group(
         None => nodes.complete.iter().map(|node| node.id).min(),
     };
     let auto_failback = match section.has("auto_failback") {
-        Some(_) => section.boolean("auto_failback"),
+        Some(_) => section.failback("auto_failback"),
         None => auto_failback,
     };
     let failure_timeout = match section.has("failure_timeout") {

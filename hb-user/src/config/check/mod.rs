@@ -160,7 +160,7 @@ fn check_socket(section: &Section<'_>, path: &Path, position: Position) {
 }
 
 /// Returns the timers, and whether groups fail back unless they say otherwise.
-fn timers(section: Section<'_>) -> (Option<Timers>, Option<bool>) {
+fn timers(section: Section<'_>) -> (Option<Timers>, Option<Option<Duration>>) {
     let interval_key = match (section.has("interval"), section.has("keepalive")) {
         (Some(_), Some(position)) => {
             let message = "keepalive is another word for interval, which is given as well; \
@@ -183,10 +183,10 @@ fn timers(section: Section<'_>) -> (Option<Timers>, Option<bool>) {
     let doubt_max = section.duration("doubt_max");
     if section.has("auto_failback").is_none() {
         let hint = "say whether groups move back to the preferred node when it returns: \
-                    auto_failback = true or false";
+                    auto_failback = true, false or such as \"after 5m\"";
         section.missing("auto_failback", hint);
     }
-    let auto_failback = section.boolean("auto_failback");
+    let auto_failback = section.failback("auto_failback");
 
     let mut timers = None;
     if let (Some(interval), Some(deadtime)) = (interval, deadtime) {

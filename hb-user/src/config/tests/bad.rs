@@ -153,6 +153,14 @@ fn timers() {
             "controller_deadtime 1us is outside 1ms to 24h",
         ),
         case("auto_failback = true", "auto_failback = \"on\"", "auto", "neither true nor false"),
+        case("auto_failback = true", "auto_failback = 5", "auto", "nor such as \"after 5m\""),
+        case("auto_failback = true", "auto_failback = \"after \"", "auto", "auto_failback: "),
+        case(
+            "auto_failback = true",
+            "auto_failback = \"after 0s\"",
+            "auto",
+            "\"after 0s\" is out of range; give 1s to 720h",
+        ),
         case(
             "preferred = \"b\"",
             "preferred = \"b\"\nwarm_addresses = 1",

@@ -27,6 +27,12 @@ fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
         ("auto_failback = false", "auto_failback = true", "group.db.auto_failback", Way::Live),
         ("auto_failback = true", "auto_failback = false", "group.web.auto_failback", Way::Live),
         (
+            "auto_failback = true",
+            "auto_failback = \"after 5m\"",
+            "group.web.auto_failback",
+            Way::Live,
+        ),
+        (
             "auto_failback = false",
             "auto_failback = false\nfailure_timeout = \"1m\"",
             "group.db.failure_timeout",

@@ -115,7 +115,8 @@ impl Group {
     pub(super) fn forget_failure(&mut self, around: &Around, out: &mut Vec<Action>) {
         let [forgotten, retried] = self.failures.due(self.setup.failure_timeout);
         let over = |due: Option<BootTime>| due.is_some_and(|due| due <= around.now);
-        let nobody = around.choice == Choice::Nobody && around.joined && !around.leaving;
+        let nobody =
+            around.choice == Choice::Nobody && around.joined && !around.leaving && !self.is_aside();
         let alone = nobody && over(retried);
         if !alone && !over(forgotten) {
             return;

@@ -38,6 +38,8 @@
 //!   serve hears more for longer than it may lag behind, and until this one hears again or there is no such node.
 //! - `Starting`, `Serving`: where that is so and a peer stands by: `Stopping`, or
 //!   `Dropping` with Release to it. Without such a peer it goes on.
+//! - `Starting`, `Serving`: where the operator wants this node to stand aside and a peer stands by: likewise.
+//!   `Idle`, `Released`: nothing is sought then, and every node is told so.
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
 //! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
 //!   makes it `Stopping`.
@@ -82,6 +84,7 @@ use failure::Failures;
 
 use super::{
     action::{Action, Reason, Transition},
+    aside::Aside,
     choose::{Choice, Standing},
     evidence::Evidence,
     facts::{RecordFacts, RecordState},
@@ -172,6 +175,8 @@ pub(super) struct Group {
     placed: Option<Placed>,
     /// The configuration does not have it any more, or not as it is.
     pub(super) withdrawn: bool,
+    /// Of which groups this node stands aside.
+    pub(super) aside: Aside,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
     /// What the record says.
@@ -189,6 +194,8 @@ pub(super) struct Group {
     vain: u32,
     /// The epoch for which a fence is under way.
     fencing: Option<Epoch>,
+    /// The preferred node, and since when it stands by, where the group is to move back to it.
+    home: Option<(NodeId, BootTime)>,
     /// Where the operator wants it.
     pub(super) moving: Option<NodeId>,
     /// To whom it is given up.
@@ -247,6 +254,7 @@ impl Group {
             isolated: false,
             placed: None,
             withdrawn: false,
+            aside: Aside::Nothing,
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,
@@ -255,6 +263,7 @@ impl Group {
             pause_until: BootTime::NEVER,
             vain: 0,
             fencing: None,
+            home: None,
             moving: None,
             heir: None,
             rank,
@@ -307,6 +316,17 @@ impl Group {
             return Health::NoPath;
         }
         match self.phase {
+            // Said from the start, so that nobody waits for this node.
+            Phase::Idle | Phase::Released { .. } | Phase::Seeking
+                if self.is_aside() && !leaving && self.record.held().is_none() =>
+            {
+                Health::Aside
+            }
+            Phase::Yielding { .. } | Phase::Clearing
+                if self.is_aside() && self.reason == Reason::Leftover =>
+            {
+                Health::Aside
+            }
             // It is still this node's turn, and every node has to see that.
             Phase::Seeking if self.record.held().is_none() => Health::Standby,
             Phase::Resuming { .. } | Phase::Seeking | Phase::Starting { .. } => Health::Starting,
@@ -334,6 +354,26 @@ impl Group {
             (Phase::Seeking, None) => (State::Seeking, self.record.newest),
             (_, None) => (State::Idle, self.record.newest),
         }
+    }
+
+    /// Takes note of which node the group is to move back to.
+    fn note_home(&mut self, around: &Around) {
+        self.home = around.failback.map(|node| match self.home {
+            Some(known) if known.0 == node => known,
+            _ => (node, around.now),
+        });
+    }
+
+    /// Returns to which node the group moves back, and when, if it is served here until then.
+    pub(super) fn goes_back(&self) -> Option<(NodeId, BootTime)> {
+        let serves = matches!(self.phase, Phase::Serving { .. });
+        let (node, since) = self.home.filter(|_| serves)?;
+        Some((node, since.after(self.setup.auto_failback?)))
+    }
+
+    /// Tells whether the operator wants this node to stand aside of the group.
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.covers(self.setup.preferred == Some(self.me))
     }
 
     /// Tells whether this node knows enough to take the group, and its record may take part.
@@ -376,6 +416,7 @@ impl Group {
             outdone,
             self.route_counts(),
             self.tell_due,
+            self.goes_back().map(|(_, due)| due),
         ];
         let all = all.into_iter().flatten();
         all.filter(|due| *due > now).min()

@@ -25,6 +25,7 @@ impl Group {
         if around.joined || around.rival.is_some() {
             self.ready = true;
         }
+        self.note_home(around);
         self.weigh_path(around.now, out);
         if self.tell_due.is_some_and(|due| due <= around.now) {
             self.carried_again(around.now, out);
@@ -237,13 +238,18 @@ impl Group {
             self.heir = Some(heir);
             return self.release(epoch, reason, now, out);
         }
-        match (self.phase, around.failback, around.moved) {
+        if let (true, Some(heir), true) = (self.is_aside(), around.successor, up) {
+            self.heir = Some(heir);
+            return self.release(epoch, Reason::Aside, now, out);
+        }
+        let failback = self.goes_back().filter(|(_, due)| *due <= now);
+        match (self.phase, failback, around.moved) {
             (Phase::Serving { .. }, _, Some(node)) => {
                 self.moving = None;
                 self.heir = Some(node);
                 self.release(epoch, Reason::Moved(node), now, out);
             }
-            (Phase::Serving { .. }, Some(node), None) => {
+            (Phase::Serving { .. }, Some((node, _)), None) => {
                 self.heir = Some(node);
                 self.release(epoch, Reason::Failback(node), now, out);
             }

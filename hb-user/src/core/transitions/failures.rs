@@ -132,7 +132,7 @@ fn blocks(block: bool) -> Input {
     Input::Wishes {
         group: GROUP,
         preferred: Some(A),
-        auto_failback: false,
+        auto_failback: None,
         failure_timeout: Some(SECOND * 600),
         resources: Some(resources),
         links: 0,
@@ -319,7 +319,7 @@ fn without_a_timeout_only_a_node_that_is_alone_forgets() {
     let wishes = Input::Wishes {
         group: GROUP,
         preferred: Some(A),
-        auto_failback: false,
+        auto_failback: None,
         failure_timeout: None,
         resources: None,
         links: 0,

@@ -3,6 +3,7 @@
 //! The core runs beside a real record of the kernel half, which its actions change and whose state
 //! it is told, as the daemon does it.
 
+mod aside;
 mod failures;
 mod paths;
 mod regroup;
@@ -23,7 +24,7 @@ use hb_ebpf::{
 };
 
 use super::{
-    Action, Core, Input, Life, PeerFacts, Phase, RecordFacts,
+    Action, Aside, Core, Input, Life, PeerFacts, Phase, RecordFacts,
     testing::{A, B, GROUP, facts, setup},
 };
 use crate::id::{GroupId, NodeId};
@@ -357,6 +358,8 @@ fn inputs(bench: &Bench) -> Vec<Input> {
         Input::Withdrawn { groups: vec![UNKNOWN] },
         Input::Regrouped { groups: setup(me).groups },
         Input::Stop,
+        Input::Aside(Aside::All),
+        Input::Aside(Aside::Nothing),
         Input::Clear { group: GROUP },
         Input::Clear { group: UNKNOWN },
     ];

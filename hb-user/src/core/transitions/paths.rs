@@ -396,6 +396,7 @@ fn where_both_hear_as_little_or_nobody_can_serve_the_holder_goes_on() {
         placed_so(standby(), Standing::UNREACHED),
         placed_so(unable(Health::NoPath), Standing::NO_PATH),
         unable(Health::Failed),
+        unable(Health::Aside),
         dead(standby()),
         PeerFacts { controller_dead: true, ..standby() },
         PeerFacts { leaving: true, ..standby() },

@@ -1,5 +1,7 @@
 //! Courses of events that one phase alone does not show.
 
+use std::time::Duration;
+
 use hb_ebpf::{
     epoch::Epoch,
     lease::Policy,
@@ -41,10 +43,10 @@ fn the_holder_dies_and_the_group_is_sought_taken_and_started() {
 #[test]
 fn other_wishes_count_at_once_and_move_a_group_that_serves() {
     let (mut bench, holder) = standing_by(Policy::Available);
-    let wishes = |preferred, auto_failback| Input::Wishes {
+    let wishes = |preferred, back: bool| Input::Wishes {
         group: GROUP,
         preferred: Some(preferred),
-        auto_failback,
+        auto_failback: back.then_some(Duration::ZERO),
         failure_timeout: None,
         resources: None,
         links: 0,
@@ -198,7 +200,7 @@ fn a_lease_that_runs_out_is_said_and_given_way_to_only_after_a_promise() {
     bench.look();
     bench.drain();
     assert_eq!(bench.phase(), Phase::Serving { epoch }, "it may run again");
-    bench.now = bench.now.after(std::time::Duration::from_millis(10));
+    bench.now = bench.now.after(Duration::from_millis(10));
     bench.look();
     bench.drain();
     assert!(matches!(bench.phase(), Phase::Yielding { .. }), "{:?}", bench.phase());
@@ -234,7 +236,7 @@ fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
     let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
     op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
     assert_eq!(order.code, op::WAIT, "its last packets may still leave");
-    bench.now = bench.now.after(std::time::Duration::from_millis(1));
+    bench.now = bench.now.after(Duration::from_millis(1));
     let mut order = Order { epoch: epoch.0, ..Order::new(Op::Fenced, 0) };
     op::apply(&mut order, &mut bench.record, &bench.terms, bench.now.0);
     assert_eq!(order.code, op::DONE);
@@ -464,4 +466,51 @@ fn a_holder_whose_gate_does_not_stand_first_gives_the_group_away() {
     assert_eq!(health(&bench), Health::Failed);
     bench.give(gated(Ok(())));
     assert_eq!(health(&bench), Health::Standby);
+}
+
+/// Node b serves what prefers a, which comes back and goes again.
+#[test]
+fn the_preferred_node_gets_a_group_back_once_it_stood_by_for_long_enough() {
+    let (mut bench, holder) = standing_by(Policy::Available);
+    bench.give(Input::Wishes {
+        group: GROUP,
+        preferred: Some(A),
+        auto_failback: Some(Duration::from_secs(300)),
+        failure_timeout: None,
+        resources: None,
+        links: 0,
+    });
+    bench.give(peer(A, dead(holder)));
+    let epoch = bench.epoch();
+    bench.give(took(epoch, Ok(())));
+    let back = |incarnation| PeerFacts { incarnation, ..facts(State::Idle, Health::Standby, NONE) };
+    let pass = |bench: &mut Bench, seconds: u64| {
+        bench.now = BootTime(bench.now.0 + seconds * 1_000_000_000);
+        bench.core.handle_timeout(bench.now);
+        bench.drain()
+    };
+    for (incarnation, gone) in [
+        (2, dead(back(2))),
+        (3, facts(State::Idle, Health::Failed, NONE)),
+        (4, facts(State::Idle, Health::Aside, NONE)),
+    ] {
+        bench.give(peer(A, back(incarnation)));
+        pass(&mut bench, 299);
+        bench.give(peer(A, gone));
+        pass(&mut bench, 299);
+        assert_eq!(bench.phase(), Phase::Serving { epoch }, "{gone:?}");
+    }
+    bench.give(peer(A, back(5)));
+    let since = bench.now;
+    pass(&mut bench, 299);
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+    assert_eq!(
+        bench.core.view().groups[0].goes_back,
+        Some((A, since.after(Duration::from_secs(300))))
+    );
+    while let Phase::Serving { .. } = bench.phase() {
+        bench.wait().unwrap();
+    }
+    assert_eq!(bench.now, since.after(Duration::from_secs(300)));
+    assert!(matches!(bench.phase(), Phase::Dropping { .. }));
 }

@@ -39,7 +39,7 @@ pub use world::{Sweep, World};
 
 use crate::{
     core::{
-        Action, Core, Input, RecordState, Transition,
+        Action, Aside, Core, Input, RecordState, Transition,
         storage::{self, Storage},
     },
     id::{GroupId, NodeId},
@@ -110,6 +110,8 @@ pub struct Controller {
     stopping: bool,
     learner: bool,
     new_voters: Option<String>,
+    /// Of which groups the core was told to stand aside.
+    aside: Aside,
     /// An operator let a learner take part.
     confirmed: bool,
     /// There is no generation left, which was said.
@@ -134,6 +136,7 @@ impl Controller {
     #[must_use]
     pub fn new(begin: Begin) -> Self {
         let Begin { core, storage, tick, learner, new_voters, now } = begin;
+        let aside = core.view().aside;
         Self {
             core,
             inputs: VecDeque::new(),
@@ -144,6 +147,7 @@ impl Controller {
             stopping: false,
             learner,
             new_voters,
+            aside,
             confirmed: false,
             used_up: false,
             seen: Default::default(),
@@ -201,6 +205,12 @@ impl Controller {
     /// Puts an input in the queue that [`next`](Self::next) empties.
     pub fn feed(&mut self, input: Input) {
         self.inputs.push_back(input);
+    }
+
+    /// Stands aside of these groups, and of no others, once that is stored.
+    pub fn stand_aside(&mut self, world: &mut impl World, aside: Aside) {
+        self.storage.stand_aside(aside);
+        self.store(world);
     }
 
     /// Leaves in order.

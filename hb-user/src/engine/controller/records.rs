@@ -6,7 +6,7 @@ use hb_ebpf::lease::{
 };
 
 use super::{Controller, News, World, observe::is_heard};
-use crate::id::GroupId;
+use crate::{core::Input, id::GroupId};
 
 impl Controller {
     /// Asks for a change of a record, and tells the core what it is then. Returns whether it was
@@ -48,6 +48,10 @@ impl Controller {
     /// Goes on where something had to be stored first.
     pub fn on_written(&mut self, world: &mut impl World, written: Result<(), String>) {
         self.news.extend(self.storage.done(written, world.now()).map(News::Disk));
+        if let Some(aside) = self.storage.aside().filter(|aside| *aside != self.aside) {
+            self.aside = aside;
+            self.feed(Input::Aside(aside));
+        }
         self.look_at_records(world);
     }
 

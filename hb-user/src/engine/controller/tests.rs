@@ -58,7 +58,7 @@ impl Bench {
     fn controller(&self, learner: bool) -> Controller {
         let mut controller = Controller::new(Begin {
             core: Core::new(setup(A), self.now).unwrap(),
-            storage: Storage::new(1, &BTreeMap::new()),
+            storage: Storage::new(1, &BTreeMap::new(), crate::core::Aside::Nothing),
             tick: TICK,
             learner,
             new_voters: None,

@@ -1,6 +1,9 @@
 //! Faults begin and end.
 
-use hb_user::{core::Input, id::GroupId};
+use hb_user::{
+    core::{Aside, Input},
+    id::GroupId,
+};
 
 use super::{Event, World, machines::draw_rates};
 use crate::{
@@ -52,6 +55,7 @@ impl World {
                     self.feed(host, Input::Move { group: GroupId(group as u8), to: id(to) });
                 }
             }
+            Fault::Aside { host, aside } => self.stand_aside(host, aside),
             Fault::Fail { host } => self.fail(host),
             Fault::FailStarts { host } => {
                 self.hosts[host].fail_starts = true;
@@ -208,6 +212,7 @@ impl World {
                     return self.after(MS / 4, Event::End { fault: at });
                 }
             }
+            Fault::Aside { host, .. } => self.stand_aside(*host, Aside::Nothing),
             Fault::Rates | Fault::Move { .. } => {}
         }
         // The operator has mended it, and says so.
@@ -237,6 +242,12 @@ impl World {
         self.open_faults -= 1;
         self.judge.mended(self.now);
         self.note(0, || format!("mended {fault:?}"));
+    }
+
+    /// An operator wants a node to stand aside, and says so again to a daemon that starts.
+    fn stand_aside(&mut self, host: usize, aside: Aside) {
+        self.hosts[host].wants_aside = aside;
+        self.feed(host, Input::Aside(aside));
     }
 
     /// Has whatever a node holds moved to another.

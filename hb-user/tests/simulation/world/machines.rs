@@ -118,6 +118,12 @@ impl World {
                 return;
             }
         }
+        let host = &mut self.hosts[at];
+        host.note_aside();
+        let wants = host.wants_aside;
+        if host.disk.aside != wants {
+            self.feed(at, Input::Aside(wants));
+        }
         self.tell_of_path(at, false);
         self.wake_main(at);
         self.wake_fast(at);
