@@ -94,7 +94,7 @@ struct Failure {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Vow {
-    /// `None` if a write failed, and nobody knows.
+    /// `None` if it is being written or that failed, and nobody knows.
     stored: Option<Option<Epoch>>,
     wanted: Option<Epoch>,
 }
@@ -197,9 +197,15 @@ impl Storage {
             self.failures.get(&write.place()).is_none_or(|failure| now >= failure.due)
         };
         let write = self.missing().find(is_due)?;
-        if let Write::Aside(_) = write {
-            // Until it is answered it may be there or not.
-            self.stands_aside = None;
+        // Until it is answered it may be there or not.
+        match write {
+            Write::Aside(_) => self.stands_aside = None,
+            Write::Vow(group, _) => {
+                if let Some(vow) = self.vows.get_mut(&group) {
+                    vow.stored = None;
+                }
+            }
+            Write::Generation(_) | Write::Voters(_) => {}
         }
         self.under_way = Some((write.clone(), now));
         Some(write)
@@ -305,6 +311,25 @@ mod tests {
         assert_eq!(storage.done(Ok(()), at(150)), None);
         assert_eq!(storage.keep(5), Some(5));
         assert_eq!(storage.next(at(151)), None, "nothing is wanted");
+    }
+
+    #[test]
+    fn a_vow_whose_removal_is_under_way_is_not_stored_any_more() {
+        let mut storage = fresh(1);
+        let epoch = Epoch(0x102);
+        assert!(!storage.vow(A, epoch));
+        assert_eq!(storage.next(at(0)), Some(Write::Vow(A, Some(epoch))));
+        assert!(!storage.vow(A, epoch), "it is being written");
+        storage.done(Ok(()), at(1));
+        assert!(storage.vow(A, epoch));
+        storage.forget_vow(A);
+        assert_eq!(storage.next(at(2)), Some(Write::Vow(A, None)));
+        assert!(!storage.vow(A, epoch), "the disk is about to lose it");
+        storage.done(Ok(()), at(3));
+        assert!(!storage.vow(A, epoch));
+        assert_eq!(storage.next(at(4)), Some(Write::Vow(A, Some(epoch))));
+        storage.done(Ok(()), at(5));
+        assert!(storage.vow(A, epoch));
     }
 
     #[test]
