@@ -21,8 +21,8 @@ use hb_user::{
 };
 
 use crate::{
-    daemon::Machine,
     kernel::{Contact, Kernel},
+    machine::Machine,
 };
 
 /// Looks at every call of one engine.

@@ -25,8 +25,8 @@ use hb_user::{
 };
 
 use crate::{
-    daemon::Machine,
     kernel::Kernel,
+    machine::Machine,
     plan::{INTERVAL, MS, Plan},
     rng::Rng,
 };

@@ -5,12 +5,15 @@ use hb_user::core::{Aside, Phase};
 
 use crate::{
     clock::Clock,
-    daemon::{Daemon, Departure, Disk, Machine, Started, Strike},
+    daemon::Daemon,
     fast::Addresses,
     kernel::Kernel,
+    leaving::Departure,
+    machine::{Disk, Machine, Strike},
     network::Frames,
     plan::Plan,
     rng::Rng,
+    start::Started,
 };
 
 /// How a machine came to part with a group.

@@ -43,8 +43,10 @@ use hb_user::{
 };
 
 use crate::{
-    daemon::{Before, Birth, Departure, Hands, Struck},
+    hands::Hands,
+    leaving::Departure,
     plan::Plan,
+    start::{Before, Birth, Struck},
 };
 
 type Outcome = Result<(), String>;

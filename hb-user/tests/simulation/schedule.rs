@@ -3,7 +3,7 @@
 use hb_user::core::Aside;
 
 use crate::{
-    daemon::Strike,
+    machine::Strike,
     network::Trouble,
     plan::{Cluster, MS, Plan},
     rng::Rng,

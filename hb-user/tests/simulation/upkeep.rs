@@ -5,7 +5,8 @@ use hb_ebpf::time::BootTime;
 use hb_user::{core::Phase, engine::takeover::Command};
 
 use crate::{
-    daemon::{Daemon, Machine},
+    daemon::Daemon,
+    machine::Machine,
     plan::{MS, Plan},
     rng::Rng,
 };

@@ -19,10 +19,11 @@ use machines::draw_rates;
 
 use crate::{
     clock::Clock,
-    daemon::{Done, Strike, Work},
+    daemon::{Done, Work},
     fast::Wake,
     host::{Host, Parting},
     judge::Judge,
+    machine::Strike,
     mutants::Mutant,
     network::Network,
     plan::{Cluster, MS, Plan, index},

@@ -7,7 +7,7 @@ use hb_user::{
 };
 
 use super::{Mutant, Outcome};
-use crate::daemon::Hands;
+use crate::hands::Hands;
 
 /// The record is told that all is ended when that begins.
 pub(crate) struct CleanedFirst;

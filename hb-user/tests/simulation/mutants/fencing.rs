@@ -16,7 +16,7 @@ use hb_user::{
 };
 
 use super::{Mutant, Outcome};
-use crate::daemon::Hands;
+use crate::hands::Hands;
 
 /// A fence begins for the epoch that was sought when it was asked for.
 #[derive(Default)]

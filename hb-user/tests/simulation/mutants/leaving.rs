@@ -7,7 +7,7 @@ use hb_ebpf::{
 use hb_user::engine::controller::{self, Left, Parting};
 
 use super::Mutant;
-use crate::daemon::Departure;
+use crate::leaving::Departure;
 
 /// The note is left while the pins are there.
 pub(crate) struct NotedFirst;

@@ -13,7 +13,7 @@ use hb_user::{
 };
 
 use super::Mutant;
-use crate::daemon::Hands;
+use crate::hands::Hands;
 
 /// What is told of peers was seen before the records were; they are looked at after these.
 #[derive(Default)]

@@ -12,8 +12,9 @@ use hb_user::{
 
 use super::{Mutant, start_with};
 use crate::{
-    daemon::{Birth, Hands, Struck},
+    hands::Hands,
     plan::Plan,
+    start::{Birth, Struck},
 };
 
 /// What is left out of a start.

@@ -4,7 +4,7 @@ use hb_ebpf::lease::op::{Op, Order};
 use hb_user::{core::storage::Write, engine::controller::World};
 
 use super::{Mutant, Outcome};
-use crate::daemon::Hands;
+use crate::hands::Hands;
 
 /// Records hear of a generation while it is being stored.
 pub(crate) struct ToldFirst;

@@ -6,10 +6,11 @@ use hb_user::{beginning::Beginning, core::Input, witness::generation::reserve};
 use super::{Bent, Event, World};
 use crate::{
     clock::{Clock, RATE_ONE},
-    daemon::{Done, Started, THERE_IS_MORE, Work},
+    daemon::{Done, THERE_IS_MORE, Work},
     kernel::Kernel,
     plan::{FENCE_DELAY, MS, RHO, SLOW_DISK, STAND_BACK},
     rng::Rng,
+    start::Started,
 };
 
 impl World {
