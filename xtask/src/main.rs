@@ -10,6 +10,7 @@ mod fault;
 mod kernel_object;
 mod lab;
 mod linker;
+mod mutants;
 mod packages;
 mod plot;
 mod policy;
@@ -45,6 +46,7 @@ enum Verb {
     Ci,
     Demo(demo::Demo),
     Lab(lab::Lab),
+    Mutants(mutants::Mutants),
     Simulate(simulate::Simulate),
     /// Run all tests: those of every crate, then those that need a kernel
     Test(test::Options),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Verb::Ci => ci::run(),
         Verb::Demo(verb) => verb.run(),
         Verb::Lab(verb) => verb.run(),
+        Verb::Mutants(verb) => verb.run(),
         Verb::Simulate(verb) => verb.run(),
         Verb::Test(options) => test::run(&options),
     };
