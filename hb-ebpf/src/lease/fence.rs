@@ -138,9 +138,7 @@ pub fn rejoin(record: &mut Record, terms: &Terms, epoch: Epoch) -> bool {
     if epoch.0 > record.promised {
         record.promised = epoch.0;
         record.released = 0;
-        if epoch.0 > record.recorded {
-            record.recorded = epoch.0;
-        }
+        record.recorded = record.recorded.max(epoch.0);
     } else if matches!(record.vow(), Vow::None) {
         return false;
     }

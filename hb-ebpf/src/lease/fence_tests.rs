@@ -308,3 +308,47 @@ fn a_record_that_was_kept_knows_more_than_the_disk() {
         assert_eq!(joined, kept);
     }
 }
+
+#[test]
+fn a_vow_from_the_disk_is_heard_of_and_nothing_higher_is_forgotten() {
+    let terms = terms(2);
+    let vowed = Epoch(0x1_0000_0201);
+    for (recorded, after) in [(0x1_0000_0101, vowed.0), (0x1_0000_0302, 0x1_0000_0302)] {
+        let mut record = Record { recorded, ..fresh(1) };
+        assert!(rejoin(&mut record, &terms, vowed));
+        assert_eq!((record.promised, record.recorded), (vowed.0, after));
+    }
+}
+
+#[test]
+fn only_the_holder_that_counts_limited_promises_ends_a_vow() {
+    let terms = terms(2);
+    let epoch = Epoch(0x1_0000_0101);
+    let bound = Record {
+        vow: Vow::Joining as u8,
+        promised: epoch.0,
+        promise_lease_ns: 5,
+        until_ns: u64::MAX,
+        ..fresh(1)
+    };
+    let counts = GroupWord {
+        state: State::Holding as u8,
+        epoch: Be64::new(epoch.0),
+        holder: 1,
+        ..GroupWord::default()
+    };
+    let ends = |record: &Record, source: u8, word: GroupWord| {
+        let mut record = *record;
+        join(&mut record, &terms, source, &word, AFTER);
+        matches!(record.vow(), Vow::None)
+    };
+    assert!(ends(&bound, 1, counts));
+    let later = Be64::new(0x1_0000_0201);
+    assert!(!ends(&bound, 1, GroupWord { state: State::Released as u8, ..counts }));
+    assert!(!ends(&bound, 1, GroupWord { state: State::Seeking as u8, ..counts }));
+    assert!(!ends(&bound, 1, GroupWord { epoch: later, ..counts }), "another epoch");
+    assert!(!ends(&bound, 2, GroupWord { holder: 2, ..counts }), "a node that does not hold it");
+    assert!(!ends(&bound, 1, GroupWord { holder: 0, ..counts }), "it counts nothing yet");
+    assert!(!ends(&Record { promise_lease_ns: 0, ..bound }, 1, counts), "nothing was asked for");
+    assert!(!ends(&Record { vow: Vow::Given as u8, ..bound }, 1, counts), "this node leaves");
+}
