@@ -131,11 +131,16 @@ fn host(local: &Local) -> HostView {
 
 #[test]
 fn examples_are_accepted_on_the_hosts_they_are_for() {
-    for document in ["README.md", "docs/configuration.md"] {
+    for (document, resources) in [
+        ("README.md", 0),
+        ("docs/configuration.md", 4),
+        ("docs/from-heartbeat.md", 0),
+        ("docs/from-keepalived.md", 0),
+        ("docs/from-pacemaker.md", 0),
+    ] {
         let text = read(&root().join(document));
         // A whole file first, then resources that go at its end.
         let examples = blocks(&text, "toml");
-        let resources = if document == "README.md" { 0 } else { 4 };
         assert_eq!(examples.len(), 1 + resources, "{document}");
         let (whole, parts) = examples.split_first().expect("an example");
         let with_part = parts.iter().map(|part| {
@@ -152,6 +157,44 @@ fn examples_are_accepted_on_the_hosts_they_are_for() {
             let vip: IpAddr = "192.0.2.100".parse().unwrap();
             assert_eq!(config.groups[0].addresses[0].address, vip, "the one the text speaks of");
         }
+    }
+}
+
+/// Words of ha.cf (ha.cf(5) of Heartbeat 3).
+const HEARTBEAT: &str = "apiauth auto_failback autojoin baud bcast compression compression_threshold \
+    conn_logd_time coredumps crm deadping deadtime debug debugfile hbgenmethod hopfudge initdead keepalive \
+    logfacility logfile max_rexmit_delay mcast memreserve msgfmt nice_failback node pacemaker ping ping_group \
+    realtime respawn rtprio serial stonith stonith_host syslogmsgfmt traditional_compression ucast udpport \
+    use_logd uuidfrom warntime watchdog hb_standby hb_takeover cl_status";
+
+/// Words of the VRRP part of keepalived.conf(5).
+const KEEPALIVED: &str = "group global_tracking state interface use_vmac vmac_xmit_base \
+    virtual_router_id priority advert_int down_timer_adverts nopreempt preempt_delay authentication auth_type \
+    auth_pass unicast_src_ip unicast_peer mcast_src_ip check_unicast_src virtual_ipaddress \
+    virtual_ipaddress_excluded virtual_routes virtual_rules track_interface track_bfd track_script \
+    track_process track_file notify notify_master notify_backup notify_fault notify_stop \
+    notify_deleted notify_fifo smtp_alert accept no_accept garp_master_delay garp_master_repeat \
+    garp_master_refresh garp_master_refresh_repeat garp_lower_prio_delay garp_lower_prio_repeat \
+    garp_interval gna_interval higher_prio_send_advert dont_track_primary linkbeat_use_polling \
+    native_ipv6 version promote_secondaries lvs_sync_daemon_interface strict_mode debug script interval \
+    timeout rise fall weight user init_fail process quorum delay file init_file router_id vrrp_iptables \
+    vrrp_rt_priority script_user dynamic_interfaces";
+
+#[test]
+fn whoever_comes_from_another_program_finds_its_words() {
+    for (document, words) in
+        [("docs/from-heartbeat.md", HEARTBEAT), ("docs/from-keepalived.md", KEEPALIVED)]
+    {
+        let text = read(&root().join(document));
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+        let first = rows.filter_map(|row| row.split(" | ").next());
+        let there: BTreeSet<_> = first
+            .flat_map(|cell| cell.split(['`', ',', ' ']))
+            .filter(|word| !word.is_empty())
+            .collect();
+        let missing: Vec<_> =
+            words.split_whitespace().filter(|word| !there.contains(word)).collect();
+        assert_eq!(missing, [""; 0], "{document}");
     }
 }
 
