@@ -146,3 +146,24 @@ fn a_node_that_nobody_answers_fences_a_dead_one_all_the_same() {
     assert!(fenced.done && fenced.at > crashed.after(2 * SHORT_DELAY), "{fenced:?}");
     cluster.wait_for_log(Machine::A, STANDS_BACK, |_| true);
 }
+
+/// It says that the healthy one is dead, and it is heard saying so. Whether it held the group or stood by, it is the one that is off.
+#[test]
+fn a_node_to_which_nothing_comes_is_fenced_by_the_healthy_one_that_hears_it() {
+    for deaf in [Machine::A, Machine::B] {
+        let healthy = if deaf == Machine::A { Machine::B } else { Machine::A };
+        let mut cluster = cluster(&[], SHORT_DELAY);
+        let judge = cluster.lab.judge().unwrap();
+        for link in LINKS {
+            cluster.lab.switch().cut_link(deaf, link, Direction::ToMachine);
+        }
+        let fenced = wait_for("a request to fence", || {
+            cluster.lab.power_switch().unwrap().take_requests().into_iter().next()
+        });
+        assert_eq!((fenced.node, fenced.done), (deaf, true), "{fenced:?}");
+        cluster.wait_until_alone(healthy);
+        assert_eq!(cluster.logged(healthy, STANDS_BACK), Vec::<serde_json::Value>::new());
+        assert_eq!(verdict::violations(&judge.finish().unwrap()), []);
+        assert_eq!(cluster.lab.power_switch().unwrap().take_requests(), []);
+    }
+}

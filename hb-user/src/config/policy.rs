@@ -86,11 +86,10 @@ impl Fence {
             .saturating_add(FENCE_PAUSE.saturating_mul(self.retries))
             .saturating_add(self.delay)
             .saturating_add(FENCE_ASK)
-            .saturating_add(self.stand_back())
     }
 
-    /// Returns how much longer a node waits that nobody answers, so that the other one may fence it first: it
-    /// waits its delay at most, and then its agent takes less than that.
+    /// Returns for how long a node seeks nothing that nobody answers, so that the other one may fence it first:
+    /// that one waits its delay at most, and then its agent takes less than that.
     #[must_use]
     pub fn stand_back(&self) -> Duration {
         self.delay.saturating_mul(2).saturating_add(FENCE_STAND_BACK)

@@ -15,7 +15,7 @@ use crate::id::{GroupId, NodeId};
 pub struct Standing {
     /// The node.
     pub node: NodeId,
-    /// Its kernel half is heard.
+    /// Its kernel half is heard, and hears this node as far as is known.
     pub alive: bool,
     /// Its daemon is alive.
     pub controller: bool,
@@ -39,7 +39,7 @@ impl Standing {
         let word = &facts.words[usize::from(group.0) % GROUPS];
         Self {
             node,
-            alive: facts.life.is_alive(),
+            alive: facts.life.is_alive() && !facts.deaf,
             controller: !facts.controller_dead,
             leaving: facts.leaving || facts.lacks_group(group),
             state: word.state(),

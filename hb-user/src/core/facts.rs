@@ -52,6 +52,9 @@ pub struct PeerFacts {
     pub controller_dead: bool,
     /// Its newest frame said that its daemon leaves in order.
     pub leaving: bool,
+    /// It is heard and answers nothing: what is sent to it does not arrive. Looked for under policy `safe`, where
+    /// it has to be fenced like one that is silent.
+    pub deaf: bool,
     /// Number of its daemon's starts.
     pub incarnation: u32,
     /// The links it is heard on, a bit each, by [`LinkId`](crate::id::LinkId).
@@ -88,6 +91,7 @@ impl PeerFacts {
             },
             controller_dead: peer.controller_dead != 0,
             leaving: peer.flags & FLAG_LEAVING != 0,
+            deaf: false,
             incarnation: peer.incarnation,
             links: peer.links_up,
             words: array::from_fn(|place| word(place).copied().unwrap_or_default()),
@@ -99,6 +103,12 @@ impl PeerFacts {
 }
 
 impl PeerFacts {
+    /// Tells whether nothing can be agreed upon with it.
+    #[must_use]
+    pub const fn is_to_be_fenced(&self) -> bool {
+        self.life.is_dead() || self.deaf
+    }
+
     /// Tells whether it does not have a group of this node.
     #[must_use]
     pub fn lacks_group(&self, group: GroupId) -> bool {

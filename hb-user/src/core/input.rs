@@ -160,6 +160,15 @@ pub enum Input {
     },
     /// Whether nothing at all has arrived at this machine since the last of the others fell silent.
     Isolated(bool),
+    /// A [`Fence`](super::Action::Fence) was not begun: nobody answers this node, which may be the one that is cut off.
+    StandBack {
+        /// The group.
+        group: GroupId,
+        /// The epoch it was asked for in.
+        epoch: Epoch,
+        /// For how long nothing is sought here, so that another node may have this one fenced.
+        wait: Duration,
+    },
     /// What came of a [`Fence`](super::Action::Fence). The record was told before.
     Fenced {
         /// The group.

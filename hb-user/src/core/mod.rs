@@ -209,6 +209,9 @@ impl Core {
             Input::Fenced { group, epoch, result } => {
                 self.with(group, |group| group.fenced(epoch, result.is_ok(), now, &mut out));
             }
+            Input::StandBack { group, epoch, wait } => {
+                self.with(group, |group| group.stand_back(epoch, wait, now, &mut out));
+            }
             Input::Dropped { group, result } => {
                 if let Some(index) = self.index(group) {
                     let around = self.around(index);
@@ -498,7 +501,7 @@ impl Core {
             heard: self.is_node_heard(),
             comparable: self.evidences(index, peers).next().is_some(),
             outheard: self.evidences(index, peers).any(|theirs| theirs < own),
-            silent: self.peers.iter().find(|peer| peer.facts.life.is_dead()).map(|peer| peer.id),
+            silent: self.peers.iter().find(|peer| peer.facts.is_to_be_fenced()).map(|peer| peer.id),
             successor: match self.choice(index, peers) {
                 Choice::Take(node) => Some(node),
                 _ => None,

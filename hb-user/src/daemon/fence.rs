@@ -94,11 +94,6 @@ impl Fences {
         self.answered.get(&node).is_some_and(|answered| answered.load(Ordering::Relaxed))
     }
 
-    /// Begins the second delay.
-    pub(super) fn stand_back(&self, node: NodeId, delay: Duration) {
-        self.say_after(delay, Word::Due(node));
-    }
-
     /// Says once the last packets of a node that was fenced have left.
     pub(super) fn await_silence(&self, asked: Vec<(GroupId, Epoch)>, last_packets: Duration) {
         self.say_after(last_packets, Word::Silent(asked));

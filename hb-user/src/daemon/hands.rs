@@ -1,6 +1,6 @@
 //! What the controller's engine reaches of this machine.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use hb_ebpf::{
     epoch::Epoch,
@@ -23,6 +23,9 @@ use crate::{
     id::{GroupId, NodeId},
     kernel::{Kernel, Leases, Shared},
 };
+
+/// A node that is heard and has not answered for so long, or for deadtime if that is longer, does not hear this one.
+const UNANSWERED: Duration = Duration::from_millis(500);
 
 /// The parts of a daemon that its engine acts with.
 pub(super) struct Hands<'a> {
@@ -107,6 +110,22 @@ impl World for Hands<'_> {
         self.shared.peer(peer)
     }
 
+    fn answers(&self, peer: NodeId) -> bool {
+        let Some(state) = self.shared.peer(peer) else { return true };
+        let now = clock::now();
+        let since = |ns: u64| now.since(BootTime(ns));
+        // A silence that comes of this node's own pause says nothing.
+        let asks = since(state.probe_ns) < self.config.timers.deadtime();
+        let long = self.config.timers.deadtime().max(UNANSWERED);
+        if !asks || since(state.started_ns) < long {
+            return true;
+        }
+        let links =
+            self.local.links.iter().filter(|link| link.peers.iter().any(|(id, _)| *id == peer));
+        let mut links = links.filter_map(|link| self.shared.link(peer, link.id));
+        links.any(|(_, link)| since(link.last_answer_ns) < long)
+    }
+
     fn record(&self, group: GroupId) -> Option<Record> {
         self.shared.record(group)
     }
@@ -159,9 +178,8 @@ impl World for Hands<'_> {
         self.fences.is_answered(node)
     }
 
-    fn stand_back(&mut self, node: NodeId) {
-        let delay = self.config.fence.as_ref().map(Fence::stand_back);
-        self.fences.stand_back(node, delay.unwrap_or_default());
+    fn stand_back(&self) -> Duration {
+        self.config.fence.as_ref().map(Fence::stand_back).unwrap_or_default()
     }
 
     fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {

@@ -20,10 +20,7 @@ use hb_user::{
     id::{GroupId, NodeId},
 };
 
-use crate::{
-    kernel::{Contact, Kernel},
-    machine::Machine,
-};
+use crate::{kernel::Contact, machine::Machine};
 
 /// Looks at every call of one engine.
 #[derive(Default)]
@@ -165,9 +162,16 @@ impl Auditor {
         self.writing = false;
     }
 
-    pub(crate) fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)], kernel: &Kernel) {
-        let heard = kernel.contact(node.0).is_some_and(Contact::is_alive);
-        self.check(!heard, || "has a node fenced that is heard".to_owned());
+    pub(crate) fn run_agent(
+        &mut self,
+        node: NodeId,
+        asked: &[(GroupId, Epoch)],
+        machine: &Machine<'_>,
+    ) {
+        let (kernel, now) = (&*machine.kernel, machine.now);
+        let well = |contact: &Contact| contact.is_alive() && contact.answers(now);
+        let well = kernel.contact(node.0).is_some_and(well);
+        self.check(!well, || "has a node fenced that is heard and answers".to_owned());
         for (group, epoch) in asked {
             let record = &kernel.records[usize::from(group.0)];
             self.check(record.epoch == epoch.0, || {

@@ -46,8 +46,6 @@ pub(crate) enum Work {
     },
     /// The delay before a fence is over.
     FenceDue(NodeId),
-    /// The second one, of a node that nobody answered.
-    StoodBack(NodeId),
     /// The agent runs.
     Fence(NodeId),
     /// The last packets of a node that was fenced leave.
@@ -338,7 +336,7 @@ impl Daemon {
                 };
                 controller.on_swept(world, id(group), number, swept);
             }
-            Work::FenceDue(node) | Work::StoodBack(node) => {
+            Work::FenceDue(node) => {
                 world.mutant.fence_due(&world.hands);
                 controller.on_fence_due(world, node);
             }

@@ -1,5 +1,7 @@
 //! The machine as the engine reaches it, as in `daemon/hands.rs`; and the same with something wrong about it.
 
+use std::time::Duration;
+
 use hb_ebpf::{
     epoch::Epoch,
     lease::{Policy, Record, op::Order},
@@ -14,7 +16,9 @@ use hb_user::{
     id::{GroupId, NodeId},
 };
 
-use crate::{auditor::Auditor, daemon::Work, fast::Fast, machine::Machine, mutants::Mutant};
+use crate::{
+    auditor::Auditor, daemon::Work, fast::Fast, machine::Machine, mutants::Mutant, plan::STAND_BACK,
+};
 
 /// The machine as the engine reaches it, and what is noted of that.
 pub(crate) struct Hands<'a, 'm> {
@@ -72,6 +76,11 @@ impl World for Hands<'_, '_> {
     fn peer(&self, peer: NodeId) -> Option<Peer> {
         self.auditor.looks_at(peer);
         self.machine.kernel.peer(peer.0).copied()
+    }
+
+    fn answers(&self, peer: NodeId) -> bool {
+        let contact = self.machine.kernel.contact(peer.0);
+        contact.is_none_or(|contact| contact.answers(self.machine.now))
     }
 
     fn record(&self, group: GroupId) -> Option<Record> {
@@ -136,15 +145,13 @@ impl World for Hands<'_, '_> {
         !self.machine.now.is_multiple_of(3)
     }
 
-    fn stand_back(&mut self, node: NodeId) {
-        if self.machine.calls() {
-            self.work.push(Work::StoodBack(node));
-        }
+    fn stand_back(&self) -> Duration {
+        Duration::from_nanos(STAND_BACK)
     }
 
     fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {
         if self.machine.calls() {
-            self.auditor.run_agent(node, asked, self.machine.kernel);
+            self.auditor.run_agent(node, asked, self.machine);
             self.work.push(Work::Fence(node));
         }
         Ok(())
@@ -210,6 +217,10 @@ impl World for Bent<'_, '_> {
         self.mutant.peer(&self.hands, peer)
     }
 
+    fn answers(&self, peer: NodeId) -> bool {
+        self.hands.answers(peer)
+    }
+
     fn record(&self, group: GroupId) -> Option<Record> {
         self.mutant.record(&self.hands, group)
     }
@@ -246,8 +257,8 @@ impl World for Bent<'_, '_> {
         self.hands.is_answered(node)
     }
 
-    fn stand_back(&mut self, node: NodeId) {
-        self.hands.stand_back(node);
+    fn stand_back(&self) -> Duration {
+        self.hands.stand_back()
     }
 
     fn run_agent(&mut self, node: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {

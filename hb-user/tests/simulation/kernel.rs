@@ -21,10 +21,12 @@ use hb_ebpf::{
 use hb_user::beginning::{Begin, Beginning, Step};
 use zerocopy::FromZeros;
 
-use crate::plan::{CONTROLLER_DEADTIME, INTERVAL, Plan, id};
+use crate::plan::{CONTROLLER_DEADTIME, DEADTIME, INTERVAL, Plan, id};
 
 /// As in `program/silence.rs`: a controller so old is gone, and nobody watches any more.
 const ABANDONED: u64 = 1_000_000_000;
+/// As in `daemon/hands.rs`: a machine that is heard and has not answered for so long does not hear this one.
+const UNANSWERED: u64 = 2 * DEADTIME;
 const LINK: u8 = 0;
 /// Events that the ring buffer holds.
 const RING: usize = 512;
@@ -429,6 +431,13 @@ impl Contact {
 
     pub(crate) fn is_alive(&self) -> bool {
         matches!(Life::from_code(self.peer.life), Life::Alive | Life::Late)
+    }
+
+    /// Tells whether it answers probes; so does one that was not asked for long enough.
+    pub(crate) fn answers(&self, now: u64) -> bool {
+        let asks = now.saturating_sub(self.peer.probe_ns) < DEADTIME;
+        let since = self.link.last_answer_ns.max(self.peer.started_ns);
+        !asks || now.saturating_sub(since) < UNANSWERED
     }
 }
 

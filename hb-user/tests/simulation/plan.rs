@@ -223,7 +223,7 @@ impl Plan {
                 },
                 promise: Duration::from_nanos(stretch(self.lease() + MARGIN, RHO)),
                 contend: Duration::from_nanos(2 * INTERVAL),
-                fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE + STAND_BACK)),
+                fence: (policy == Policy::Safe).then(|| Duration::from_nanos(FENCE)),
                 fence_retry: bound(200),
                 hold_down: Duration::from_nanos(HOLD_DOWN),
                 route_loss: bound(20),

@@ -157,7 +157,7 @@ fn fences() {
     assert_eq!(fence.command, Path::new("/usr/sbin/fence_x"));
     assert_eq!((fence.action, fence.retries), (FenceAction::Off, 1));
     assert_eq!((fence.timeout.as_secs(), fence.delay.as_secs()), (60, 2));
-    assert_eq!(fence.longest().as_secs(), 132);
+    assert_eq!((fence.longest().as_secs(), fence.stand_back().as_secs()), (127, 5));
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(fence.options[&NodeId(1)], [pair("plug", "1")]);
     let mut second = fence.options[&NodeId(2)].clone();
@@ -166,7 +166,7 @@ fn fences() {
     assert!(!format!("{fence:?}").contains("true"), "values may be secret");
     let said = config.expected().to_string();
     assert!(
-        said.contains("once it is fenced (asked for after 5ms, and given up after 132.2s)"),
+        said.contains("once it is fenced (asked for after 5ms, and given up after 127.2s)"),
         "{said}"
     );
     // Its own kernel half gives the group away and votes: no fence is waited for.

@@ -161,16 +161,30 @@ impl Group {
         if self.fencing != Some(epoch) || !matches!(self.phase, Phase::Seeking) {
             return;
         }
-        self.fencing = None;
         if done {
+            self.fencing = None;
             // It holds, and the fast path has to be told to look.
             self.deadline = Some(now.after(self.bounds.take));
             out.push(Action::Seek { group: self.id(), reason: self.reason.clone() });
             return;
         }
+        self.stand_back(epoch, self.bounds.fence_retry, now, out);
+    }
+
+    /// Nobody is fenced now: seeks nothing for a while.
+    pub(in crate::core) fn stand_back(
+        &mut self,
+        epoch: Epoch,
+        wait: Duration,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        if self.fencing != Some(epoch) || !matches!(self.phase, Phase::Seeking) {
+            return;
+        }
         out.push(Action::GiveUp { group: self.id() });
         self.pause(Reason::NoMajority, now, out);
-        self.pause_until = now.after(self.bounds.fence_retry);
+        self.pause_until = now.after(wait);
     }
 
     /// Ends a seek that led to nothing; the next one waits for as long as this node's rank asks.

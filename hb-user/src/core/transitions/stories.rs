@@ -206,6 +206,16 @@ fn a_lease_that_runs_out_is_said_and_given_way_to_only_after_a_promise() {
     assert!(matches!(bench.phase(), Phase::Yielding { .. }), "{:?}", bench.phase());
 }
 
+/// What it holds it cannot keep: nobody's promise reaches it.
+#[test]
+fn a_holder_that_does_not_hear_this_node_is_fenced() {
+    let (mut bench, holder) = standing_by(Policy::Safe);
+    bench.now = BootTime(bench.now.0 + 10_000_000);
+    let actions = bench.give(peer(A, PeerFacts { deaf: true, ..holder }));
+    let fence = |action: &Action| matches!(action, Action::Fence { node: A, .. });
+    assert!(actions.iter().any(fence), "{actions:?}");
+}
+
 #[test]
 fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
     let (mut bench, holder) = standing_by(Policy::Safe);
@@ -215,6 +225,16 @@ fn a_silent_holder_is_fenced_and_nothing_is_given_up_before_the_report() {
     let fence = |action: &&Action| matches!(action, Action::Fence { node: A, .. });
     assert_eq!(bench.actions.iter().filter(fence).count(), 1, "{:?}", bench.actions);
     let epoch = bench.epoch();
+    // Nobody answers this node: it seeks nothing for a while.
+    let mut back = bench.clone();
+    let wait = Duration::from_secs(2);
+    let actions = back.give(Input::StandBack { group: GROUP, epoch, wait });
+    assert!(actions.contains(&Action::GiveUp { group: GROUP }), "{actions:?}");
+    back.give(peer(A, dead(holder)));
+    assert_eq!(back.phase(), Phase::Idle);
+    back.now = back.now.after(wait);
+    back.give(peer(A, dead(holder)));
+    assert_eq!(back.phase(), Phase::Seeking);
     bench.give(peer(A, standby()));
     assert_eq!(bench.phase(), Phase::Seeking, "what was begun is waited for");
     // What is reported of another epoch is of an earlier fence.

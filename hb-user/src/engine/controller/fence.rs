@@ -8,7 +8,10 @@ use hb_ebpf::{
     lease::op::{DONE, Op, Order, WAIT},
 };
 
-use super::{Controller, News, World, observe::is_heard};
+use super::{
+    Controller, News, World,
+    observe::{is_deaf, is_heard},
+};
 use crate::{
     core::Input,
     id::{GroupId, NodeId},
@@ -24,8 +27,8 @@ pub(super) struct Target {
     waiting: Asked,
     /// Whether the delay runs.
     due: bool,
-    /// It is the second one: nobody answered during the first.
-    stands_back: bool,
+    /// Nobody answered during the last one, and the node was not heard since.
+    stood_back: bool,
     /// What the agent that runs was asked for.
     running: Asked,
 }
@@ -56,19 +59,25 @@ impl Controller {
     /// The delay before a fence of a node is over: tells the records that it begins, and starts the
     /// agent for those that still seek.
     ///
-    /// A node that nobody answers may be the one that is cut off. It waits once more, so that it does not have a
-    /// healthy one fenced that could do the same to it.
+    /// A node that nobody answers may be the one that is cut off. It stands back once, so that it does not have a
+    /// healthy one fenced that could do the same to it. It seeks nothing meanwhile: that one may hear it, and would
+    /// go on promising it what it asks for.
     pub fn on_fence_due(&mut self, world: &mut impl World, node: NodeId) {
         let Some(target) = self.fences.get_mut(&node) else { return };
         // It may have come back during the delay. Its promise is asked for then, as any other's.
-        let heard = world.peer(node).is_some_and(|peer| is_heard(&peer));
-        if !heard && !target.stands_back && !world.is_answered(node) {
-            target.stands_back = true;
-            self.news.push(News::StandsBack(node));
-            return world.stand_back(node);
-        }
-        (target.due, target.stands_back) = (false, false);
+        let peer = world.peer(node);
+        let heard = peer.is_some_and(|peer| is_heard(&peer) && !is_deaf(world, node, &peer));
+        let stands_back = !heard && !target.stood_back && !world.is_answered(node);
+        (target.due, target.stood_back) = (false, stands_back);
         let asked = std::mem::take(&mut target.waiting);
+        if stands_back {
+            self.news.push(News::StandsBack(node));
+            let wait = world.stand_back();
+            for (group, epoch) in asked {
+                self.feed(Input::StandBack { group, epoch, wait });
+            }
+            return;
+        }
         let mut running = Vec::new();
         for (group, epoch) in asked {
             let same = world.record(group).is_some_and(|record| record.epoch == epoch.0);
@@ -91,6 +100,13 @@ impl Controller {
         }
         if let Some(target) = self.fences.get_mut(&node) {
             target.running = running;
+        }
+    }
+
+    /// A node is heard and answers: what was known of an earlier cut is over.
+    pub(super) fn is_well(&mut self, node: NodeId) {
+        if let Some(target) = self.fences.get_mut(&node) {
+            target.stood_back = false;
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hb_ebpf::{
     epoch::Epoch,
+    lease::Policy,
     maps::{Event, EventKind, Life, Peer},
     time::BootTime,
 };
@@ -22,6 +23,12 @@ const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// Tells whether a machine is heard.
 pub(super) fn is_heard(peer: &Peer) -> bool {
     matches!(Life::from_code(peer.life), Life::Alive | Life::Late)
+}
+
+/// Tells whether a machine is heard that does not hear this one. Only under policy `safe` does that make a
+/// difference: it promises nothing then, and serves until it is off.
+pub(super) fn is_deaf(world: &impl World, node: NodeId, peer: &Peer) -> bool {
+    world.policy() == Policy::Safe && is_heard(peer) && !world.answers(node)
 }
 
 impl Controller {
@@ -88,7 +95,12 @@ impl Controller {
     /// Tells the core what the map says of a peer now.
     pub fn look_at(&mut self, world: &impl World, peer: NodeId) -> Option<Peer> {
         let state = world.peer(peer)?;
-        self.feed(Input::Peer { peer, facts: PeerFacts::of(&state, &world.fingerprints()) });
+        let deaf = is_deaf(world, peer, &state);
+        if is_heard(&state) && !deaf {
+            self.is_well(peer);
+        }
+        let facts = PeerFacts { deaf, ..PeerFacts::of(&state, &world.fingerprints()) };
+        self.feed(Input::Peer { peer, facts });
         Some(state)
     }
 

@@ -26,6 +26,7 @@ use crate::{
     id::{GroupId, NodeId},
 };
 
+const STAND_BACK: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(8);
 
 /// A machine that notes what it is asked for, and whose kernel answers only if it is told to.
@@ -35,6 +36,7 @@ struct Bench {
     peer: Peer,
     warm: bool,
     answered: bool,
+    answers_probes: bool,
     /// Orders that are carried out; the answers of the others are lost.
     answers: bool,
     carries_out: bool,
@@ -49,6 +51,7 @@ impl Bench {
             peer: Peer { life: Life::Alive as u8, watched: 1, ..Peer::new_zeroed() },
             warm: false,
             answered: true,
+            answers_probes: true,
             answers: true,
             carries_out: true,
             called: RefCell::default(),
@@ -119,6 +122,10 @@ impl World for Bench {
         Some(self.peer)
     }
 
+    fn answers(&self, _: NodeId) -> bool {
+        self.answers_probes
+    }
+
     fn record(&self, _: GroupId) -> Option<Record> {
         self.call("record");
         Some(self.record)
@@ -167,8 +174,8 @@ impl World for Bench {
         self.answered
     }
 
-    fn stand_back(&mut self, node: NodeId) {
-        self.call(format!("stand back {node}"));
+    fn stand_back(&self) -> Duration {
+        STAND_BACK
     }
 
     fn run_agent(&mut self, _: NodeId, asked: &[(GroupId, Epoch)]) -> Result<(), String> {
@@ -296,31 +303,44 @@ fn a_node_that_nobody_answers_lets_the_other_one_fence_first() {
     world.answered = false;
     let mut controller = world.controller(false);
     (world.record.state, world.record.epoch) = (State::Seeking as u8, 0x102);
+    let due = |controller: &mut Controller, world: &mut Bench| {
+        controller.fence(world, GROUP, Epoch(0x102), B);
+        position(&world.calls(), &format!("delay {B}"));
+        controller.on_fence_due(world, B);
+        let calls = world.calls();
+        let begins = calls.iter().any(|call| call.starts_with("agent"));
+        assert_eq!(begins, calls.iter().any(|call| call == "order FenceAsk"), "{calls:?}");
+        begins
+    };
     for _ in 0..2 {
-        controller.fence(&mut world, GROUP, Epoch(0x102), B);
-        world.calls();
-        controller.on_fence_due(&mut world, B);
-        let calls = world.calls();
-        assert!(calls.contains(&format!("stand back {B}")), "{calls:?}");
-        assert!(!calls.iter().any(|call| call.starts_with("order") || call.starts_with("agent")));
+        assert!(!due(&mut controller, &mut world));
         assert_eq!(controller.take_news(), [News::StandsBack(B)]);
-        // Nothing else begins meanwhile.
-        controller.fence(&mut world, GROUP, Epoch(0x102), B);
-        assert!(!world.calls().iter().any(|call| call.starts_with("delay")));
-        // It lives, and nobody else does anything: once more is enough.
-        controller.on_fence_due(&mut world, B);
-        let calls = world.calls();
-        position(&calls, "agent [258, 258]");
+        // It lives, and nobody else did anything: once is enough.
+        assert!(due(&mut controller, &mut world));
+        assert_eq!(controller.take_news(), []);
         controller.on_agent(&mut world, B, &Err("refused".to_owned()));
         world.record.fencing = 0;
     }
-    // It is heard by then, so nobody is fenced.
-    controller.fence(&mut world, GROUP, Epoch(0x102), B);
-    controller.on_fence_due(&mut world, B);
+    // It was heard meanwhile: this is another cut.
+    assert!(!due(&mut controller, &mut world));
     world.peer.life = Life::Alive as u8;
-    world.calls();
-    controller.on_fence_due(&mut world, B);
-    assert_eq!(world.orders(), Vec::<String>::new());
+    controller.on_tick(&mut world);
+    world.peer.life = Life::Dead as u8;
+    assert!(!due(&mut controller, &mut world));
+}
+
+#[test]
+fn a_node_that_is_heard_and_answers_nothing_is_fenced_like_one_that_is_silent() {
+    let mut world = Bench::new();
+    let mut controller = world.controller(false);
+    (world.record.state, world.record.epoch) = (State::Seeking as u8, 0x102);
+    for answers in [true, false] {
+        world.answers_probes = answers;
+        controller.fence(&mut world, GROUP, Epoch(0x102), B);
+        world.calls();
+        controller.on_fence_due(&mut world, B);
+        assert_eq!(world.orders().contains(&"FenceAsk".to_owned()), !answers);
+    }
 }
 
 #[test]

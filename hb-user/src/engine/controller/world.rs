@@ -1,5 +1,7 @@
 //! What a controller reaches of its machine.
 
+use std::time::Duration;
+
 use hb_ebpf::{
     epoch::Epoch,
     lease::{Policy, Record, op::Order},
@@ -54,6 +56,9 @@ pub trait World {
     /// Looks at a machine.
     fn peer(&self, peer: NodeId) -> Option<Peer>;
 
+    /// Tells whether a machine answers on any link; so does one that was not asked for long enough.
+    fn answers(&self, peer: NodeId) -> bool;
+
     /// Looks at the record of a group.
     fn record(&self, group: GroupId) -> Option<Record>;
 
@@ -84,9 +89,8 @@ pub trait World {
     /// Tells whether anybody on the interfaces of service addresses answered during that.
     fn is_answered(&self, node: NodeId) -> bool;
 
-    /// Begins another delay before a fence of a node, in which that one has the time to fence this one;
-    /// [`Controller::on_fence_due`](super::Controller::on_fence_due) follows.
-    fn stand_back(&mut self, node: NodeId);
+    /// Returns for how long this node seeks nothing if nobody did: another one has the time to fence it then.
+    fn stand_back(&self) -> Duration;
 
     /// Has a node fenced, for what these records seek;
     /// [`Controller::on_agent`](super::Controller::on_agent) follows.

@@ -8,7 +8,7 @@ use crate::{
     clock::{Clock, RATE_ONE},
     daemon::{Done, THERE_IS_MORE, Work},
     kernel::Kernel,
-    plan::{FENCE_DELAY, MS, RHO, SLOW_DISK, STAND_BACK},
+    plan::{FENCE_DELAY, MS, RHO, SLOW_DISK},
     rng::Rng,
     start::Started,
 };
@@ -148,7 +148,6 @@ impl World {
             // Who waits may have to wait for the processor as well.
             Work::FenceDue(_) if rng.chance(100) => rng.within(FENCE_DELAY, 400 * MS),
             Work::FenceDue(_) => MS / 10 + if at == 0 { 0 } else { FENCE_DELAY },
-            Work::StoodBack(_) => STAND_BACK,
             Work::Fence(_) if rng.chance(100) => rng.within(100 * MS, 400 * MS),
             Work::Fence(_) => rng.within(2 * MS, 60 * MS),
             Work::Silence(_) => self.plan.terms(at).wait_ns(),
@@ -196,7 +195,7 @@ impl World {
                 let more = self.rng.chance(700);
                 result = Err(if more { THERE_IS_MORE } else { "refused" }.to_owned());
             }
-            Work::Clean { .. } | Work::FenceDue(_) | Work::StoodBack(_) | Work::Silence(_) => {}
+            Work::Clean { .. } | Work::FenceDue(_) | Work::Silence(_) => {}
         }
         let start = self.hosts[at].start;
         self.at(due, Event::Work { host: at, start, done: Done { work, result } });
