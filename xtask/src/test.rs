@@ -121,6 +121,10 @@ fn prepare() -> Result<Runner> {
 
 /// Installs the agents of the Open Cluster Framework, and what some of them manage in tests.
 fn agents() -> Result<()> {
+    // The agent of file systems refuses to do anything without it.
+    if !Path::new("/sbin/modprobe").exists() {
+        packages::install(&["kmod"], "agents of resources")?;
+    }
     for (file, package, service, why) in [
         (
             "/usr/lib/ocf/resource.d/heartbeat/Dummy",
