@@ -68,6 +68,9 @@ pub enum Verb {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Do something to the resources of a group.
+    #[command(subcommand)]
+    Resource(ResourceVerb),
     /// Give a group to another node, in order, and wait until it serves there.
     ///
     /// Ask the daemon that holds the group; any other one says which that is. Refused if that node
@@ -244,6 +247,25 @@ pub enum FenceVerb {
     Off,
     /// Turn it off and on.
     Reboot,
+}
+
+/// What to do to resources.
+#[derive(Debug, Subcommand)]
+pub enum ResourceVerb {
+    /// Stop the resources of a group that is served here, start them again, and wait until they run.
+    ///
+    /// The group stays here and its addresses stay up. Clients that connect meanwhile reach nobody, or what
+    /// still runs. It counts as no failure.
+    Restart {
+        /// Name of the group.
+        group: String,
+        /// How long to wait until they run; 0s for not at all.
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = wait)]
+        wait: Duration,
+        /// Which daemon to ask.
+        #[command(flatten)]
+        socket: Socket,
+    },
 }
 
 /// What to do with keys.

@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser as _;
 use hb_user::{
-    cli::{Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, Socket, Verb, Which, WitnessVerb},
+    cli::{
+        Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, ResourceVerb, Socket, Verb, Which, WitnessVerb,
+    },
     clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Readable, hostname},
     control::{Client, Groups, Reply, Request},
@@ -107,6 +109,9 @@ fn act_or_fail(verb: &Verb) -> Result<()> {
         Verb::Reload(socket) => request(socket, &Request::Reload),
         Verb::Status { socket, json } => status(socket, *json).map(drop),
         Verb::Clear { group, socket } => request(socket, &Request::Clear { group: group.clone() }),
+        Verb::Resource(ResourceVerb::Restart { group, wait, socket }) => {
+            restart_resources(socket, group, *wait)
+        }
         Verb::Move { group, node, wait, socket } => move_group(socket, group, node, *wait),
         Verb::Standby { local, foreign, wait, socket, .. } => {
             let groups = match (local, foreign) {
@@ -203,6 +208,33 @@ fn move_group(socket: &Socket, group: &str, node: &str, wait: Duration) -> Resul
 }
 
 /// Has a node stand aside, and waits until others serve what it held.
+/// Has the resources of a group restarted, and waits until they run.
+fn restart_resources(socket: &Socket, group: &str, wait: Duration) -> Result<()> {
+    let mut client = connect(socket)?;
+    match client.ask(&Request::RestartResources { group: group.to_owned() })? {
+        Reply::Done { message } => say(&format!("{message}\n"))?,
+        other => bail!("the daemon answered something else: {other:?}"),
+    }
+    let end = clock::now().after(wait);
+    while !wait.is_zero() {
+        let report = client.status()?;
+        let Some(found) = report.groups.iter().find(|found| found.group == group) else {
+            bail!("{group} is not in the configuration any more");
+        };
+        match found.health {
+            GroupHealth::Healthy => {
+                return say(&format!("{group}: served, epoch {}\n", found.epoch));
+            }
+            GroupHealth::Starting if clock::now() < end => std::thread::sleep(LOOK),
+            _ => {
+                let why = found.reason.as_deref().unwrap_or("it serves no more");
+                bail!("the resources of {group} do not run here again: {why}");
+            }
+        }
+    }
+    Ok(())
+}
+
 fn stand_aside(socket: &Socket, groups: Groups, wait: Duration) -> Result<()> {
     let mut client = connect(socket)?;
     let before = client.status()?;

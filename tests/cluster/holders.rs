@@ -93,6 +93,12 @@ impl Seen {
         assert_eq!(self.overlaps, [], "{:?}", self.holders);
     }
 
+    /// Asserts that `node` had an address all the time, and no other one had any.
+    pub(crate) fn assert_always_at(&self, node: Machine) {
+        let nodes: Vec<_> = self.holders.iter().map(|(_, nodes)| nodes.clone()).collect();
+        assert_eq!(nodes, [vec![node]], "{:?}", self.holders);
+    }
+
     /// Asserts that `node` never had an address.
     pub(crate) fn assert_never(&self, node: Machine) {
         assert!(!self.had.contains(&node), "{node:?} had one: {:?}", self.holders);

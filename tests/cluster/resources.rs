@@ -234,3 +234,76 @@ fn a_crash_while_a_resource_starts_moves_the_group() {
         (scripts.told(Machine::B).ends_with(&STARTS.map(str::to_owned))).then_some(())
     });
 }
+
+/// A pair whose two resources are asked every 100 ms and restarted here, twice at most.
+fn restarting() -> Scripts {
+    let mut scripts = Scripts::new("status_interval = \"100ms\"\n");
+    scripts
+        .cluster
+        .edit("name = \"web\"", "name = \"web\"\non_failure = \"restart\"\nmax_restarts = 2");
+    scripts.cluster.start_both();
+    scripts.forget();
+    scripts
+}
+
+#[test]
+fn resources_that_fail_are_restarted_here_and_then_elsewhere() {
+    let mut scripts = restarting();
+    let watch = Watch::start(&scripts.cluster);
+    let message = "a resource failed: all of the group are started again here";
+    for times in 1..=2 {
+        scripts.set("fail-a-second-status");
+        scripts.cluster.wait_for_log(Machine::A, message, |line| line["times"] == times);
+        scripts.unset("fail-a-second-status");
+        let status = scripts.cluster.wait_for(Machine::A, "it serves here again", |status| {
+            let group = &status["groups"][0];
+            group["restarts"] == times && group["health"] == "healthy"
+        });
+        let reason = status["groups"][0]["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(reason.contains(&format!("{times} of at most 2 times within 10m")), "{reason}");
+    }
+    assert_eq!(scripts.told(Machine::A), [STOPS, STARTS, STOPS, STARTS].concat());
+    assert_eq!(scripts.told(Machine::B), Vec::<String>::new());
+    watch.finish().assert_always_at(Machine::A);
+
+    scripts.forget();
+    scripts.set("fail-a-second-status");
+    scripts.cluster.wait_until_alone(Machine::B);
+    assert_eq!(scripts.told(Machine::A), STOPS);
+}
+
+#[test]
+fn what_does_not_start_again_here_moves() {
+    let mut scripts = restarting();
+    scripts.set("fail-a-second-start");
+    scripts.set("fail-a-second-status");
+    scripts.cluster.wait_until_alone(Machine::B);
+    let status = scripts.cluster.status(Machine::A);
+    let reason = status["groups"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("starting resources") && reason.contains("second"), "{reason}");
+}
+
+#[test]
+fn an_operator_restarts_the_resources_of_a_group_where_it_is_served() {
+    let mut scripts = restarting();
+    let watch = Watch::start(&scripts.cluster);
+    let said = |output: &std::process::Output| {
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let restart = ["resource", "restart", "web"];
+    let (done, text) = said(&scripts.cluster.ask(Machine::A, &restart));
+    assert!(done && text.contains("web: served, epoch "), "{text}");
+    assert_eq!(scripts.told(Machine::A), [STOPS, STARTS].concat());
+    assert_eq!(scripts.cluster.status(Machine::A)["groups"][0]["restarts"], 0);
+    watch.finish().assert_always_at(Machine::A);
+
+    let (done, text) = said(&scripts.cluster.ask(Machine::B, &restart));
+    assert!(!done && text.contains("a holds web: ask there"), "{text}");
+    let (done, text) = said(&scripts.cluster.ask(Machine::A, &["resource", "restart", "wbe"]));
+    assert!(!done && text.contains("no group \"wbe\""), "{text}");
+    scripts.set("fail-a-first-start");
+    let (done, text) = said(&scripts.cluster.ask(Machine::A, &restart));
+    assert!(!done && text.contains("do not run here again") && text.contains("first"), "{text}");
+    scripts.cluster.wait_until_alone(Machine::B);
+}

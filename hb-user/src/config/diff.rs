@@ -151,6 +151,7 @@ impl Config {
             group.preferred = other.preferred;
             group.auto_failback = other.auto_failback;
             group.failure_timeout = other.failure_timeout;
+            group.on_failure = other.on_failure;
             group.on_stop_failure = other.on_stop_failure;
             for (resource, new) in group.resources.iter_mut().zip(&other.resources) {
                 if let (
@@ -241,6 +242,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
         preferred,
         auto_failback,
         failure_timeout,
+        on_failure,
         on_stop_failure,
         warm_addresses,
         require,
@@ -251,6 +253,7 @@ fn of_group(found: &mut Found, old: &Group, new: &Group) {
     found.live(key("preferred"), preferred, &new.preferred);
     found.live(key("auto_failback"), auto_failback, &new.auto_failback);
     found.live(key("failure_timeout"), failure_timeout, &new.failure_timeout);
+    found.live(key("on_failure"), on_failure, &new.on_failure);
     found.live(key("on_stop_failure"), on_stop_failure, &new.on_stop_failure);
     found.group(key("warm_addresses"), warm_addresses, &new.warm_addresses);
     found.group(key("require"), require, &new.require);

@@ -284,6 +284,8 @@ pub struct Group {
     pub auto_failback: Option<Duration>,
     /// For how long a failure keeps a node from the group; `None` until an operator clears it.
     pub failure_timeout: Option<Duration>,
+    /// What becomes of the group where a resource that ran has failed.
+    pub on_failure: Failure,
     /// What becomes of the group where a resource could not be stopped.
     pub on_stop_failure: StopFailure,
     /// Whether the addresses are on this node also while it does not serve, behind the closed gate.
@@ -303,6 +305,21 @@ impl Group {
     pub fn fingerprint(&self) -> u32 {
         fingerprint::group(self)
     }
+}
+
+/// What becomes of a group one of whose resources failed while it ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Failure {
+    /// Another node takes it.
+    #[default]
+    Move,
+    /// Its resources are started again here, and another node takes it where that does not last.
+    Restart {
+        /// So often at most,
+        most: u32,
+        /// within so long.
+        window: Duration,
+    },
 }
 
 /// What becomes of a group one of whose resources could not be stopped and may still run.

@@ -143,6 +143,17 @@ fn what_is_written_is_read() {
     let ignores =
         parse(&with("preferred = \"b\"", "preferred = \"b\"\non_stop_failure = \"ignore\""));
     assert_eq!(ignores.unwrap().groups[1].on_stop_failure, StopFailure::Ignore);
+    assert_eq!(db.on_failure, Failure::Move);
+    for (more, most, seconds) in [
+        ("", 3, 600),
+        ("\nmax_restarts = 1", 1, 600),
+        ("\nmax_restarts = 1000\nrestart_window = \"720h\"", 1000, 30 * 86_400),
+    ] {
+        let to = format!("preferred = \"b\"\non_failure = \"restart\"{more}");
+        let config = parse(&with("preferred = \"b\"", &to)).unwrap();
+        let window = Duration::from_secs(seconds);
+        assert_eq!(config.groups[1].on_failure, Failure::Restart { most, window }, "{more}");
+    }
     for (text, timeout) in [("0s", None), ("1h", Some(Duration::from_secs(3600)))] {
         let to = format!("preferred = \"b\"\nfailure_timeout = {text:?}");
         let config = parse(&with("preferred = \"b\"", &to)).unwrap();

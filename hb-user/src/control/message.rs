@@ -20,6 +20,11 @@ pub enum Request {
         /// Name of the group.
         group: String,
     },
+    /// Stop the resources of a group that is served here, and start them again.
+    RestartResources {
+        /// Name of the group.
+        group: String,
+    },
     /// Give a group that is served here to another node.
     Move {
         /// Name of the group.
@@ -88,6 +93,7 @@ impl Request {
         match self {
             Self::Ping | Self::Status => false,
             Self::Clear { .. }
+            | Self::RestartResources { .. }
             | Self::Move { .. }
             | Self::Confirm
             | Self::LoadKeys
@@ -107,6 +113,7 @@ impl Request {
             Self::Ping => "ping",
             Self::Status => "status",
             Self::Clear { .. } => "clear",
+            Self::RestartResources { .. } => "restart-resources",
             Self::Move { .. } => "move",
             Self::Confirm => "confirm",
             Self::LoadKeys => "load-keys",

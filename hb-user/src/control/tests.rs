@@ -69,6 +69,9 @@ impl Daemon {
                     Reply::Done { message: "web may serve here again".into() }
                 }
                 Request::Clear { group } => Reply::Error { message: format!("no group {group}") },
+                Request::RestartResources { group } => {
+                    Reply::Done { message: format!("the resources of {group} are started again") }
+                }
                 Request::Move { group, node } => {
                     Reply::Done { message: format!("moving {group} to {node}") }
                 }

@@ -93,6 +93,16 @@ pub enum Action {
         /// Why.
         reason: Reason,
     },
+    /// Stop the group's resources in reverse order, whichever of them run, and start them again in order. Answered
+    /// like a start; so is a stop that fails.
+    RestartResources {
+        /// The group.
+        group: GroupId,
+        /// The epoch it is held at.
+        epoch: Epoch,
+        /// Why.
+        reason: Reason,
+    },
     /// Stop the group's resources in reverse order; those that do not run stay as they are.
     StopResources {
         /// The group.
@@ -159,6 +169,8 @@ pub enum Reason {
     NoPath(String),
     /// Something failed here.
     Failed(String),
+    /// The operator wants its resources stopped and started again.
+    Restart,
     /// The operator cleared a failure.
     Cleared,
     /// The fast path took it before the core knew why.
@@ -189,6 +201,7 @@ impl Reason {
             Self::Outranked(_) => "outranked",
             Self::NoPath(_) => "no_path",
             Self::Failed(_) => "failed",
+            Self::Restart => "restart",
             Self::Cleared => "cleared",
             Self::FastPath => "fast_path",
             Self::Done => "done",
@@ -218,6 +231,7 @@ impl fmt::Display for Reason {
             Self::Outranked(node) => write!(f, "{node} holds it and goes before this node"),
             Self::NoPath(error) => write!(f, "no path: {error}"),
             Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Restart => f.write_str("restart of its resources asked for"),
             Self::Cleared => f.write_str("failure cleared"),
             Self::FastPath => f.write_str("taken by the fast path"),
             Self::Done => f.write_str("done"),
@@ -307,6 +321,17 @@ pub enum Transition {
         group: GroupId,
         /// What, how and why.
         error: String,
+    },
+    /// A resource that ran has failed, and all are started again here.
+    Restarts {
+        /// The group.
+        group: GroupId,
+        /// What failed and how.
+        error: String,
+        /// How often that was so within the window, this time included.
+        times: u32,
+        /// How often it may be.
+        most: u32,
     },
     /// What a group needs on this node is not well, so it cannot take the group.
     Unfit {

@@ -95,7 +95,8 @@ pub enum Input {
         /// All groups.
         groups: Vec<GroupSetup>,
     },
-    /// Answers [`StartResources`](super::Action::StartResources).
+    /// Answers [`StartResources`](super::Action::StartResources) and
+    /// [`RestartResources`](super::Action::RestartResources).
     ResourcesStarted {
         /// The group.
         group: GroupId,
@@ -185,6 +186,11 @@ pub enum Input {
         group: GroupId,
         /// That node.
         to: NodeId,
+    },
+    /// The operator wants the resources of a group stopped and started again here. Without effect unless they run.
+    Restart {
+        /// The group.
+        group: GroupId,
     },
     /// Leave in order: hand over what is held, then exit.
     Stop,

@@ -109,7 +109,7 @@ pub use evidence::Evidence;
 pub use facts::{Life, PeerFacts, RecordFacts, RecordState};
 pub use group::Phase;
 pub use input::Input;
-pub use setup::{Bounds, GroupSetup, ResourceBounds, Setup, SetupError};
+pub use setup::{Bounds, GroupSetup, ResourceBounds, Restarts, Setup, SetupError};
 pub use view::{Blocked, GroupView, PeerView, View};
 
 use self::{
@@ -212,6 +212,7 @@ impl Core {
             Input::StandBack { group, epoch, wait } => {
                 self.with(group, |group| group.stand_back(epoch, wait, now, &mut out));
             }
+            Input::Restart { group } => self.with(group, |group| group.restart(now, &mut out)),
             Input::Dropped { group, result } => {
                 if let Some(index) = self.index(group) {
                     let around = self.around(index);

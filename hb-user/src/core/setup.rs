@@ -55,6 +55,17 @@ pub struct ResourceBounds {
     pub stop: Duration,
     /// Whether a node keeps a group whose resources it could not stop, so that nobody else starts them.
     pub block: bool,
+    /// How often they are started again here after a failure, before the group is given up for it; `None` for never.
+    pub restarts: Option<Restarts>,
+}
+
+/// How often the resources of a group are started again where they failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarts {
+    /// So often,
+    pub most: u32,
+    /// within so long.
+    pub window: Duration,
 }
 
 /// How long to wait for what. None of them may be zero.

@@ -25,7 +25,12 @@ pub(crate) fn setup(me: NodeId) -> Setup {
             auto_failback: Some(Duration::ZERO),
             failure_timeout: Some(second * 600),
             links: 1,
-            resources: Some(ResourceBounds { start: second * 20, stop: second * 20, block: true }),
+            resources: Some(ResourceBounds {
+                start: second * 20,
+                stop: second * 20,
+                block: true,
+                restarts: None,
+            }),
             resumed: None,
         }],
         witness: None,

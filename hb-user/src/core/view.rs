@@ -54,6 +54,8 @@ pub struct GroupView {
     pub since: BootTime,
     /// To which node it moves back, and when, if that stands by until then.
     pub goes_back: Option<(NodeId, BootTime)>,
+    /// How often its resources were started again here after a failure, within the window that counts.
+    pub restarts: u32,
     /// An operator wants this node to stand aside of it.
     pub aside: bool,
     /// Why this node does not hold it, or holds it and does not serve it; `None` while it serves it, takes it or
@@ -150,6 +152,7 @@ impl Core {
             reason: group.reason.clone(),
             since: group.since,
             goes_back: group.goes_back(),
+            restarts: group.restarts(self.now),
             aside: group.is_aside(),
             blocked,
         }

@@ -80,6 +80,17 @@ impl Daemon {
                     _ => self.feed(Input::ResourcesStarted { group, epoch, result: Ok(()) }),
                 }
             }
+            Action::RestartResources { group, epoch, reason } => {
+                let order =
+                    Order { epoch, reason: self.reason(&reason), cause: Some(reason.code()) };
+                match self.workers.get(group.0 as usize) {
+                    Some(Some(worker)) => {
+                        self.resource_states.insert(group, "starting");
+                        worker.restart(order);
+                    }
+                    _ => self.feed(Input::ResourcesStarted { group, epoch, result: Ok(()) }),
+                }
+            }
             Action::StopResources { group, reason } => {
                 let epoch = self.held_epoch(group);
                 match self.workers.get(group.0 as usize) {

@@ -105,6 +105,13 @@ impl Daemon {
             Transition::Failed { group, error } => {
                 tracing::error!(group = self.group_name(*group), error, "failed");
             }
+            Transition::Restarts { group, error, times, most } => tracing::warn!(
+                group = self.group_name(*group),
+                error,
+                times,
+                most,
+                "a resource failed: all of the group are started again here"
+            ),
             Transition::Unfit { group, error } => tracing::warn!(
                 group = self.group_name(*group),
                 error,

@@ -72,6 +72,7 @@ impl Daemon {
             }
             Transition::Cleared { group: id } => group(id, "cleared", "failure cleared"),
             Transition::Forgotten { group: id, error, .. } => group(id, "forgotten", error),
+            Transition::Restarts { group: id, error, .. } => group(id, "restarts", error),
             Transition::Unfit { group: id, error } => group(id, "unfit", error),
             Transition::Fit { group: id } => group(id, "fit", "all checks pass again"),
             Transition::NoPath { group: id, error } => group(id, "no_path", error),

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     address::Present,
     clock,
-    config::{self, LocalLink, Node, Readable, Resource, differing},
+    config::{self, Failure, LocalLink, Node, Readable, Resource, differing},
     core::{Blocked, GroupView, Life, PeerFacts, Phase},
     id::{GroupId, NodeId},
     kernel::{Counters, KernelError, Mode},
@@ -409,6 +409,7 @@ impl Daemon {
                     watched: watched(resource),
                 })
                 .collect(),
+            restarts: view.restarts,
             aside: view.aside,
             reason: self.why(view),
             since_us_ago: micros(now, view.since),
@@ -484,13 +485,29 @@ impl Daemon {
                             "no path to the clients: {error}; no other node can take it"
                         ));
                     }
-                    let (node, due) = view.goes_back?;
-                    let left = due.since(clock::now()).as_secs();
-                    Some(format!("moves back to {} in {left} s", self.node_name(node)))
+                    if let Some((node, due)) = view.goes_back {
+                        let left = due.since(clock::now()).as_secs();
+                        return Some(format!("moves back to {} in {left} s", self.node_name(node)));
+                    }
+                    self.restarted(view)
                 }
                 phase => Some(format!("{phase}: {}", self.reason(&view.reason))),
             },
         }
+    }
+}
+
+impl Daemon {
+    /// Says how often resources failed and were started again here, if they were.
+    fn restarted(&self, view: &GroupView) -> Option<String> {
+        let Failure::Restart { most, window } = self.config.group(view.group)?.on_failure else {
+            return None;
+        };
+        let restarts = Some(view.restarts).filter(|restarts| *restarts > 0)?;
+        let window = Readable(window);
+        Some(format!(
+            "resources failed and were started again here: {restarts} of at most {most} times within {window}"
+        ))
     }
 }
 

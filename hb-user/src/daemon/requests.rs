@@ -36,6 +36,7 @@ impl Daemon {
                 return drop(reply.send(Reply::Pong { version }));
             }
             Request::Clear { group } => self.clear(&group),
+            Request::RestartResources { group } => self.restart_resources(&group),
             Request::Move { group, node } => self.move_group(&group, &node),
             Request::Confirm if self.controller.is_learner() => return self.confirm_learner(reply),
             Request::Confirm => self.absolve(),
@@ -65,6 +66,35 @@ impl Daemon {
         let group = self.group_named(name)?.id;
         self.feed(Input::Clear { group });
         Ok(format!("{name} is cleared on this node"))
+    }
+
+    /// Has the resources of a group that is served here started again.
+    fn restart_resources(&mut self, name: &str) -> Outcome {
+        let group = self.group_named(name)?;
+        let id = group.id;
+        if group.resources.is_empty() {
+            return Err(format!("{name} has no resources"));
+        }
+        let view = self.controller.core().view();
+        let Some(view) = view.groups.into_iter().find(|view| view.group == id) else {
+            return Err(format!("{name} is not known to the core"));
+        };
+        match view.holder {
+            Some(holder) if holder != self.local.me.id => {
+                let holder = self.node_name(holder);
+                return Err(format!(
+                    "{holder} holds {name}: ask there, `hb resource restart {name}` on {holder}"
+                ));
+            }
+            Some(_) => self.may_release(name, &view)?,
+            None => {
+                let why = self.why(&view).unwrap_or_else(|| "nobody knows why".to_owned());
+                return Err(format!("nobody holds {name}, so its resources do not run: {why}"));
+            }
+        }
+        tracing::info!(group = name, "asked to restart the resources of a group");
+        self.feed(Input::Restart { group: id });
+        Ok(format!("the resources of {name} are stopped and started again"))
     }
 
     /// Moves a group that is served here, or says who has to be asked, or what is in the way.

@@ -25,6 +25,8 @@ use crate::{
 enum Job {
     /// Start everything in order.
     Start { order: Order, resuming: bool },
+    /// Stop everything in reverse, then start everything in order.
+    Restart { order: Order },
     /// Stop everything in reverse; cuts a running start short.
     Stop { order: Order },
 }
@@ -110,6 +112,11 @@ impl Worker {
         drop(self.jobs.send(Job::Start { order, resuming }));
     }
 
+    /// Asks for a stop and a start.
+    pub(super) fn restart(&self, order: Order) {
+        drop(self.jobs.send(Job::Restart { order }));
+    }
+
     /// Asks for a stop.
     pub(super) fn stop(&self, order: Order) {
         drop(self.jobs.send(Job::Stop { order }));
@@ -153,14 +160,13 @@ async fn work(
         };
         running = None;
         let report = match job {
-            Job::Start { order, resuming } => {
+            Job::Start { ref order, .. } | Job::Restart { ref order } => {
                 let epoch = order.epoch;
                 tokio::select! {
-                    result = sequence.start_all(&order, resuming) => {
+                    result = start(sequence, &job) => {
                         if result.is_ok() {
-                            running = Some(order);
+                            running = Some(order.clone());
                         }
-                        let result = result.map_err(|error| describe(&error));
                         Done::Started { group, epoch, result }
                     }
                     job = queue.recv() => {
@@ -180,6 +186,20 @@ async fn work(
             return;
         }
     }
+}
+
+/// Starts everything, if need be after a stop.
+async fn start(sequence: &Sequence, job: &Job) -> Result<(), String> {
+    let (order, resuming) = match job {
+        Job::Start { order, resuming } => (order, *resuming),
+        Job::Restart { order } => {
+            let stopped = sequence.stop_all(order).await;
+            stopped.map_err(|error| format!("stopping them first: {}", describe(&error)))?;
+            (order, false)
+        }
+        Job::Stop { .. } => return Ok(()),
+    };
+    sequence.start_all(order, resuming).await.map_err(|error| describe(&error))
 }
 
 /// Looks at what a node that stands by needs, if it does, and reports when that is `fit` or is not any more.
@@ -501,6 +521,44 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert!(results.try_recv().is_err());
+        });
+    }
+
+    #[test]
+    fn a_restart_stops_what_runs_and_watches_it_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let runs = directory.path().join("runs");
+        block_on(async {
+            let (done, mut results) = mpsc::unbounded_channel();
+            let rule = Rule {
+                sequence: sequence(directory.path()),
+                interval: Some(Duration::from_millis(20)),
+                processes: vec![],
+                probes: vec![],
+            };
+            let worker = Worker::spawn(&Handle::current(), GROUP, rule, done);
+            worker.start(order(), false);
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            fs::write(&runs, "of the first start").unwrap();
+            worker.restart(order());
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            assert_eq!(fs::read_to_string(&runs).unwrap(), "", "it was stopped");
+            fs::remove_file(&runs).unwrap();
+            assert!(matches!(results.recv().await, Some(Done::Failed { .. })));
+
+            // What does not stop is not started again.
+            worker.restart(order());
+            assert!(matches!(results.recv().await, Some(Done::Started { result: Ok(()), .. })));
+            fs::write(
+                directory.path().join("svc"),
+                "#!/bin/sh\ncase $1 in status) exit 0;; start) exit 0;; esac; exit 1\n",
+            )
+            .unwrap();
+            worker.restart(order());
+            let Some(Done::Started { result: Err(error), .. }) = results.recv().await else {
+                panic!()
+            };
+            assert!(error.starts_with("stopping them first: "), "{error}");
         });
     }
 

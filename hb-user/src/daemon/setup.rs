@@ -5,8 +5,10 @@ use std::time::Duration;
 use hb_ebpf::{epoch::Epoch, wire::State};
 
 use crate::{
-    config::{Config, Fence, Group, InterfaceName, Local, Policy, Resource, StopFailure, Timeout},
-    core::{Aside, Bounds, GroupSetup, ResourceBounds, Setup},
+    config::{
+        Config, Failure, Fence, Group, InterfaceName, Local, Policy, Resource, StopFailure, Timeout,
+    },
+    core::{Aside, Bounds, GroupSetup, ResourceBounds, Restarts, Setup},
     id::GroupId,
     kernel::Shared,
 };
@@ -38,7 +40,11 @@ pub(super) fn resource_bounds(group: &Group) -> Option<ResourceBounds> {
     let stop = sum(|resource| resource.stop_timeout) + status + slack;
     let start = sum(|resource| resource.start_timeout) + status * 2 + stop;
     let block = group.on_stop_failure == StopFailure::Block;
-    (!group.resources.is_empty()).then_some(ResourceBounds { start, stop, block })
+    let restarts = match group.on_failure {
+        Failure::Move => None,
+        Failure::Restart { most, window } => Some(Restarts { most, window }),
+    };
+    (!group.resources.is_empty()).then_some(ResourceBounds { start, stop, block, restarts })
 }
 
 /// Returns the links on interfaces of a group's addresses, a bit each.

@@ -338,6 +338,9 @@ pub struct GroupStatus {
     pub resources: Vec<ResourceStatus>,
     /// Why it does not run here, or anywhere.
     pub reason: Option<String>,
+    /// How often its resources were started again here after a failure, within the window that counts.
+    #[serde(default)]
+    pub restarts: u32,
     /// An operator wants this node to stand aside of it (`hb standby`).
     #[serde(default)]
     pub aside: bool,

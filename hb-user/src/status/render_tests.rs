@@ -92,6 +92,7 @@ pub(in crate::status) fn healthy() -> StatusReport {
             lacking: vec![],
             holder: Some("a".into()),
             holder_health: Some(GroupHealth::Healthy),
+            restarts: 0,
             aside: false,
             epoch: 513,
             generation: 0,

@@ -277,7 +277,8 @@ impl Daemon {
                 commands.push_back(Command::Drop { group });
             }
             Action::Announce { group } => commands.push_back(Command::Announce { group }),
-            Action::StartResources { group: id, epoch, .. } => {
+            Action::StartResources { group: id, epoch, .. }
+            | Action::RestartResources { group: id, epoch, .. } => {
                 self.work.push(Work::Start { group: group(id), epoch });
             }
             Action::StopResources { group: id, .. } => {

@@ -10,7 +10,7 @@ use hb_ebpf::{
     wire::GROUPS,
 };
 use hb_user::{
-    core::{Aside, Bounds, GroupSetup, ResourceBounds, Setup},
+    core::{Aside, Bounds, GroupSetup, ResourceBounds, Restarts, Setup},
     engine::takeover::Rule,
     id::{GroupId, NodeId},
 };
@@ -204,6 +204,10 @@ impl Plan {
                 start: bound(100),
                 stop: bound(100),
                 block: true,
+                restarts: self
+                    .failback_ms
+                    .is_multiple_of(2)
+                    .then(|| Restarts { most: 2, window: bound(400) }),
             }),
             resumed: resumed(GroupId(group as u8)),
         });

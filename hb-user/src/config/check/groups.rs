@@ -11,8 +11,8 @@ use hb_ebpf::{gate::MAX_VIPS, wire::GROUPS};
 
 use super::{
     super::{
-        GateMode, Group, InterfaceName, Link, LinkAddress, Name, Readable, Require, Resource,
-        ServiceAddress, StopFailure,
+        Failure, GateMode, Group, InterfaceName, Link, LinkAddress, Name, Readable, Require,
+        Resource, ServiceAddress, StopFailure,
         error::At,
         file::{Section, TextOrMap},
     },
@@ -26,6 +26,12 @@ const FAILURE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long it may be told to.
 const FAILURE_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 86_400);
+
+/// How often resources are started again here within how long, if the file does not say,
+const MAX_RESTARTS: u32 = 3;
+const RESTART_WINDOW: Duration = Duration::from_secs(600);
+/// and how often at most.
+const MOST_RESTARTS: u32 = 1000;
 
 /// Reads the groups. `auto_failback` is for those that do not say; `gate` is what the gate does.
 pub(super) fn groups(
@@ -97,6 +103,54 @@ pub(super) fn groups(
     groups
 }
 
+/// Reads what becomes of a group where a resource failed.
+fn on_failure(section: &Section<'_>) -> Option<Failure> {
+    let most = match section.has("max_restarts") {
+        Some(_) => section.integer("max_restarts", 1, MOST_RESTARTS).map(|at| at.value),
+        None => Some(MAX_RESTARTS),
+    };
+    let window = match section.has("restart_window") {
+        Some(position) => section.duration("restart_window").and_then(|At { value, .. }| {
+            let within = FAILURE_TIMEOUTS.contains(&value);
+            if !within {
+                let message = format!(
+                    "restart_window = {} is out of range; give {} to {}",
+                    Readable(value),
+                    Readable(*FAILURE_TIMEOUTS.start()),
+                    Readable(*FAILURE_TIMEOUTS.end())
+                );
+                section.problems.add(position, message);
+            }
+            within.then_some(value)
+        }),
+        None => Some(RESTART_WINDOW),
+    };
+    let restart = match section.text("on_failure") {
+        Some(text) => match text.value {
+            "move" => Some(false),
+            "restart" => Some(true),
+            _ => {
+                section.unknown_choice("on_failure", text, ["move", "restart"]);
+                None
+            }
+        },
+        None if section.has("on_failure").is_some() => None,
+        None => Some(false),
+    };
+    let (most, window, restart) = (most?, window?, restart?);
+    if restart {
+        return Some(Failure::Restart { most, window });
+    }
+    for key in ["max_restarts", "restart_window"] {
+        if let Some(position) = section.has(key) {
+            let message =
+                format!("{key} is without effect: set `on_failure = \"restart\"`, or remove it");
+            section.problems.add(position, message);
+        }
+    }
+    Some(Failure::Move)
+}
+
 /// What could be read of a group.
 struct ReadGroup {
     complete: Option<Group>,
@@ -136,6 +190,7 @@ fn group(
         }),
         None => Some(Some(FAILURE_TIMEOUT)),
     };
+    let on_failure = on_failure(&section);
     let on_stop_failure = match section.text("on_stop_failure") {
         Some(text) => match text.value {
             "block" => Some(StopFailure::Block),
@@ -209,13 +264,14 @@ fn group(
     let complete = || {
         let (name, preferred, auto_failback) = (name?, preferred?, auto_failback?);
         let (failure_timeout, warm_addresses) = (failure_timeout?, warm_addresses?);
-        let (require, on_stop_failure) = (require?, on_stop_failure?);
+        let (require, on_failure, on_stop_failure) = (require?, on_failure?, on_stop_failure?);
         Some(Group {
             id,
             name,
             preferred,
             auto_failback,
             failure_timeout,
+            on_failure,
             on_stop_failure,
             warm_addresses,
             require,

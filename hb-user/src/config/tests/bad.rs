@@ -182,6 +182,30 @@ fn timers() {
         ),
         case(
             "preferred = \"b\"",
+            "preferred = \"b\"\non_failure = \"ignore\"",
+            "\"ignore\"",
+            "on_failure = \"ignore\" is unknown; choose one of: move, restart",
+        ),
+        case(
+            "preferred = \"b\"",
+            "preferred = \"b\"\nmax_restarts = 3",
+            "max_restarts",
+            "max_restarts is without effect: set `on_failure = \"restart\"`, or remove it",
+        ),
+        case(
+            "preferred = \"b\"",
+            "preferred = \"b\"\non_failure = \"restart\"\nmax_restarts = 1001",
+            "1001",
+            "max_restarts = 1001 is no whole number from 1 to 1000",
+        ),
+        case(
+            "preferred = \"b\"",
+            "preferred = \"b\"\non_failure = \"restart\"\nrestart_window = \"1ms\"",
+            "restart_window",
+            "restart_window = 1ms is out of range; give 1s to",
+        ),
+        case(
+            "preferred = \"b\"",
             "preferred = \"b\"\nfailure_timeout = \"1ms\"",
             "failure_timeout",
             "failure_timeout = 1ms is out of range; give 1s to",

@@ -40,6 +40,12 @@ fn what_a_running_daemon_takes_is_told_from_what_needs_a_restart() {
         ),
         (
             "auto_failback = false",
+            "auto_failback = false\non_failure = \"restart\"",
+            "group.db.on_failure",
+            Way::Live,
+        ),
+        (
+            "auto_failback = false",
             "auto_failback = false\non_stop_failure = \"ignore\"",
             "group.db.on_stop_failure",
             Way::Live,

@@ -13,7 +13,7 @@
 //! | `Resuming` | | | | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Seeking` | `Starting`: StartResources, or `Serving` | failed | `Idle`: GiveUp | | `Idle`: GiveUp |
 //! | `Starting` | `Serving` | failed | failed | `Yielding`: Drop | `Stopping`: StopResources |
-//! | `Serving` | | failed | | `Yielding`: Drop | `Stopping`: StopResources |
+//! | `Serving` | | `Starting`: RestartResources, or failed | | `Yielding`: Drop | `Stopping`: StopResources |
 //! | `Stopping` | `Dropping`: Release | failed, `Blocked` | as bad | `Yielding`: Drop | |
 //! | `Blocked` | `Dropping`: Release | StopResources after a while | as bad | `Yielding`: Drop | (stays) |
 //! | `Dropping` | `Released` | undropped, Release after `retry` | Release | | |
@@ -43,6 +43,8 @@
 //! - Any phase: Place tells the record when the node gets worse or better placed, for a conflict.
 //! - `Serving`: a preferred node that stands by, with failback, or a node the operator wants it on
 //!   makes it `Stopping`.
+//! - `Serving`: resources that failed less often than the configuration allows are started again here, and so are
+//!   those that the operator wants started again: `Starting` with RestartResources.
 //! - `Stopping`, `Clearing`: where a failed stop does not block the group, it is as a good one, but for the failure.
 //! - `Blocked`: where the operator clears the failure, or wants no block any more, as with a good result.
 //!   `Clearing` likewise, once a stop failed.
@@ -206,6 +208,8 @@ pub(super) struct Group {
     deadline: Option<BootTime>,
     /// Whether resources may run.
     started: bool,
+    /// When they were started again here after a failure, as far back as that counts.
+    restarted: Vec<BootTime>,
     /// Stops that failed in a row.
     unstopped: u32,
     /// When to try the next one.
@@ -269,6 +273,7 @@ impl Group {
             rank,
             deadline: None,
             started: true,
+            restarted: Vec::new(),
             unstopped: 0,
             stop_due: None,
             told_stays: false,

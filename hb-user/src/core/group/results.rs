@@ -6,6 +6,7 @@ use super::{Around, Group, Phase};
 use crate::core::{
     action::{Action, Reason, Transition},
     facts::RecordState,
+    setup::Restarts,
 };
 
 /// Doublings of the time between two tries to stop what did not.
@@ -175,9 +176,52 @@ impl Group {
         now: BootTime,
         out: &mut Vec<Action>,
     ) {
-        if matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. }) {
-            self.fail(format!("running resources: {error}"), now, out);
+        let failed = format!("running resources: {error}");
+        match self.phase {
+            Phase::Serving { epoch } => {
+                let times = self.restarts(now) + 1;
+                let restarts = self.setup.resources.and_then(|bounds| bounds.restarts);
+                let Some(Restarts { most, window }) = restarts.filter(|all| times <= all.most)
+                else {
+                    return self.fail(failed, now, out);
+                };
+                self.restarted.retain(|at| now.since(*at) < window);
+                self.restarted.push(now);
+                let (group, error) = (self.id(), error.to_owned());
+                out.push(Action::Log(Transition::Restarts { group, error, times, most }));
+                self.restart_resources(epoch, Reason::Failed(failed), now, out);
+            }
+            Phase::Starting { .. } => self.fail(failed, now, out),
+            _ => {}
         }
+    }
+
+    /// Stops the resources and starts them again, where they run.
+    pub(in crate::core) fn restart(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        if let Phase::Serving { epoch } = self.phase {
+            self.restart_resources(epoch, Reason::Restart, now, out);
+        }
+    }
+
+    fn restart_resources(
+        &mut self,
+        epoch: Epoch,
+        reason: Reason,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(bounds) = self.setup.resources else { return };
+        self.started_in = epoch;
+        self.go(Phase::Starting { epoch }, reason.clone(), now, out);
+        self.deadline = Some(now.after(bounds.stop + bounds.start));
+        out.push(Action::RestartResources { group: self.id(), epoch, reason });
+    }
+
+    /// Returns how often the resources were started again here after a failure, within the window that counts.
+    pub(in crate::core) fn restarts(&self, now: BootTime) -> u32 {
+        let window = self.setup.resources.and_then(|bounds| bounds.restarts).map(|all| all.window);
+        let counts = |at: &&BootTime| window.is_some_and(|window| now.since(**at) < window);
+        self.restarted.iter().filter(counts).count().try_into().unwrap_or(u32::MAX)
     }
 
     /// Takes note of whether the gate stands first: unlike a failure it goes when its cause does.
@@ -212,6 +256,7 @@ impl Group {
     }
 
     pub(in crate::core) fn clear(&mut self, now: BootTime, out: &mut Vec<Action>) {
+        self.restarted.clear();
         let undropped = self.undropped.take().is_some();
         if self.failures.clear() || undropped {
             out.push(Action::Log(Transition::Cleared { group: self.id() }));

@@ -8,7 +8,7 @@ use hb_ebpf::{
 };
 
 use super::{
-    super::{ResourceBounds, Transition},
+    super::{ResourceBounds, Restarts, Transition},
     *,
 };
 
@@ -128,7 +128,7 @@ fn each_failure_in_a_row_counts_twice_as_long() {
 
 /// The usual wishes, but for whether a failed stop blocks the group.
 fn blocks(block: bool) -> Input {
-    let resources = ResourceBounds { start: SECOND * 20, stop: SECOND * 20, block };
+    let resources = ResourceBounds { start: SECOND * 20, stop: SECOND * 20, block, restarts: None };
     Input::Wishes {
         group: GROUP,
         preferred: Some(A),
@@ -328,4 +328,116 @@ fn without_a_timeout_only_a_node_that_is_alone_forgets() {
     assert_eq!(forgotten(&pass(&mut bench, SECOND * 100_000)), None);
     let actions = bench.give(peer(B, failed()));
     assert_eq!(forgotten(&actions), Some(true));
+}
+
+/// The pair of [`serving`], whose resources are started again after a failure, twice a minute at most.
+fn restarting() -> Bench {
+    let mut bench = serving();
+    let restarts = Some(Restarts { most: 2, window: SECOND * 60 });
+    let resources = ResourceBounds { start: SECOND * 20, stop: SECOND * 10, block: true, restarts };
+    bench.give(Input::Wishes {
+        group: GROUP,
+        preferred: None,
+        auto_failback: None,
+        failure_timeout: Some(SECOND * 600),
+        resources: Some(resources),
+        links: 1,
+    });
+    bench
+}
+
+fn ended() -> Input {
+    Input::ResourcesFailed { group: GROUP, error: "it ended".to_owned() }
+}
+
+fn restarts(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::RestartResources { .. })).count()
+}
+
+#[test]
+fn resources_that_failed_are_started_again_here_so_often_within_a_window_and_then_elsewhere() {
+    let mut bench = restarting();
+    let epoch = bench.epoch();
+    for times in [1, 2] {
+        let actions = bench.give(ended());
+        assert_eq!((restarts(&actions), stops(&actions)), (1, 0), "{actions:?}");
+        let log = actions.iter().find_map(|action| match action {
+            Action::Log(Transition::Restarts { times, most, .. }) => Some((*times, *most)),
+            _ => None,
+        });
+        assert_eq!(log, Some((times, 2)));
+        assert_eq!((bench.phase(), health(&bench)), (Phase::Starting { epoch }, Health::Starting));
+        // What is heard of the run before counts no more.
+        bench.give(started(epoch, Ok(())));
+        assert_eq!(bench.phase(), Phase::Serving { epoch });
+        assert_eq!(bench.core.view().groups[0].restarts, times);
+        assert!(!released(&pass(&mut bench, SECOND * 10)));
+    }
+    let actions = bench.give(ended());
+    assert_eq!((restarts(&actions), stops(&actions)), (0, 1), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Stopping { epoch });
+    assert_eq!(health(&bench), Health::Failed);
+
+    // What is longer ago than the window, or was cleared, is forgotten.
+    for forget in [Input::Clear { group: GROUP }, Input::Fit { group: GROUP, result: Ok(()) }] {
+        let mut bench = restarting();
+        for _ in 0..2 {
+            bench.give(ended());
+            bench.give(started(epoch, Ok(())));
+        }
+        if forget != (Input::Clear { group: GROUP }) {
+            pass(&mut bench, SECOND * 60);
+        }
+        bench.give(forget);
+        assert_eq!(bench.core.view().groups[0].restarts, 0);
+        assert_eq!(restarts(&bench.give(ended())), 1);
+    }
+}
+
+#[test]
+fn what_cannot_be_started_again_here_is_started_elsewhere() {
+    for late in [false, true] {
+        let mut bench = restarting();
+        let epoch = bench.epoch();
+        bench.give(ended());
+        let actions = if late {
+            assert_eq!(stops(&pass(&mut bench, SECOND * 29)), 0);
+            pass(&mut bench, SECOND * 2)
+        } else {
+            bench.give(started(epoch, bad()))
+        };
+        assert_eq!(stops(&actions), 1, "{actions:?}");
+        assert_eq!(bench.phase(), Phase::Stopping { epoch });
+        let actions = bench.give(stopped(Ok(())));
+        let to_b = |action: &Action| matches!(action, Action::Release { successor: Some(B), .. });
+        assert!(actions.iter().any(to_b), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_group_that_is_lost_while_its_resources_restart_is_left() {
+    let mut bench = restarting();
+    let epoch = bench.epoch();
+    bench.give(ended());
+    assert!(released(&bench.give(peer(B, held_by_peer(A, epoch)))));
+    bench.give(dropped(Ok(())));
+    // The restart was cut short, or was not: nothing runs again.
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.phase(), Phase::Clearing);
+}
+
+#[test]
+fn an_operator_restarts_what_runs_and_it_counts_as_no_failure() {
+    let mut bench = restarting();
+    let epoch = bench.epoch();
+    let restart = Input::Restart { group: GROUP };
+    for _ in 0..5 {
+        assert_eq!(restarts(&bench.give(restart.clone())), 1);
+        // One at a time.
+        assert_eq!(restarts(&bench.give(restart.clone())), 0);
+        bench.give(started(epoch, Ok(())));
+    }
+    assert_eq!(bench.core.view().groups[0].restarts, 0);
+    bench.give(Input::Move { group: GROUP, to: B });
+    assert_eq!(restarts(&bench.give(restart.clone())), 0);
 }

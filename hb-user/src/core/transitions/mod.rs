@@ -160,7 +160,8 @@ impl Bench {
                 assert!(self.core.peers.iter().any(|known| known.id == *peer));
                 assert!(groups.iter().all(|group| *group == GROUP));
             }
-            Action::StartResources { group, epoch, .. } => {
+            Action::StartResources { group, epoch, .. }
+            | Action::RestartResources { group, epoch, .. } => {
                 assert_eq!(*group, GROUP);
                 assert_eq!(epoch.node(), self.core.me.0);
             }
