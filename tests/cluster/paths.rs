@@ -107,6 +107,20 @@ fn a_holder_behind_a_port_that_is_silent_one_way_hands_over() {
     hands_over("available", out_only, heal, SILENT[2].1);
 }
 
+/// The kernel learned where the service address was while the other node served, and now that it is here it
+/// answers from here.
+#[test]
+fn a_service_address_that_is_known_as_a_neighbours_is_no_sign_of_life() {
+    fn silent(cluster: &Cluster) {
+        let address = VIP4.to_string();
+        let netns = cluster.lab.netns(Machine::A);
+        let entry = ["neigh", "replace", &address, "lladdr", "02:00:00:00:00:99", "dev", "eth0"];
+        netns.ip(&[&entry[..], &["nud", "permanent"]].concat()).unwrap();
+        cluster.lab.switch().cut_link(Machine::A, Link::Client, Direction::FromMachine);
+    }
+    hands_over("available", silent, heal, SILENT[2].1);
+}
+
 fn heal(cluster: &Cluster) {
     cluster.lab.switch().heal_link(Machine::A, Link::Client, Direction::Both);
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
 use socket2::Socket;
@@ -13,6 +13,8 @@ use super::{address, echo::request, identifier, open, reply};
 
 /// All nodes of the link (RFC 4291, section 2.7.1).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Any port will do.
+const DISCARD: u16 = 9;
 /// Neighbours asked at most: one that answers is enough.
 const MOST: usize = 8;
 
@@ -26,8 +28,10 @@ pub(crate) async fn ask_around(interface: &str, sequence: u16) -> io::Result<()>
     let arp = fs::read_to_string("/proc/net/arp").unwrap_or_default();
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
     let known: BTreeSet<_> =
-        gateways(&routes, interface).chain(neighbours(&arp, interface).take(MOST)).collect();
-    let known: Vec<_> = known.into_iter().map(IpAddr::V4).collect();
+        gateways(&routes, interface).chain(neighbours(&arp, interface)).collect();
+    // A service address that another node had may be this one's by now, and answer whatever the wire does.
+    let others = known.into_iter().filter(|address| !is_own(*address));
+    let known: Vec<_> = others.take(MOST).map(IpAddr::V4).collect();
     let all = [IpAddr::V6(ALL_NODES)];
     match (send(&all, interface, sequence), send(&known, interface, sequence)) {
         (Ok(v6), Ok(v4)) => tokio::select! {
@@ -80,6 +84,13 @@ fn neighbours(arp: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
     })
 }
 
+/// Tells whether an address is this machine's: the kernel would send from it to itself. Nothing is sent.
+fn is_own(address: Ipv4Addr) -> bool {
+    let source = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect((address, DISCARD)).and_then(|()| socket.local_addr()));
+    source.is_ok_and(|source| source.ip() == address)
+}
+
 /// Returns the gateways behind `interface`, of `/proc/net/route`: its numbers are in the machine's own
 /// order, of an address in network order.
 fn gateways(routes: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
@@ -114,6 +125,12 @@ mod tests {
         );
         let found: Vec<_> = gateways(&routes, "eth0").collect();
         assert_eq!(found, [Ipv4Addr::new(192, 0, 2, 254)]);
+    }
+
+    #[test]
+    fn this_machine_is_no_neighbour_of_its_own() {
+        assert!(is_own(Ipv4Addr::LOCALHOST) && is_own(Ipv4Addr::new(127, 1, 2, 3)));
+        assert!(!is_own(Ipv4Addr::new(192, 0, 2, 50)));
     }
 
     #[tokio::test]
