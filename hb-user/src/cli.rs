@@ -68,6 +68,22 @@ pub enum Verb {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Have this node do nothing about what fails of a group, or of all, while somebody works on it.
+    ///
+    /// A group that is served here stays here: its resources are not stopped, started or moved when they fail, and neither a
+    /// lost cable nor a preferred node moves it. One that is not served here is not taken here, even when its
+    /// holder dies. With `off`, what was stopped meanwhile is started. Ends with the daemon: one that leaves
+    /// stops and hands over what it holds, as ever.
+    Maintenance {
+        /// Begin or end.
+        #[arg(value_enum)]
+        switch: Switch,
+        /// Name of the group; all groups if it is left out.
+        group: Option<String>,
+        /// Which daemon to tell.
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Do something to the resources of a group.
     #[command(subcommand)]
     Resource(ResourceVerb),
@@ -247,6 +263,15 @@ pub enum FenceVerb {
     Off,
     /// Turn it off and on.
     Reboot,
+}
+
+/// Begin or end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Begin.
+    On,
+    /// End.
+    Off,
 }
 
 /// What to do to resources.

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser as _;
 use hb_user::{
     cli::{
-        Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, ResourceVerb, Socket, Verb, Which, WitnessVerb,
+        Cli, FenceVerb, GateVerb, KeyStep, KeyVerb, ResourceVerb, Socket, Switch, Verb, Which,
+        WitnessVerb,
     },
     clock,
     config::{Config, DEFAULT_FILE, GateMode, LogFormat, Readable, hostname},
@@ -109,6 +110,10 @@ fn act_or_fail(verb: &Verb) -> Result<()> {
         Verb::Reload(socket) => request(socket, &Request::Reload),
         Verb::Status { socket, json } => status(socket, *json).map(drop),
         Verb::Clear { group, socket } => request(socket, &Request::Clear { group: group.clone() }),
+        Verb::Maintenance { switch, group, socket } => {
+            let (on, group) = (*switch == Switch::On, group.clone());
+            request(socket, &Request::Maintenance { on, group })
+        }
         Verb::Resource(ResourceVerb::Restart { group, wait, socket }) => {
             restart_resources(socket, group, *wait)
         }

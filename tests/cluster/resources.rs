@@ -307,3 +307,54 @@ fn an_operator_restarts_the_resources_of_a_group_where_it_is_served() {
     assert!(!done && text.contains("do not run here again") && text.contains("first"), "{text}");
     scripts.cluster.wait_until_alone(Machine::B);
 }
+
+#[test]
+fn a_group_in_maintenance_is_left_alone_and_looked_after_again_afterwards() {
+    let mut scripts = Scripts::new("status_interval = \"100ms\"\n");
+    scripts.cluster.start_both();
+    scripts.forget();
+    let watch = Watch::start(&scripts.cluster);
+    let ask = |scripts: &Scripts, node, words: &[&str]| {
+        let output = scripts.cluster.ask(node, words);
+        let text = [&output.stdout[..], &output.stderr[..]].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    for node in [Machine::A, Machine::B] {
+        let (code, text) = ask(&scripts, node, &["maintenance", "on", "web"]);
+        assert!(code == Some(0) && text.contains("web is in maintenance on this node"), "{text}");
+    }
+    scripts.set("fail-a-second-status");
+    let message = "failed in maintenance: nothing is done about it";
+    scripts.cluster.wait_for_log(Machine::A, message, |line| {
+        line["group"] == "web" && line["error"].as_str().unwrap().contains("second")
+    });
+    let (code, text) = ask(&scripts, Machine::A, &["status"]);
+    assert!(code == Some(1) && text.contains("in maintenance, and failed: "), "{code:?} {text}");
+    for (words, why) in [
+        (&["move", "web", "b"][..], "`hb maintenance off web` first"),
+        (&["resource", "restart", "web"][..], "`hb maintenance off web` first"),
+        (&["standby"][..], "web is in maintenance on this node, and stays"),
+        (&["maintenance", "on", "wbe"][..], "no group \"wbe\""),
+    ] {
+        let (code, text) = ask(&scripts, Machine::A, words);
+        assert!(code != Some(0) && text.contains(why), "{words:?}: {text}");
+    }
+    assert_eq!(scripts.cluster.status(Machine::B)["groups"][0]["health"], "aside");
+    assert_eq!(scripts.told(Machine::A), Vec::<String>::new());
+
+    // What an operator mended meanwhile is looked at, and what does not run is started.
+    scripts.unset("fail-a-second-status");
+    for node in [Machine::A, Machine::B] {
+        let (code, text) = ask(&scripts, node, &["maintenance", "off"]);
+        assert_eq!(code, Some(0), "{text}");
+    }
+    scripts.cluster.wait_for(Machine::A, "served", |status| {
+        let group = &status["groups"][0];
+        group["health"] == "healthy" && group["maintenance"] == false
+    });
+    assert_eq!(scripts.told(Machine::A), Vec::<String>::new(), "both ran");
+    assert_eq!(scripts.told(Machine::B), Vec::<String>::new());
+    watch.finish().assert_always_at(Machine::A);
+    scripts.set("fail-a-second-status");
+    scripts.cluster.wait_until_alone(Machine::B);
+}

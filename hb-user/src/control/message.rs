@@ -20,6 +20,14 @@ pub enum Request {
         /// Name of the group.
         group: String,
     },
+    /// Do nothing about what fails of groups, and take none of them; or do so again.
+    Maintenance {
+        /// Whether to do nothing.
+        on: bool,
+        /// Name of the group; all of them if it is not there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+    },
     /// Stop the resources of a group that is served here, and start them again.
     RestartResources {
         /// Name of the group.
@@ -93,6 +101,7 @@ impl Request {
         match self {
             Self::Ping | Self::Status => false,
             Self::Clear { .. }
+            | Self::Maintenance { .. }
             | Self::RestartResources { .. }
             | Self::Move { .. }
             | Self::Confirm
@@ -113,6 +122,7 @@ impl Request {
             Self::Ping => "ping",
             Self::Status => "status",
             Self::Clear { .. } => "clear",
+            Self::Maintenance { .. } => "maintenance",
             Self::RestartResources { .. } => "restart-resources",
             Self::Move { .. } => "move",
             Self::Confirm => "confirm",

@@ -69,6 +69,7 @@ impl Daemon {
                     Reply::Done { message: "web may serve here again".into() }
                 }
                 Request::Clear { group } => Reply::Error { message: format!("no group {group}") },
+                Request::Maintenance { .. } => Reply::Done { message: "as asked".into() },
                 Request::RestartResources { group } => {
                     Reply::Done { message: format!("the resources of {group} are started again") }
                 }

@@ -169,6 +169,8 @@ pub enum Reason {
     NoPath(String),
     /// Something failed here.
     Failed(String),
+    /// Maintenance of it is over.
+    Maintained,
     /// The operator wants its resources stopped and started again.
     Restart,
     /// The operator cleared a failure.
@@ -201,6 +203,7 @@ impl Reason {
             Self::Outranked(_) => "outranked",
             Self::NoPath(_) => "no_path",
             Self::Failed(_) => "failed",
+            Self::Maintained => "maintained",
             Self::Restart => "restart",
             Self::Cleared => "cleared",
             Self::FastPath => "fast_path",
@@ -231,6 +234,7 @@ impl fmt::Display for Reason {
             Self::Outranked(node) => write!(f, "{node} holds it and goes before this node"),
             Self::NoPath(error) => write!(f, "no path: {error}"),
             Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Maintained => f.write_str("maintenance is over"),
             Self::Restart => f.write_str("restart of its resources asked for"),
             Self::Cleared => f.write_str("failure cleared"),
             Self::FastPath => f.write_str("taken by the fast path"),
@@ -320,6 +324,20 @@ pub enum Transition {
         /// The group.
         group: GroupId,
         /// What, how and why.
+        error: String,
+    },
+    /// Maintenance of a group begins or ends here.
+    Maintenance {
+        /// The group.
+        group: GroupId,
+        /// Whether it begins.
+        begins: bool,
+    },
+    /// Something of a group in maintenance has failed, and nothing is done about it.
+    Overlooked {
+        /// The group.
+        group: GroupId,
+        /// What failed and how.
         error: String,
     },
     /// A resource that ran has failed, and all are started again here.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hb_ebpf::epoch::Epoch;
+use hb_ebpf::{epoch::Epoch, wire::GROUPS};
 
 use super::{
     aside::Aside,
@@ -196,6 +196,10 @@ pub enum Input {
     Stop,
     /// Of which groups the operator wants this node to stand aside, from now on and instead of any others.
     Aside(Aside),
+    /// Which groups are in maintenance on this node, by [`GroupId`], from now on and instead of any others: where such a
+    /// group is served it stays and nothing is done about what fails; where it is not it is not taken. It is left all
+    /// the same where this node leaves, may not hold it any more, or has lost its gate.
+    Maintenance([bool; GROUPS]),
     /// The operator says that what failed here is repaired.
     Clear {
         /// The group.

@@ -274,6 +274,12 @@ impl Core {
             }
             Input::Stop => {}
             Input::Clear { group } => self.with(group, |group| group.clear(now, &mut out)),
+            Input::Maintenance(groups) => {
+                for group in &mut self.groups {
+                    let wanted = groups[usize::from(group.setup.id.0)];
+                    group.maintain(wanted, now, &mut out);
+                }
+            }
             Input::Aside(aside) => {
                 if self.aside != aside {
                     out.push(Action::Log(Transition::Aside(aside)));

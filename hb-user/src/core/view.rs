@@ -58,6 +58,10 @@ pub struct GroupView {
     pub restarts: u32,
     /// An operator wants this node to stand aside of it.
     pub aside: bool,
+    /// It is in maintenance here.
+    pub maintenance: bool,
+    /// What failed here since that began.
+    pub overlooked: Option<String>,
     /// Why this node does not hold it, or holds it and does not serve it; `None` while it serves it, takes it or
     /// gives it up.
     pub blocked: Option<Blocked>,
@@ -77,6 +81,8 @@ pub enum Blocked {
     NoPath(String),
     /// An operator wants this node to stand aside, and not to take it.
     Aside,
+    /// It is in maintenance here.
+    Maintenance,
     /// This daemon leaves in order.
     Leaving,
     /// The configuration does not have it any more, or not as it is.
@@ -130,6 +136,7 @@ impl Core {
                 group.no_path(self.now).map(|error| Blocked::NoPath(error.to_owned()))
             }
             _ if group.is_aside() => Some(Blocked::Aside),
+            _ if group.maintenance => Some(Blocked::Maintenance),
             (None, Choice::Held(node)) => Some(Blocked::HeldBy(node)),
             _ if barred.is_some() => barred.map(Blocked::Lacks),
             _ if self.leaving.is_some() => Some(Blocked::Leaving),
@@ -154,6 +161,8 @@ impl Core {
             goes_back: group.goes_back(),
             restarts: group.restarts(self.now),
             aside: group.is_aside(),
+            maintenance: group.maintenance,
+            overlooked: group.overlooked.clone(),
             blocked,
         }
     }

@@ -5,7 +5,7 @@ use hb_ebpf::wire::GROUPS;
 use super::{Daemon, EngineKind};
 use crate::{
     config::{Config, Local},
-    core::{Action, Input, Transition},
+    core::{Action, Input, Reason, Transition},
     engine::controller::{News, Next},
     fast::{Command, Fast},
     id::{GroupId, NodeId},
@@ -64,7 +64,8 @@ impl Daemon {
                 let resuming = self
                     .resuming
                     .get_mut(group.0 as usize)
-                    .is_some_and(|resuming| std::mem::replace(resuming, false));
+                    .is_some_and(|resuming| std::mem::replace(resuming, false))
+                    || reason == Reason::Maintained;
                 match self.workers.get(group.0 as usize) {
                     Some(Some(worker)) => {
                         self.resource_states.insert(group, "starting");

@@ -49,6 +49,12 @@ impl Daemon {
             let here = view.groups.iter().find(|here| here.group == group.id);
             let serves = |state| matches!(state, State::Holding | State::Seeking);
             if here.is_some_and(|here| serves(here.state)) {
+                if here.is_some_and(|here| here.maintenance) {
+                    return Err(format!(
+                        "{name} is in maintenance on this node, and stays: `hb maintenance off {name}` first",
+                        name = group.name.as_str()
+                    ));
+                }
                 self.somebody_may_receive(group.name.as_str(), group.id)?;
             }
         }
@@ -97,6 +103,25 @@ impl Daemon {
             }
         }
         warnings
+    }
+
+    /// Says what is in maintenance: nobody does anything about the next failure.
+    pub(super) fn warn_of_maintenance(&self) -> Option<String> {
+        let view = self.controller.core().view();
+        let (mut names, mut failed) = (Vec::new(), Vec::new());
+        for group in view.groups.into_iter().filter(|group| group.maintenance) {
+            let name = self.group_name(group.group);
+            names.push(name);
+            failed.extend(group.overlooked.map(|error| format!("; {name} failed: {error}")));
+        }
+        (!names.is_empty()).then(|| {
+            format!(
+                "in maintenance on this node: {}; nothing is done about what fails, and it is not taken: \
+                 `hb maintenance off` ends that{}",
+                names.join(", "),
+                failed.concat()
+            )
+        })
     }
 
     /// Tells operators that it is stored of which groups this node stands aside, once that is so.

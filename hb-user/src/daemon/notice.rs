@@ -105,6 +105,18 @@ impl Daemon {
             Transition::Failed { group, error } => {
                 tracing::error!(group = self.group_name(*group), error, "failed");
             }
+            Transition::Maintenance { group, begins: true } => tracing::warn!(
+                group = self.group_name(*group),
+                "in maintenance: nothing is done about what fails, and the group is not taken"
+            ),
+            Transition::Maintenance { group, begins: false } => {
+                tracing::info!(group = self.group_name(*group), "maintenance is over");
+            }
+            Transition::Overlooked { group, error } => tracing::warn!(
+                group = self.group_name(*group),
+                error,
+                "failed in maintenance: nothing is done about it"
+            ),
             Transition::Restarts { group, error, times, most } => tracing::warn!(
                 group = self.group_name(*group),
                 error,

@@ -72,6 +72,11 @@ impl Daemon {
             }
             Transition::Cleared { group: id } => group(id, "cleared", "failure cleared"),
             Transition::Forgotten { group: id, error, .. } => group(id, "forgotten", error),
+            Transition::Maintenance { group: id, begins } => {
+                let text = if *begins { "maintenance begins" } else { "maintenance is over" };
+                group(id, if *begins { "maintenance" } else { "maintained" }, text)
+            }
+            Transition::Overlooked { group: id, error } => group(id, "overlooked", error),
             Transition::Restarts { group: id, error, .. } => group(id, "restarts", error),
             Transition::Unfit { group: id, error } => group(id, "unfit", error),
             Transition::Fit { group: id } => group(id, "fit", "all checks pass again"),

@@ -163,6 +163,7 @@ impl Daemon {
             }
         }
         warnings.extend(self.warn_of_asides());
+        warnings.extend(self.warn_of_maintenance());
         warnings.extend(self.is_retiming());
         warnings.extend(self.warn_of_strays());
         warnings.extend(self.warn_of_addresses());
@@ -411,6 +412,7 @@ impl Daemon {
                 .collect(),
             restarts: view.restarts,
             aside: view.aside,
+            maintenance: view.maintenance,
             reason: self.why(view),
             since_us_ago: micros(now, view.since),
         }
@@ -450,6 +452,11 @@ impl Daemon {
                  `hb unstandby` on this node ends that"
                     .to_owned(),
             ),
+            Some(Blocked::Maintenance) => Some(
+                "in maintenance, and not taken here even if no other node serves it: `hb maintenance off` on \
+                 this node ends that"
+                    .to_owned(),
+            ),
             Some(Blocked::Leaving) => Some("this node is leaving".to_owned()),
             Some(Blocked::Withdrawn) => Some("withdrawn by a reload".to_owned()),
             Some(Blocked::Joining) => Some(
@@ -480,6 +487,9 @@ impl Daemon {
             )),
             None => match view.phase {
                 Phase::Serving { .. } => {
+                    if let Some(error) = &view.overlooked {
+                        return Some(format!("in maintenance, and failed: {error}"));
+                    }
                     if let Some(error) = self.paths.error(view.group) {
                         return Some(format!(
                             "no path to the clients: {error}; no other node can take it"

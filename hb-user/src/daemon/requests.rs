@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hb_ebpf::wire::Health;
+use hb_ebpf::wire::{GROUPS, Health};
 
 use tokio::sync::oneshot;
 
@@ -36,6 +36,7 @@ impl Daemon {
                 return drop(reply.send(Reply::Pong { version }));
             }
             Request::Clear { group } => self.clear(&group),
+            Request::Maintenance { on, group } => self.maintain(on, group.as_deref()),
             Request::RestartResources { group } => self.restart_resources(&group),
             Request::Move { group, node } => self.move_group(&group, &node),
             Request::Confirm if self.controller.is_learner() => return self.confirm_learner(reply),
@@ -66,6 +67,34 @@ impl Daemon {
         let group = self.group_named(name)?.id;
         self.feed(Input::Clear { group });
         Ok(format!("{name} is cleared on this node"))
+    }
+
+    /// Begins or ends maintenance of a group, or of all.
+    fn maintain(&mut self, on: bool, name: Option<&str>) -> Outcome {
+        if on && self.controller.is_stopping() {
+            return Err("this node is leaving, and gives everything up".to_owned());
+        }
+        let chosen: Vec<_> = match name {
+            Some(name) => vec![self.group_named(name)?.id],
+            None => self.groups(),
+        };
+        let mut groups = [false; GROUPS];
+        for view in self.controller.core().view().groups {
+            let wanted = if chosen.contains(&view.group) { on } else { view.maintenance };
+            if let Some(slot) = groups.get_mut(usize::from(view.group.0)) {
+                *slot = wanted;
+            }
+        }
+        self.feed(Input::Maintenance(groups));
+        let what = name.unwrap_or("every group");
+        Ok(if on {
+            format!(
+                "{what} is in maintenance on this node: what is served here stays, whatever fails, and what is \
+                 not is not taken, until `hb maintenance off` or the daemon ends"
+            )
+        } else {
+            format!("{what} is not in maintenance on this node any more")
+        })
     }
 
     /// Has the resources of a group that is served here started again.
@@ -144,6 +173,11 @@ impl Daemon {
         if self.controller.is_stopping() {
             return Err(format!("this node is leaving, and gives {name} up anyway"));
         }
+        if view.maintenance {
+            return Err(format!(
+                "{name} is in maintenance on this node: `hb maintenance off {name}` first"
+            ));
+        }
         match view.phase {
             Phase::Serving { .. } => Ok(()),
             phase => Err(format!("{name} does not serve here yet, or no longer: {phase}")),
@@ -179,7 +213,10 @@ impl Daemon {
                     .to_owned()
             }
             (Health::Aside, _) => {
-                format!("stands aside, as an operator wants it: `hb unstandby` on {to} ends that")
+                format!(
+                    "stands aside or has it in maintenance, as an operator wants it: `hb unstandby` or \
+                     `hb maintenance off` on {to} ends that"
+                )
             }
             (Health::Starting, _) => "is starting, and does not stand by yet".to_owned(),
             (Health::Stopping, _) => format!("is still stopping {name}"),

@@ -3,18 +3,17 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
 use super::{address, echo::request, identifier, open, reply};
+use crate::config::HostView;
 
 /// All nodes of the link (RFC 4291, section 2.7.1).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-/// Any port will do.
-const DISCARD: u16 = 9;
 /// Neighbours asked at most: one that answers is enough.
 const MOST: usize = 8;
 
@@ -27,11 +26,10 @@ const MOST: usize = 8;
 pub(crate) async fn ask_around(interface: &str, sequence: u16) -> io::Result<()> {
     let arp = fs::read_to_string("/proc/net/arp").unwrap_or_default();
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let known: BTreeSet<_> =
-        gateways(&routes, interface).chain(neighbours(&arp, interface)).collect();
+    let known = gateways(&routes, interface).chain(neighbours(&arp, interface));
     // A service address that another node had may be this one's by now, and answer whatever the wire does.
-    let others = known.into_iter().filter(|address| !is_own(*address));
-    let known: Vec<_> = others.take(MOST).map(IpAddr::V4).collect();
+    let own = tokio::task::spawn_blocking(HostView::read).await??;
+    let known = others(known, &own);
     let all = [IpAddr::V6(ALL_NODES)];
     match (send(&all, interface, sequence), send(&known, interface, sequence)) {
         (Ok(v6), Ok(v4)) => tokio::select! {
@@ -72,6 +70,15 @@ fn send(targets: &[IpAddr], interface: &str, sequence: u16) -> io::Result<AsyncF
     }
 }
 
+/// Returns those of `addresses` that are not this machine's, so many that one may answer.
+fn others(addresses: impl Iterator<Item = Ipv4Addr>, own: &HostView) -> Vec<IpAddr> {
+    let addresses: BTreeSet<_> = addresses.map(IpAddr::V4).collect();
+    let is_own = |address: &IpAddr| {
+        own.interfaces.iter().flat_map(|one| &one.addresses).any(|(own, _)| own == address)
+    };
+    addresses.into_iter().filter(|address| !is_own(address)).take(MOST).collect()
+}
+
 /// Returns the neighbours behind `interface` whose addresses are known, of `/proc/net/arp` (proc(5)).
 fn neighbours(arp: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
     arp.lines().skip(1).filter_map(move |line| {
@@ -82,13 +89,6 @@ fn neighbours(arp: &str, interface: &str) -> impl Iterator<Item = Ipv4Addr> {
         let device = fields.nth(2)?;
         (flags & 2 != 0 && device == interface).then(|| address.parse().ok())?
     })
-}
-
-/// Tells whether an address is this machine's: the kernel would send from it to itself. Nothing is sent.
-fn is_own(address: Ipv4Addr) -> bool {
-    let source = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
-        .and_then(|socket| socket.connect((address, DISCARD)).and_then(|()| socket.local_addr()));
-    source.is_ok_and(|source| source.ip() == address)
 }
 
 /// Returns the gateways behind `interface`, of `/proc/net/route`: its numbers are in the machine's own
@@ -129,8 +129,12 @@ mod tests {
 
     #[test]
     fn this_machine_is_no_neighbour_of_its_own() {
-        assert!(is_own(Ipv4Addr::LOCALHOST) && is_own(Ipv4Addr::new(127, 1, 2, 3)));
-        assert!(!is_own(Ipv4Addr::new(192, 0, 2, 50)));
+        let own = HostView::read().unwrap();
+        let other = Ipv4Addr::new(192, 0, 2, 50);
+        let asked = others([Ipv4Addr::LOCALHOST, other].into_iter(), &own);
+        assert_eq!(asked, [IpAddr::V4(other)]);
+        let many = (1..=255).map(|last| Ipv4Addr::new(198, 51, 100, last));
+        assert_eq!(others(many, &own).len(), MOST);
     }
 
     #[tokio::test]

@@ -344,6 +344,9 @@ pub struct GroupStatus {
     /// An operator wants this node to stand aside of it (`hb standby`).
     #[serde(default)]
     pub aside: bool,
+    /// It is in maintenance on this node (`hb maintenance`).
+    #[serde(default)]
+    pub maintenance: bool,
     /// How long holder and state have been so.
     pub since_us_ago: u64,
 }

@@ -94,6 +94,7 @@ pub(in crate::status) fn healthy() -> StatusReport {
             holder_health: Some(GroupHealth::Healthy),
             restarts: 0,
             aside: false,
+            maintenance: false,
             epoch: 513,
             generation: 0,
             lease: Some(held()),

@@ -83,6 +83,7 @@ fn two_nodes_and_a_witness_never_serve_twice_and_always_again() {
     assert!(chosen() || (stats.lapses > 0 && stats.regained > 0 && stats.vain > 0), "{stats:?}");
     assert!(chosen() || (stats.hung > 0 && stats.partial > 0), "{stats:?}");
     assert!(chosen() || (stats.lost > 0 && stats.restored > 0), "{stats:?}");
+    assert!(chosen() || (stats.overlooked > 0 && stats.restarts > 0), "{stats:?}");
     assert!(chosen() || (stats.asides > 0 && stats.given_aside > 0), "{stats:?}");
 }
 

@@ -49,6 +49,10 @@ pub(crate) enum Fault {
         host: usize,
         aside: Aside,
     },
+    /// The operator works on what a node serves.
+    Maintenance {
+        host: usize,
+    },
     /// A resource that ran fails.
     Fail {
         host: usize,
@@ -181,6 +185,19 @@ pub(crate) fn add_aside(rng: &mut Rng, plan: &Plan, schedule: &mut Schedule) {
     let begin = rng.within(50 * MS, 500 * MS);
     let end = begin + rng.within(MS, 900 * MS);
     schedule.faults.push(Scheduled { fault: Fault::Aside { host, aside }, begin, end });
+}
+
+/// Adds maintenance of a node, in which what runs there fails, to one in eight runs: likewise.
+pub(crate) fn add_maintenance(rng: &mut Rng, plan: &Plan, schedule: &mut Schedule) {
+    if !rng.chance(125) {
+        return;
+    }
+    let host = rng.index(plan.cluster.nodes());
+    let begin = rng.within(50 * MS, 500 * MS);
+    let end = begin + rng.within(MS, 900 * MS);
+    schedule.faults.push(Scheduled { fault: Fault::Maintenance { host }, begin, end });
+    let fails = begin + rng.within(0, end - begin);
+    schedule.faults.push(Scheduled { fault: Fault::Fail { host }, begin: fails, end });
 }
 
 fn draw_fault(rng: &mut Rng, plan: &Plan) -> Fault {

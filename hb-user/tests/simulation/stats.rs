@@ -36,6 +36,9 @@ pub(crate) struct Stats {
     /// Nodes that stood aside, and groups that they handed over therefore.
     pub(crate) asides: u64,
     pub(crate) given_aside: u64,
+    /// Failures that nothing was done about in maintenance, and that were met by a restart.
+    pub(crate) overlooked: u64,
+    pub(crate) restarts: u64,
     pub(crate) slowest_ms: u64,
 }
 
@@ -49,6 +52,8 @@ impl Stats {
             Transition::NoMajority { .. } => stats.vain += 1,
             Transition::Failed { .. } => stats.failures += 1,
             Transition::Blocked { .. } => stats.blocked += 1,
+            Transition::Overlooked { .. } => stats.overlooked += 1,
+            Transition::Restarts { .. } => stats.restarts += 1,
             Transition::Aside(aside) => stats.asides += u64::from(*aside != Aside::Nothing),
             Transition::Group { to: Phase::Released { .. }, .. } => stats.releases += 1,
             Transition::Group {
@@ -95,6 +100,8 @@ impl Stats {
         self.restored += other.restored;
         self.asides += other.asides;
         self.given_aside += other.given_aside;
+        self.overlooked += other.overlooked;
+        self.restarts += other.restarts;
         self.struck += other.struck;
         self.struck_starting += other.struck_starting;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);

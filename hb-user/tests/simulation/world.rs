@@ -28,7 +28,7 @@ use crate::{
     network::Network,
     plan::{Cluster, MS, Plan, index},
     rng::Rng,
-    schedule::{Schedule, add_aside, draw},
+    schedule::{Schedule, add_aside, add_maintenance, draw},
     stats::Stats,
 };
 
@@ -118,6 +118,7 @@ impl World {
         if others.chance(333) {
             plan.failback_ms = others.within(1, 200);
         }
+        add_maintenance(&mut others, &plan, &mut schedule);
         let mut world = Self {
             judge: Judge::new(machines, plan.groups),
             network: Network::new(machines),

@@ -115,8 +115,10 @@ impl Group {
     pub(super) fn forget_failure(&mut self, around: &Around, out: &mut Vec<Action>) {
         let [forgotten, retried] = self.failures.due(self.setup.failure_timeout);
         let over = |due: Option<BootTime>| due.is_some_and(|due| due <= around.now);
-        let nobody =
-            around.choice == Choice::Nobody && around.joined && !around.leaving && !self.is_aside();
+        let nobody = around.choice == Choice::Nobody
+            && around.joined
+            && !around.leaving
+            && !self.takes_nothing();
         let alone = nobody && over(retried);
         if !alone && !over(forgotten) {
             return;

@@ -45,6 +45,8 @@
 //!   makes it `Stopping`.
 //! - `Serving`: resources that failed less often than the configuration allows are started again here, and so are
 //!   those that the operator wants started again: `Starting` with RestartResources.
+//! - `Starting`, `Serving`: a group in maintenance stays, whatever of its resources or interfaces fails and whoever stands by. When that is
+//!   over, `Starting` with StartResources. `Idle`, `Released`: it is not sought then, as where the node stands aside.
 //! - `Stopping`, `Clearing`: where a failed stop does not block the group, it is as a good one, but for the failure.
 //! - `Blocked`: where the operator clears the failure, or wants no block any more, as with a good result.
 //!   `Clearing` likewise, once a stop failed.
@@ -179,6 +181,10 @@ pub(super) struct Group {
     pub(super) withdrawn: bool,
     /// Of which groups this node stands aside.
     pub(super) aside: Aside,
+    /// It is in maintenance here.
+    pub(super) maintenance: bool,
+    /// What failed here since that began.
+    pub(super) overlooked: Option<String>,
     /// Whether this node knows enough to take the group.
     pub(super) ready: bool,
     /// What the record says.
@@ -259,6 +265,8 @@ impl Group {
             placed: None,
             withdrawn: false,
             aside: Aside::Nothing,
+            maintenance: false,
+            overlooked: None,
             ready: false,
             record: RecordFacts::default(),
             lapsed: None,
@@ -323,12 +331,12 @@ impl Group {
         match self.phase {
             // Said from the start, so that nobody waits for this node.
             Phase::Idle | Phase::Released { .. } | Phase::Seeking
-                if self.is_aside() && !leaving && self.record.held().is_none() =>
+                if self.takes_nothing() && !leaving && self.record.held().is_none() =>
             {
                 Health::Aside
             }
             Phase::Yielding { .. } | Phase::Clearing
-                if self.is_aside() && self.reason == Reason::Leftover =>
+                if self.takes_nothing() && self.reason == Reason::Leftover =>
             {
                 Health::Aside
             }
@@ -379,6 +387,11 @@ impl Group {
     /// Tells whether the operator wants this node to stand aside of the group.
     pub(super) fn is_aside(&self) -> bool {
         self.aside.covers(self.setup.preferred == Some(self.me))
+    }
+
+    /// Tells whether the operator wants this node not to take the group.
+    pub(super) fn takes_nothing(&self) -> bool {
+        self.is_aside() || self.maintenance
     }
 
     /// Tells whether this node knows enough to take the group, and its record may take part.

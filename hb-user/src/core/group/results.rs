@@ -105,6 +105,10 @@ impl Group {
             (Phase::Starting { epoch }, Ok(())) => {
                 self.go(Phase::Serving { epoch }, Reason::Done, now, out);
             }
+            (Phase::Starting { epoch }, Err(error)) if self.maintenance => {
+                self.overlook(format!("starting resources: {error}"), out);
+                self.go(Phase::Serving { epoch }, Reason::Done, now, out);
+            }
             (Phase::Starting { .. }, Err(error)) => {
                 self.fail(format!("starting resources: {error}"), now, out);
             }
@@ -177,6 +181,10 @@ impl Group {
         out: &mut Vec<Action>,
     ) {
         let failed = format!("running resources: {error}");
+        let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
+        if self.maintenance && up {
+            return self.overlook(failed, out);
+        }
         match self.phase {
             Phase::Serving { epoch } => {
                 let times = self.restarts(now) + 1;
@@ -192,6 +200,36 @@ impl Group {
                 self.restart_resources(epoch, Reason::Failed(failed), now, out);
             }
             Phase::Starting { .. } => self.fail(failed, now, out),
+            _ => {}
+        }
+    }
+
+    fn overlook(&mut self, error: String, out: &mut Vec<Action>) {
+        if self.overlooked.as_ref() != Some(&error) {
+            let group = self.id();
+            out.push(Action::Log(Transition::Overlooked { group, error: error.clone() }));
+            self.overlooked = Some(error);
+        }
+    }
+
+    /// Maintenance is wanted, or is not. When it is over, what was stopped or died meanwhile is started.
+    pub(in crate::core) fn maintain(&mut self, wanted: bool, now: BootTime, out: &mut Vec<Action>) {
+        if std::mem::replace(&mut self.maintenance, wanted) == wanted {
+            return;
+        }
+        let group = self.id();
+        out.push(Action::Log(Transition::Maintenance { group, begins: wanted }));
+        self.overlooked = None;
+        match (self.phase, self.setup.resources) {
+            (Phase::Serving { epoch }, Some(bounds)) if !wanted => {
+                let reason = Reason::Maintained;
+                self.started_in = epoch;
+                self.go(Phase::Starting { epoch }, reason.clone(), now, out);
+                self.deadline = Some(now.after(bounds.start));
+                out.push(Action::StartResources { group, epoch, reason });
+            }
+            // What was armed before may have begun, and nobody here has heard of it yet.
+            (phase, _) if wanted && phase.is_apart() => out.push(Action::GiveUp { group }),
             _ => {}
         }
     }

@@ -247,6 +247,9 @@ impl Group {
             return self.release(epoch, self.farewell(), now, out);
         }
         let up = matches!(self.phase, Phase::Starting { .. } | Phase::Serving { .. });
+        if self.maintenance && up {
+            return;
+        }
         if let (Some(error), Some(heir), true) = (self.broken(), around.successor, up) {
             let reason = Reason::NoPath(error.clone());
             self.heir = Some(heir);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hb_ebpf::{
     epoch::Epoch,
-    wire::{Health, State},
+    wire::{GROUPS, Health, State},
 };
 
 use super::{
@@ -440,4 +440,80 @@ fn an_operator_restarts_what_runs_and_it_counts_as_no_failure() {
     assert_eq!(bench.core.view().groups[0].restarts, 0);
     bench.give(Input::Move { group: GROUP, to: B });
     assert_eq!(restarts(&bench.give(restart.clone())), 0);
+}
+
+fn maintenance(on: bool) -> Input {
+    let mut groups = [false; GROUPS];
+    groups[usize::from(GROUP.0)] = on;
+    Input::Maintenance(groups)
+}
+
+fn starts(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::StartResources { .. })).count()
+}
+
+#[test]
+fn a_group_in_maintenance_stays_whatever_fails_and_whoever_wants_it() {
+    let mut bench = serving();
+    let epoch = bench.epoch();
+    bench.give(maintenance(true));
+    for input in [
+        ended(),
+        Input::Path { group: GROUP, result: bad() },
+        Input::Aside(Aside::All),
+        Input::Move { group: GROUP, to: B },
+        Input::Fit { group: GROUP, result: bad() },
+    ] {
+        let mut actions = bench.give(input.clone());
+        actions.extend(pass(&mut bench, SECOND * 100));
+        assert_eq!((stops(&actions), released(&actions)), (0, false), "{input:?}: {actions:?}");
+        assert_eq!(bench.phase(), Phase::Serving { epoch });
+    }
+    let view = bench.core.view().groups[0].clone();
+    assert!(view.maintenance && view.overlooked.is_some_and(|error| error.contains("it ended")));
+    assert_eq!(health(&bench), Health::NoPath, "it is told as it is");
+
+    // What counts for nobody but this node's safety counts all the same.
+    let mut lost = bench.clone();
+    assert!(released(&lost.give(peer(B, held_by_peer(A, epoch)))));
+    let mut ungated = bench.clone();
+    assert_eq!(stops(&ungated.give(Input::Gated { group: GROUP, result: bad() })), 1);
+    let mut leaving = bench.clone();
+    assert_eq!(stops(&leaving.give(Input::Stop)), 1);
+}
+
+#[test]
+fn once_maintenance_is_over_what_was_stopped_meanwhile_is_started() {
+    let mut bench = serving();
+    let epoch = bench.epoch();
+    bench.give(maintenance(true));
+    bench.give(ended());
+    let actions = bench.give(maintenance(false));
+    assert_eq!((starts(&actions), stops(&actions)), (1, 0), "{actions:?}");
+    assert_eq!(bench.phase(), Phase::Starting { epoch });
+    assert_eq!(starts(&bench.give(maintenance(false))), 0);
+    bench.give(started(epoch, Ok(())));
+    assert_eq!(bench.core.view().groups[0].overlooked, None);
+    assert_eq!(stops(&bench.give(ended())), 1, "it counts again");
+
+    // A start that fails meanwhile is overlooked as well.
+    let mut bench = serving();
+    bench.give(maintenance(true));
+    bench.give(maintenance(false));
+    bench.give(maintenance(true));
+    assert_eq!(stops(&bench.give(started(epoch, bad()))), 0);
+    assert_eq!(bench.phase(), Phase::Serving { epoch });
+}
+
+#[test]
+fn a_group_in_maintenance_is_not_taken() {
+    let mut bench = Bench::new(A, None, true).cleaned();
+    bench.give(maintenance(true));
+    bench.give(peer(B, standby()));
+    assert_eq!(health(&bench), Health::Aside);
+    assert_eq!(bench.core.view().groups[0].blocked, Some(super::super::Blocked::Maintenance));
+    bench.give(peer(B, dead(standby())));
+    assert!(!seeks(&pass(&mut bench, SECOND * 1000)));
+    let actions = bench.give(maintenance(false));
+    assert!(seeks(&actions) || seeks(&pass(&mut bench, SECOND)));
 }

@@ -1,5 +1,6 @@
 //! Faults begin and end.
 
+use hb_ebpf::wire::GROUPS;
 use hb_user::{
     core::{Aside, Input},
     id::GroupId,
@@ -56,6 +57,7 @@ impl World {
                 }
             }
             Fault::Aside { host, aside } => self.stand_aside(host, aside),
+            Fault::Maintenance { host } => self.feed(host, Input::Maintenance([true; GROUPS])),
             Fault::Fail { host } => self.fail(host),
             Fault::FailStarts { host } => {
                 self.hosts[host].fail_starts = true;
@@ -213,6 +215,9 @@ impl World {
                 }
             }
             Fault::Aside { host, .. } => self.stand_aside(*host, Aside::Nothing),
+            Fault::Maintenance { host } => {
+                self.feed(*host, Input::Maintenance([false; GROUPS]));
+            }
             Fault::Rates | Fault::Move { .. } => {}
         }
         // The operator has mended it, and says so.
