@@ -161,7 +161,7 @@ impl Chaos {
             streamed,
             silence_ns: addresses
                 .iter()
-                .map(|&address| verdict::longest_silence(&seen.answers, address, began, ended))
+                .map(|&address| verdict::longest_silence(&seen.answers, address, began, ended).ns)
                 .max()
                 .unwrap_or_default(),
             back_ns: back.as_ref().ok().copied().flatten().map(|a| a.at.ns() - mended.ns()),

@@ -87,10 +87,12 @@ pub(super) fn failures(
         let alone = fault.link.is_none();
         let silence = verdict::longest_silence(answers, address, began, ended);
         let most = if hit || alone { bound(&fault, lengths) } else { UNTOUCHED };
-        if Duration::from_nanos(silence) > most {
+        let away = Duration::from_nanos(silence.ns);
+        if away > most {
+            let after = silence.from.since(began);
             failures.push(format!(
-                "{address} of {holder} was away for {:?}, and {most:?} are allowed",
-                Duration::from_nanos(silence)
+                "{address} of {holder} was away for {away:?} from {after:?} after the fault, and {most:?} are \
+                 allowed"
             ));
         }
         let moves = during.windows(2).filter(|pair| pair[0].node != pair[1].node).count();

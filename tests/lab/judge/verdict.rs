@@ -319,21 +319,32 @@ pub fn stretches(answers: &[Departure], address: IpAddr) -> Vec<Stretch> {
     found
 }
 
-/// Returns the longest time without an answer of any node for one address between `from` and `to`, in
-/// nanoseconds.
+/// Time without an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Silence {
+    /// When it began.
+    pub from: BootTime,
+    /// How long it lasted, in nanoseconds.
+    pub ns: u64,
+}
+
+/// Returns the longest time without an answer of any node for one address between `from` and `to`.
 #[must_use]
 pub fn longest_silence(
     answers: &[Departure],
     address: IpAddr,
     from: BootTime,
     to: BootTime,
-) -> u64 {
+) -> Silence {
     let answers = answers.iter().filter(|answer| answer.address == address);
     let within = answers.map(|answer| answer.at).filter(|&at| at > from && at < to);
-    let mut longest = 0;
+    let mut longest = Silence { from, ns: 0 };
     let mut last = from;
     for at in within.chain([to]) {
-        longest = longest.max(at.ns().saturating_sub(last.ns()));
+        let ns = at.ns().saturating_sub(last.ns());
+        if ns > longest.ns {
+            longest = Silence { from: last, ns };
+        }
         last = at;
     }
     longest

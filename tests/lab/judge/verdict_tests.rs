@@ -192,7 +192,11 @@ fn stretches_tell_who_served_when() {
 #[test]
 fn silence_is_measured_to_both_ends() {
     let answers = [answer(10, A, 1), answer(20, A, 1), answer(90, B, 2)];
-    assert_eq!(longest_silence(&answers, V4, BootTime(5), BootTime(95)), 70);
-    assert_eq!(longest_silence(&answers, V4, BootTime(15), BootTime(200)), 110);
-    assert_eq!(longest_silence(&[], V4, BootTime(5), BootTime(25)), 20);
+    let silence = |answers: &[Departure], from, to| {
+        let Silence { from, ns } = longest_silence(answers, V4, BootTime(from), BootTime(to));
+        (from.ns(), ns)
+    };
+    assert_eq!(silence(&answers, 5, 95), (20, 70));
+    assert_eq!(silence(&answers, 15, 200), (90, 110));
+    assert_eq!(silence(&[], 5, 25), (5, 20));
 }
