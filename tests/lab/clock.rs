@@ -41,9 +41,16 @@ pub fn sleep_until(at: BootTime) {
 }
 
 /// How to turn `CLOCK_REALTIME` stamps, which sockets carry, into [`BootTime`].
+///
+/// That clock may be set while stamps wait to be read, as on a virtual machine that stood still.
 #[derive(Clone, Copy, Debug)]
 pub struct RealTime {
     offset_ns: i64,
+    /// The same when it was compared before.
+    before_ns: i64,
+    /// When that was: what is read now was stamped later.
+    since: BootTime,
+    at: BootTime,
 }
 
 impl RealTime {
@@ -52,6 +59,7 @@ impl RealTime {
     #[must_use]
     pub fn sample() -> Self {
         let mut best = (u64::MAX, 0);
+        let at = now();
         for _ in 0..5 {
             let before = now().ns();
             let real = read_ns(libc::CLOCK_REALTIME);
@@ -61,15 +69,35 @@ impl RealTime {
                 best = (width, real as i64 - (before + width / 2) as i64);
             }
         }
-        Self { offset_ns: best.1 }
+        Self { offset_ns: best.1, before_ns: best.1, since: BootTime(0), at }
+    }
+
+    /// Compares them again, after all stamps were read that came before `self`.
+    #[must_use]
+    pub fn again(self) -> Self {
+        Self { before_ns: self.offset_ns, since: self.at, ..Self::sample() }
     }
 
     /// Returns the boot time of a `CLOCK_REALTIME` stamp.
     #[must_use]
     pub fn boot_time(self, stamp: libc::timespec) -> BootTime {
         let real = stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec;
-        BootTime(real.saturating_sub(self.offset_ns).max(0) as u64)
+        let known = [self.offset_ns, self.before_ns];
+        let within = (self.since, now());
+        boot_time(real, &known, within)
+            .or_else(|| boot_time(real, &[Self::sample().offset_ns], within))
+            .unwrap_or_else(|| BootTime(real.saturating_sub(self.offset_ns).max(0) as u64))
     }
+}
+
+/// Returns the boot time of a stamp by the first of `offsets` by which it lies `within` these times, give or take
+/// what the clocks are compared to.
+fn boot_time(real: i64, offsets: &[i64], within: (BootTime, BootTime)) -> Option<BootTime> {
+    const SLACK_NS: u64 = 100_000;
+    let at = |offset: &i64| BootTime(real.saturating_sub(*offset).max(0) as u64);
+    let fits =
+        |at: &BootTime| at.ns() + SLACK_NS >= within.0.ns() && at.ns() <= within.1.ns() + SLACK_NS;
+    offsets.iter().map(at).find(fits)
 }
 
 /// Asks for `SCHED_FIFO` at `priority` for the calling thread and for exact timers.
@@ -124,6 +152,20 @@ mod tests {
         let boot = clock.boot_time(stamp);
         assert!(boot.after(Duration::from_millis(1)) >= before, "{boot:?} before {before:?}");
         assert!(after.after(Duration::from_millis(1)) >= boot, "{boot:?} after {after:?}");
+    }
+
+    /// The clock is set forward by a second while stamps wait: those from before it are converted as before.
+    #[test]
+    fn a_clock_that_is_set_moves_no_stamp() {
+        const MS: i64 = 1_000_000;
+        let within = (BootTime(10_000 * MS as u64), BootTime(10_005 * MS as u64));
+        let (before, after) = (50_000 * MS, 51_000 * MS);
+        let known = [after, before];
+        for (real, boot) in [(60_002 * MS, 10_002), (61_003 * MS, 10_003)] {
+            assert_eq!(boot_time(real, &known, within), Some(BootTime(boot * MS as u64)));
+        }
+        // It was set after it was compared.
+        assert_eq!(boot_time(61_003 * MS, &[before], within), None);
     }
 
     #[test]

@@ -54,8 +54,9 @@ impl Taps {
 pub(super) fn watch(taps: &Taps, stop: &AtomicBool, seen: &Mutex<Departures>) -> Result<()> {
     let mut buffer = [0; 256];
     let mut last_round = false;
+    let mut clock = RealTime::sample();
     loop {
-        let clock = RealTime::sample();
+        clock = clock.again();
         for (node, link, socket) in &taps.0 {
             while let Some(received) =
                 receive(socket, &mut buffer, clock).context("the judge's tap broke")?
