@@ -286,6 +286,8 @@ fn what_does_not_start_again_here_moves() {
 #[test]
 fn an_operator_restarts_the_resources_of_a_group_where_it_is_served() {
     let mut scripts = restarting();
+    // Long enough to be watched.
+    scripts.set("slow-a-second-start");
     let watch = Watch::start(&scripts.cluster);
     let said = |output: &std::process::Output| {
         let text = [&output.stdout[..], &output.stderr[..]].concat();
