@@ -96,7 +96,7 @@ fn two_fences_that_fail_let_nobody_serve_until_the_nodes_hear_each_other() {
 fn a_node_that_is_back_before_its_fence_is_not_fenced() {
     let mut cluster = cluster(&[], LONG_DELAY);
     let crashed = cluster.lab.crash(Machine::A).unwrap();
-    let message = "seeking: the other node is silent, and is to be fenced";
+    let message = "seeking: the other node is silent or hears nothing, and is to be fenced";
     cluster.wait_for_log(Machine::B, message, |_| true);
     cluster.lab.reboot(Machine::A).unwrap();
     cluster.lab.start_daemon(Machine::A).unwrap();

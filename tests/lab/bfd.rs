@@ -102,8 +102,9 @@ fn read(taps: &[(Machine, Socket)], stop: &AtomicBool) -> Result<Vec<Said>> {
     let mut said = Vec::new();
     let mut buffer = [0; 256];
     let mut last_round = false;
+    let mut clock = RealTime::sample();
     loop {
-        let clock = RealTime::sample();
+        clock = clock.again();
         for (node, socket) in taps {
             while let Some(received) =
                 socket.receive(&mut buffer, clock).context("the tap broke")?

@@ -74,8 +74,7 @@ impl Capture {
     /// # Errors
     ///
     /// If a socket breaks.
-    pub fn drain(&self, claims: &mut Vec<Claim>, limit: usize) -> io::Result<()> {
-        let clock = RealTime::sample();
+    pub fn drain(&self, clock: RealTime, claims: &mut Vec<Claim>, limit: usize) -> io::Result<()> {
         let mut buffer = [0; 256];
         for socket in &self.sockets {
             while let Some(received) = socket.receive(&mut buffer, clock)? {

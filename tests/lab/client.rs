@@ -267,13 +267,14 @@ fn receive(
     let mut end = clock::now().after(pace.limit + LINGER);
     let mut stopping = false;
     let mut buffer = [0; 64];
+    let mut clock = RealTime::sample();
     loop {
         let now = clock::now();
         if !stopping && stop.load(Ordering::Acquire) {
             stopping = true;
             end = end.min(now.after(LINGER));
         }
-        let clock = RealTime::sample();
+        clock = clock.again();
         // A pending error belongs to a question, such as one to a port nobody has open; it is
         // seen as an answer that is missing.
         while let Some(received) = socket.receive(&mut buffer, clock).unwrap_or(None) {
@@ -295,7 +296,7 @@ fn receive(
                 });
             }
         }
-        capture.drain(&mut claims, MAX_CLAIMS).context("the client's capture broke")?;
+        capture.drain(clock, &mut claims, MAX_CLAIMS).context("the client's capture broke")?;
         if now > end {
             return Ok(Heard { answers, claims });
         }

@@ -122,7 +122,7 @@ impl Fences {
             node = named.name.as_str(),
             epoch = epoch.unwrap_or_default().0,
             agent = %agent.command.display(),
-            "fencing: the node is silent, and nobody serves before it is off"
+            "fencing: the node is silent or hears nothing, and nobody serves before it is off"
         );
         let asker = Asker {
             cluster: config.cluster.name.to_string(),

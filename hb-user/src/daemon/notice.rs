@@ -166,7 +166,7 @@ impl Daemon {
             Transition::Fencing { group, node } => tracing::info!(
                 group = self.group_name(*group),
                 node = self.node_name(*node),
-                "seeking: the other node is silent, and is to be fenced"
+                "seeking: the other node is silent or hears nothing, and is to be fenced"
             ),
             Transition::Lapsed { group } => tracing::warn!(
                 group = self.group_name(*group),

@@ -95,7 +95,11 @@ impl Daemon {
             },
             Transition::Fencing { group: id, node } => Event {
                 peer: Some(self.node_name(*node).to_owned()),
-                ..group(id, "fencing", "the other node is silent, and is to be fenced")
+                ..group(
+                    id,
+                    "fencing",
+                    "the other node is silent or hears nothing, and is to be fenced",
+                )
             },
             Transition::Joined => {
                 self.event(Kind::Node, "joined", "every peer was heard or declared dead")

@@ -104,23 +104,8 @@ impl Daemon {
         if group.resources.is_empty() {
             return Err(format!("{name} has no resources"));
         }
-        let view = self.controller.core().view();
-        let Some(view) = view.groups.into_iter().find(|view| view.group == id) else {
-            return Err(format!("{name} is not known to the core"));
-        };
-        match view.holder {
-            Some(holder) if holder != self.local.me.id => {
-                let holder = self.node_name(holder);
-                return Err(format!(
-                    "{holder} holds {name}: ask there, `hb resource restart {name}` on {holder}"
-                ));
-            }
-            Some(_) => self.may_release(name, &view)?,
-            None => {
-                let why = self.why(&view).unwrap_or_else(|| "nobody knows why".to_owned());
-                return Err(format!("nobody holds {name}, so its resources do not run: {why}"));
-            }
-        }
+        let view = self.held_here(name, id, &format!("hb resource restart {name}"))?;
+        self.may_release(name, &view)?;
         tracing::info!(group = name, "asked to restart the resources of a group");
         self.feed(Input::Restart { group: id });
         Ok(format!("the resources of {name} are stopped and started again"))
@@ -136,24 +121,10 @@ impl Daemon {
             return Err(format!("there is no node {to:?}; nodes: {}", nodes.join(", ")));
         };
         let me = self.local.me.id;
-        let view = self.controller.core().view();
-        let Some(view) = view.groups.into_iter().find(|view| view.group == id) else {
-            return Err(format!("{name} is not known to the core"));
-        };
-        match view.holder {
-            Some(holder) if holder == node => return Ok(format!("{to} holds {name} already")),
-            Some(holder) if holder != me => {
-                let holder = self.node_name(holder);
-                return Err(format!(
-                    "{holder} holds {name}: ask there, `hb move {name} {to}` on {holder}"
-                ));
-            }
-            Some(_) => {}
-            None => {
-                let why = self.why(&view).unwrap_or_else(|| "nobody knows why".to_owned());
-                return Err(format!("nobody holds {name}, so nothing can be moved: {why}"));
-            }
+        if self.view_of(name, id)?.holder == Some(node) {
+            return Ok(format!("{to} holds {name} already"));
         }
+        let view = self.held_here(name, id, &format!("hb move {name} {to}"))?;
         self.may_release(name, &view)?;
         self.may_receive(name, id, node)?;
         if comes_back == Some(me) {
@@ -166,6 +137,30 @@ impl Daemon {
         tracing::info!(group = name, to, "asked to move a group");
         self.feed(Input::Move { group: id, to: node });
         Ok(format!("moving {name} to {to}"))
+    }
+
+    fn view_of(&self, name: &str, id: GroupId) -> Result<GroupView, String> {
+        let view = self.controller.core().view();
+        let found = view.groups.into_iter().find(|view| view.group == id);
+        found.ok_or_else(|| format!("{name} is not known to the core"))
+    }
+
+    /// Returns what is known of a group that this node holds, or says where to `ask`, or why nobody holds it.
+    fn held_here(&self, name: &str, id: GroupId, ask: &str) -> Result<GroupView, String> {
+        let view = self.view_of(name, id)?;
+        match view.holder {
+            Some(holder) if holder == self.local.me.id => Ok(view),
+            Some(holder) => {
+                let holder = self.node_name(holder);
+                Err(format!("{holder} holds {name}: ask there, `{ask}` on {holder}"))
+            }
+            None => {
+                let why = self.why(&view).unwrap_or_else(|| "nobody knows why".to_owned());
+                Err(format!(
+                    "nobody holds {name}, so nothing of it can be moved or restarted: {why}"
+                ))
+            }
+        }
     }
 
     /// Tells whether this node, which holds the group, can give it up now.

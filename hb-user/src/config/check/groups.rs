@@ -16,6 +16,7 @@ use super::{
         error::At,
         file::{Section, TextOrMap},
     },
+    duration_within,
     network::{Nodes, not_unicast},
     resources::resource,
 };
@@ -109,22 +110,7 @@ fn on_failure(section: &Section<'_>) -> Option<Failure> {
         Some(_) => section.integer("max_restarts", 1, MOST_RESTARTS).map(|at| at.value),
         None => Some(MAX_RESTARTS),
     };
-    let window = match section.has("restart_window") {
-        Some(position) => section.duration("restart_window").and_then(|At { value, .. }| {
-            let within = FAILURE_TIMEOUTS.contains(&value);
-            if !within {
-                let message = format!(
-                    "restart_window = {} is out of range; give {} to {}",
-                    Readable(value),
-                    Readable(*FAILURE_TIMEOUTS.start()),
-                    Readable(*FAILURE_TIMEOUTS.end())
-                );
-                section.problems.add(position, message);
-            }
-            within.then_some(value)
-        }),
-        None => Some(RESTART_WINDOW),
-    };
+    let window = duration_within(section, "restart_window", RESTART_WINDOW, FAILURE_TIMEOUTS);
     let restart = match section.text("on_failure") {
         Some(text) => match text.value {
             "move" => Some(false),

@@ -202,7 +202,7 @@ fn timers() {
             "preferred = \"b\"",
             "preferred = \"b\"\non_failure = \"restart\"\nrestart_window = \"1ms\"",
             "restart_window",
-            "restart_window = 1ms is out of range; give 1s to",
+            "restart_window 1ms is outside 1s to",
         ),
         case(
             "preferred = \"b\"",

@@ -1,5 +1,7 @@
 //! What became of what a group had done: by the fast path, by the addresses, by the resources.
 
+use std::time::Duration;
+
 use hb_ebpf::{epoch::Epoch, time::BootTime};
 
 use super::{Around, Group, Phase};
@@ -223,9 +225,7 @@ impl Group {
         match (self.phase, self.setup.resources) {
             (Phase::Serving { epoch }, Some(bounds)) if !wanted => {
                 let reason = Reason::Maintained;
-                self.started_in = epoch;
-                self.go(Phase::Starting { epoch }, reason.clone(), now, out);
-                self.deadline = Some(now.after(bounds.start));
+                self.go_starting(epoch, reason.clone(), bounds.start, now, out);
                 out.push(Action::StartResources { group, epoch, reason });
             }
             // What was armed before may have begun, and nobody here has heard of it yet.
@@ -249,10 +249,23 @@ impl Group {
         out: &mut Vec<Action>,
     ) {
         let Some(bounds) = self.setup.resources else { return };
-        self.started_in = epoch;
-        self.go(Phase::Starting { epoch }, reason.clone(), now, out);
-        self.deadline = Some(now.after(bounds.stop + bounds.start));
+        self.go_starting(epoch, reason.clone(), bounds.stop + bounds.start, now, out);
         out.push(Action::RestartResources { group: self.id(), epoch, reason });
+    }
+
+    /// Resources are about to start in this epoch, and to have started within `longest`.
+    fn go_starting(
+        &mut self,
+        epoch: Epoch,
+        reason: Reason,
+        longest: Duration,
+        now: BootTime,
+        out: &mut Vec<Action>,
+    ) {
+        self.started = true;
+        self.started_in = epoch;
+        self.go(Phase::Starting { epoch }, reason, now, out);
+        self.deadline = Some(now.after(longest));
     }
 
     /// Returns how often the resources were started again here after a failure, within the window that counts.
@@ -328,10 +341,7 @@ impl Group {
         let Some(bounds) = self.setup.resources else {
             return self.go(Phase::Serving { epoch }, reason, now, out);
         };
-        self.started = true;
-        self.started_in = epoch;
-        self.go(Phase::Starting { epoch }, reason.clone(), now, out);
-        self.deadline = Some(now.after(bounds.start));
+        self.go_starting(epoch, reason.clone(), bounds.start, now, out);
         out.push(Action::StartResources { group: self.id(), epoch, reason });
     }
 }

@@ -517,3 +517,21 @@ fn a_group_in_maintenance_is_not_taken() {
     let actions = bench.give(maintenance(false));
     assert!(seeks(&actions) || seeks(&pass(&mut bench, SECOND)));
 }
+
+/// The fast path takes nothing by itself either, whichever of the two begins first.
+#[test]
+fn maintenance_disarms_what_was_to_be_taken_from_the_holder() {
+    let mut bench = Bench::new(B, None, true).cleaned();
+    let held = held_by_peer(B, Epoch::floor(1));
+    let armed = |actions: &[Action]| {
+        actions.iter().rev().find_map(|action| match action {
+            Action::Arm { groups, .. } => Some(groups.len()),
+            _ => None,
+        })
+    };
+    assert_eq!(armed(&bench.give(peer(A, held))), Some(1));
+    assert_eq!(armed(&bench.give(maintenance(true))), Some(0));
+    assert!(!seeks(&bench.give(peer(A, dead(held)))));
+    bench.give(peer(A, held));
+    assert_eq!(armed(&bench.give(maintenance(false))), Some(1));
+}
