@@ -330,6 +330,27 @@ fn a_node_that_nobody_answers_lets_the_other_one_fence_first() {
 }
 
 #[test]
+fn the_core_hears_of_a_node_that_is_heard_and_answers_nothing() {
+    let mut world = Bench::new();
+    let mut controller = world.controller(false);
+    for (life, answers, deaf) in [
+        (Life::Alive, true, false),
+        (Life::Alive, false, true),
+        (Life::Late, false, true),
+        (Life::Dead, false, false),
+    ] {
+        (world.peer.life, world.answers_probes) = (life as u8, answers);
+        controller.inputs.clear();
+        controller.look_at(&world, B);
+        let told = controller.inputs.iter().find_map(|input| match input {
+            Input::Peer { facts, .. } => Some(facts.deaf),
+            _ => None,
+        });
+        assert_eq!(told, Some(deaf), "{life:?}, answers: {answers}");
+    }
+}
+
+#[test]
 fn a_node_that_is_heard_and_answers_nothing_is_fenced_like_one_that_is_silent() {
     let mut world = Bench::new();
     let mut controller = world.controller(false);
